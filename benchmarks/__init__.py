@@ -1,0 +1,1 @@
+"""Measurements of everything below, each run as `python -m benchmarks.NAME`."""

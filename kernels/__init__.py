@@ -1,0 +1,1 @@
+"""The mathematics on raw arrays: forward and backward of each operation."""

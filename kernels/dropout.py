@@ -1,0 +1,67 @@
+"""Dropout with counter-based random bits (Srivastava et al. 2014, JMLR 15).
+
+The mask is a pure function of a key and of the element's index, so backward draws it again
+instead of keeping it, and any part of it can be drawn by itself.
+"""
+
+import math
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.array import Array, namespace
+
+LEVELS = 1 << 16
+"""Probabilities are rounded to a multiple of 1 / LEVELS: sixteen random bits for each element."""
+
+
+class DropoutKey(NamedTuple):
+    """What the random bits of one dropout call are drawn from: a seed and the call's number."""
+
+    seed: int
+    call: int
+
+
+def threshold(p: float) -> int:
+    """Return how many of the 65,536 sixteen-bit values drop an element."""
+    return round(p * LEVELS)
+
+
+def keep_scale(p: float) -> float:
+    """Return 1 / (1 - p) for the p that the mask really has, and 0 where nothing is kept."""
+    kept = LEVELS - threshold(p)
+    return LEVELS / kept if kept else 0.0
+
+
+def keep_mask(
+    xp: ModuleType, shape: tuple[int, ...], p: float, key: DropoutKey, block: int = 0
+) -> Array:
+    """Return a boolean mask of `shape`, True with probability 1 - p (p in steps of 2^-16).
+
+    Element i of block b is kept when the i-th sixteen bits of NumPy's Philox4x64-10 (Salmon et
+    al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with this key and the counter that
+    starts at (0, b, 0, 0) are at least `threshold(p)`.
+    """
+    size = math.prod(shape)
+    philox = np.random.Philox(
+        key=np.array(key, dtype=np.uint64), counter=np.array([0, block, 0, 0], dtype=np.uint64)
+    )
+    bits = philox.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
+    return xp.asarray(bits >= threshold(p)).reshape(shape)
+
+
+def forward(x: Array, p: float, key: DropoutKey) -> Array:
+    """Return y = x * mask / (1 - p), zeros for p = 1; backward needs p and the key."""
+    return _apply(x, p, key)
+
+
+def backward(grad: Array, p: float, key: DropoutKey) -> Array:
+    """Return dx = dy * mask / (1 - p) with the mask of forward."""
+    return _apply(grad, p, key)
+
+
+def _apply(x: Array, p: float, key: DropoutKey) -> Array:
+    result = x * keep_mask(namespace(x), x.shape, p, key)
+    result *= keep_scale(p)
+    return result

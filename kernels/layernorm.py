@@ -1,0 +1,56 @@
+"""Layer normalisation over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
+
+from kernels.array import Array, namespace
+
+
+def forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Return y = (x - mean) * rstd * weight + bias, with mean and rstd, which backward needs.
+
+    x and y are (..., C), weight and bias (C,) or None, mean and rstd (..., 1).
+    rstd = 1 / sqrt(mean((x - mean)^2) + eps): the two-pass variance, which stays right where
+    E[x^2] - E[x]^2 cancels.
+    """
+    xp = namespace(x)
+    mean = x.mean(axis=-1, keepdims=True)
+    y = x - mean
+    rstd = 1 / xp.sqrt((y * y).mean(axis=-1, keepdims=True) + eps)
+    y *= rstd
+    if weight is not None:
+        y *= weight
+    if bias is not None:
+        y += bias
+    return y, mean, rstd
+
+
+def backward(
+    grad: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    rstd: Array,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return the gradients of x, weight and bias, each None where `needs` says so.
+
+    With n = (x - mean) * rstd and g = dy * weight:
+    dx = rstd * (g - mean(g) - n * mean(g * n)),  dweight = sum(dy * n),  dbias = sum(dy).
+    """
+    need_x, need_weight, need_bias = needs
+    channels = x.shape[-1]
+    normalized = x - mean
+    normalized *= rstd
+    grad_x = grad_weight = grad_bias = None
+    if need_weight:
+        grad_weight = (grad * normalized).reshape(-1, channels).sum(axis=0)
+    if need_bias:
+        grad_bias = grad.reshape(-1, channels).sum(axis=0)
+    if need_x:
+        grad_x = grad * weight if weight is not None else grad.copy()
+        projection = (grad_x * normalized).mean(axis=-1, keepdims=True)
+        grad_x -= grad_x.mean(axis=-1, keepdims=True)
+        normalized *= projection
+        grad_x -= normalized
+        grad_x *= rstd
+    return grad_x, grad_weight, grad_bias

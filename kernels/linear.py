@@ -1,0 +1,30 @@
+"""Linear layer: y = x W^T + b, with PyTorch's weight layout (out_features, in_features)."""
+
+from kernels.array import Array
+
+
+def forward(x: Array, weight: Array, bias: Array | None) -> Array:
+    """Return y of shape (..., O) for x (..., I), weight (O, I) and bias (O,) or None.
+
+    All leading axes of x become rows of one matrix product. Backward needs x and weight.
+    """
+    y = x.reshape(-1, x.shape[-1]) @ weight.T  # (N, O)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def backward(
+    grad: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return the gradients of x, weight and bias, each None where `needs` says so.
+
+    dx = dy W,  dW = dy^T x,  db = sum over rows of dy.
+    """
+    rows = grad.reshape(-1, grad.shape[-1])  # (N, O)
+    need_x, need_weight, need_bias = needs
+    return (
+        (rows @ weight).reshape(x.shape) if need_x else None,
+        rows.T @ x.reshape(-1, x.shape[-1]) if need_weight else None,
+        rows.sum(axis=0) if need_bias else None,
+    )

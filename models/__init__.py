@@ -1,0 +1,1 @@
+"""Character-level language models and what one does with them."""

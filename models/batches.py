@@ -1,0 +1,149 @@
+"""Windows of a token sequence: the training split at random, a whole split exactly once."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from models.errors import UsageError
+
+
+class IntegerStream(Protocol):
+    """A source of random integers; a `numpy.random.Generator` is one."""
+
+    def integers(self, low: int, high: int, size: int, /) -> np.ndarray:
+        """Draw `size` int64 integers from low (included) to high (excluded)."""
+
+
+class Split(NamedTuple):
+    """The two parts of a token sequence, as views."""
+
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def split_corpus(tokens: np.ndarray, block_size: int, fraction: float = 0.9) -> Split:
+    """Cut `tokens` in two: the first int(fraction * n) for training, the rest for validation.
+
+    Raises
+    ------
+    UsageError
+        If either part has fewer than block_size + 1 tokens, which is what one window takes
+        (block_size inputs, each with the token after it), or an argument is out of range.
+    """
+    _require_positive("block_size", block_size)
+    if not 0 < fraction < 1:
+        raise UsageError(f"the training fraction is {fraction}; it must lie between 0 and 1")
+    size = len(tokens)
+    if not _fits(size, block_size, fraction):
+        cut = int(fraction * size)
+        raise UsageError(
+            f"the text is too short: {size} characters split into {cut} for training and "
+            f"{size - cut} for validation, but each part needs at least block_size + 1 = "
+            f"{block_size + 1}. Give a text of at least {_smallest_size(block_size, fraction)} "
+            f"characters, or a `--block-size` below {block_size}."
+        )
+    cut = int(fraction * size)
+    return Split(tokens[:cut], tokens[cut:])
+
+
+def random_batch(
+    tokens: np.ndarray, block_size: int, batch_size: int, stream: IntegerStream
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `batch_size` windows, each start equally likely, with replacement.
+
+    Parameters
+    ----------
+    tokens : ndarray
+        (n,), integers, n > block_size.
+    stream : IntegerStream
+        Asked once per batch, for the starts in [0, n - block_size).
+
+    Returns
+    -------
+    x, y : ndarray
+        (batch_size, block_size), int64; y[b, t] is the token that follows x[b, t].
+
+    Raises
+    ------
+    UsageError
+        If no window fits in `tokens`, or a size is below 1.
+    """
+    _require_positive("block_size", block_size)
+    _require_positive("batch_size", batch_size)
+    if len(tokens) <= block_size:
+        raise UsageError(
+            f"a window takes block_size + 1 = {block_size + 1} tokens, but there are "
+            f"{len(tokens)}; give a longer text, or a `--block-size` below {max(len(tokens), 2)}"
+        )
+    starts = stream.integers(0, len(tokens) - block_size, batch_size)
+    positions = starts[:, None] + np.arange(block_size)  # (B, T)
+    x = tokens.take(positions).astype(np.int64, copy=False)
+    y = tokens.take(positions + 1).astype(np.int64, copy=False)
+    return x, y
+
+
+def whole_split(
+    tokens: np.ndarray, block_size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Walk through `tokens` in windows that do not overlap: each target comes exactly once.
+
+    The mean of a loss over all n - 1 targets is the sum of each batch's mean loss times
+    its number of targets, divided by n - 1.
+
+    Yields
+    ------
+    x, y : ndarray
+        (b, block_size), int64, with b <= batch_size; at the end, where block_size does not divide
+        n - 1, one batch (1, r) with the r < block_size targets that remain.
+
+    Raises
+    ------
+    UsageError
+        At the call, if there are fewer than two tokens, or a size is below 1.
+    """
+    _require_positive("block_size", block_size)
+    _require_positive("batch_size", batch_size)
+    if len(tokens) < 2:
+        raise UsageError(f"there is nothing to predict in {len(tokens)} tokens; at least 2 needed")
+    return _windows(tokens, block_size, batch_size)
+
+
+def _windows(
+    tokens: np.ndarray, block_size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    inputs, targets = tokens[:-1], tokens[1:]
+    whole = len(targets) // block_size * block_size
+    step = batch_size * block_size
+    for start in range(0, whole, step):
+        part = slice(start, min(start + step, whole))
+        yield _rows(inputs[part], block_size), _rows(targets[part], block_size)
+    if whole < len(targets):
+        rest = len(targets) - whole
+        yield _rows(inputs[whole:], rest), _rows(targets[whole:], rest)
+
+
+def _rows(tokens: np.ndarray, width: int) -> np.ndarray:
+    return tokens.reshape(-1, width).astype(np.int64)
+
+
+def _fits(size: int, block_size: int, fraction: float) -> bool:
+    cut = int(fraction * size)
+    return min(cut, size - cut) > block_size
+
+
+def _smallest_size(block_size: int, fraction: float) -> int:
+    """Length of the shortest text whose two parts both hold a window."""
+    low, high = 0, 2 * block_size + 2
+    while not _fits(high, block_size, fraction):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _fits(middle, block_size, fraction) else (middle, high)
+    return high
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        option = name.replace("_", "-")
+        raise UsageError(f"{name} is {value}; it must be at least 1 (`--{option}`)")

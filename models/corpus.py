@@ -1,0 +1,274 @@
+"""Where the text comes from: tiny Shakespeare, Python's own documentation, or a file."""
+
+import difflib
+import hashlib
+import logging
+import os
+import platform
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from models.errors import RunError, UsageError
+
+FOLDER_VARIABLE = "TINYGRAD_CHAR_DATA"
+SHAKESPEARE_FILE = "tinyshakespeare.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+BUILT_IN = ("shakespeare", "pydoc")
+
+# Seconds to connect, to one address of the host, and between two pieces of the answer.
+_TIMEOUT = (10, 20)
+
+# The longer mark first: that of UTF-32LE begins with that of UTF-16LE.
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text with its name and where it came from."""
+
+    name: str
+    source: str
+    text: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the text's UTF-8 bytes, in hexadecimal."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load_corpus(data: str | None, notify: Callable[[str], None]) -> Corpus:
+    """Load the text that `data` names.
+
+    Parameters
+    ----------
+    data : str or None
+        "shakespeare", "pydoc", or the path of a UTF-8 text file (for a file of one of these two
+        names write ./shakespeare). None is tiny Shakespeare, and where that cannot be had, pydoc.
+    notify : callable
+        Told in plain words of a download, and of everything that did not go as asked for.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be used.
+    RunError
+        If a built-in corpus that was asked for by name cannot be had.
+    """
+    if data == "pydoc":
+        return _load_pydoc()
+    if data is not None and data != "shakespeare":
+        return _load_file(data)
+    try:
+        return _load_shakespeare(notify)
+    except RunError as error:
+        advice = (
+            f"To have tiny Shakespeare, set {FOLDER_VARIABLE} to a folder that holds "
+            f"{SHAKESPEARE_FILE}; for a text of your own use `--data FILE`"
+        )
+        if data is not None:
+            raise RunError(f"{error}. {advice}, or use `--data pydoc`.") from error
+        corpus = _load_pydoc()
+        notify(
+            f"{error}. Using the text of Python's documentation instead "
+            f"({corpus.source}, {len(corpus.text):,} characters). {advice}."
+        )
+        return corpus
+
+
+def corpus_status() -> str:
+    """Say where tiny Shakespeare would come from, without touching the network."""
+    remarks: list[str] = []
+    corpus = _find_shakespeare(remarks.append)
+    if corpus is not None:
+        found = f"tiny Shakespeare: {corpus.source}"
+    else:
+        found = "tiny Shakespeare: not downloaded yet; the first use fetches it (1.1 MB)"
+    return "\n".join([*remarks, found])
+
+
+def _load_shakespeare(notify: Callable[[str], None]) -> Corpus:
+    corpus = _find_shakespeare(notify)
+    if corpus is not None:
+        return corpus
+    notify(f"downloading tiny Shakespeare (1.1 MB, once) to {_cache_folder()}")
+    return _download_shakespeare()
+
+
+def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
+    """Look for tiny Shakespeare on this machine: the user's folder first, then the cache."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        path = Path(folder) / SHAKESPEARE_FILE
+        try:
+            return Corpus("shakespeare", str(path), _read_shakespeare(path))
+        except (OSError, RunError) as error:
+            notify(
+                f"{FOLDER_VARIABLE}={folder} is not used: {_reason(error)} "
+                f"(it should name a folder that holds {SHAKESPEARE_FILE})"
+            )
+    path = _cache_folder() / SHAKESPEARE_FILE
+    try:
+        return Corpus("shakespeare", str(path), _read_shakespeare(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, RunError) as error:
+        notify(f"the cached copy is not used: {_reason(error)}")
+        return None
+
+
+def _read_shakespeare(path: Path) -> str:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHAKESPEARE_SHA256:
+        raise RunError(
+            f"{path} is not tiny Shakespeare as published: its SHA-256 is {digest}, "
+            f"expected {SHAKESPEARE_SHA256}"
+        )
+    return content.decode("utf-8")
+
+
+def _cache_folder() -> Path:
+    # Importing pooch takes longer than reading the corpus: only those who need it pay.
+    import pooch
+
+    return Path(pooch.os_cache("tinygrad_char"))
+
+
+def _download_shakespeare() -> Corpus:
+    import pooch
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        path = pooch.retrieve(
+            SHAKESPEARE_URL,
+            known_hash=f"sha256:{SHAKESPEARE_SHA256}",
+            fname=SHAKESPEARE_FILE,
+            path=_cache_folder(),
+            downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),
+        )
+        return Corpus("shakespeare", path, _read_shakespeare(Path(path)))
+    except (OSError, ValueError) as error:
+        raise RunError(f"tiny Shakespeare could not be downloaded: {_reason(error)}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Put in one line what went wrong with a file or a download."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{SHAKESPEARE_URL} answered with HTTP status {response.status_code}"
+    if type(error).__module__.startswith("requests."):
+        # Its text is a chain of wrapped objects that tells a reader at the terminal nothing.
+        return f"no connection to {SHAKESPEARE_URL} ({type(error).__name__})"
+    return " ".join(str(error).split())
+
+
+def _load_pydoc() -> Corpus:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise RunError(
+            "the corpus pydoc is not there: this Python comes without pydoc_data.topics "
+            f"({error}). Give a text with `--data FILE`."
+        ) from error
+    text = "\n".join(topics[topic] for topic in sorted(topics))
+    return Corpus("pydoc", f"pydoc_data.topics of Python {platform.python_version()}", text)
+
+
+def _load_file(data: str) -> Corpus:
+    if not data:
+        raise UsageError(f"`--data` is empty: give a text file, or one of {_built_in_names()}")
+    path = Path(data)
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(_describe_missing(path)) from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{data} is a folder: `--data` takes one text file") from error
+    except OSError as error:
+        raise UsageError(f"{data} cannot be read: {error.strerror}; check its rights") from error
+    try:
+        text = content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UsageError(_describe_undecodable(data, content, error)) from error
+    if not text:
+        raise UsageError(f"{data} is empty: give a file with text to learn from")
+    if text.count(text[0]) == len(text):
+        raise UsageError(
+            f"{data} holds one distinct character ({text[0]!r}, {len(text)} times): there is "
+            "nothing to learn. Give a text with at least two"
+        )
+    return Corpus(path.stem, str(path), text)
+
+
+def _describe_missing(path: Path) -> str:
+    message = f"there is no file {path}"
+    try:
+        neighbours = {entry.name.lower(): str(entry) for entry in path.parent.iterdir()}
+    except OSError:
+        neighbours = {}
+        message += f" (its folder {path.parent} cannot be listed)"
+    neighbours.update({name: name for name in BUILT_IN})
+    near = difflib.get_close_matches(path.name.lower(), list(neighbours))
+    if near:
+        message += f"; did you mean {' or '.join(neighbours[name] for name in near)}?"
+    return f"{message}; `--data` takes a UTF-8 text file or one of {_built_in_names()}"
+
+
+def _describe_undecodable(data: str, content: bytes, error: UnicodeDecodeError) -> str:
+    """Say where the text stops being UTF-8 and which encoding it probably has."""
+    at = error.start
+    line = content.count(b"\n", 0, at) + 1
+    place = f"{data} is not UTF-8: byte 0x{content[at]:02X} at offset {at} (line {line})"
+    mark = next((mark for mark in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
+    if mark is not None:
+        encoding = _BYTE_ORDER_MARKS[mark]
+        evidence = f"it starts with the byte order mark of {encoding}"
+    elif b"\0" in content:
+        return f"{place}; it holds NUL bytes, so it is probably not a text. Give a text file"
+    elif error.reason == "unexpected end of data":
+        return f"{place}; it ends in the middle of a character. Is the file complete?"
+    else:
+        encoding, codec = _guess_single_byte(content)
+        start = max(content.rfind(b"\n", 0, at) + 1, at - 20)
+        shown = content[start : at + 20].split(b"\n")[0].decode(codec).rstrip("\r")
+        evidence = f"if it is {encoding}, the place reads {shown!r}"
+    source = Path(data)
+    target = source.with_name(f"{source.stem}.utf8{source.suffix}")
+    return (
+        f"{place}; {evidence}. Convert it with "
+        f"`iconv -f {encoding} -t UTF-8 {shlex.quote(data)} > {shlex.quote(str(target))}`"
+    )
+
+
+def _guess_single_byte(content: bytes) -> tuple[str, str]:
+    """Guess between Windows' Western encoding and Latin 1, as iconv and Python call them."""
+    # Latin 1 has only control characters from 0x80 to 0x9F, Windows has quotes and dashes there.
+    windows = len(content.translate(None, bytes(range(0x80, 0xA0)))) < len(content)
+    if windows:
+        try:
+            content.decode("cp1252")
+        except UnicodeDecodeError:
+            return "LATIN1", "latin-1"
+        return "WINDOWS-1252", "cp1252"
+    return "LATIN1", "latin-1"
+
+
+def _built_in_names() -> str:
+    return ", ".join(BUILT_IN)

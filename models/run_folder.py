@@ -1,0 +1,353 @@
+"""The folder of one training run: its checkpoints, its metrics, and the lock on it."""
+
+import contextlib
+import difflib
+import itertools
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from models.errors import RunError, UsageError
+from tinygrad_char.checkpoint import (
+    TEMPORARY_PREFIX,
+    CheckpointError,
+    advice,
+    remove_leftovers,
+    write_atomically,
+)
+
+_LOCK = "run.lock"
+_PROCESS = "run.pid"
+
+# JSON has no NaN and no infinity: they are written as these strings.
+_NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+
+
+class RunFolder:
+    """One run's folder. Make one with `create`, `create_numbered` or `open`.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    last, best
+        Checkpoint of the latest step, and of the lowest validation loss.
+    metrics
+        JSON Lines, one record each evaluation.
+    config
+        JSON: how the run was started.
+    loss_picture
+        Picture of the losses.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.last = self.path / "last.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.json"
+        self.loss_picture = self.path / "loss.png"
+        self._must_be_empty = False
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
+        """Make a new folder at `path`, or take an empty one, and check that it can be written to.
+
+        Raises
+        ------
+        UsageError
+            `path` is a file or lies under one, or is a folder with something in it.
+        RunError
+            It cannot be made or written to.
+        """
+        folder = cls(path)
+        with _reporting("create the run folder", folder.path):
+            try:
+                folder.path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UsageError(
+                    f"{folder.path} cannot be a run folder: it, or a part of that path, is a file. "
+                    f"Give another --out."
+                ) from error
+            folder._check_empty()
+            folder._probe()
+        folder._must_be_empty = True
+        return folder
+
+    @classmethod
+    def create_numbered(cls, parent: str | os.PathLike[str], name: str) -> "RunFolder":
+        """Make a new folder `parent`/`name`, or `name`-2, `name`-3, ... where that is taken.
+
+        Processes that do this at once each get their own.
+
+        Raises
+        ------
+        UsageError
+            `parent` is a file or lies under one.
+        RunError
+            The folder cannot be made or written to.
+        """
+        parent = Path(parent)
+        with _reporting("create a run folder in", parent):
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UsageError(
+                    f"{parent} cannot hold run folders: it, or a part of that path, is a file. "
+                    f"Give another --out."
+                ) from error
+            for number in itertools.count(1):
+                folder = cls(parent / (name if number == 1 else f"{name}-{number}"))
+                with contextlib.suppress(FileExistsError):
+                    folder.path.mkdir()
+                    break
+            try:
+                folder._probe()
+            except OSError:
+                # Else each further try would leave one more empty folder.
+                with contextlib.suppress(OSError):
+                    folder.path.rmdir()
+                raise
+        folder._must_be_empty = True
+        return folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
+        """Return the folder of an earlier run, to continue it or to read from it.
+
+        Nothing is written: a read-only folder will do.
+
+        Raises
+        ------
+        UsageError
+            There is no such folder, or no checkpoint in it.
+        RunError
+            It cannot be read.
+        """
+        folder = cls(path)
+        with _reporting("open the run folder", folder.path):
+            if not folder.path.exists():
+                raise _missing(folder.path, "run folder")
+            if not folder.path.is_dir():
+                raise UsageError(
+                    f"{folder.path} is a file, expected a run folder. "
+                    f"Did you mean {folder.path.parent}?"
+                )
+            if not folder.last.exists() and not folder.best.exists():
+                raise UsageError(
+                    f"{folder.path} holds no checkpoint ({folder.last.name} or "
+                    f"{folder.best.name}): it is no run folder, or its run ended before the first "
+                    f"checkpoint. Give another folder, or start a run with `tinygrad-char train`."
+                )
+        return folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; take it before writing anything there.
+
+        The operating system releases it when the process ends, however it ends. What killed saves
+        left in the folder is deleted.
+
+        Raises
+        ------
+        RunError
+            Another process holds it, or the folder cannot be written to.
+        UsageError
+            The folder was new, and another run has since used it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / _LOCK, timeout=0)
+        with _reporting("lock the run folder", self.path):
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise RunError(
+                    f"{self.path} is in use by {self._holder()}. Wait until it ends or stop it, "
+                    f"or train in another folder with --out."
+                ) from error
+        try:
+            with _reporting("write to the run folder", self.path):
+                if self._must_be_empty:
+                    self._check_empty()
+                    self._must_be_empty = False
+                remove_leftovers(self.path)
+                write_atomically(self.path / _PROCESS, str(os.getpid()).encode())
+            try:
+                yield
+            finally:
+                # A file that stays is overwritten by the next run: no reason to fail now.
+                with contextlib.suppress(OSError):
+                    (self.path / _PROCESS).unlink()
+        finally:
+            lock.release()
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one line to `metrics`: a flat record of numbers and strings.
+
+        Numbers that are not finite are written as the strings "nan", "inf" and "-inf", and
+        `read_metrics` reads these strings back as numbers.
+
+        Raises
+        ------
+        RunError
+            It could not be written; no part of it is left in the file.
+        """
+        encoded = {key: _encode(value) for key, value in record.items()}
+        line = json.dumps(encoded, allow_nan=False).encode() + b"\n"
+        with _reporting("write", self.metrics):
+            before = self.metrics.stat().st_size if self.metrics.exists() else 0
+            try:
+                with self.metrics.open("ab") as file:
+                    file.write(line)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.metrics, before)
+                raise
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the records so far; none where there is no file.
+
+        A last line without its newline was being written when the process was killed: it is left
+        out.
+
+        Raises
+        ------
+        RunError
+            Any other line is not a record; the message has its number.
+        """
+        return [record for _, record in self._lines()]
+
+    def truncate_metrics(self, step: int) -> None:
+        """Keep the records up to and including `step`, as on resuming from a checkpoint of `step`.
+
+        Raises
+        ------
+        RunError
+            A line is broken or has no "step", or the file cannot be written; it is unchanged.
+        """
+        if not self.metrics.exists():
+            return
+        kept = []
+        for number, (line, record) in enumerate(self._lines(), start=1):
+            if not isinstance(record.get("step"), int):
+                raise self._broken_line(number, 'a record with a whole number "step"', line)
+            if record["step"] <= step:
+                kept.append(line + b"\n")
+        with _reporting("write", self.metrics):
+            write_atomically(self.metrics, b"".join(kept))
+
+    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        with _reporting("read", self.metrics):
+            data = self.metrics.read_bytes() if self.metrics.exists() else b""
+        for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise self._broken_line(number, "a JSON record", line) from error
+            if not isinstance(record, dict):
+                raise self._broken_line(number, "a JSON record", line)
+            yield line, {key: _decode(value) for key, value in record.items()}
+
+    def _broken_line(self, number: int, expected: str, line: bytes) -> RunError:
+        shown = line if len(line) <= 60 else line[:57] + b"..."
+        return RunError(
+            f"line {number} of {self.metrics} is not {expected}: {shown!r}. "
+            f"Repair or delete that line."
+        )
+
+    def _check_empty(self) -> None:
+        # What is left by a run that ended before it wrote anything does not count.
+        found = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry.name not in (_LOCK, _PROCESS) and not entry.name.startswith(TEMPORARY_PREFIX)
+        )
+        if not found:
+            return
+        if self.last.exists() or self.best.exists():
+            other = f"Continue that run with `tinygrad-char train --resume {self.path}`, or give"
+        else:
+            other = "It has no checkpoint to continue from: delete the folder, or give"
+        raise UsageError(
+            f"the run folder {self.path} is not empty (it has {', '.join(found[:3])}"
+            f"{', ...' if len(found) > 3 else ''}) and is never overwritten. {other} another --out."
+        )
+
+    def _probe(self) -> None:
+        """Write to the folder: permission bits say little to root, and nothing on a full disk."""
+        with tempfile.TemporaryFile(dir=self.path) as file:
+            file.write(b"probe")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _holder(self) -> str:
+        try:
+            return f"process {int((self.path / _PROCESS).read_text())}"
+        except (OSError, ValueError):
+            return "another process"
+
+
+def resolve_checkpoint(
+    path_or_folder: str | os.PathLike[str], which: Literal["best", "last"] = "best"
+) -> Path:
+    """Return the checkpoint file that is meant: the file itself, or one of a run folder's two.
+
+    A run that was not evaluated yet has no best checkpoint: there the last one is taken.
+
+    Raises
+    ------
+    UsageError
+        There is nothing at `path_or_folder`, or a folder without the checkpoint.
+    RunError
+        It cannot be read.
+    """
+    path = Path(path_or_folder)
+    with _reporting("open", path):
+        if not path.exists():
+            raise _missing(path, "checkpoint or run folder")
+        if not path.is_dir():
+            return path
+    folder = RunFolder.open(path)
+    if which == "best" and folder.best.exists():
+        return folder.best
+    if folder.last.exists():
+        return folder.last
+    raise UsageError(f"{path} has no {folder.last.name}, only {folder.best}: name that file")
+
+
+@contextlib.contextmanager
+def _reporting(action: str, path: Path) -> Iterator[None]:
+    """Turn what the operating system answers into an error that says what to do."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    except OSError as error:
+        raise RunError(
+            f"cannot {action} {path}: {error.strerror or error}. {advice(error)}"
+        ) from error
+
+
+def _missing(path: Path, expected: str) -> UsageError:
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings)
+    if near:
+        hint = f"Did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    else:
+        hint = "Check the name, or start a run with `tinygrad-char train`."
+    return UsageError(f"there is no {expected} {path}. {hint}")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    return value
+
+
+def _decode(value: Any) -> Any:
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,47 @@
+"""Installation: the packages, what they need, and the command `tinygrad-char`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3"]
+
+setup(
+    name="tinygrad-char",
+    version="0.1.0",
+    description="An autograd engine from scratch on NumPy and CuPy, and a character GPT trained on it",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=[
+        "kernels",
+        "tinygrad_char",
+        "tinygrad_char.nn",
+        "tinygrad_char.ops",
+        "models",
+        "benchmarks",
+    ],
+    package_data={
+        "kernels": ["*.c", "*.h", "*.cu", "*.cuh", "py.typed"],
+        "tinygrad_char": ["py.typed"],
+        "models": ["py.typed"],
+    },
+    install_requires=[
+        "numpy>=2.1",
+        "safetensors>=0.5",
+        "tyro>=0.9.20",
+        "rich>=13.9",
+        "pooch>=1.8",
+        "matplotlib>=3.9",
+        "threadpoolctl>=3.5",
+        "filelock>=3.16",
+    ],
+    extras_require={
+        "cuda12": ["cupy-cuda12x>=14"],
+        "cuda13": ["cupy-cuda13x>=14"],
+        "parity": ["torch>=2.6"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],
+    },
+    entry_points={"console_scripts": ["tinygrad-char = models.__main__:main"]},
+)

@@ -1,0 +1,382 @@
+import errno
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import RunError, UsageError
+from models.run_folder import RunFolder, resolve_checkpoint
+from tinygrad_char import checkpoint
+
+HOLDER = """
+import sys
+from models.run_folder import RunFolder
+
+with RunFolder.open(sys.argv[1]).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("run_folder")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return the folder of a run that has saved both checkpoints."""
+    folder = RunFolder.create(tmp_path / "runs" / "small")
+    for path in (folder.last, folder.best):
+        checkpoint.save(path, {"w": np.zeros(2)}, {"step": 1})
+    return RunFolder.open(folder.path)
+
+
+@pytest.fixture
+def holder(run):
+    """Return a process that holds the lock of `run` until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+@pytest.fixture
+def read_only_folder(tmp_path):
+    """Return a folder on a read-only filesystem: permission bits do not bind root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fails_with(code):
+    def fail(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_new_folder_is_made_with_its_parents_and_left_empty(tmp_path):
+    folder = RunFolder.create(tmp_path / "a" / "b" / "run")
+    assert folder.path.is_dir()
+    assert names(folder.path) == []
+
+
+def test_empty_folder_is_taken(tmp_path):
+    assert RunFolder.create(tmp_path).path == tmp_path
+
+
+def test_folder_of_a_run_that_ended_before_it_wrote_anything_is_taken(tmp_path):
+    with RunFolder.create(tmp_path).lock():
+        (tmp_path / ".tinygrad_char-1-0123abcd.tmp").write_bytes(b"half")
+    RunFolder.create(tmp_path)
+
+
+def test_folder_with_a_run_is_never_taken(run):
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(UsageError) as error:
+        RunFolder.create(run.path)
+    assert f"--resume {run.path}" in str(error.value)
+    assert "another --out" in str(error.value)
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_folder_with_other_things_is_never_taken(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=r"it has a, b, c, \.\.\.\)") as error:
+        RunFolder.create(tmp_path)
+    assert "--resume" not in str(error.value)
+
+
+def test_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UsageError, match="is a file"):
+            RunFolder.create(path)
+        with pytest.raises(UsageError, match="is a file"):
+            RunFolder.create_numbered(path, "run")
+
+
+def test_names_are_numbered(tmp_path):
+    made = [RunFolder.create_numbered(tmp_path / "runs", "small").path.name for _ in range(3)]
+    assert made == ["small", "small-2", "small-3"]
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: RunFolder.create_numbered(tmp_path, "a").path, range(24)))
+    assert len(set(made)) == 24
+    assert len(names(tmp_path)) == 24
+
+
+def test_read_only_filesystem_is_found_at_once(read_only_folder):
+    attempts = [
+        lambda: RunFolder.create(read_only_folder),
+        lambda: RunFolder.create(read_only_folder / "run"),
+        lambda: RunFolder.create_numbered(read_only_folder, "run"),
+        lambda: RunFolder.create_numbered(read_only_folder / "runs", "run"),
+        lambda: RunFolder(read_only_folder).lock().__enter__(),
+    ]
+    for attempt in attempts:
+        with pytest.raises(RunError, match=r"Read-only file system\. Choose a folder"):
+            attempt()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_folder_that_cannot_be_written_is_found_at_once(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(os, "fsync", fails_with(code))
+    for attempt in (RunFolder.create, lambda path: RunFolder.create_numbered(path, "run")):
+        with pytest.raises(RunError, match=os.strerror(code)):
+            attempt(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_folder_of_a_run_is_opened_even_if_read_only(run, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fails_with(errno.EROFS))
+    assert RunFolder.open(run.path).last == run.path / "last.safetensors"
+
+
+def test_missing_folder_is_refused_with_near_names(run):
+    with pytest.raises(UsageError, match=r"Did you mean .*runs/small\?"):
+        RunFolder.open(run.path.parent / "smal")
+    with pytest.raises(UsageError, match="tinygrad-char train"):
+        RunFolder.open(run.path.parent / "zzzzzz")
+    with pytest.raises(UsageError, match="there is no run folder"):
+        RunFolder.open(run.path / "not" / "there")
+
+
+def test_file_is_refused_as_folder_and_its_folder_is_named(run):
+    with pytest.raises(UsageError, match=f"Did you mean {run.path}"):
+        RunFolder.open(run.last)
+
+
+def test_folder_without_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        RunFolder.open(tmp_path)
+
+
+def test_folder_that_cannot_be_looked_at_is_refused(tmp_path):
+    with pytest.raises(RunError, match="too long"):
+        RunFolder.open(tmp_path / ("a" * 300))
+    with pytest.raises(RunError, match="too long"):
+        resolve_checkpoint(tmp_path / ("a" * 300))
+
+
+def test_lock_of_another_process_is_respected_and_the_process_named(run, holder):
+    with pytest.raises(RunError, match=f"in use by process {holder.pid}") as error, run.lock():
+        pytest.fail("two processes hold the lock")
+    assert "--out" in str(error.value)
+
+
+def test_lock_is_free_after_its_process_was_killed(run, holder):
+    holder.kill()
+    holder.wait()
+    with run.lock():
+        assert (run.path / "run.pid").read_text() == str(os.getpid())
+    assert not (run.path / "run.pid").exists()
+
+
+def test_lock_is_free_after_its_process_ended(run, holder):
+    holder.stdin.close()
+    assert holder.wait() == 0
+    with run.lock():
+        assert (run.path / "run.pid").exists()
+
+
+def test_lock_excludes_a_second_user_in_this_process_too(run):
+    with run.lock():
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()}"), run.lock():
+            pytest.fail("the lock was taken twice")
+        assert (run.path / "run.pid").exists()
+
+
+def test_holder_that_has_not_written_its_id_is_another_process(run):
+    with run.lock():
+        (run.path / "run.pid").unlink()
+        with pytest.raises(RunError, match="in use by another process"), run.lock():
+            pytest.fail("the lock was taken twice")
+
+
+def test_error_under_the_lock_passes_and_frees_it(run):
+    with pytest.raises(OSError, match="own error"), run.lock():
+        raise OSError("own error")
+    with run.lock():
+        assert (run.path / "run.pid").exists()
+
+
+def test_lock_that_cannot_write_is_given_back(run, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fails_with(errno.ENOSPC))
+    with pytest.raises(RunError, match="No space left"), run.lock():
+        pytest.fail("the lock was taken without a word of whom")
+    monkeypatch.undo()
+    with run.lock():
+        assert (run.path / "run.pid").exists()
+
+
+def test_lock_deletes_what_killed_saves_left(run):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (run.path / f".tinygrad_char-{ended.pid}-0123abcd.tmp").write_bytes(b"half")
+    with run.lock():
+        assert not [name for name in names(run.path) if name.endswith(".tmp")]
+
+
+def test_new_folder_that_another_run_has_used_meanwhile_is_not_overwritten(tmp_path):
+    first, second = RunFolder.create(tmp_path), RunFolder.create(tmp_path)
+    with first.lock():
+        checkpoint.save(first.last, {}, {})
+    with pytest.raises(UsageError, match="not empty"), second.lock():
+        pytest.fail("a second run writes into the folder")
+    with first.lock():
+        assert first.last.exists()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    records=st.lists(
+        st.dictionaries(
+            st.text(),
+            st.floats(width=64)
+            | st.integers()
+            | st.text().filter(lambda text: text not in ("nan", "inf", "-inf"))
+            | st.none(),
+        ),
+        max_size=4,
+    )
+)
+def test_metrics_come_back_exactly_and_are_strict_json(scratch, records):
+    folder = RunFolder(scratch)
+    folder.metrics.unlink(missing_ok=True)
+    for record in records:
+        folder.append_metrics(record)
+    assert repr(folder.read_metrics()) == repr(records)
+
+    def refuse(constant):
+        pytest.fail(f"{constant} is not JSON")
+
+    lines = folder.metrics.read_bytes().splitlines() if records else []
+    assert len([json.loads(line, parse_constant=refuse) for line in lines]) == len(records)
+
+
+def test_numbers_that_are_not_finite_come_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1, "a": math.nan, "b": -math.inf, "c": np.float64("inf")})
+    assert folder.metrics.read_text() == '{"step": 1, "a": "nan", "b": "-inf", "c": "inf"}\n'
+    record = folder.read_metrics()[0]
+    assert math.isnan(record["a"])
+    assert (record["b"], record["c"]) == (-math.inf, math.inf)
+
+
+def test_metrics_without_a_file_are_none(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.read_metrics() == []
+    folder.truncate_metrics(3)
+    assert names(tmp_path) == []
+
+
+def test_half_written_last_line_is_left_out_wherever_it_was_cut(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1})
+    folder.append_metrics({"step": 2, "loss": 1.5})
+    data = folder.metrics.read_bytes()
+    first = data.index(b"\n") + 1
+    for length in range(first, len(data)):
+        folder.metrics.write_bytes(data[:length])
+        assert folder.read_metrics() == [{"step": 1}]
+        folder.truncate_metrics(2)
+        assert folder.metrics.read_bytes() == data[:first]
+
+
+@pytest.mark.parametrize("broken", [b"{", b"", b"[1]", b"7", b"\xff", b"\0\0\0", b"{}{}"])
+def test_any_other_broken_line_is_named_and_nothing_is_changed(tmp_path, broken):
+    folder = RunFolder(tmp_path)
+    data = b'{"step": 1}\n' + broken + b'\n{"step": 3}\n'
+    folder.metrics.write_bytes(data)
+    for attempt in (folder.read_metrics, lambda: folder.truncate_metrics(1)):
+        with pytest.raises(RunError, match=r"line 2 of .*metrics\.jsonl"):
+            attempt()
+    assert folder.metrics.read_bytes() == data
+
+
+def test_truncated_metrics_end_at_the_step(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (0, 10, 20, 30):
+        folder.append_metrics({"step": step, "loss": math.nan})
+    whole = folder.metrics.read_bytes()
+    folder.truncate_metrics(30)
+    assert folder.metrics.read_bytes() == whole
+    folder.truncate_metrics(15)
+    assert whole.startswith(folder.metrics.read_bytes())
+    assert [record["step"] for record in folder.read_metrics()] == [0, 10]
+
+
+def test_record_without_a_step_cannot_be_truncated(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"loss": 1.0})
+    with pytest.raises(RunError, match=r"line 1 of .*step"):
+        folder.truncate_metrics(1)
+
+
+def test_metrics_that_cannot_be_written_leave_no_half_line(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"metrics\.jsonl: File too large"):
+            folder.append_metrics({"step": 2, "sample": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    folder.append_metrics({"step": 3})
+    assert folder.read_metrics() == [{"step": 1}, {"step": 3}]
+
+
+def test_checkpoint_of_a_folder_is_the_one_asked_for(run):
+    assert resolve_checkpoint(run.path) == run.best
+    assert resolve_checkpoint(run.path, "last") == run.last
+    assert resolve_checkpoint(str(run.last)) == run.last
+
+
+def test_last_checkpoint_stands_in_for_the_best(run):
+    run.best.unlink()
+    assert resolve_checkpoint(run.path) == run.last
+
+
+def test_best_checkpoint_does_not_stand_in_for_the_last(run):
+    run.last.unlink()
+    with pytest.raises(UsageError, match=r"has no last\.safetensors"):
+        resolve_checkpoint(run.path, "last")
+
+
+def test_missing_checkpoint_is_refused_with_near_names(run, tmp_path):
+    with pytest.raises(UsageError, match=r"Did you mean .*last\.safetensors"):
+        resolve_checkpoint(run.path / "lst.safetensors")
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        resolve_checkpoint(tmp_path)

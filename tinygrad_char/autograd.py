@@ -1,0 +1,400 @@
+"""The tape: how operations are recorded and walked backward.
+
+Each operation is a `Function`: its forward and backward on raw arrays, and the state saved
+between them. `Function.apply` runs forward and, when a gradient may be asked for, links the
+result to its inputs. `backward` and `grad` walk these links from the newest operation to the
+oldest, without recursion, so the depth of an expression has no limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kernels.array import Array
+from kernels.backend import Backend, DeviceError
+
+if TYPE_CHECKING:
+    from tinygrad_char.tensor import Tensor
+
+
+class NonFiniteError(FloatingPointError):
+    """The first operation, under `detect_nonfinite`, that produced a NaN or an infinity."""
+
+
+class _ThreadState(threading.local):
+    recording = True
+    checking = False
+
+
+_state = _ThreadState()
+_order = itertools.count()
+_accumulating = threading.Lock()
+
+
+class Version:
+    """Counts the in-place changes of one piece of memory; views share one."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class TensorBase:
+    """What the tape knows of a tensor: its array, who made it, and where its gradient goes."""
+
+    __slots__ = (
+        "__weakref__",
+        "array",
+        "backend",
+        "grad",
+        "grad_buffer",
+        "hooks",
+        "node",
+        "requires_grad",
+        "version",
+    )
+
+    array: Array
+    backend: Backend
+    grad: Any
+    grad_buffer: Array | None
+    hooks: dict[int, Callable] | None
+    node: Function | None
+    requires_grad: bool
+    version: Version
+
+
+Edge = Any  # the Function that made an input, the leaf Tensor itself, or None
+
+
+class Function:
+    """One operation: forward, backward, and what is saved between them.
+
+    A subclass defines `forward(*arrays, **options) -> array` and `backward(grad) -> gradient or
+    tuple of gradients`, one for each input and None where `self.needs` is False. Inputs that are
+    Python numbers, or None, reach forward as they are and have no gradient. forward puts what
+    backward will want into `self.saved`, a tuple; of arrays that belong to an input or to the
+    result, the tape checks that nobody changed them before backward.
+    """
+
+    is_view: ClassVar[bool] = False
+    """Whether the result may share its first input's memory."""
+
+    backend: Backend
+    needs: tuple[bool, ...]
+    saved: tuple[Any, ...] = ()
+    edges: tuple[Edge, ...] | None = None
+    versions: tuple[tuple[Version, int], ...] = ()
+    hooks: dict[int, Callable] | None = None
+    shape: tuple[int, ...]
+    dtype: Any
+    order: int
+
+    def forward(self, *inputs: Any, **options: Any) -> Array:
+        """Return the result's array."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, grad: Array) -> Any:
+        """Return the gradients of the inputs, given the gradient of the result."""
+        raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    @classmethod
+    def apply(cls, *inputs: Any, **options: Any) -> Tensor:
+        """Run forward on the inputs' arrays and record the operation if a gradient may follow."""
+        node = cls()
+        arrays = []
+        needs = []
+        first: Any = None
+        for each in inputs:
+            if isinstance(each, TensorBase):
+                arrays.append(each.array)
+                needs.append(each.requires_grad)
+                if first is None:
+                    first = each
+                elif each.backend is not first.backend:
+                    raise DeviceError(
+                        f"{cls.__name__.lower()}: tensors on {first.backend} and {each.backend}; "
+                        f"move one of them with .to({first.backend.name!r})"
+                    )
+            else:
+                arrays.append(each)
+                needs.append(False)
+        node.backend = first.backend
+        state = _state
+        record = state.recording and any(needs)
+        node.needs = tuple(needs) if record else (False,) * len(needs)
+        array = node.forward(*arrays, **options)
+        if state.checking:
+            _check_finite(cls.__name__, "forward", (array,), arrays)
+        result = first._result(array)
+        if node.is_view:
+            result.version = first.version
+        if record:
+            node._link(inputs, result)
+        return result
+
+    def _link(self, inputs: tuple[Any, ...], result: Any) -> None:
+        self.order = next(_order)
+        self.edges = tuple(
+            (each.node or each) if need else None
+            for each, need in zip(inputs, self.needs, strict=True)
+        )
+        self.shape, self.dtype = result.array.shape, result.array.dtype
+        if self.saved:
+            owners = {_owner(value) for value in self.saved}
+            self.versions = tuple(
+                (each.version, each.version.value)
+                for each in (*inputs, result)
+                if isinstance(each, TensorBase) and _owner(each.array) in owners
+            )
+        result.node = self
+        result.requires_grad = True
+
+    def _gradients(self, grad: Array, keep: bool) -> Iterator[tuple[Edge, Array]]:
+        """Run backward, check what it returns, and pair it with the inputs' edges."""
+        name = type(self).__name__
+        edges = self.edges
+        if edges is None:
+            raise RuntimeError(
+                f"backward through {name.lower()}: its saved values were freed by an earlier "
+                "backward; pass retain_graph=True to that one to walk the graph twice"
+            )
+        for version, value in self.versions:
+            if version.value != value:
+                raise RuntimeError(
+                    f"backward through {name.lower()} needs a tensor of shape "
+                    f"{self.shape} or one of its inputs as it was, but it was changed in place "
+                    f"{version.value - value} time(s) since; change a copy, or call backward first"
+                )
+        grads = self.backward(grad)
+        if not isinstance(grads, tuple):
+            grads = (grads,)
+        if _state.checking:
+            _check_finite(name, "backward", grads, (grad, *self.saved))
+        if not keep:
+            self.saved, self.edges = (), None
+        for edge, need, each in zip(edges, self.needs, grads, strict=True):
+            if need:
+                _check_gradient(name, edge, each)
+                yield edge, each
+
+
+def _owner(value: Any) -> int:
+    """Return the identity of the memory behind an array, the same for all views of it."""
+    base = getattr(value, "base", None)
+    return id(value) if base is None else id(base)
+
+
+def _check_gradient(name: str, edge: Edge, grad: Array) -> None:
+    expected = edge if isinstance(edge, Function) else edge.array
+    if grad is None or grad.shape != expected.shape or grad.dtype != expected.dtype:
+        got = "None" if grad is None else f"{grad.dtype} of shape {grad.shape}"
+        raise RuntimeError(
+            f"backward of {name} returned {got} for an input that is {expected.dtype} of shape "
+            f"{expected.shape}"
+        )
+
+
+def _check_finite(name: str, stage: str, results: Sequence[Any], inputs: Sequence[Any]) -> None:
+    for result in results:
+        if result is None or result.dtype.kind != "f" or bool((abs(result) < float("inf")).all()):
+            continue
+        ranges = ", ".join(
+            _describe_range(each) for each in inputs if hasattr(each, "dtype") and each.size
+        )
+        raise NonFiniteError(
+            f"{stage} of {name.lower()} produced a value that is not finite; its inputs: {ranges}"
+        )
+
+
+def _describe_range(array: Array) -> str:
+    text = f"{array.dtype} {tuple(array.shape)}"
+    if array.dtype.kind == "f":
+        bad = int((~(abs(array) < float("inf"))).sum())
+        text += f" from {float(array.min()):.4g} to {float(array.max()):.4g}"
+        if bad:
+            text += f" with {bad} not finite"
+    return text
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing in this thread: results need no gradient and save nothing.
+
+    Works as a context manager and, being a function's decorator as well, for whole functions.
+    """
+    before = _state.recording
+    _state.recording = False
+    try:
+        yield
+    finally:
+        _state.recording = before
+
+
+def is_grad_enabled() -> bool:
+    """Return whether operations of this thread are recorded."""
+    return _state.recording
+
+
+@contextlib.contextmanager
+def detect_nonfinite() -> Iterator[None]:
+    """Check every result, forward and backward, in this thread.
+
+    Raises
+    ------
+    NonFiniteError
+        At the first operation that produced a NaN or an infinity: it is named, with the ranges
+        of its inputs.
+    """
+    before = _state.checking
+    _state.checking = True
+    try:
+        yield
+    finally:
+        _state.checking = before
+
+
+def backward(
+    outputs: Sequence[Tensor], grads: Sequence[Array], *, retain_graph: bool = False
+) -> None:
+    """Add the gradients of sum_i <outputs_i, grads_i> to `.grad` of every leaf they depend on."""
+    deferred: dict[int, tuple[Tensor, Array]] = {}  # leaves with hooks see their whole gradient
+
+    def at_leaf(leaf: Tensor, grad: Array) -> None:
+        if leaf.hooks:
+            before = deferred.get(id(leaf))
+            deferred[id(leaf)] = (leaf, grad if before is None else before[1] + grad)
+        else:
+            _accumulate(leaf, grad)
+
+    _walk(outputs, grads, at_leaf, {}, retain_graph)
+    for leaf, total in deferred.values():
+        _accumulate(leaf, _run_hooks(leaf.hooks, total, leaf))
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    *,
+    retain_graph: bool = False,
+    allow_unused: bool = False,
+) -> list[Any]:
+    """Return the gradients of `outputs` by `inputs` and leave every `.grad` alone.
+
+    Parameters
+    ----------
+    outputs, inputs
+        A tensor or a sequence of tensors. Inputs may be leaves or results of operations.
+    grad_outputs
+        The cotangents: None (ones; then every output must hold one element), or one array,
+        tensor or None for each output.
+    retain_graph
+        Keep what the operations saved, so that the graph can be walked again.
+    allow_unused
+        Return None, instead of raising, for an input that no output depends on.
+
+    Raises
+    ------
+    RuntimeError
+        An output needs no gradient, or an input is not reached.
+    """
+    outputs = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, TensorBase):
+        grad_outputs = [grad_outputs] * len(outputs)
+    cotangents = [
+        output._cotangent(each) for output, each in zip(outputs, grad_outputs, strict=True)
+    ]
+    found: dict[int, Array] = {}
+    wanted = {id(each.node or each): each for each in inputs}
+
+    def at_leaf(leaf: Tensor, grad: Array) -> None:
+        if id(leaf) in wanted:
+            before = found.get(id(leaf))
+            found[id(leaf)] = grad if before is None else before + grad
+
+    _walk(outputs, cotangents, at_leaf, found, retain_graph, wanted)
+    results: list[Any] = []
+    for position, each in enumerate(inputs):
+        array = found.get(id(each.node or each))
+        if array is None and not allow_unused:
+            raise RuntimeError(
+                f"grad: no output depends on input {position} (shape {each.shape}, requires_grad="
+                f"{each.requires_grad}); pass allow_unused=True to get None for it"
+            )
+        if array is not None and each.node is None:
+            array = _run_hooks(each.hooks, array, each)
+        results.append(None if array is None else each._result(array.copy()))
+    return results
+
+
+def _walk(
+    outputs: Sequence[Tensor],
+    grads: Sequence[Array],
+    at_leaf: Callable[[Tensor, Array], None],
+    found: dict[int, Array],
+    keep: bool,
+    wanted: dict[int, Any] | None = None,
+) -> None:
+    """Visit every operation that a gradient reaches, newest first, which is topological order."""
+    pending: dict[Function, Array] = {}
+    owned: set[Function] = set()  # sums made here, which may be added to in place
+    heap: list[tuple[int, Function]] = []
+
+    def receive(edge: Edge, grad: Array) -> None:
+        if not isinstance(edge, Function):
+            at_leaf(edge, grad)
+        elif edge not in pending:
+            pending[edge] = grad
+            heapq.heappush(heap, (-edge.order, edge))
+        elif edge in owned:
+            pending[edge] += grad
+        else:
+            pending[edge] = pending[edge] + grad
+            owned.add(edge)
+
+    for output, each in zip(outputs, grads, strict=True):
+        receive(output.node or output, each)
+    while heap:
+        node = heapq.heappop(heap)[1]
+        total = pending.pop(node)
+        owned.discard(node)
+        if node.hooks:
+            total = _run_hooks(node.hooks, total, outputs[0])
+        if wanted and id(node) in wanted:
+            found[id(node)] = total
+        for edge, each in node._gradients(total, keep):
+            receive(edge, each)
+
+
+def _accumulate(leaf: Tensor, grad: Array) -> None:
+    with _accumulating:
+        if leaf.grad is not None:
+            leaf.grad.array[...] += grad
+        elif leaf.grad_buffer is not None:
+            leaf.grad_buffer[...] = grad
+            leaf.grad = leaf._result(leaf.grad_buffer)
+        else:
+            leaf.grad = leaf._result(leaf.backend.xp.array(grad))
+
+
+def _run_hooks(hooks: dict[int, Callable] | None, grad: Array, like: Tensor) -> Array:
+    for hook in list((hooks or {}).values()):
+        replacement = hook(like._result(grad))
+        if replacement is None:
+            continue
+        array = getattr(replacement, "array", replacement)
+        if array.shape != grad.shape or array.dtype != grad.dtype:
+            raise RuntimeError(
+                f"hook returned {array.dtype} of shape {array.shape} for a gradient that is "
+                f"{grad.dtype} of shape {grad.shape}"
+            )
+        grad = array
+    return grad

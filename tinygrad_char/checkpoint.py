@@ -1,0 +1,423 @@
+"""Checkpoints: arrays and JSON in one safetensors file, whole or not there at all.
+
+Nothing in such a file can be executed. A SHA-256 over its whole content is kept in its header, so
+that an altered file is refused. A file appears under its name only once it is complete and on disk.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+FORMAT = "tinygrad_char"
+VERSION = "1"
+
+# How the names of files that are still being written begin.
+TEMPORARY_PREFIX = ".tinygrad_char-"
+
+_DTYPES: dict[np.dtype[Any], str] = {
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint8): "U8",
+    np.dtype(np.int16): "I16",
+    np.dtype(np.uint16): "U16",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.uint32): "U32",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.uint64): "U64",
+    np.dtype(np.float16): "F16",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float64): "F64",
+    np.dtype(np.complex64): "C64",
+}
+
+# The safetensors library refuses to read a longer header.
+_LONGEST_HEADER = 100_000_000
+
+_PICKLE = "a Python pickle, as older PyTorch files (.pt, .pth) and .pkl files are"
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive, as PyTorch (.pt, .pth) and NumPy (.npz) files are",
+    b"\x80\x02": _PICKLE,
+    b"\x80\x03": _PICKLE,
+    b"\x80\x04": _PICKLE,
+    b"\x80\x05": _PICKLE,
+    b"\x93NUMPY": "a NumPy array (.npy)",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip archive",
+}
+
+_ADVICE = {
+    errno.ENOSPC: "Free space there (old run folders?) or choose a folder on another disk.",
+    errno.EDQUOT: "Free some of your quota there or choose a folder on another disk.",
+    errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`) or choose another filesystem.",
+    errno.EROFS: "Choose a folder on a filesystem that is not read-only.",
+    errno.EACCES: "Check the permissions there, or choose another folder.",
+    errno.EPERM: "Check the permissions there, or choose another folder.",
+    errno.ENOENT: "Create that folder first, or choose one that exists.",
+    errno.ENOTDIR: "A part of that path is a file: choose another path.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+_LEFTOVER = re.compile(re.escape(TEMPORARY_PREFIX) + r"(\d+)-[0-9a-f]{8}\.tmp")
+
+# Two characters in a Python string, but one character once JSON has been read.
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+class CheckpointError(RuntimeError):
+    """A file could not be saved, or cannot be loaded; the message says why and what to do."""
+
+
+def save(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+) -> None:
+    """Write arrays and metadata to `path` atomically.
+
+    Parameters
+    ----------
+    path
+        Where the file appears. After any failure the former file of that name is untouched.
+    tensors
+        Arrays of any shape and layout, of the dtypes that safetensors knows, in native byte order.
+    metadata
+        Dictionaries with string keys, lists, strings, numbers, booleans and None: what JSON gives
+        back exactly. Integers may be of any size, floats may be NaN or infinite.
+
+    Raises
+    ------
+    CheckpointError
+        A value that would not come back exactly, or a file that could not be written.
+    """
+    text = _exact_json(metadata)
+    arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": FORMAT,
+            "version": VERSION,
+            "json": text,
+            "sha256": _digest(text, arrays),
+        }
+    }
+    # Widest items first: then every array starts at a multiple of its item size.
+    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
+    offset = 0
+    for name in order:
+        end = offset + arrays[name].nbytes
+        header[name] = {
+            "dtype": _DTYPES[arrays[name].dtype],
+            "shape": arrays[name].shape,
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > _LONGEST_HEADER:
+        raise CheckpointError(
+            f"the metadata and tensor names take {len(encoded):,} bytes, but a safetensors header "
+            f"holds at most {_LONGEST_HEADER:,}: store large values as tensors"
+        )
+    _publish(
+        Path(path),
+        [len(encoded).to_bytes(8, "little"), encoded, *(_bytes_of(arrays[name]) for name in order)],
+        8 + len(encoded) + offset,
+    )
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `save` wrote: the arrays, by name in sorted order, and the metadata.
+
+    Raises
+    ------
+    CheckpointError
+        `path` is missing, cut short, altered, of another program or version, or no safetensors
+        file at all. Nothing in a refused file is executed.
+    """
+    path = Path(path)
+    first, size = _first_bytes(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+            _check_origin(path, header)
+            names = sorted(file.keys())
+            for name in names:
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in _DTYPES.values():
+                    raise _altered(path, f"tensor {name!r} has dtype {dtype}, which is never saved")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise _unreadable(path, first, size, error) from error
+    text, expected = header["json"], header["sha256"]
+    if (found := _digest(text, tensors)) != expected:
+        raise _altered(path, f"its content has SHA-256 {found}, its header says {expected}")
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _altered(path, f"its metadata is not JSON: {error}") from error
+    return tensors, metadata
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace the file at `path` by `data`: readers see the former file or the new one, whole.
+
+    Raises
+    ------
+    CheckpointError
+        The file could not be written; the former one is untouched.
+    """
+    _publish(Path(path), [data], len(data))
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Delete the temporary files of saves that were killed.
+
+    Those of other living processes stay. Call it while no other thread saves into `folder`: what
+    carries this process's id counts as left by an earlier process that had the same one.
+
+    Raises
+    ------
+    CheckpointError
+        The folder cannot be read, or a file in it cannot be deleted.
+    """
+    folder = Path(folder)
+    try:
+        for entry in folder.iterdir():
+            match = _LEFTOVER.fullmatch(entry.name)
+            if match and not _is_another_living_process(int(match[1])):
+                entry.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot delete what interrupted saves left in {folder}: {error.strerror}. "
+            f"{advice(error)}"
+        ) from error
+
+
+def advice(error: OSError) -> str:
+    """Say what a person can do about a file that could not be written."""
+    return _ADVICE.get(error.errno or 0, "Check the disk, or choose a folder on another one.")
+
+
+def _exact_json(metadata: Mapping[str, Any]) -> str:
+    try:
+        _check_exact(dict(metadata), "metadata")
+        return json.dumps(dict(metadata), sort_keys=True)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the metadata cannot be written as JSON: {error}") from error
+
+
+def _check_exact(value: Any, where: str) -> None:
+    """Refuse what JSON would turn into something else, such as tuples and integer keys."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise CheckpointError(
+                    f"{where} has the key {key!r}, but JSON keeps only string keys: "
+                    f"use {str(key)!r}"
+                )
+            _check_exact(key, f"the key {key!r} of {where}")
+            _check_exact(item, f"{where}[{key!r}]")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_exact(item, f"{where}[{index}]")
+    elif isinstance(value, str):
+        if pair := _SURROGATE_PAIR.search(value):
+            raise CheckpointError(
+                f"{where} has the surrogates {pair[0]!r}, which JSON joins into one character: "
+                f"write that character"
+            )
+    elif value is not None and not isinstance(value, (int, float)):
+        raise CheckpointError(
+            f"{where} is a {type(value).__name__}, which JSON does not give back: use a dict, "
+            f"list, str, int, float, bool or None, or save it as a tensor"
+        )
+
+
+def _storable(name: str, array: np.ndarray) -> np.ndarray:
+    """Return `array` in C order; the same object where it already is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"tensor name {name!r} is not valid Unicode: {error}") from error
+    if name == "__metadata__":
+        raise CheckpointError("tensor name '__metadata__' is reserved by safetensors: rename it")
+    if not isinstance(array, np.ndarray):
+        raise CheckpointError(
+            f"tensor {name!r} is a {type(array).__name__}, expected a NumPy array: convert it"
+        )
+    if array.dtype not in _DTYPES:
+        known = ", ".join(str(dtype) for dtype in _DTYPES)
+        raise CheckpointError(
+            f"tensor {name!r} has dtype {array.dtype}, which safetensors cannot hold: "
+            f"convert it to one of {known}"
+        )
+    return np.asarray(array, order="C")
+
+
+def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the metadata and of each array's name, dtype, shape and bytes, by sorted name.
+
+    All that is not array bytes comes first, as JSON: it fixes where each array's bytes end, so no
+    two different contents give the same input to the hash.
+    """
+    names = sorted(arrays)
+    described = [[name, _DTYPES[arrays[name].dtype], arrays[name].shape] for name in names]
+    digest = hashlib.sha256(json.dumps([text, described]).encode())
+    for name in names:
+        digest.update(_bytes_of(arrays[name]))
+    return digest.hexdigest()
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """Return the bytes of an array in C order, without a copy."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _publish(path: Path, pieces: Sequence[bytes | memoryview], size: int) -> None:
+    """Write `pieces` beside `path`, wait until they are on disk, and rename."""
+    # A link stays a link: the file that it points to is replaced.
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    former = False
+    try:
+        former = target.exists()
+        if former and not target.is_file():
+            raise CheckpointError(
+                f"cannot save {path}: it exists and is not a regular file. Choose another name."
+            )
+        try:
+            with temporary.open("xb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            # The first error is the one to report, not that there was nothing to delete.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise _not_saved(path, target.parent, former, size, error) from error
+    try:
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"saved {path} whole, but the disk did not confirm its new name: {error.strerror}. "
+            f"Check the disk: after a power failure the former file may be back."
+        ) from error
+
+
+def _not_saved(
+    path: Path, folder: Path, former: bool, size: int, error: OSError
+) -> CheckpointError:
+    try:
+        free = f"{shutil.disk_usage(folder).free:,} bytes free there"
+    except OSError:
+        free = "free space there unknown"
+    intact = " The former file of that name is intact." if former else ""
+    return CheckpointError(
+        f"could not save {path} ({size:,} bytes needed, {free}): {error.strerror or error}."
+        f"{intact} {advice(error)}"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a rename in `folder` would survive a power failure."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows does not open folders.
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems do not offer this for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_another_living_process(process_id: int) -> bool:
+    if process_id == os.getpid():
+        return False
+    if os.name == "nt":
+        # There signal 0 is Ctrl-C; and a file that is being written cannot be deleted anyway.
+        return False
+    try:
+        os.kill(process_id, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _first_bytes(path: Path) -> tuple[bytes, int]:
+    """Return the first bytes and the size of a regular file that is not empty."""
+    try:
+        if not path.exists():
+            raise CheckpointError(f"cannot load {path}: there is no such file. Check the name.")
+        if path.is_dir():
+            raise CheckpointError(
+                f"cannot load {path}: it is a folder. Name the checkpoint file in it."
+            )
+        if not path.is_file():
+            raise CheckpointError(f"cannot load {path}: it is not a regular file.")
+        with path.open("rb") as file:
+            first, size = file.read(16), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot load {path}: {error.strerror}. Check the file and its permissions."
+        ) from error
+    if not first:
+        raise CheckpointError(f"cannot load {path}: it is empty. Use another checkpoint.")
+    return first, size
+
+
+def _check_origin(path: Path, header: Mapping[str, str]) -> None:
+    written_by = header.get("format")
+    if written_by != FORMAT:
+        raise CheckpointError(
+            f"cannot load {path}: it is a safetensors file of another program (its header says "
+            f"format={written_by!r}, expected {FORMAT!r}). It has the tensors, which "
+            f"safetensors.numpy.load_file reads, but not the configuration, vocabulary and state "
+            f"of a run. Use a checkpoint that `tinygrad-char train` wrote."
+        )
+    if header.get("version") != VERSION:
+        raise CheckpointError(
+            f"cannot load {path}: it has format version {header.get('version')!r}, this program "
+            f"reads version {VERSION!r}. Upgrade tinygrad-char, or use another checkpoint."
+        )
+    for key in ("json", "sha256"):
+        if key not in header:
+            raise _altered(path, f"its header has no {key!r}")
+
+
+def _altered(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"cannot load {path}: it was altered after it was saved ({reason}). "
+        f"Use another checkpoint, or a fresh copy of this one."
+    )
+
+
+def _unreadable(path: Path, first: bytes, size: int, error: SafetensorError) -> CheckpointError:
+    if first[8:9] == b"{" or size <= 8:
+        return CheckpointError(
+            f"cannot load {path}: it was cut short or altered ({size:,} bytes; {error}). "
+            f"Use another checkpoint, or a fresh copy of this one."
+        )
+    kind = next(
+        (name for magic, name in _OTHER_FORMATS.items() if first.startswith(magic)),
+        "of an unknown kind",
+    )
+    return CheckpointError(
+        f"cannot load {path}: it is {kind}, not a safetensors file. Nothing in it was executed. "
+        f"Use a checkpoint that `tinygrad-char train` wrote."
+    )

@@ -1,0 +1,228 @@
+"""Operations as functions: those of several tensors, and those of neural networks."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kernels.dropout import DropoutKey
+from tinygrad_char.autograd import TensorBase
+from tinygrad_char.coerce import floating, operands, tensor_like
+from tinygrad_char.ops import elementwise, neural, shape
+from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.tensor import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def where(condition: Any, a: Any, b: Any) -> Tensor:
+    """Return `a` where the boolean condition holds, else `b`, with broadcasting."""
+    like = _first("where", a, b, condition)
+    condition = tensor_like(condition, like)
+    if condition.dtype != bool:
+        raise TypeError(f"where: condition is {condition.dtype}, expected booleans")
+    if not isinstance(a, TensorBase) and not isinstance(b, TensorBase):
+        a = tensor_like(a, like)
+    return elementwise.Where.apply(condition, *operands("where", a, b))
+
+
+def maximum(a: Any, b: Any) -> Tensor:
+    """Return the larger of each pair of elements; equal ones share the gradient."""
+    _first("maximum", a, b)
+    return elementwise.Maximum.apply(*operands("maximum", a, b))
+
+
+def minimum(a: Any, b: Any) -> Tensor:
+    """Return the smaller of each pair of elements; equal ones share the gradient."""
+    _first("minimum", a, b)
+    return elementwise.Minimum.apply(*operands("minimum", a, b))
+
+
+def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Return the tensors one after the other along an existing axis."""
+    return shape.Concatenate.apply(*_same_dtype("cat", tensors), axis=axis)
+
+
+concatenate = cat
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Return the tensors, of one shape, along a new axis."""
+    return shape.Stack.apply(*_same_dtype("stack", tensors), axis=axis)
+
+
+def relu(x: Tensor) -> Tensor:
+    """Return max(x, 0) of each element."""
+    return x.relu()
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """Return x Phi(x) of each element, exactly ("none") or by the "tanh" approximation."""
+    return x.gelu(approximate)
+
+
+def softmax(x: Tensor, axis: int = -1, mask: Any = None) -> Tensor:
+    """Return exp(x) / sum(exp(x)) along `axis`, over the elements where `mask` is True.
+
+    `mask` is boolean and broadcasts to x, or is "causal": of the last two axes, element (i, j)
+    takes part if j <= i + columns - rows. A row without any element gives zeros.
+    """
+    x = floating(x)
+    (axis,) = normalize_axes("softmax", axis, x.ndim)
+    if isinstance(mask, str):
+        if mask != "causal" or x.ndim < 2:
+            raise ValueError(
+                f"softmax: mask={mask!r} for shape {x.shape}; expected booleans, or 'causal' "
+                "for at least two axes"
+            )
+        mask = x._result(x.backend.softmax.causal_mask(x.backend.xp, *x.shape[-2:]))
+    elif mask is not None:
+        mask = tensor_like(mask, x)
+        if mask.dtype != bool:
+            raise TypeError(f"softmax: mask is {mask.dtype}, expected booleans")
+        try:
+            fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"softmax: mask {mask.shape} does not broadcast to x {x.shape}")
+    return neural.Softmax.apply(x, mask, axis=axis)
+
+
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """Return the logarithm of the softmax along `axis`."""
+    return x.log_softmax(axis)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b: x (..., in), weight (out, in), bias (out,) or None."""
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    _same_dtype("linear", tensors)
+    return neural.Linear.apply(x, weight, bias)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis."""
+    _same_dtype("layer_norm", [each for each in (x, weight, bias) if each is not None])
+    return neural.LayerNorm.apply(x, weight, bias, eps=eps)
+
+
+def embedding(idx: Any, weight: Tensor) -> Tensor:
+    """Return the rows of weight (V, C) named by the integers idx (...,): (..., C)."""
+    return neural.Embedding.apply(_integers("embedding", "indices", idx, weight), weight)
+
+
+def cross_entropy(
+    logits: Tensor, targets: Any, reduction: str = "mean", ignore_index: int = -100
+) -> Tensor:
+    """Return the mean, sum, or each ("none") of logsumexp(logits_i) - logits_i[targets_i].
+
+    logits are (..., V), targets integers of the leading shape; targets equal to `ignore_index`
+    count nothing. The mean over no target is NaN.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"cross_entropy: reduction={reduction!r}, expected one of {REDUCTIONS}")
+    if logits.ndim == 0:
+        raise ValueError("cross_entropy: logits without axes; expected (..., classes)")
+    targets = _integers("cross_entropy", "targets", targets, logits)
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"cross_entropy: logits {logits.shape} and targets {targets.shape}; expected targets "
+            f"{logits.shape[:-1]}"
+        )
+    if logits.ndim != 2:
+        rows = math.prod(logits.shape[:-1])
+        logits = logits.reshape(rows, logits.shape[-1])
+    losses = neural.CrossEntropy.apply(
+        logits, targets.reshape(-1), reduction=reduction, ignore_index=ignore_index
+    )
+    return losses.reshape(targets.shape) if reduction == "none" else losses
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    key: DropoutKey | None = None,
+) -> Tensor:
+    """Return dropout(softmax(scale q k^T)) v: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
+
+    With `causal`, query i sees keys j <= i + S - T: the queries are the last T positions. The
+    default scale is 1 / sqrt(D). Dropout above 0 needs a key, from `random.Stream.dropout_key`.
+    """
+    _same_dtype("attention", [q, k, v])
+    return neural.Attention.apply(q, k, v, **_attention_options(q.shape[-1], locals()))
+
+
+def self_attention(
+    qkv: Tensor,
+    heads: int,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    key: DropoutKey | None = None,
+) -> Tensor:
+    """Return the attention (B, T, C) of a sequence to itself, from qkv (B, T, 3C).
+
+    The last axis of qkv holds the queries of all heads, then the keys, then the values.
+    """
+    size = qkv.shape[-1] // (3 * heads)
+    return neural.SelfAttention.apply(qkv, heads=heads, **_attention_options(size, locals()))
+
+
+def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
+    """Return x with each element set to 0 with probability p, and the rest times 1 / (1 - p)."""
+    check_probability("dropout", p)
+    return x if p == 0 else neural.Dropout.apply(x, p=p, key=key)
+
+
+def check_probability(name: str, p: float) -> None:
+    """Raise ValueError unless 0 <= p <= 1."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: probability {p}, expected a number from 0 to 1")
+
+
+def _attention_options(size: int, given: dict[str, Any]) -> dict[str, Any]:
+    check_probability("attention dropout", given["dropout"])
+    if given["dropout"] > 0 and given["key"] is None:
+        raise ValueError(f"attention: dropout={given['dropout']} needs a key for its random bits")
+    return {
+        "causal": given["causal"],
+        "scale": size**-0.5 if given["scale"] is None else given["scale"],
+        "dropout": given["dropout"],
+        "key": given["key"],
+    }
+
+
+def _first(name: str, *values: Any) -> Any:
+    for each in values:
+        if isinstance(each, TensorBase):
+            return each
+    raise TypeError(
+        f"{name}: expected at least one tensor, got {[type(v).__name__ for v in values]}"
+    )
+
+
+def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+    if not tensors:
+        raise ValueError(f"{name}: expected at least one tensor")
+    dtypes = {str(each.dtype) for each in tensors}
+    if len(dtypes) > 1:
+        raise TypeError(f"{name}: dtypes {', '.join(sorted(dtypes))}; expected one")
+    return tensors
+
+
+def _integers(name: str, what: str, values: Any, like: Tensor) -> Any:
+    if not isinstance(values, TensorBase):
+        values = Tensor(values, device=like.device)
+    if values.array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: {what} are {values.array.dtype}, expected integers")
+    return values

@@ -1,0 +1,161 @@
+"""Multi-head attention layers (Vaswani et al. 2017, arXiv:1706.03762)."""
+
+from __future__ import annotations
+
+from kernels.array import Array
+from tinygrad_char import functional as F
+from tinygrad_char.nn.layers import Linear, check_size
+from tinygrad_char.nn.module import Module
+from tinygrad_char.random import Generator, default_generator
+from tinygrad_char.tensor import Tensor
+
+
+def _check_heads(layer: str, n_embd: int, n_head: int) -> None:
+    check_size(layer, n_embd=n_embd, n_head=n_head)
+    if n_embd % n_head:
+        raise ValueError(
+            f"{layer}: n_embd={n_embd} is not divisible by n_head={n_head}, so the heads cannot "
+            "share the channels equally"
+        )
+
+
+class KeyValueCache:
+    """The keys and values of the positions so far, in memory that is allocated once.
+
+    `keys` and `values` are (B, H, capacity, D); the first `length` positions are filled.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self.keys: Array | None = None
+        self.values: Array | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, H, T, D) and return all so far, as views."""
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"cache of {self.capacity} positions cannot hold {end}")
+        if self.keys is None or self.values is None:
+            shape = (*k.shape[:2], self.capacity, k.shape[3])
+            xp = k.backend.xp
+            self.keys, self.values = xp.empty(shape, k.dtype), xp.empty(shape, k.dtype)
+        self.keys[:, :, self.length : end] = k.array
+        self.values[:, :, self.length : end] = v.array
+        self.length = end
+        return k._result(self.keys[:, :, :end]), v._result(self.values[:, :, :end])
+
+
+class SelfAttention(Module):
+    """Attention of a sequence to itself: x (B, T, C) gives (B, T, C).
+
+    Queries, keys and values of all heads come from one product with `qkv`; the joined heads go
+    through `projection`. In training, dropout falls on the attention weights and on the result.
+
+    Parameters
+    ----------
+    n_embd, n_head
+        Channels C, and the number of heads that share them.
+    causal
+        Whether a position sees only itself and those before it.
+    dropout
+        Probability, in training.
+    qkv_bias, bias
+        Whether `qkv`, and `projection`, have one.
+    """
+
+    causal: bool = False
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        *,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+        bias: bool = True,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_heads(type(self).__name__, n_embd, n_head)
+        F.check_probability(type(self).__name__, dropout)
+        self.n_head, self.p = n_head, dropout
+        self._generator = generator or default_generator()
+        self.qkv = Linear(n_embd, 3 * n_embd, bias=qkv_bias, generator=self._generator)
+        self.projection = Linear(n_embd, n_embd, bias=bias, generator=self._generator)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Return the attended x; with a cache, x continues the positions that it holds.
+
+        A cache is for generation: use it under no_grad(), in evaluation.
+        """
+        qkv = self.qkv(x)  # (B, T, 3C)
+        p = self.p if self.training else 0.0
+        stream = self._generator.dropout
+        if cache is None:
+            key = stream.dropout_key() if p else None
+            y = F.self_attention(qkv, self.n_head, causal=self.causal, dropout=p, key=key)
+        else:
+            y = self._attend_cached(qkv, cache)
+        y = self.projection(y)
+        return F.dropout(y, p, stream.dropout_key()) if p else y
+
+    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
+        batch, length, width = qkv.shape
+        parts = qkv.reshape(batch, length, 3, self.n_head, width // (3 * self.n_head))
+        q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        keys, values = cache.append(k, v)
+        y = F.attention(q, keys, values, causal=self.causal)  # (B, H, T, D)
+        return y.permute(0, 2, 1, 3).reshape(batch, length, width // 3)
+
+    def extra_repr(self) -> str:
+        """Return the heads and dropout."""
+        return f"n_head={self.n_head}" + (f", dropout={self.p}" if self.p else "")
+
+
+class CausalSelfAttention(SelfAttention):
+    """Self-attention in which a position sees only itself and those before it."""
+
+    causal = True
+
+
+class CrossAttention(Module):
+    """Attention of x (B, T, C) to a context (B, S, C_context): (B, T, C)."""
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        n_context: int | None = None,
+        *,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+        bias: bool = True,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_heads("CrossAttention", n_embd, n_head)
+        F.check_probability("CrossAttention", dropout)
+        self.n_head, self.p = n_head, dropout
+        self._generator = generator or default_generator()
+        context = n_embd if n_context is None else n_context
+        self.query = Linear(n_embd, n_embd, bias=qkv_bias, generator=self._generator)
+        self.key_value = Linear(context, 2 * n_embd, bias=qkv_bias, generator=self._generator)
+        self.projection = Linear(n_embd, n_embd, bias=bias, generator=self._generator)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return, for each position of x, what it attends to in the context."""
+        batch, length, width = x.shape
+        heads = (self.n_head, width // self.n_head)
+        q = self.query(x).reshape(batch, length, *heads).permute(0, 2, 1, 3)  # (B, H, T, D)
+        pairs = self.key_value(context).reshape(batch, context.shape[1], 2, *heads)
+        k, v = pairs.permute(2, 0, 3, 1, 4)  # each (B, H, S, D)
+        p = self.p if self.training else 0.0
+        stream = self._generator.dropout
+        y = F.attention(q, k, v, dropout=p, key=stream.dropout_key() if p else None)
+        y = self.projection(y.permute(0, 2, 1, 3).reshape(batch, length, width))
+        return F.dropout(y, p, stream.dropout_key()) if p else y
+
+    def extra_repr(self) -> str:
+        """Return the heads and dropout."""
+        return f"n_head={self.n_head}" + (f", dropout={self.p}" if self.p else "")

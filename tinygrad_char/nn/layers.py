@@ -1,0 +1,255 @@
+"""Layers, initialised as PyTorch's are unless said otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tinygrad_char import functional as F
+from tinygrad_char.autograd import no_grad
+from tinygrad_char.nn.module import Module, Parameter
+from tinygrad_char.random import Generator, default_generator
+from tinygrad_char.tensor import Tensor
+
+
+def check_size(layer: str, **sizes: int) -> None:
+    """Raise ValueError that names the layer and the size unless each is a whole number above 0."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{layer}: {name}={size!r}, expected a whole number of at least 1")
+
+
+class Linear(Module):
+    """y = x W^T + b, with x (..., in_features), W (out_features, in_features), b (out_features,).
+
+    W and b start uniform in +-1 / sqrt(in_features).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_size("Linear", in_features=in_features, out_features=out_features)
+        stream = (generator or default_generator()).init
+        bound = 1 / math.sqrt(in_features)
+        self.weight = Parameter(stream.uniform(-bound, bound, (out_features, in_features)))
+        self.bias = Parameter(stream.uniform(-bound, bound, out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        return F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        out_features, in_features = self.weight.shape
+        return f"{in_features}, {out_features}" + ("" if self.bias is not None else ", bias=False")
+
+
+class Embedding(Module):
+    """Rows of a table by index: integers (...,) give (..., embedding_dim). Starts as N(0, 1)."""
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, generator: Generator | None = None
+    ) -> None:
+        super().__init__()
+        check_size("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        stream = (generator or default_generator()).init
+        self.weight = Parameter(stream.normal(0, 1, (num_embeddings, embedding_dim)))
+
+    def forward(self, idx: Any) -> Tensor:
+        """Return the rows named by idx."""
+        return F.embedding(idx, self.weight)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return "{}, {}".format(*self.weight.shape)
+
+
+class LayerNorm(Module):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis, of normalized_shape."""
+
+    def __init__(
+        self,
+        normalized_shape: int,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_size("LayerNorm", normalized_shape=normalized_shape)
+        self.normalized_shape = normalized_shape
+        self.eps = eps
+        affine = elementwise_affine
+        self.weight = Parameter(np.ones(normalized_shape, np.float32)) if affine else None
+        self.bias = Parameter(np.zeros(normalized_shape, np.float32)) if affine and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised."""
+        if x.shape[-1:] != (self.normalized_shape,):
+            raise ValueError(f"LayerNorm({self.normalized_shape}): x has shape {x.shape}")
+        return F.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """Return the size."""
+        return f"{self.normalized_shape}" + ("" if self.bias is not None else ", bias=False")
+
+
+class BatchNorm1d(Module):
+    """Normalisation of each feature over the batch (Ioffe and Szegedy 2015, arXiv:1502.03167).
+
+    x is (N, C), or (N, C, L) and then normalised over N and L. In training the batch's own mean
+    and biased variance are used, and running averages of mean and unbiased variance are kept,
+    new = (1 - momentum) * old + momentum * batch; in evaluation these are used.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
+    ) -> None:
+        super().__init__()
+        check_size("BatchNorm1d", num_features=num_features)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = Parameter(np.ones(num_features, np.float32)) if affine else None
+        self.bias = Parameter(np.zeros(num_features, np.float32)) if affine else None
+        self.register_buffer("running_mean", Tensor(np.zeros(num_features, np.float32)))
+        self.register_buffer("running_var", Tensor(np.ones(num_features, np.float32)))
+        self.register_buffer("num_batches_tracked", Tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised."""
+        if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"BatchNorm1d({self.num_features}): x has shape {x.shape}, expected "
+                f"(N, {self.num_features}) or (N, {self.num_features}, L)"
+            )
+        shape = (1, self.num_features, 1)[: x.ndim]
+        axes = (0, 2)[: x.ndim - 1]
+        if self.training:
+            if x.size == self.num_features:
+                raise ValueError(f"BatchNorm1d: shape {x.shape} holds one value for each feature")
+            mean = x.mean(axes, keepdims=True)
+            centered = x - mean
+            var = (centered * centered).mean(axes, keepdims=True)
+            self._track(mean, var, x.size // self.num_features)
+        else:
+            centered = x - self.running_mean.reshape(shape)
+            var = self.running_var.reshape(shape)
+        y = centered / (var + self.eps).sqrt()
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return y
+
+    @no_grad()
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        keep = 1 - self.momentum
+        batch_mean, batch_var = mean.detach().reshape(-1), var.detach().reshape(-1)
+        unbiased = batch_var * (count / (count - 1))
+        self.running_mean.copy_(self.running_mean * keep + batch_mean * self.momentum)
+        self.running_var.copy_(self.running_var * keep + unbiased * self.momentum)
+        self.num_batches_tracked.copy_(self.num_batches_tracked + 1)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class Dropout(Module):
+    """In training, sets each element to 0 with probability p and multiplies the rest by 1/(1-p)."""
+
+    def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        F.check_probability("Dropout", p)
+        self.p = p
+        self._generator = generator or default_generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with elements dropped, or x itself in evaluation."""
+        if not self.training or self.p == 0:
+            return x
+        return F.dropout(x, self.p, self._generator.dropout.dropout_key())
+
+    def extra_repr(self) -> str:
+        """Return the probability."""
+        return f"p={self.p}"
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return max(x, 0)."""
+        return x.relu()
+
+
+class GELU(Module):
+    """x Phi(x), exactly (approximate="none") or by the "tanh" approximation."""
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x Phi(x)."""
+        return x.gelu(self.approximate)
+
+    def extra_repr(self) -> str:
+        """Return the approximation."""
+        return f"approximate={self.approximate!r}"
+
+
+class Sequential(Module):
+    """Modules called one after the other, each with the result of the one before."""
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        for position, module in enumerate(modules):
+            setattr(self, str(position), module)
+
+    def forward(self, x: Any) -> Any:
+        """Return the last module's result."""
+        for module in self:
+            x = module(x)
+        return x
+
+    def __iter__(self) -> Iterator[Module]:
+        return (module for _, module in self.children())
+
+    def __len__(self) -> int:
+        return len(self._registered["module"])
+
+    def __getitem__(self, position: int) -> Module:
+        return list(self)[position]
+
+
+class ModuleList(Module):
+    """A list of modules that are registered as parts."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> ModuleList:
+        """Add a module at the end and return self."""
+        setattr(self, str(len(self)), module)
+        return self
+
+    def __iter__(self) -> Iterator[Module]:
+        return (module for _, module in self.children())
+
+    def __len__(self) -> int:
+        return len(self._registered["module"])
+
+    def __getitem__(self, position: int) -> Module:
+        return list(self)[position]

@@ -1,0 +1,211 @@
+"""`Module`: a part of a model, with its parameters, buffers and parts by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from kernels.backend import get_backend
+from tinygrad_char.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a Module registers as its own to train; it requires a gradient."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, dtype: Any = None) -> None:
+        super().__init__(data, dtype, requires_grad=True)
+
+
+class Module:
+    """A part of a model.
+
+    A subclass sets parameters (`Parameter`), buffers (`register_buffer`) and further modules as
+    attributes in `__init__`, after `super().__init__()`, and defines `forward`; calling the
+    module calls it. `training` says whether it is being trained (dropout, batch statistics).
+    """
+
+    training: bool
+
+    def __init__(self) -> None:
+        self._registered: dict[str, dict[str, Any]] = {"parameter": {}, "buffer": {}, "module": {}}
+        self.training = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = (
+            "parameter"
+            if isinstance(value, Parameter)
+            else "module"
+            if isinstance(value, Module)
+            else None
+        )
+        registered = self.__dict__.get("_registered")
+        if registered is None:
+            if kind is not None:
+                raise AttributeError(
+                    f"{type(self).__name__}: call super().__init__() before setting {name!r}"
+                )
+        else:
+            for each in registered.values():
+                if each.pop(name, None) is not None and kind is None and isinstance(value, Tensor):
+                    kind = "buffer"  # a tensor put in a buffer's place stays a buffer
+            if kind is not None:
+                registered[kind][name] = value
+        object.__setattr__(self, name, value)
+
+    def register_buffer(self, name: str, tensor: Tensor) -> None:
+        """Set a tensor that is saved with the parameters and not trained."""
+        self._registered["buffer"][name] = tensor
+        object.__setattr__(self, name, tensor)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the module's result."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return forward(...)."""
+        return self.forward(*args, **kwargs)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Yield the direct parts with their names."""
+        yield from self._registered["module"].items()
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield this module and all its parts, with dotted names; a shared one once."""
+        seen: set[int] = set()
+        stack = [(prefix, self)]
+        while stack:
+            name, module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            yield name, module
+            parts = [(f"{name}.{part}" if name else part, each) for part, each in module.children()]
+            stack.extend(reversed(parts))
+
+    def modules(self) -> Iterator[Module]:
+        """Yield this module and all its parts."""
+        return (module for _, module in self.named_modules())
+
+    def _named(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, tensor in module._registered[kind].items():
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield (f"{prefix}.{name}" if prefix else name), tensor
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield the parameters with dotted names; a shared one once, under its first name."""
+        return self._named("parameter")  # type: ignore[return-value]
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield the parameters."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the buffers with dotted names."""
+        return self._named("buffer")
+
+    def num_parameters(self) -> int:
+        """Return the number of trained numbers; a shared parameter counts once."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set this module and its parts to training, or not, and return self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Set this module and its parts to evaluation and return self."""
+        return self.train(False)
+
+    def to(self, device: str) -> Self:
+        """Move parameters and buffers to a device and return self; make the optimizer after it."""
+        backend = get_backend(device)
+
+        def move(tensor: Tensor) -> None:
+            if tensor.backend is not backend:
+                tensor.array = backend.from_numpy(tensor.backend.to_numpy(tensor.array))
+                tensor.backend = backend
+                tensor.grad = tensor.grad_buffer = None
+
+        return self._apply(move)
+
+    def astype(self, dtype: Any) -> Self:
+        """Convert parameters and floating buffers and return self; make the optimizer after it."""
+        target = np.dtype(dtype)
+        if target.kind != "f":
+            raise TypeError(f"astype({target}): parameters are floating")
+
+        def convert(tensor: Tensor) -> None:
+            if tensor.dtype.kind == "f":
+                tensor.array = tensor.array.astype(target)
+                tensor.grad = tensor.grad_buffer = None
+
+        return self._apply(convert)
+
+    def _apply(self, change: Callable[[Tensor], None]) -> Self:
+        for kind in ("parameter", "buffer"):
+            for _, tensor in self._named(kind):
+                change(tensor)
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return parameters and buffers by dotted name, without history, sharing memory."""
+        return {
+            name: tensor.detach()
+            for kind in ("parameter", "buffer")
+            for name, tensor in self._named(kind)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy values (tensors or arrays) into parameters and buffers of the same names.
+
+        Raises
+        ------
+        ValueError
+            Names are missing or left over (`strict`), or a shape or dtype differs. Every
+            difference is listed, and nothing is changed.
+        """
+        own = {name: t for kind in ("parameter", "buffer") for name, t in self._named(kind)}
+        missing = [f"  missing     {name} {own[name].shape}" for name in own if name not in state]
+        surplus = [f"  unexpected  {name} {state[name].shape}" for name in state if name not in own]
+        different = [
+            f"  different   {name}: given {state[name].shape} {state[name].dtype}, "
+            f"expected {own[name].shape} {own[name].dtype}"
+            for name in own
+            if name in state
+            and (state[name].shape != own[name].shape or state[name].dtype != own[name].dtype)
+        ]
+        problems = different + (missing + surplus if strict else [])
+        if problems:
+            raise ValueError(
+                f"load_state_dict: {len(problems)} difference(s) from this "
+                f"{type(self).__name__}:\n" + "\n".join(problems)
+            )
+        for name, tensor in own.items():
+            if name in state:
+                tensor.copy_(state[name])
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        parts = [
+            f"  ({name}): " + repr(module).replace("\n", "\n  ") for name, module in self.children()
+        ]
+        name = type(self).__name__
+        if not parts:
+            return f"{name}({self.extra_repr()})"
+        return "\n".join([f"{name}({self.extra_repr()}", *parts, ")"])

@@ -1,0 +1,1 @@
+"""The operations of the tape, one `Function` class each, by kind."""

@@ -1,0 +1,339 @@
+"""Elementwise operations, with NumPy's broadcasting.
+
+Operands are arrays or Python numbers; a number takes the dtype of the other operand.
+"""
+
+from typing import Any
+
+from kernels.array import Array
+from kernels.broadcast import unbroadcast
+from tinygrad_char.autograd import Function
+
+
+def _shape(operand: Any) -> tuple[int, ...]:
+    return getattr(operand, "shape", ())
+
+
+def broadcast_error(name: str, a: Any, b: Any) -> ValueError:
+    """Return the error for operands whose shapes do not fit."""
+    return ValueError(
+        f"{name}: shapes {_shape(a)} and {_shape(b)} do not broadcast; counted from the last "
+        "axis, each pair of lengths must be equal or hold a 1"
+    )
+
+
+class Binary(Function):
+    """An operation of two operands that broadcast: result(a, b), gradients(grad, a, b)."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return the result's array."""
+        raise NotImplementedError
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return the gradients before broadcasting is undone; None where not needed."""
+        raise NotImplementedError
+
+    def forward(self, a: Any, b: Any) -> Array:
+        """Return the result, or raise ValueError that names the shapes that do not broadcast."""
+        self.saved = (a, b)
+        try:
+            return self.result(a, b)
+        except ValueError as error:
+            if "broadcast" not in str(error):
+                raise
+            raise broadcast_error(type(self).__name__.lower(), a, b) from None
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        """Return the operands' gradients, summed over the axes that were broadcast."""
+        a, b = self.saved
+        grad_a, grad_b = self.gradients(grad, a, b)
+        return (
+            None if grad_a is None else unbroadcast(grad_a, _shape(a)),
+            None if grad_b is None else unbroadcast(grad_b, _shape(b)),
+        )
+
+
+class _Linear(Binary):
+    """A sum or difference: its backward wants the operands' shapes alone."""
+
+    def forward(self, a: Any, b: Any) -> Array:
+        """Return the result and keep no array alive for backward."""
+        result = super().forward(a, b)
+        self.saved = (_shape(a), _shape(b))
+        return result
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        """Return the operands' gradients, summed over the axes that were broadcast."""
+        grad_a, grad_b = self.gradients(grad, None, None)
+        return (
+            None if grad_a is None else unbroadcast(grad_a, self.saved[0]),
+            None if grad_b is None else unbroadcast(grad_b, self.saved[1]),
+        )
+
+
+class Add(_Linear):
+    """a + b."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return a + b."""
+        return a + b
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy, dy."""
+        return grad if self.needs[0] else None, grad if self.needs[1] else None
+
+
+class Subtract(_Linear):
+    """a - b."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return a - b."""
+        return a - b
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy, -dy."""
+        return grad if self.needs[0] else None, -grad if self.needs[1] else None
+
+
+class Multiply(Binary):
+    """a * b."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return a * b."""
+        return a * b
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy b, dy a."""
+        return grad * b if self.needs[0] else None, grad * a if self.needs[1] else None
+
+
+class Divide(Binary):
+    """a / b."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return a / b."""
+        return a / b
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy / b, -dy a / b^2."""
+        by_b = grad / b
+        return by_b if self.needs[0] else None, -by_b * (a / b) if self.needs[1] else None
+
+
+class Power(Binary):
+    """a ** b."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return a ** b."""
+        return a**b
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy b a^(b-1), dy a^b log(a); 0 for b = 0 and for the exponent of a base 0."""
+        xp = self.backend.xp
+        grad_a = grad_b = None
+        if self.needs[0]:
+            if isinstance(b, int | float):
+                grad_a = grad * (b * a ** (b - 1)) if b != 0 else xp.zeros_like(grad)
+            else:
+                safe = xp.where(b == 0, b.dtype.type(1), b)
+                grad_a = grad * (b * a ** (safe - 1))
+        if self.needs[1]:
+            base = xp.asarray(a, dtype=grad.dtype)
+            zero = base == 0
+            logarithm = xp.log(xp.where(zero, base.dtype.type(1), base))
+            grad_b = grad * (a**b * logarithm)
+        return grad_a, grad_b
+
+
+class _Extremum(Binary):
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy where the operand was chosen, half of it to each where they are equal."""
+        chosen = self.better(a, b)
+        share = chosen + (a == b) * grad.dtype.type(0.5)
+        return (
+            grad * share if self.needs[0] else None,
+            grad * (1 - share) if self.needs[1] else None,
+        )
+
+    def better(self, a: Any, b: Any) -> Array:
+        """Return where a alone is chosen."""
+        raise NotImplementedError
+
+
+class Maximum(_Extremum):
+    """The larger of a and b, NaN where either is."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return max(a, b)."""
+        return self.backend.xp.maximum(a, b)
+
+    def better(self, a: Any, b: Any) -> Array:
+        """Return a > b."""
+        return a > b
+
+
+class Minimum(_Extremum):
+    """The smaller of a and b, NaN where either is."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return min(a, b)."""
+        return self.backend.xp.minimum(a, b)
+
+    def better(self, a: Any, b: Any) -> Array:
+        """Return a < b."""
+        return a < b
+
+
+class Where(Function):
+    """a where the condition holds, else b."""
+
+    def forward(self, condition: Array, a: Any, b: Any) -> Array:
+        """Return where(condition, a, b)."""
+        self.saved = (condition, _shape(a), _shape(b))
+        try:
+            return self.backend.xp.where(condition, a, b)
+        except ValueError:
+            raise ValueError(
+                f"where: shapes {_shape(condition)} (condition), {_shape(a)} and {_shape(b)} do "
+                "not broadcast"
+            ) from None
+
+    def backward(self, grad: Array) -> tuple[None, Array | None, Array | None]:
+        """Return dy where the operand was taken, else 0."""
+        condition, shape_a, shape_b = self.saved
+        where, zero = self.backend.xp.where, grad.dtype.type(0)
+        return (
+            None,
+            unbroadcast(where(condition, grad, zero), shape_a) if self.needs[1] else None,
+            unbroadcast(where(condition, zero, grad), shape_b) if self.needs[2] else None,
+        )
+
+
+class Negate(Function):
+    """-x."""
+
+    def forward(self, x: Array) -> Array:
+        """Return -x."""
+        return -x
+
+    def backward(self, grad: Array) -> Array:
+        """Return -dy."""
+        return -grad
+
+
+class Exp(Function):
+    """The exponential function."""
+
+    def forward(self, x: Array) -> Array:
+        """Return exp(x)."""
+        y = self.backend.xp.exp(x)
+        self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy y."""
+        return grad * self.saved[0]
+
+
+class Log(Function):
+    """The natural logarithm."""
+
+    def forward(self, x: Array) -> Array:
+        """Return log(x)."""
+        self.saved = (x,)
+        return self.backend.xp.log(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / x."""
+        return grad / self.saved[0]
+
+
+class Sqrt(Function):
+    """The square root."""
+
+    def forward(self, x: Array) -> Array:
+        """Return sqrt(x)."""
+        y = self.backend.xp.sqrt(x)
+        self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / (2 y)."""
+        return grad / (2 * self.saved[0])
+
+
+class Tanh(Function):
+    """The hyperbolic tangent."""
+
+    def forward(self, x: Array) -> Array:
+        """Return tanh(x)."""
+        y = self.backend.xp.tanh(x)
+        self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy (1 - y^2)."""
+        y = self.saved[0]
+        return grad * (1 - y * y)
+
+
+class Sigmoid(Function):
+    """The logistic function."""
+
+    def forward(self, x: Array) -> Array:
+        """Return 1 / (1 + exp(-x)), from exp(-|x|), which cannot overflow."""
+        xp = self.backend.xp
+        small = xp.exp(-abs(x))
+        y = xp.where(x >= 0, x.dtype.type(1), small) / (1 + small)
+        self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy y (1 - y)."""
+        y = self.saved[0]
+        return grad * (y * (1 - y))
+
+
+class Absolute(Function):
+    """The absolute value."""
+
+    def forward(self, x: Array) -> Array:
+        """Return |x|."""
+        self.saved = (x,)
+        return abs(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy sign(x), 0 where x is 0."""
+        return grad * self.backend.xp.sign(self.saved[0])
+
+
+class Clip(Function):
+    """x limited to [low, high]; either may be None."""
+
+    def forward(self, x: Array, *, low: float | None, high: float | None) -> Array:
+        """Return min(max(x, low), high)."""
+        self.saved = (x,)
+        self.low, self.high = low, high
+        return self.backend.xp.clip(x, low, high)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy where x lies within the limits (ends included), else 0."""
+        x = self.saved[0]
+        if self.low is not None:
+            grad = grad * (x >= self.low)
+        if self.high is not None:
+            grad = grad * (x <= self.high)
+        return grad
+
+
+class Cast(Function):
+    """x with another floating dtype."""
+
+    def forward(self, x: Array, *, dtype: Any) -> Array:
+        """Return x converted."""
+        self.source = x.dtype
+        return x.astype(dtype)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy converted back."""
+        return grad.astype(self.source)

@@ -1,0 +1,40 @@
+"""Indexing with slices, integers, integer arrays and boolean masks."""
+
+from typing import Any
+
+from kernels.array import Array
+from tinygrad_char.autograd import Function
+
+
+def is_basic(index: Any) -> bool:
+    """Return whether an index selects a regular part of an array, each element at most once."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(
+        part is None or part is Ellipsis or isinstance(part, slice | int)
+        for part in parts
+        if not isinstance(part, bool)
+    ) and not any(isinstance(part, bool) for part in parts)
+
+
+class GetItem(Function):
+    """x[index] with NumPy's rules."""
+
+    def forward(self, x: Array, *, index: Any) -> Array:
+        """Return x[index]; IndexError that names the shape and the index where it does not fit."""
+        self.source = x.shape
+        self.index = index
+        self.basic = self.is_view = is_basic(index)  # type: ignore[misc]
+        try:
+            return x[index]
+        except IndexError as error:
+            raise IndexError(f"getitem on shape {x.shape}: {error}") from None
+
+    def backward(self, grad: Array) -> Array:
+        """Return zeros with dy added at the index, as often as an element was taken."""
+        xp = self.backend.xp
+        result = xp.zeros(self.source, dtype=grad.dtype)
+        if self.basic:
+            result[self.index] = grad
+        else:
+            xp.add.at(result, self.index, grad)
+        return result

@@ -1,0 +1,269 @@
+"""The operations of neural networks: each hands raw arrays to the backend's kernels."""
+
+from kernels.array import Array
+from kernels.dropout import DropoutKey
+from tinygrad_char.autograd import Function
+
+
+class MatMul(Function):
+    """a @ b, see kernels/matmul.py."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        """Return a @ b; ValueError that names the shapes where they do not fit."""
+        if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != (b.shape[-2] if b.ndim > 1 else b.shape[0]):
+            raise ValueError(
+                f"matmul: shapes {a.shape} and {b.shape}; expected the last axis of the first to "
+                "be as long as the last but one of the second"
+            )
+        self.saved = (a, b)
+        try:
+            return self.backend.matmul.forward(a, b)
+        except ValueError:
+            raise ValueError(
+                f"matmul: the batch axes of shapes {a.shape} and {b.shape} do not broadcast"
+            ) from None
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        """Return dA, dB."""
+        return self.backend.matmul.backward(grad, *self.saved, self.needs)
+
+
+class Linear(Function):
+    """x W^T + b, see kernels/linear.py."""
+
+    def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Return y; ValueError that names the shapes where they do not fit."""
+        if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+            raise ValueError(
+                f"linear: x {x.shape} and weight {weight.shape}; expected x (..., in) and weight "
+                "(out, in)"
+            )
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"linear: bias {bias.shape}; expected {weight.shape[:1]}")
+        self.saved = (x, weight)
+        return self.backend.linear.forward(x, weight, bias)
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
+        """Return dx, dW, db."""
+        return self.backend.linear.backward(grad, *self.saved, self.needs)
+
+
+class Relu(Function):
+    """max(x, 0), see kernels/relu.py."""
+
+    def forward(self, x: Array) -> Array:
+        """Return y."""
+        y = self.backend.relu.forward(x)
+        self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dx."""
+        return self.backend.relu.backward(grad, self.saved[0])
+
+
+class Gelu(Function):
+    """x Phi(x), see kernels/gelu.py."""
+
+    def forward(self, x: Array, *, approximate: str) -> Array:
+        """Return y."""
+        self.saved = (x,)
+        self.approximate = approximate
+        return self.backend.gelu.forward(x, approximate)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dx."""
+        return self.backend.gelu.backward(grad, self.saved[0], self.approximate)
+
+
+class Softmax(Function):
+    """Softmax with an optional boolean mask, see kernels/softmax.py."""
+
+    def forward(self, x: Array, mask: Array | None, *, axis: int) -> Array:
+        """Return y."""
+        y = self.backend.softmax.forward(x, mask, axis)
+        self.saved = (y,)
+        self.axis = axis
+        return y
+
+    def backward(self, grad: Array) -> tuple[Array, None]:
+        """Return dx."""
+        return self.backend.softmax.backward(grad, self.saved[0], self.axis), None
+
+
+class LogSoftmax(Function):
+    """log(softmax(x)), see kernels/log_softmax.py."""
+
+    def forward(self, x: Array, *, axis: int) -> Array:
+        """Return y."""
+        y = self.backend.log_softmax.forward(x, axis)
+        self.saved = (y,)
+        self.axis = axis
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dx."""
+        return self.backend.log_softmax.backward(grad, self.saved[0], self.axis)
+
+
+class LayerNorm(Function):
+    """Normalisation over the last axis, see kernels/layernorm.py."""
+
+    def forward(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Array:
+        """Return y; ValueError that names the shapes where they do not fit."""
+        if x.ndim == 0 or x.shape[-1] == 0:
+            raise ValueError(f"layer_norm: x {x.shape}; expected a last axis to normalise over")
+        for name, each in (("weight", weight), ("bias", bias)):
+            if each is not None and each.shape != x.shape[-1:]:
+                raise ValueError(
+                    f"layer_norm: {name} {each.shape} for x {x.shape}; expected {x.shape[-1:]}"
+                )
+        y, mean, rstd = self.backend.layernorm.forward(x, weight, bias, eps)
+        self.saved = (x, weight, mean, rstd)
+        return y
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
+        """Return dx, dweight, dbias."""
+        return self.backend.layernorm.backward(grad, *self.saved, self.needs)
+
+
+class Embedding(Function):
+    """Rows of a table by index, see kernels/embedding.py."""
+
+    def forward(self, idx: Array, weight: Array) -> Array:
+        """Return weight[idx]."""
+        if weight.ndim != 2:
+            raise ValueError(f"embedding: weight {weight.shape}; expected (rows, columns)")
+        self.saved = (idx,)
+        self.rows = weight.shape[0]
+        return self.backend.embedding.forward(idx, weight)
+
+    def backward(self, grad: Array) -> tuple[None, Array]:
+        """Return dweight."""
+        return None, self.backend.embedding.backward(grad, self.saved[0], self.rows)
+
+
+class CrossEntropy(Function):
+    """The loss of logits against integer targets, see kernels/cross_entropy.py."""
+
+    def forward(self, logits: Array, targets: Array, *, reduction: str, ignore_index: int) -> Array:
+        """Return the loss; ValueError that names the shapes where they do not fit."""
+        if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+            raise ValueError(
+                f"cross_entropy: logits {logits.shape} and targets {targets.shape}; expected "
+                "(N, classes) and (N,)"
+            )
+        self.options = (reduction, ignore_index)
+        loss, logsumexp = self.backend.cross_entropy.forward(logits, targets, *self.options)
+        self.saved = (logits, targets, logsumexp)
+        return loss
+
+    def backward(self, grad: Array) -> tuple[Array, None]:
+        """Return dlogits."""
+        return self.backend.cross_entropy.backward(grad, *self.saved, *self.options), None
+
+
+class Attention(Function):
+    """Scaled dot-product attention, see kernels/attention.py."""
+
+    def forward(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        causal: bool,
+        scale: float,
+        dropout: float,
+        key: DropoutKey | None,
+    ) -> Array:
+        """Return out (B, H, T, E); ValueError that names the shapes where they do not fit."""
+        if (
+            not q.ndim == k.ndim == v.ndim == 4
+            or q.shape[:2] != k.shape[:2]
+            or k.shape[:3] != v.shape[:3]
+            or q.shape[3] != k.shape[3]
+        ):
+            raise ValueError(
+                f"attention: q {q.shape}, k {k.shape}, v {v.shape}; expected (B, H, T, D), "
+                "(B, H, S, D), (B, H, S, E)"
+            )
+        self.options = (causal, scale, dropout, key)
+        out, logsumexp = self.backend.attention.forward(q, k, v, *self.options)
+        self.saved = (q, k, v, out, logsumexp)
+        return out
+
+    def backward(self, grad: Array) -> tuple[Array, Array, Array]:
+        """Return dq, dk, dv."""
+        xp = self.backend.xp
+        grads = tuple(xp.empty(each.shape, dtype=each.dtype) for each in self.saved[:3])
+        self.backend.attention.backward(grad, *self.saved, grads, *self.options)
+        return grads
+
+
+class SelfAttention(Function):
+    """Attention of a sequence to itself, from queries, keys and values side by side.
+
+    Reads and writes the heads as views of the packed arrays: nothing is cut up, transposed or
+    put together again.
+    """
+
+    def forward(
+        self,
+        qkv: Array,
+        *,
+        heads: int,
+        causal: bool,
+        scale: float,
+        dropout: float,
+        key: DropoutKey | None,
+    ) -> Array:
+        """Return out (B, T, C) for qkv (B, T, 3C); ValueError where the shape does not fit."""
+        if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
+            raise ValueError(
+                f"self_attention: qkv {qkv.shape} with {heads} heads; expected (B, T, 3C) with C "
+                "a multiple of the heads"
+            )
+        self.heads = heads
+        self.options = (causal, scale, dropout, key)
+        out, logsumexp = self.backend.attention.forward(*self._views(qkv), *self.options)
+        self.saved = (qkv, out, logsumexp)
+        return self._join(out)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dqkv (B, T, 3C)."""
+        qkv, out, logsumexp = self.saved
+        batch, length, width = qkv.shape
+        grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
+        result = self.backend.xp.empty(qkv.shape, dtype=qkv.dtype)
+        self.backend.attention.backward(
+            grad.transpose(0, 2, 1, 3),
+            *self._views(qkv),
+            out,
+            logsumexp,
+            self._views(result),
+            *self.options,
+        )
+        return result
+
+    def _views(self, qkv: Array) -> tuple[Array, Array, Array]:
+        batch, length, width = qkv.shape
+        parts = qkv.reshape(batch, length, 3, self.heads, width // (3 * self.heads))
+        return tuple(parts.transpose(2, 0, 3, 1, 4))  # three times (B, H, T, D)
+
+    def _join(self, out: Array) -> Array:
+        batch, heads, length, size = out.shape
+        return out.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
+
+
+class Dropout(Function):
+    """Elements set to zero at random, see kernels/dropout.py."""
+
+    def forward(self, x: Array, *, p: float, key: DropoutKey) -> Array:
+        """Return y."""
+        self.options = (p, key)
+        return self.backend.dropout.forward(x, *self.options)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dx."""
+        return self.backend.dropout.backward(grad, *self.options)

@@ -1,0 +1,140 @@
+"""Reductions over axes. An axis is an integer, a tuple of them, or None for all."""
+
+from typing import Any
+
+from kernels.array import Array
+from tinygrad_char.autograd import Function
+
+Axis = int | tuple[int, ...] | None
+
+
+def normalize_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Return the axes as distinct non-negative integers, or raise IndexError that names them."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    for each in axes:
+        if not isinstance(each, int) or not -ndim <= each < ndim:
+            raise IndexError(f"{name}: axis {each!r} of a tensor with {ndim} axes")
+    result = tuple(each % ndim for each in axes)
+    if len(set(result)) != len(result):
+        raise ValueError(f"{name}: axis {axis} names the same axis twice")
+    return result
+
+
+class Reduction(Function):
+    """Shared by the reductions: which axes, and how a gradient gets them back."""
+
+    def start(self, x: Array, axis: Axis) -> None:
+        """Remember the input's shape and the axes."""
+        self.source = x.shape
+        self.axes = normalize_axes(type(self).__name__.lower(), axis, x.ndim)
+        self.kept = tuple(1 if i in self.axes else n for i, n in enumerate(x.shape))
+        self.count = 1
+        for i in self.axes:
+            self.count *= x.shape[i]
+
+    def spread(self, grad: Array) -> Array:
+        """Return `grad` with the reduced axes back, as a read-only view of the input's shape."""
+        return self.backend.xp.broadcast_to(grad.reshape(self.kept), self.source)
+
+
+class Sum(Reduction):
+    """The sum over axes."""
+
+    def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        """Return sum(x)."""
+        self.start(x, axis)
+        return x.sum(axis=self.axes, keepdims=keepdims)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy for every element that was added."""
+        return self.spread(grad)
+
+
+class Mean(Reduction):
+    """The mean over axes."""
+
+    def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        """Return mean(x); ValueError where there is nothing to average."""
+        self.start(x, axis)
+        if self.count == 0:
+            raise ValueError(f"mean: shape {x.shape} holds no element along axis {axis}")
+        return x.mean(axis=self.axes, keepdims=keepdims)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / n."""
+        return self.spread(grad / self.count)
+
+
+class Var(Reduction):
+    """The variance over axes."""
+
+    def forward(self, x: Array, *, axis: Axis, keepdims: bool, correction: float) -> Array:
+        """Return sum((x - mean)^2) / (n - correction)."""
+        self.start(x, axis)
+        self.divisor = self.count - correction
+        if self.divisor <= 0:
+            raise ValueError(
+                f"var: {self.count} elements along axis {axis} of shape {x.shape} with "
+                f"correction={correction}; expected more elements than the correction"
+            )
+        self.saved = (x,)
+        centered = x - x.mean(axis=self.axes, keepdims=True)
+        centered *= centered
+        total = centered.sum(axis=self.axes, keepdims=keepdims)
+        return total / self.divisor
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy 2 (x - mean) / (n - correction)."""
+        x = self.saved[0]
+        centered = x - x.mean(axis=self.axes, keepdims=True)
+        return centered * (self.spread(grad) * (2 / self.divisor))
+
+
+class _Extreme(Reduction):
+    method: str
+
+    def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        """Return the extreme element; ValueError where there is none."""
+        self.start(x, axis)
+        if self.count == 0:
+            raise ValueError(f"{self.method}: shape {x.shape} holds no element along axis {axis}")
+        y = getattr(x, self.method)(axis=self.axes, keepdims=True)
+        self.saved = (x, y)
+        return (
+            y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in self.axes])
+        )
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy for the extreme element, in equal parts where several are."""
+        x, y = self.saved
+        extreme = x == y
+        share = extreme.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
+        return extreme * (grad.reshape(self.kept) / share)
+
+
+class Max(_Extreme):
+    """The maximum over axes."""
+
+    method = "max"
+
+
+class Min(_Extreme):
+    """The minimum over axes."""
+
+    method = "min"
+
+
+class Cumsum(Function):
+    """The running sum along one axis."""
+
+    def forward(self, x: Array, *, axis: int) -> Array:
+        """Return y_i = x_0 + ... + x_i."""
+        (self.axis,) = normalize_axes("cumsum", axis, x.ndim)
+        return x.cumsum(axis=self.axis, dtype=x.dtype)
+
+    def backward(self, grad: Array) -> Any:
+        """Return dx_i = dy_i + ... + dy_n."""
+        xp = self.backend.xp
+        return xp.flip(xp.flip(grad, self.axis).cumsum(axis=self.axis), self.axis)

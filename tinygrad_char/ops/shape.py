@@ -1,0 +1,128 @@
+"""Operations that move elements without changing them, and the triangles."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kernels.array import Array
+from kernels.broadcast import unbroadcast
+from tinygrad_char.autograd import Function
+from tinygrad_char.ops.reduction import normalize_axes
+
+
+class Reshape(Function):
+    """The same elements in another shape; one length may be -1."""
+
+    is_view = True
+
+    def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
+        """Return x.reshape(shape)."""
+        self.source = x.shape
+        try:
+            return x.reshape(shape)
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"reshape: shape {x.shape} ({x.size} elements) does not fit into {shape}"
+            ) from None
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy in the input's shape."""
+        return grad.reshape(self.source)
+
+
+class Permute(Function):
+    """The axes in another order."""
+
+    is_view = True
+
+    def forward(self, x: Array, *, axes: Sequence[int]) -> Array:
+        """Return x with axis i taken from axis axes[i]."""
+        order = normalize_axes("permute", tuple(axes), x.ndim)
+        if len(order) != x.ndim:
+            raise ValueError(f"permute: axes {tuple(axes)} for a tensor of shape {x.shape}")
+        self.inverse = [0] * x.ndim
+        for position, axis in enumerate(order):
+            self.inverse[axis] = position
+        return x.transpose(order)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy with the axes put back."""
+        return grad.transpose(self.inverse)
+
+
+class BroadcastTo(Function):
+    """Axes of length 1 repeated, and new axes in front."""
+
+    is_view = True
+
+    def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
+        """Return broadcast_to(x, shape)."""
+        self.source = x.shape
+        try:
+            return self.backend.xp.broadcast_to(x, shape)
+        except ValueError:
+            raise ValueError(
+                f"broadcast_to: shape {x.shape} does not broadcast to {shape}"
+            ) from None
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy summed over the repetitions."""
+        return unbroadcast(grad, self.source)
+
+
+class Concatenate(Function):
+    """Several arrays one after the other along an existing axis."""
+
+    def forward(self, *arrays: Array, axis: int) -> Array:
+        """Return concatenate(arrays, axis)."""
+        shapes = [each.shape for each in arrays]
+        (self.axis,) = normalize_axes("cat", axis, arrays[0].ndim)
+        rest = {shape[: self.axis] + shape[self.axis + 1 :] for shape in shapes}
+        if len({len(shape) for shape in shapes}) > 1 or len(rest) > 1:
+            raise ValueError(f"cat: shapes {shapes} differ in another axis than {axis}")
+        self.lengths = [shape[self.axis] for shape in shapes]
+        return self.backend.xp.concatenate(arrays, axis=self.axis)
+
+    def backward(self, grad: Array) -> tuple[Array, ...]:
+        """Return the parts of dy."""
+        parts = []
+        start = 0
+        for length in self.lengths:
+            parts.append(grad[(slice(None),) * self.axis + (slice(start, start + length),)])
+            start += length
+        return tuple(parts)
+
+
+class Stack(Function):
+    """Several arrays of one shape along a new axis."""
+
+    def forward(self, *arrays: Array, axis: int) -> Array:
+        """Return stack(arrays, axis)."""
+        shapes = [each.shape for each in arrays]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"stack: expected equal shapes, got {shapes}")
+        (self.axis,) = normalize_axes("stack", axis, arrays[0].ndim + 1)
+        return self.backend.xp.stack(arrays, axis=self.axis)
+
+    def backward(self, grad: Array) -> tuple[Array, ...]:
+        """Return the slices of dy."""
+        return tuple(self.backend.xp.moveaxis(grad, self.axis, 0))
+
+
+class Triangle(Function):
+    """The lower or upper triangle of the last two axes, the rest zero."""
+
+    def forward(self, x: Array, *, lower: bool, diagonal: int) -> Array:
+        """Return tril(x, diagonal) or triu(x, diagonal)."""
+        if x.ndim < 2:
+            name = "tril" if lower else "triu"
+            raise ValueError(f"{name}: shape {x.shape} has fewer than two axes")
+        self.lower, self.diagonal = lower, diagonal
+        return self._cut(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return the same triangle of dy."""
+        return self._cut(grad)
+
+    def _cut(self, x: Array) -> Any:
+        xp = self.backend.xp
+        return xp.tril(x, self.diagonal) if self.lower else xp.triu(x, self.diagonal)

@@ -1,0 +1,109 @@
+"""Random numbers: one seed, and an independent stream for each use of it.
+
+A `Generator` holds four streams, so that, for example, another number of samples drawn during
+training changes neither the batches nor the initial weights. All state is plain integers and can
+be saved and restored.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from kernels.dropout import DropoutKey
+
+STREAMS = ("init", "batches", "dropout", "sampling")
+
+
+class Stream:
+    """One stream of random numbers (NumPy's PCG64DXSM), and the counter of its dropout keys."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        sequence = np.random.SeedSequence(seed, spawn_key=(number,))
+        self._bits = np.random.PCG64DXSM(sequence)
+        self._numpy = np.random.Generator(self._bits)
+        self._key = int(sequence.generate_state(1, np.uint64)[0])
+        self._calls = 0
+        self._lock = threading.Lock()
+
+    def uniform(self, low: float, high: float, shape: Any = None) -> np.ndarray:
+        """Return float32 numbers uniform in [low, high)."""
+        values = self._numpy.random(shape, dtype=np.float32)
+        return np.asarray(low + (high - low) * values, dtype=np.float32)
+
+    def normal(self, mean: float, std: float, shape: Any = None) -> np.ndarray:
+        """Return float32 numbers of the normal distribution."""
+        values = self._numpy.standard_normal(shape, dtype=np.float32)
+        return np.asarray(mean + std * values, dtype=np.float32)
+
+    def integers(self, low: int, high: int, size: Any = None) -> np.ndarray:
+        """Return int64 numbers uniform in [low, high)."""
+        return self._numpy.integers(low, high, size)
+
+    def multinomial(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return for each row of probabilities (N, V) one index, drawn with them.
+
+        The first index at which the running sum exceeds a uniform number times the total.
+        """
+        sums = np.cumsum(probabilities, axis=-1, dtype=np.float64)
+        threshold = self._numpy.random(len(sums)) * sums[:, -1]
+        return (sums <= threshold[:, None]).sum(axis=-1)
+
+    def dropout_key(self) -> DropoutKey:
+        """Return the key of the next dropout call's random bits."""
+        with self._lock:
+            self._calls += 1
+            return DropoutKey(self._key, self._calls)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state as plain integers and strings."""
+        return {"bits": self._bits.state, "key": self._key, "calls": self._calls}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the stream stood whose state this is."""
+        self._bits.state = state["bits"]
+        self._key, self._calls = state["key"], state["calls"]
+
+
+class Generator:
+    """Independent streams `init`, `batches`, `dropout` and `sampling` from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = check_seed(seed)
+        self.init, self.batches, self.dropout, self.sampling = (
+            Stream(seed, number) for number in range(len(STREAMS))
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the seed and the state of every stream, as plain integers and strings."""
+        return {"seed": self.seed, **{name: getattr(self, name).get_state() for name in STREAMS}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the generator stood whose state this is."""
+        missing = [name for name in ("seed", *STREAMS) if name not in state]
+        if missing:
+            raise ValueError(f"random state lacks {', '.join(missing)}")
+        self.seed = state["seed"]
+        for name in STREAMS:
+            getattr(self, name).set_state(state[name])
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed, or raise ValueError unless it is a whole number from 0 to 2^64 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed {seed!r}: expected a whole number from 0 to 2^64 - 1")
+    return int(seed)
+
+
+_default = Generator(0)
+
+
+def default_generator() -> Generator:
+    """Return the generator of layers that were given none."""
+    return _default
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generator afresh and return it."""
+    _default.set_state(Generator(seed).get_state())
+    return _default

@@ -1,0 +1,734 @@
+"""`Tensor`: an array that remembers how it was computed.
+
+Operators and methods follow NumPy's names and broadcasting; gradients follow PyTorch's rules.
+dtypes are kept: a float32 tensor and a float64 tensor do not mix, a Python number takes the
+tensor's dtype, and integers or booleans that meet a floating tensor take its dtype.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from kernels.array import Array
+from kernels.backend import Backend, DeviceError, backend_of, get_backend
+from tinygrad_char import autograd
+from tinygrad_char.autograd import Function, TensorBase, Version
+from tinygrad_char.coerce import (
+    DEFAULT_DTYPE,
+    floating,
+    from_python,
+    lengths,
+    operands,
+    raw_index,
+    tensor_like,
+)
+from tinygrad_char.ops import elementwise, indexing, neural, reduction, shape
+from tinygrad_char.ops.reduction import Axis, normalize_axes
+
+Number = bool | int | float
+
+
+class Tensor(TensorBase):
+    """An array on a device, with a gradient if `requires_grad`.
+
+    Parameters
+    ----------
+    data
+        A number, nested sequence, NumPy or CuPy array, or Tensor; it is copied. Arrays keep their
+        dtype; Python floats become float32, integers int64.
+    dtype
+        Another dtype, as NumPy names it: boolean, integer or floating.
+    device
+        "cpu" or "cuda"; None keeps an array where it is.
+    requires_grad
+        Whether operations on this tensor are recorded, so that `backward` fills `.grad`.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # `array + tensor` is left to Tensor.__radd__
+
+    def __init__(
+        self,
+        data: Any,
+        dtype: Any = None,
+        *,
+        device: str | None = None,
+        requires_grad: bool = False,
+    ) -> None:
+        if isinstance(data, TensorBase):
+            data = data.array
+        if hasattr(data, "__cuda_array_interface__") or isinstance(data, np.ndarray | np.generic):
+            array = backend_of(data).xp.array(data, dtype=dtype)
+        else:
+            array = from_python(data, dtype)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(
+                f"a tensor holds booleans, integers or floats, not {array.dtype} (from "
+                f"{type(data).__name__})"
+            )
+        backend = backend_of(array)
+        if device is not None and device != backend.name:
+            target = get_backend(device)
+            array = target.from_numpy(backend.to_numpy(array))
+            backend = target
+        self._fill(array, backend)
+        self.requires_grad_(requires_grad)
+
+    def _fill(self, array: Array, backend: Backend) -> None:
+        self.array = array
+        self.backend = backend
+        self.requires_grad = False
+        self.grad = None
+        self.grad_buffer = None
+        self.node = None
+        self.hooks = None
+        self.version = Version()
+
+    def _result(self, array: Array) -> Tensor:
+        """Return a new tensor around `array`, not copied, on this tensor's device."""
+        result = Tensor.__new__(Tensor)
+        backend = self.backend
+        if type(array) is not backend.array_type:
+            array = backend.xp.asarray(array)
+        result._fill(array, backend)
+        return result
+
+    # What it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.array.size
+
+    def numel(self) -> int:
+        """Return the number of elements."""
+        return self.array.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The elements' type, as NumPy's."""
+        return self.array.dtype
+
+    @property
+    def device(self) -> str:
+        """Where the array lives: "cpu" or "cuda"."""
+        return self.backend.name
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made this tensor."""
+        return self.node is None
+
+    def __len__(self) -> int:
+        if not self.array.shape:
+            raise TypeError("len() of a tensor without axes")
+        return self.array.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        text = np.array2string(self._host(), separator=", ", prefix="Tensor(", threshold=200)
+        extra = f", dtype={self.dtype}" if self.dtype not in (DEFAULT_DTYPE, np.int64, bool) else ""
+        if self.device != "cpu":
+            extra += f", device={self.device!r}"
+        if self.node is not None:
+            extra += f", made by {type(self.node).__name__.lower()}"
+        elif self.requires_grad:
+            extra += ", requires_grad=True"
+        return f"Tensor({text}{extra})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    # Values
+
+    def _host(self) -> np.ndarray:
+        return self.backend.to_numpy(self.array)
+
+    def numpy(self) -> np.ndarray:
+        """Return the values as a read-only NumPy array that shares memory on the CPU.
+
+        Read-only, because a change made there could not be seen by a pending backward; copy it
+        to change it.
+        """
+        if self.requires_grad:
+            raise RuntimeError(
+                "numpy() of a tensor that requires grad would leave the graph unseen: call "
+                ".detach().numpy()"
+            )
+        view = self._host().view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.device != "cpu":
+            raise TypeError("a tensor on 'cuda' does not turn into a NumPy array: call .to('cpu')")
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.requires_grad:
+            raise BufferError("a tensor that requires grad cannot be exported: call .detach()")
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def item(self) -> Number:
+        """Return the only element as a Python number; ValueError if there is not exactly one."""
+        if self.array.size != 1:
+            raise ValueError(f"item() of shape {self.shape}: expected exactly one element")
+        return self.array.item()
+
+    def tolist(self) -> Any:
+        """Return the values as nested Python lists."""
+        return self.array.tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"a {self.dtype} tensor cannot be used as an index")
+        return int(self.item())
+
+    # Gradients
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for a gradient, or no longer, and return self; TypeError unless floating."""
+        if requires_grad and self.array.dtype.kind != "f":
+            raise TypeError(
+                f"only floating tensors can require a gradient, this one is {self.dtype}"
+            )
+        if not requires_grad and self.node is not None:
+            raise RuntimeError("a computed tensor keeps its history: use .detach()")
+        self.requires_grad = requires_grad
+        return self
+
+    def backward(self, gradient: Any = None, *, retain_graph: bool = False) -> None:
+        """Add the gradient of this tensor to `.grad` of every leaf it was computed from.
+
+        Parameters
+        ----------
+        gradient
+            The cotangent, of this tensor's shape; may be left out for a single element (then 1).
+        retain_graph
+            Keep what the operations saved, so that backward can run again.
+
+        Raises
+        ------
+        RuntimeError
+            This tensor requires no gradient, holds several elements and no cotangent was given,
+            the graph was freed before, or a tensor that backward needs was changed in place.
+        """
+        autograd.backward([self], [self._cotangent(gradient)], retain_graph=retain_graph)
+
+    def _cotangent(self, gradient: Any) -> Array:
+        if not self.requires_grad:
+            raise RuntimeError(
+                f"backward from a tensor of shape {self.shape} that does not require grad: nothing "
+                "it was computed from does, or it was computed under no_grad()"
+            )
+        if gradient is None:
+            if self.array.size != 1:
+                raise RuntimeError(
+                    f"backward from shape {self.shape}: only a single element has an implied "
+                    "cotangent of 1; pass one of this shape, or reduce with .sum() or .mean()"
+                )
+            return self.backend.xp.ones_like(self.array)
+        if isinstance(gradient, TensorBase):
+            if gradient.backend is not self.backend:
+                raise DeviceError(f"cotangent on {gradient.backend} for a tensor on {self.backend}")
+            gradient = gradient.array
+        array = self.backend.xp.asarray(gradient, dtype=self.array.dtype)
+        if array.shape != self.array.shape:
+            raise ValueError(f"cotangent of shape {array.shape} for a tensor of shape {self.shape}")
+        return array
+
+    def zero_grad(self) -> None:
+        """Forget `.grad`."""
+        self.grad = None
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> HookHandle:
+        """Call `hook(gradient)` in each backward; what it returns, if not None, replaces it.
+
+        A leaf's hook sees the sum of all that reaches it. The handle's `remove()` ends it.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("register_hook on a tensor that does not require grad")
+        owner: Any = self if self.node is None else self.node
+        if owner.hooks is None:
+            owner.hooks = {}
+        return HookHandle(owner.hooks, hook)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of a computed tensor in `.grad`, as leaves do."""
+        if self.node is None:
+            return
+        reference = weakref.ref(self)
+
+        def keep(gradient: Tensor) -> None:
+            tensor = reference()
+            if tensor is not None:
+                kept = (
+                    gradient.array.copy()
+                    if tensor.grad is None
+                    else tensor.grad.array + gradient.array
+                )
+                tensor.grad = tensor._result(kept)
+
+        self.register_hook(keep)
+
+    def detach(self) -> Tensor:
+        """Return a tensor that shares the memory and not the history."""
+        result = self._result(self.array)
+        result.version = self.version
+        return result
+
+    @property
+    def data(self) -> Tensor:
+        """The values without history; assigning writes them in place (`p.data -= lr * p.grad`)."""
+        return self.detach()
+
+    @data.setter
+    def data(self, values: Any) -> None:
+        self.copy_(values)
+
+    # In-place changes: each is counted, so that a backward that needs the old values refuses
+
+    def copy_(self, values: Any) -> Tensor:
+        """Overwrite the values with others of the same shape, unrecorded, and return self."""
+        source = values if isinstance(values, TensorBase) else Tensor(values, device=self.device)
+        if source.array.shape != self.array.shape:
+            raise ValueError(f"copy_: values of shape {source.array.shape} into {self.shape}")
+        self._write(Ellipsis, source)
+        return self
+
+    def fill_(self, value: Number) -> Tensor:
+        """Set every element to `value`, unrecorded, and return self."""
+        self._write(Ellipsis, value)
+        return self
+
+    def zero_(self) -> Tensor:
+        """Set every element to 0, unrecorded, and return self."""
+        return self.fill_(0)
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        if self.requires_grad and autograd.is_grad_enabled():
+            raise RuntimeError(
+                "assignment into a tensor that requires grad is not recorded: use where or "
+                "masked_fill, or assign under no_grad()"
+            )
+        try:
+            self._write(raw_index(index), values)
+        except (ValueError, IndexError) as error:
+            raise type(error)(f"setitem on shape {self.shape}: {error}") from None
+
+    def _write(self, index: Any, values: Any) -> None:
+        if isinstance(values, TensorBase):
+            if values.backend is not self.backend:
+                raise DeviceError(f"values on {values.backend} into a tensor on {self.backend}")
+            values = values.array
+        self.array[index] = values
+        self.version.value += 1
+
+    # Where and what dtype
+
+    def to(self, target: Any) -> Tensor:
+        """Return this tensor on another device ("cpu", "cuda") or in another dtype."""
+        if not isinstance(target, str) or target not in ("cpu", "cuda"):
+            try:
+                dtype = np.dtype(target)
+            except TypeError:
+                raise DeviceError(
+                    f"to({target!r}): expected a device ('cpu', 'cuda') or a dtype"
+                ) from None
+            return self.astype(dtype)
+        if target == self.device:
+            return self
+        return Transfer.apply(self, target=get_backend(target))
+
+    def cpu(self) -> Tensor:
+        """Return this tensor on the CPU."""
+        return self.to("cpu")
+
+    def cuda(self) -> Tensor:
+        """Return this tensor on the GPU."""
+        return self.to("cuda")
+
+    def astype(self, dtype: Any) -> Tensor:
+        """Return this tensor in another dtype; differentiable between floating dtypes."""
+        dtype = np.dtype(dtype)
+        if dtype == self.dtype:
+            return self
+        if dtype.kind == "f" and self.dtype.kind == "f":
+            return elementwise.Cast.apply(self, dtype=dtype)
+        return self._result(self.array.astype(dtype))
+
+    def contiguous(self) -> Tensor:
+        """Return self, or a copy where the elements do not lie in order in memory."""
+        return self if self.array.flags.c_contiguous else self * 1
+
+    def clone(self) -> Tensor:
+        """Return a copy with history."""
+        return self + 0
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if self.node is not None:
+            raise RuntimeError("only leaves can be copied deeply: detach() first")
+        result = self._result(self.array.copy())
+        result.requires_grad = self.requires_grad
+        result.__class__ = self.__class__
+        memo[id(self)] = result
+        return result
+
+    # Arithmetic
+
+    def __add__(self, other: Any) -> Tensor:
+        return elementwise.Add.apply(*operands("add", self, other))
+
+    def __radd__(self, other: Any) -> Tensor:
+        return elementwise.Add.apply(*operands("add", other, self))
+
+    def __sub__(self, other: Any) -> Tensor:
+        return elementwise.Subtract.apply(*operands("subtract", self, other))
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return elementwise.Subtract.apply(*operands("subtract", other, self))
+
+    def __mul__(self, other: Any) -> Tensor:
+        return elementwise.Multiply.apply(*operands("multiply", self, other))
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return elementwise.Multiply.apply(*operands("multiply", other, self))
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return elementwise.Divide.apply(*operands("divide", self, other, quotient=True))
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return elementwise.Divide.apply(*operands("divide", other, self, quotient=True))
+
+    def __pow__(self, other: Any) -> Tensor:
+        return elementwise.Power.apply(*operands("power", self, other))
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.Power.apply(*operands("power", other, self))
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return neural.MatMul.apply(*operands("matmul", self, tensor_like(other, self)))
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return neural.MatMul.apply(*operands("matmul", tensor_like(other, self), self))
+
+    def __neg__(self) -> Tensor:
+        return elementwise.Negate.apply(self)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return elementwise.Absolute.apply(self)
+
+    def matmul(self, other: Any) -> Tensor:
+        """Return self @ other."""
+        return self @ other
+
+    def exp(self) -> Tensor:
+        """Return e to the power of each element."""
+        return elementwise.Exp.apply(floating(self))
+
+    def log(self) -> Tensor:
+        """Return the natural logarithm of each element."""
+        return elementwise.Log.apply(floating(self))
+
+    def sqrt(self) -> Tensor:
+        """Return the square root of each element."""
+        return elementwise.Sqrt.apply(floating(self))
+
+    def tanh(self) -> Tensor:
+        """Return the hyperbolic tangent of each element."""
+        return elementwise.Tanh.apply(floating(self))
+
+    def sigmoid(self) -> Tensor:
+        """Return 1 / (1 + exp(-x)) of each element."""
+        return elementwise.Sigmoid.apply(floating(self))
+
+    def relu(self) -> Tensor:
+        """Return max(x, 0) of each element."""
+        return neural.Relu.apply(self)
+
+    def gelu(self, approximate: str = "none") -> Tensor:
+        """Return x Phi(x) of each element, exactly ("none") or by the "tanh" approximation."""
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"gelu: approximate={approximate!r}, expected 'none' or 'tanh'")
+        return neural.Gelu.apply(floating(self), approximate=approximate)
+
+    def abs(self) -> Tensor:
+        """Return the absolute value of each element."""
+        return abs(self)
+
+    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
+        """Return each element limited to [low, high]; None leaves a side open."""
+        return elementwise.Clip.apply(self, low=low, high=high)
+
+    clamp = clip
+
+    def maximum(self, other: Any) -> Tensor:
+        """Return the larger of each pair of elements; equal ones share the gradient."""
+        return elementwise.Maximum.apply(*operands("maximum", self, other))
+
+    def minimum(self, other: Any) -> Tensor:
+        """Return the smaller of each pair of elements; equal ones share the gradient."""
+        return elementwise.Minimum.apply(*operands("minimum", self, other))
+
+    def masked_fill(self, mask: Any, value: Number) -> Tensor:
+        """Return a copy with `value` wherever the boolean `mask` (broadcast) is True."""
+        mask = tensor_like(mask, self)
+        if mask.dtype != bool:
+            raise TypeError(f"masked_fill: mask is {mask.dtype}, expected booleans")
+        return elementwise.Where.apply(mask, value, self)
+
+    # Comparisons: boolean tensors without history
+
+    def _compare(self, other: Any, name: str) -> Tensor:
+        a, b = operands(name, self, other)
+        left, right = (getattr(each, "array", each) for each in (a, b))
+        try:
+            return self._result(getattr(self.backend.xp, name)(left, right))
+        except ValueError:
+            raise elementwise.broadcast_error(name, left, right) from None
+
+    def __eq__(self, other: Any) -> Any:
+        return self._compare(other, "equal")
+
+    def __ne__(self, other: Any) -> Any:
+        return self._compare(other, "not_equal")
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self._compare(other, "less")
+
+    def __le__(self, other: Any) -> Tensor:
+        return self._compare(other, "less_equal")
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self._compare(other, "greater")
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self._compare(other, "greater_equal")
+
+    __hash__ = object.__hash__
+
+    def _logical(self, other: Any, name: str) -> Tensor:
+        other = tensor_like(other, self)
+        if self.dtype.kind == "f" or other.dtype.kind == "f":
+            raise TypeError(
+                f"{name}: {self.dtype} and {other.dtype}; expected booleans or integers"
+            )
+        return self._result(getattr(self.backend.xp, name)(self.array, other.array))
+
+    def __and__(self, other: Any) -> Tensor:
+        return self._logical(other, "bitwise_and")
+
+    def __or__(self, other: Any) -> Tensor:
+        return self._logical(other, "bitwise_or")
+
+    def __invert__(self) -> Tensor:
+        return self._result(~self.array)
+
+    # Reductions
+
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the sum over `axis`."""
+        return reduction.Sum.apply(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the mean over `axis`."""
+        return reduction.Mean.apply(floating(self), axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
+        """Return the variance over `axis`, divided by n - correction.
+
+        The default correction is NumPy's, 0; PyTorch's is 1.
+        """
+        return reduction.Var.apply(
+            floating(self), axis=axis, keepdims=keepdims, correction=correction
+        )
+
+    def std(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
+        """Return the square root of `var`."""
+        return self.var(axis, keepdims, correction).sqrt()
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the maximum over `axis`; equal ones share the gradient."""
+        return reduction.Max.apply(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the minimum over `axis`; equal ones share the gradient."""
+        return reduction.Min.apply(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None) -> Tensor:
+        """Return the index of the first maximum along `axis`, or of the flattened tensor."""
+        return self._result(self.array.argmax(axis=axis))
+
+    def argmin(self, axis: int | None = None) -> Tensor:
+        """Return the index of the first minimum along `axis`, or of the flattened tensor."""
+        return self._result(self.array.argmin(axis=axis))
+
+    def all(self, axis: Axis = None) -> Tensor:
+        """Return whether every element is true, over `axis`."""
+        return self._result(self.array.all(axis=axis))
+
+    def any(self, axis: Axis = None) -> Tensor:
+        """Return whether any element is true, over `axis`."""
+        return self._result(self.array.any(axis=axis))
+
+    def cumsum(self, axis: int) -> Tensor:
+        """Return the running sum along `axis`."""
+        return reduction.Cumsum.apply(self, axis=axis)
+
+    def softmax(self, axis: int = -1) -> Tensor:
+        """Return exp(x) / sum(exp(x)) along `axis`."""
+        return neural.Softmax.apply(
+            floating(self), None, axis=normalize_axes("softmax", axis, self.ndim)[0]
+        )
+
+    def log_softmax(self, axis: int = -1) -> Tensor:
+        """Return the logarithm of the softmax along `axis`."""
+        return neural.LogSoftmax.apply(
+            floating(self), axis=normalize_axes("log_softmax", axis, self.ndim)[0]
+        )
+
+    # Shapes
+
+    def reshape(self, *new: Any) -> Tensor:
+        """Return the same elements in another shape; one length may be -1."""
+        return shape.Reshape.apply(self, shape=lengths(new))
+
+    view = reshape
+
+    def flatten(self, start: int = 0) -> Tensor:
+        """Return the axes from `start` on as one."""
+        (start,) = normalize_axes("flatten", start, max(self.ndim, 1))
+        return self.reshape(*self.shape[:start], -1 if self.size else 0)
+
+    def permute(self, *axes: Any) -> Tensor:
+        """Return the axes in another order: axis i of the result is axis axes[i]."""
+        return shape.Permute.apply(self, axes=lengths(axes))
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """Return all axes reversed, the two named ones swapped (PyTorch), or reordered (NumPy)."""
+        order = lengths(axes)
+        if len(order) == 2 and self.ndim != 2:
+            return self.swapaxes(*order)
+        return self.permute(*(order or range(self.ndim)[::-1]))
+
+    def swapaxes(self, first: int, second: int) -> Tensor:
+        """Return two axes swapped."""
+        a, b = (normalize_axes("swapaxes", i, self.ndim)[0] for i in (first, second))
+        order = list(range(self.ndim))
+        order[a], order[b] = order[b], order[a]
+        return self.permute(*order)
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802 (NumPy's and PyTorch's name)
+        """All axes reversed."""
+        return self.transpose()
+
+    @property
+    def mT(self) -> Tensor:  # noqa: N802
+        """The last two axes swapped."""
+        return self.swapaxes(-1, -2)
+
+    def broadcast_to(self, *new: Any) -> Tensor:
+        """Return a view in which axes of length 1 and new leading axes are repeated."""
+        return shape.BroadcastTo.apply(self, shape=lengths(new))
+
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Return the tensor without its axes of length 1, or without `axis` (length 1)."""
+        if axis is None:
+            return self.reshape([n for n in self.shape if n != 1])
+        axes = normalize_axes("squeeze", axis, self.ndim)
+        wrong = [i for i in axes if self.shape[i] != 1]
+        if wrong:
+            raise ValueError(f"squeeze: axis {wrong[0]} of shape {self.shape} is not 1 long")
+        return self.reshape([n for i, n in enumerate(self.shape) if i not in axes])
+
+    def unsqueeze(self, axis: int) -> Tensor:
+        """Return the tensor with a new axis of length 1 at `axis`."""
+        (axis,) = normalize_axes("unsqueeze", axis, self.ndim + 1)
+        return self.reshape(*self.shape[:axis], 1, *self.shape[axis:])
+
+    def split(self, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+        """Return consecutive parts along `axis`, of one size (the last may be less) or of several."""
+        (axis,) = normalize_axes("split", axis, self.ndim)
+        total = self.shape[axis]
+        if isinstance(sizes, int):
+            if sizes < 1:
+                raise ValueError(f"split: size {sizes}, expected at least 1")
+            sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
+        if sum(sizes) != total or min(sizes, default=0) < 0:
+            raise ValueError(
+                f"split: sizes {list(sizes)} do not add up to {total}, axis {axis} of shape "
+                f"{self.shape}"
+            )
+        ends = list(itertools.accumulate(sizes, initial=0))
+        before = (slice(None),) * axis
+        return [self[(*before, slice(a, b))] for a, b in itertools.pairwise(ends)]
+
+    def tril(self, diagonal: int = 0) -> Tensor:
+        """Return the lower triangle of the last two axes, the rest zero."""
+        return shape.Triangle.apply(self, lower=True, diagonal=diagonal)
+
+    def triu(self, diagonal: int = 0) -> Tensor:
+        """Return the upper triangle of the last two axes, the rest zero."""
+        return shape.Triangle.apply(self, lower=False, diagonal=diagonal)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return indexing.GetItem.apply(self, index=raw_index(index))
+
+
+class HookHandle:
+    """A registered hook, which `remove()` ends."""
+
+    def __init__(self, hooks: dict[int, Callable], hook: Callable) -> None:
+        self._hooks = hooks
+        hooks[id(self)] = hook
+
+    def remove(self) -> None:
+        """End the hook; calling it twice does no harm."""
+        self._hooks.pop(id(self), None)
+
+
+class Transfer(Function):
+    """The same values on another device."""
+
+    def forward(self, x: Array, *, target: Backend) -> Array:
+        """Return x in the target's memory."""
+        self.source = self.backend
+        self.target = target
+        return target.from_numpy(self.source.to_numpy(x))
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy in the source's memory."""
+        return self.source.from_numpy(self.target.to_numpy(grad))
