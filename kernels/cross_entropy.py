@@ -22,10 +22,12 @@ def forward(
     counted = targets != ignore_index
     safe = xp.where(counted, targets, 0)
     check_indices(safe, logits.shape[1], "cross_entropy: target")
-    peak = logits.max(axis=1, keepdims=True)
-    logsumexp = (xp.log(xp.exp(logits - peak).sum(axis=1, keepdims=True)) + peak)[:, 0]
-    losses = logsumexp - logits[xp.arange(len(targets)), safe]
+    peak = logits.max(axis=1)
+    log_total = xp.log(xp.exp(logits - peak[:, None]).sum(axis=1))
+    # log_total + (peak - logit) keeps the digits that logsumexp - logit loses to a large peak
+    losses = log_total + (peak - logits[xp.arange(len(targets)), safe])
     losses[~counted] = 0
+    logsumexp = log_total + peak
     if reduction == "none":
         return losses, logsumexp
     total = losses.sum()

@@ -3,14 +3,15 @@
 from kernels.array import Array, namespace
 
 ONE_HOT_ROWS = 1024
-"""Tables up to this many rows get their gradient by a one-hot product, larger ones by sorting."""
+"""Tables up to this many rows get their gradient by a one-hot product, larger ones row by row."""
 
 
 def check_indices(idx: Array, rows: int, what: str) -> None:
     """Raise IndexError that names the first index outside [0, rows)."""
     outside = (idx < 0) | (idx >= rows)
     if bool(outside.any()):
-        position = tuple(int(axis[0]) for axis in outside.nonzero())
+        first = int(outside.reshape(-1).argmax())
+        position = tuple(map(int, namespace(idx).unravel_index(first, idx.shape)))
         raise IndexError(
             f"{what} at position {position} is {int(idx[position])}, "
             f"expected an integer from 0 to {rows - 1}"
@@ -36,7 +37,7 @@ def backward(grad: Array, idx: Array, rows: int) -> Array:
     """
     xp = namespace(grad)
     idx = idx.reshape(-1)
-    grad = grad.reshape(idx.size, -1)  # (N, C)
+    grad = grad.reshape(idx.size, grad.shape[-1])  # (N, C)
     if rows <= ONE_HOT_ROWS:
         one_hot = xp.zeros((rows, idx.size), dtype=grad.dtype)
         one_hot[idx, xp.arange(idx.size)] = 1

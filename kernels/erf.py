@@ -47,6 +47,8 @@ def erf(x: Array) -> Array:
     beyond: erfc(x) = exp(-x^2) / x * (1 / sqrt(pi) - R(1 / x^2) / x^2).
     """
     xp = namespace(x)
+    if x.dtype.itemsize < 4:  # sixteen bits do not hold the polynomials' values
+        return erf(x.astype("float32")).astype(x.dtype)
     size = abs(x)
     result = xp.empty_like(x)
     near, far = size <= SMALL, size > MIDDLE

@@ -1,5 +1,7 @@
 """Linear layer: y = x W^T + b, with PyTorch's weight layout (out_features, in_features)."""
 
+import math
+
 from kernels.array import Array
 
 
@@ -8,7 +10,7 @@ def forward(x: Array, weight: Array, bias: Array | None) -> Array:
 
     All leading axes of x become rows of one matrix product. Backward needs x and weight.
     """
-    y = x.reshape(-1, x.shape[-1]) @ weight.T  # (N, O)
+    y = _rows(x) @ weight.T  # (N, O)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -21,10 +23,14 @@ def backward(
 
     dx = dy W,  dW = dy^T x,  db = sum over rows of dy.
     """
-    rows = grad.reshape(-1, grad.shape[-1])  # (N, O)
+    rows = _rows(grad)  # (N, O)
     need_x, need_weight, need_bias = needs
     return (
         (rows @ weight).reshape(x.shape) if need_x else None,
-        rows.T @ x.reshape(-1, x.shape[-1]) if need_weight else None,
+        rows.T @ _rows(x) if need_weight else None,
         rows.sum(axis=0) if need_bias else None,
     )
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -37,7 +37,7 @@ class RunFolder:
     last, best
         Checkpoint of the latest step, and of the lowest validation loss.
     metrics
-        JSON Lines, one record each evaluation.
+        JSON Lines, one record for each evaluation, sample, and some of the steps.
     config
         JSON: how the run was started.
     loss_picture
@@ -222,22 +222,17 @@ class RunFolder:
         """
         return [record for _, record in self._lines()]
 
-    def truncate_metrics(self, step: int) -> None:
-        """Keep the records up to and including `step`, as on resuming from a checkpoint of `step`.
+    def truncate_metrics(self, records: int) -> None:
+        """Keep the first `records` records, as on resuming from a checkpoint that counted them.
 
         Raises
         ------
         RunError
-            A line is broken or has no "step", or the file cannot be written; it is unchanged.
+            A line is broken, or the file cannot be written; it is unchanged.
         """
         if not self.metrics.exists():
             return
-        kept = []
-        for number, (line, record) in enumerate(self._lines(), start=1):
-            if not isinstance(record.get("step"), int):
-                raise self._broken_line(number, 'a record with a whole number "step"', line)
-            if record["step"] <= step:
-                kept.append(line + b"\n")
+        kept = [line + b"\n" for line, _ in self._lines()][:records]
         with _reporting("write", self.metrics):
             write_atomically(self.metrics, b"".join(kept))
 

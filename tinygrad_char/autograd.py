@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from kernels.array import Array
 from kernels.backend import Backend, DeviceError
 
@@ -63,7 +65,7 @@ class TensorBase:
     array: Array
     backend: Backend
     grad: Any
-    grad_buffer: Array | None
+    grad_buffer: Any  # the Tensor that becomes `grad`, where an optimizer has given one
     hooks: dict[int, Callable] | None
     node: Function | None
     requires_grad: bool
@@ -125,6 +127,11 @@ class Function:
             else:
                 arrays.append(each)
                 needs.append(False)
+        if first is None:
+            raise TypeError(
+                f"{cls.__name__.lower()}: expected at least one tensor, got "
+                f"{[type(each).__name__ for each in inputs]}"
+            )
         node.backend = first.backend
         state = _state
         record = state.recording and any(needs)
@@ -133,7 +140,7 @@ class Function:
         if state.checking:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
-        if node.is_view:
+        if node.is_view and _shares_memory(node.backend, result.array, first.array):
             result.version = first.version
         if record:
             node._link(inputs, result)
@@ -147,16 +154,20 @@ class Function:
         )
         self.shape, self.dtype = result.array.shape, result.array.dtype
         if self.saved:
-            owners = {_owner(value) for value in self.saved}
             self.versions = tuple(
                 (each.version, each.version.value)
                 for each in (*inputs, result)
-                if isinstance(each, TensorBase) and _owner(each.array) in owners
+                if isinstance(each, TensorBase) and self._saves(each.array)
             )
         result.node = self
         result.requires_grad = True
 
-    def _gradients(self, grad: Array, keep: bool) -> Iterator[tuple[Edge, Array]]:
+    def _saves(self, array: Array) -> bool:
+        return any(value is array for value in self.saved) or any(
+            _shares_memory(self.backend, value, array) for value in self.saved
+        )
+
+    def _gradients(self, grad: Array, keep: bool) -> list[tuple[Edge, Array]]:
         """Run backward, check what it returns, and pair it with the inputs' edges."""
         name = type(self).__name__
         edges = self.edges
@@ -175,26 +186,44 @@ class Function:
         grads = self.backward(grad)
         if not isinstance(grads, tuple):
             grads = (grads,)
+        if len(grads) != len(edges):
+            raise RuntimeError(
+                f"backward of {name} returned {len(grads)} gradient(s) for {len(edges)} input(s); "
+                "expected a tuple with one for each, None where an input needs none"
+            )
+        results = [
+            (edge, each) for edge, need, each in zip(edges, self.needs, grads, strict=True) if need
+        ]
+        for edge, each in results:
+            _check_gradient(name, edge, each)
         if _state.checking:
-            _check_finite(name, "backward", grads, (grad, *self.saved))
+            _check_finite(name, "backward", [each for _, each in results], (grad, *self.saved))
         if not keep:
             self.saved, self.edges = (), None
-        for edge, need, each in zip(edges, self.needs, grads, strict=True):
-            if need:
-                _check_gradient(name, edge, each)
-                yield edge, each
+        return results
 
 
-def _owner(value: Any) -> int:
-    """Return the identity of the memory behind an array, the same for all views of it."""
+def _shares_memory(backend: Backend, value: Any, array: Array) -> bool:
+    """Return whether a change of `array` may be seen in `value`, which need not be an array.
+
+    The owner is compared first, which is cheaper; many parameters may share one owner, the
+    optimizer's buffer, without sharing elements.
+    """
+    return _owner(value) is _owner(array) and bool(backend.xp.may_share_memory(value, array))
+
+
+def _owner(value: Any) -> Any:
     base = getattr(value, "base", None)
-    return id(value) if base is None else id(base)
+    while base is not None:
+        value, base = base, getattr(base, "base", None)
+    return value
 
 
-def _check_gradient(name: str, edge: Edge, grad: Array) -> None:
+def _check_gradient(name: str, edge: Edge, grad: Any) -> None:
     expected = edge if isinstance(edge, Function) else edge.array
-    if grad is None or grad.shape != expected.shape or grad.dtype != expected.dtype:
-        got = "None" if grad is None else f"{grad.dtype} of shape {grad.shape}"
+    is_array = isinstance(grad, edge.backend.array_type | np.generic)
+    if not is_array or grad.shape != expected.shape or grad.dtype != expected.dtype:
+        got = f"{grad.dtype} of shape {grad.shape}" if is_array else type(grad).__name__
         raise RuntimeError(
             f"backward of {name} returned {got} for an input that is {expected.dtype} of shape "
             f"{expected.shape}"
@@ -203,7 +232,7 @@ def _check_gradient(name: str, edge: Edge, grad: Array) -> None:
 
 def _check_finite(name: str, stage: str, results: Sequence[Any], inputs: Sequence[Any]) -> None:
     for result in results:
-        if result is None or result.dtype.kind != "f" or bool((abs(result) < float("inf")).all()):
+        if result.dtype.kind != "f" or bool((abs(result) < float("inf")).all()):
             continue
         ranges = ", ".join(
             _describe_range(each) for each in inputs if hasattr(each, "dtype") and each.size
@@ -293,8 +322,8 @@ def grad(
     outputs, inputs
         A tensor or a sequence of tensors. Inputs may be leaves or results of operations.
     grad_outputs
-        The cotangents: None (ones; then every output must hold one element), or one array,
-        tensor or None for each output.
+        The cotangents: None (ones; then every output must hold one element), an array or tensor
+        for a single output, or a list or tuple with one, or None, for each output.
     retain_graph
         Keep what the operations saved, so that the graph can be walked again.
     allow_unused
@@ -304,11 +333,20 @@ def grad(
     ------
     RuntimeError
         An output needs no gradient, or an input is not reached.
+    ValueError
+        There are not as many cotangents as outputs.
     """
     outputs = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
     inputs = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, TensorBase):
-        grad_outputs = [grad_outputs] * len(outputs)
+    if grad_outputs is None:
+        grad_outputs = [None] * len(outputs)
+    elif not isinstance(grad_outputs, list | tuple):
+        grad_outputs = [grad_outputs]
+    if len(grad_outputs) != len(outputs):
+        raise ValueError(
+            f"grad: {len(grad_outputs)} cotangent(s) for {len(outputs)} output(s); pass a list "
+            "with one for each"
+        )
     cotangents = [
         output._cotangent(each) for output, each in zip(outputs, grad_outputs, strict=True)
     ]
@@ -321,6 +359,9 @@ def grad(
             found[id(leaf)] = grad if before is None else before + grad
 
     _walk(outputs, cotangents, at_leaf, found, retain_graph, wanted)
+    for key in found:
+        if wanted[key].node is None:
+            found[key] = _run_hooks(wanted[key].hooks, found[key], wanted[key])
     results: list[Any] = []
     for position, each in enumerate(inputs):
         array = found.get(id(each.node or each))
@@ -329,8 +370,6 @@ def grad(
                 f"grad: no output depends on input {position} (shape {each.shape}, requires_grad="
                 f"{each.requires_grad}); pass allow_unused=True to get None for it"
             )
-        if array is not None and each.node is None:
-            array = _run_hooks(each.hooks, array, each)
         results.append(None if array is None else each._result(array.copy()))
     return results
 
@@ -343,7 +382,13 @@ def _walk(
     keep: bool,
     wanted: dict[int, Any] | None = None,
 ) -> None:
-    """Visit every operation that a gradient reaches, newest first, which is topological order."""
+    """Visit every operation that a gradient reaches, newest first, which is topological order.
+
+    With `wanted` the walk ends where nothing that is wanted can follow, so that what lies before
+    the inputs of `grad` is neither computed nor freed.
+    """
+    orders = [-1 if each.node is None else each.node.order for each in (wanted or {}).values()]
+    oldest = min(orders, default=-1)
     pending: dict[Function, Array] = {}
     owned: set[Function] = set()  # sums made here, which may be added to in place
     heap: list[tuple[int, Function]] = []
@@ -362,7 +407,7 @@ def _walk(
 
     for output, each in zip(outputs, grads, strict=True):
         receive(output.node or output, each)
-    while heap:
+    while heap and heap[0][0] <= -oldest:
         node = heapq.heappop(heap)[1]
         total = pending.pop(node)
         owned.discard(node)
@@ -370,6 +415,8 @@ def _walk(
             total = _run_hooks(node.hooks, total, outputs[0])
         if wanted and id(node) in wanted:
             found[id(node)] = total
+        if node.order == oldest:
+            break
         for edge, each in node._gradients(total, keep):
             receive(edge, each)
 
@@ -378,23 +425,31 @@ def _accumulate(leaf: Tensor, grad: Array) -> None:
     with _accumulating:
         if leaf.grad is not None:
             leaf.grad.array[...] += grad
+            leaf.grad.version.value += 1
         elif leaf.grad_buffer is not None:
-            leaf.grad_buffer[...] = grad
-            leaf.grad = leaf._result(leaf.grad_buffer)
+            leaf.grad = leaf.grad_buffer
+            leaf.grad.array[...] = grad
+            leaf.grad.version.value += 1
         else:
             leaf.grad = leaf._result(leaf.backend.xp.array(grad))
 
 
 def _run_hooks(hooks: dict[int, Callable] | None, grad: Array, like: Tensor) -> Array:
-    for hook in list((hooks or {}).values()):
-        replacement = hook(like._result(grad))
+    if not hooks:
+        return grad
+    # A copy, since the array may be on its way to other inputs too and a hook may write into it.
+    gradient = like._result(grad.copy())
+    for hook in list(hooks.values()):
+        replacement = hook(gradient)
         if replacement is None:
             continue
-        array = getattr(replacement, "array", replacement)
+        if not isinstance(replacement, TensorBase):
+            replacement = like._result(replacement)
+        array = replacement.array
         if array.shape != grad.shape or array.dtype != grad.dtype:
             raise RuntimeError(
                 f"hook returned {array.dtype} of shape {array.shape} for a gradient that is "
                 f"{grad.dtype} of shape {grad.shape}"
             )
-        grad = array
-    return grad
+        gradient = replacement
+    return gradient.array

@@ -284,7 +284,7 @@ def _publish(path: Path, pieces: Sequence[bytes | memoryview], size: int) -> Non
     """Write `pieces` beside `path`, wait until they are on disk, and rename."""
     # A link stays a link: the file that it points to is replaced.
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.tmp"
     former = False
     try:
         former = target.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,14 +15,20 @@ DEFAULT_DTYPE = np.dtype(np.float32)
 
 
 def from_python(data: Any, dtype: Any) -> np.ndarray:
-    """Return numbers in nested sequences as an array: floats become float32, integers int64."""
-    if isinstance(data, Sequence) and not isinstance(data, str):
+    """Return numbers in nested sequences as an array: floats become float32, integers int64.
+
+    Arrays of other libraries keep their dtype.
+    """
+    is_array = hasattr(data, "__array__")
+    if hasattr(data, "__dlpack__"):
+        data = np.from_dlpack(data)
+    elif isinstance(data, Sequence) and not isinstance(data, str):
         data = _plain(data)
     try:
         array = np.array(data, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"tensor from a nested sequence: {error}") from None
-    if dtype is None and array.dtype == np.float64:
+    if dtype is None and array.dtype == np.float64 and not is_array:
         array = array.astype(DEFAULT_DTYPE)
     return array
 
@@ -38,23 +45,41 @@ def _plain(data: Sequence) -> list:
     ]
 
 
-def tensor_like(value: Any, like: Any) -> Any:
-    """Return `value` as a tensor on the device of `like`; a number takes its dtype."""
+def tensor_like(name: str, value: Any, like: Any) -> Any:
+    """Return `value` as a tensor on the device of `like`; an int or float takes its dtype."""
     if isinstance(value, TensorBase):
         return value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool | int | float):
-        dtype = like.array.dtype if like.array.dtype.kind == "f" else None
-        return like._result(like.backend.xp.asarray(from_python(value, dtype)))
-    if isinstance(value, like.backend.array_type):
-        return like._result(value)
-    if not isinstance(value, list | tuple | np.ndarray):
+        weak = like.array.dtype.kind == "f" and not isinstance(value, bool)
+        array = from_python(value, like.array.dtype if weak else None)
+    elif isinstance(value, like.backend.array_type):
+        array = value
+    elif isinstance(value, list | tuple | np.ndarray):
+        array = value if isinstance(value, np.ndarray) else from_python(value, None)
+    else:
         raise TypeError(
-            f"expected a tensor, a number, an array or a nested list, got {type(value).__name__}"
+            f"{name}: expected a tensor, a number, an array or a nested list, got "
+            f"{type(value).__name__}"
         )
-    array = value if isinstance(value, np.ndarray) else from_python(value, None)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected booleans, integers or floats, got {array.dtype}")
     return like._result(like.backend.xp.asarray(array))
+
+
+def boolean_mask(name: str, mask: Any, x: Any) -> Any:
+    """Return `mask` as a tensor of booleans that broadcasts to `x`, or raise an error."""
+    mask = tensor_like(name, mask, x)
+    if mask.dtype != bool:
+        raise TypeError(f"{name}: mask is {mask.dtype}, expected booleans")
+    try:
+        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: mask {mask.shape} does not broadcast to x {x.shape}")
+    return mask
 
 
 def floating(tensor: Any) -> Any:
@@ -71,7 +96,7 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
         Two different floating dtypes: nothing is converted silently.
     """
     like = a if isinstance(a, TensorBase) else b
-    a, b = _number_or_tensor(a, like), _number_or_tensor(b, like)
+    a, b = _number_or_tensor(name, a, like), _number_or_tensor(name, b, like)
     dtype_a, dtype_b = _dtype(a), _dtype(b)
     if dtype_a is not None and dtype_a == dtype_b and (dtype_a.kind == "f" or not quotient):
         return a, b
@@ -92,10 +117,10 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
     return (floating(a), floating(b)) if quotient else (a, b)
 
 
-def _number_or_tensor(value: Any, like: Any) -> Any:
-    if isinstance(value, TensorBase | int | float) and not isinstance(value, np.generic):
-        return value
-    return value.item() if isinstance(value, np.generic) else tensor_like(value, like)
+def _number_or_tensor(name: str, value: Any, like: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, TensorBase | int | float) else tensor_like(name, value, like)
 
 
 def _dtype(operand: Any) -> np.dtype | None:
@@ -109,7 +134,7 @@ def raw_index(index: Any) -> Any:
     if isinstance(index, TensorBase):
         if index.array.dtype.kind == "f":
             raise IndexError(
-                f"a {index.array.dtype} tensor is no index: expected integers, booleans"
+                f"index: a tensor of {index.array.dtype}, expected integers or booleans"
             )
         return index.array.copy()
     if isinstance(index, np.ndarray):
@@ -123,4 +148,4 @@ def lengths(arguments: Sequence[Any]) -> tuple[int, ...]:
     """Return (2, 3) for both f(2, 3) and f((2, 3))."""
     if len(arguments) == 1 and isinstance(arguments[0], Sequence | np.ndarray | range):
         arguments = tuple(arguments[0])
-    return tuple(int(each) for each in arguments)
+    return tuple(operator.index(each) for each in arguments)

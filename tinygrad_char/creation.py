@@ -31,6 +31,10 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def from_dlpack(source: Any) -> Tensor:
     """Return a tensor that shares memory with an array that speaks DLPack (PyTorch, JAX, CuPy)."""
+    if not hasattr(source, "__dlpack_device__"):
+        raise TypeError(
+            f"from_dlpack: expected an array that speaks DLPack, got {type(source).__name__}"
+        )
     on_cpu = source.__dlpack_device__()[0] == 1
     return _share(get_backend("cpu" if on_cpu else "cuda").xp.from_dlpack(source))
 
@@ -68,5 +72,6 @@ def ones_like(like: Tensor) -> Tensor:
 def arange(*bounds: float, dtype: Any = None, **options: Any) -> Tensor:
     """Return start, start + step, ... up to and without stop; integers give int64."""
     if dtype is None:
-        dtype = np.int64 if all(isinstance(each, int) for each in bounds) else DEFAULT_DTYPE
+        whole = all(isinstance(each, int | np.integer) for each in bounds)
+        dtype = np.int64 if whole else DEFAULT_DTYPE
     return Tensor(np.arange(*bounds, dtype=dtype), **options)

@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from kernels.dropout import DropoutKey
 from tinygrad_char.autograd import TensorBase
-from tinygrad_char.coerce import floating, operands, tensor_like
+from tinygrad_char.coerce import boolean_mask, floating, operands, tensor_like
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.tensor import Tensor
@@ -19,11 +17,11 @@ REDUCTIONS = ("mean", "sum", "none")
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """Return `a` where the boolean condition holds, else `b`, with broadcasting."""
     like = _first("where", a, b, condition)
-    condition = tensor_like(condition, like)
+    condition = tensor_like("where", condition, like)
     if condition.dtype != bool:
         raise TypeError(f"where: condition is {condition.dtype}, expected booleans")
     if not isinstance(a, TensorBase) and not isinstance(b, TensorBase):
-        a = tensor_like(a, like)
+        a = tensor_like("where", a, like)
     return elementwise.Where.apply(condition, *operands("where", a, b))
 
 
@@ -78,15 +76,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Any = None) -> Tensor:
             )
         mask = x._result(x.backend.softmax.causal_mask(x.backend.xp, *x.shape[-2:]))
     elif mask is not None:
-        mask = tensor_like(mask, x)
-        if mask.dtype != bool:
-            raise TypeError(f"softmax: mask is {mask.dtype}, expected booleans")
-        try:
-            fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"softmax: mask {mask.shape} does not broadcast to x {x.shape}")
+        mask = boolean_mask("softmax", mask, x)
     return neural.Softmax.apply(x, mask, axis=axis)
 
 
@@ -106,6 +96,7 @@ def layer_norm(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis."""
+    x = floating(x)
     _same_dtype("layer_norm", [each for each in (x, weight, bias) if each is not None])
     return neural.LayerNorm.apply(x, weight, bias, eps=eps)
 
@@ -125,6 +116,7 @@ def cross_entropy(
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"cross_entropy: reduction={reduction!r}, expected one of {REDUCTIONS}")
+    logits = floating(logits)
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits without axes; expected (..., classes)")
     targets = _integers("cross_entropy", "targets", targets, logits)
@@ -157,8 +149,10 @@ def attention(
     With `causal`, query i sees keys j <= i + S - T: the queries are the last T positions. The
     default scale is 1 / sqrt(D). Dropout above 0 needs a key, from `random.Stream.dropout_key`.
     """
-    _same_dtype("attention", [q, k, v])
-    return neural.Attention.apply(q, k, v, **_attention_options(q.shape[-1], locals()))
+    q, k, v = _same_dtype("attention", [floating(each) for each in (q, k, v)])
+    size = q.shape[-1] if q.ndim else 0
+    options = _attention_options(size, causal, scale, dropout, key)
+    return neural.Attention.apply(q, k, v, **options)
 
 
 def self_attention(
@@ -174,14 +168,17 @@ def self_attention(
 
     The last axis of qkv holds the queries of all heads, then the keys, then the values.
     """
-    size = qkv.shape[-1] // (3 * heads)
-    return neural.SelfAttention.apply(qkv, heads=heads, **_attention_options(size, locals()))
+    if heads < 1:
+        raise ValueError(f"self_attention: heads={heads}, expected at least 1")
+    size = qkv.shape[-1] // (3 * heads) if qkv.ndim else 0
+    options = _attention_options(size, causal, scale, dropout, key)
+    return neural.SelfAttention.apply(floating(qkv), heads=heads, **options)
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     """Return x with each element set to 0 with probability p, and the rest times 1 / (1 - p)."""
     check_probability("dropout", p)
-    return x if p == 0 else neural.Dropout.apply(x, p=p, key=key)
+    return x if p == 0 else neural.Dropout.apply(floating(x), p=p, key=key)
 
 
 def check_probability(name: str, p: float) -> None:
@@ -190,16 +187,15 @@ def check_probability(name: str, p: float) -> None:
         raise ValueError(f"{name}: probability {p}, expected a number from 0 to 1")
 
 
-def _attention_options(size: int, given: dict[str, Any]) -> dict[str, Any]:
-    check_probability("attention dropout", given["dropout"])
-    if given["dropout"] > 0 and given["key"] is None:
-        raise ValueError(f"attention: dropout={given['dropout']} needs a key for its random bits")
-    return {
-        "causal": given["causal"],
-        "scale": size**-0.5 if given["scale"] is None else given["scale"],
-        "dropout": given["dropout"],
-        "key": given["key"],
-    }
+def _attention_options(
+    size: int, causal: bool, scale: float | None, dropout: float, key: DropoutKey | None
+) -> dict[str, Any]:
+    check_probability("attention dropout", dropout)
+    if dropout > 0 and key is None:
+        raise ValueError(f"attention: dropout={dropout} needs a key for its random bits")
+    if scale is None:
+        scale = max(size, 1) ** -0.5
+    return {"causal": causal, "scale": scale, "dropout": dropout, "key": key}
 
 
 def _first(name: str, *values: Any) -> Any:
@@ -212,8 +208,12 @@ def _first(name: str, *values: Any) -> Any:
 
 
 def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+    tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
+    for each in tensors:
+        if not isinstance(each, TensorBase):
+            raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
     dtypes = {str(each.dtype) for each in tensors}
     if len(dtypes) > 1:
         raise TypeError(f"{name}: dtypes {', '.join(sorted(dtypes))}; expected one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,9 +97,14 @@ def gradcheck(
     def value() -> float:
         with no_grad():
             results = _outputs(fn, tensors)
-        return sum(float((w * r.numpy()).sum()) for w, r in zip(cotangents, results, strict=True))
+        return sum(
+            float((w * r.detach().numpy()).sum()) for w, r in zip(cotangents, results, strict=True)
+        )
 
-    if value() != value():
+    first = value()
+    if not math.isfinite(first):
+        raise GradcheckError(f"gradcheck: the function's result is not finite ({first})")
+    if first != value():
         raise GradcheckError("gradcheck: the function gives another result each time it is called")
     worst = GradcheckReport(checked[0], (), 0.0, 0.0, 0.0)
     for i, gradient in zip(checked, gradients, strict=True):
@@ -113,9 +119,11 @@ def gradcheck(
             numerical = (above - below) / (2 * eps)
             ours = 0.0 if gradient is None else float(gradient.array[index])
             ratio = abs(ours - numerical) / (atol + rtol * abs(numerical))
-            if not ratio <= worst.ratio:  # a NaN is the worst of all
+            if math.isnan(ratio):
+                ratio = math.inf
+            if ratio > worst.ratio:
                 worst = GradcheckReport(i, index, ours, numerical, ratio)
-    if not worst.ratio <= 1:
+    if worst.ratio > 1:
         raise GradcheckError(f"gradcheck: {worst}")
     return worst
 

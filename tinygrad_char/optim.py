@@ -6,6 +6,7 @@ gradients into another, group after group; so a step is one pass over memory.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ Schedule = Callable[[int], float]
 class Group:
     """Parameters that share hyperparameters: a range of the flat buffer."""
 
-    options: dict[str, float]
+    options: dict[str, Any]
     first: int  # position of the first parameter
     last: int  # one past the last
 
@@ -42,6 +43,8 @@ class Optimizer:
     ------
     ValueError
         No parameter, one given twice, an unknown option, or a hyperparameter out of range.
+    TypeError
+        Something else than tensors, or dicts with "params", was given.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -51,9 +54,7 @@ class Optimizer:
         self, parameters: Iterable[Tensor] | Iterable[Mapping[str, Any]], **options: Any
     ) -> None:
         entries: list[Any] = list(parameters)
-        if not entries:
-            raise ValueError(f"{type(self).__name__}: no parameters to optimize")
-        if isinstance(entries[0], Tensor):
+        if not all(isinstance(each, Mapping) and "params" in each for each in entries):
             entries = [{"params": entries}]
         self.parameters: list[Tensor] = []
         self.groups: list[Group] = []
@@ -69,26 +70,35 @@ class Optimizer:
             self.check(group.options)
             if members:
                 self.groups.append(group)
+        if not self.parameters:
+            raise ValueError(f"{type(self).__name__}: no parameters to optimize")
         self.step_count = 0
+        self.updates = np.zeros(len(self.parameters), np.int64)
         self._flatten()
 
     def check(self, options: dict[str, Any]) -> None:
         """Raise ValueError that names a hyperparameter out of range."""
         name = type(self).__name__
         for option in ("lr", "weight_decay", "eps"):
-            value = options.get(option, 0.0)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name}: {option}={value}, expected a finite number >= 0")
-        for value in (*options.get("betas", ()), options.get("momentum", 0.0)):
+            _check_number(name, option, options.get(option, 0.0))
+        betas = options.get("betas", (0.0, 0.0))
+        if len(betas) != 2:
+            raise ValueError(f"{name}: betas={betas}, expected two numbers")
+        momentum = options.get("momentum", 0.0)
+        for option, value in (("betas", betas[0]), ("betas", betas[1]), ("momentum", momentum)):
             if not 0 <= value < 1:
-                raise ValueError(f"{name}: betas and momentum must be in [0, 1), got {value}")
+                raise ValueError(f"{name}: {option} has {value}, expected a number in [0, 1)")
+        if options.get("nesterov") and momentum == 0:
+            raise ValueError(f"{name}: nesterov=True needs a momentum above 0")
 
     def _flatten(self) -> None:
         name = type(self).__name__
         first = self.parameters[0]
-        if len({id(each) for each in self.parameters}) != len(self.parameters):
-            raise ValueError(f"{name}: a parameter was given twice")
         for position, each in enumerate(self.parameters):
+            if not isinstance(each, Tensor):
+                raise TypeError(
+                    f"{name}: expected tensors, or dicts with 'params', got {type(each).__name__}"
+                )
             if not each.is_leaf or not each.requires_grad:
                 raise ValueError(f"{name}: tensor {position} {each.shape} is no trainable leaf")
             if each.dtype != first.dtype or each.backend is not first.backend:
@@ -96,6 +106,8 @@ class Optimizer:
                     f"{name}: parameters of {first.dtype} on {first.device} and {each.dtype} on "
                     f"{each.device}; expected one dtype and device"
                 )
+        if len({id(each) for each in self.parameters}) != len(self.parameters):
+            raise ValueError(f"{name}: a parameter was given twice")
         xp = first.backend.xp
         self.offsets = np.cumsum([0] + [each.size for each in self.parameters]).tolist()
         self.flat: Array = xp.empty(self.offsets[-1], dtype=first.dtype)
@@ -108,10 +120,9 @@ class Optimizer:
             view[...] = each.array
             each.array = view
             each.version.value += 1
-            each.grad_buffer = self.flat_grad[part].reshape(each.shape)
+            each.grad_buffer = each._result(self.flat_grad[part].reshape(each.shape))
             if each.grad is not None:
-                each.grad_buffer[...] = each.grad.array
-                each.grad = each._result(each.grad_buffer)
+                each.grad = each.grad_buffer.copy_(each.grad)
             self._views.append((view, each.grad_buffer))
 
     def zero_grad(self) -> None:
@@ -130,33 +141,34 @@ class Optimizer:
                     "optimizer's buffer (moved to a device, converted, or given to another "
                     "optimizer); make the optimizer afterwards, and one for each parameter"
                 )
-            if each.grad is not None and each.grad.array is not buffer:
+            if each.grad is not None and each.grad is not buffer:
                 if each.grad.shape != each.shape or each.grad.dtype != each.dtype:
                     raise ValueError(
                         f"{type(self).__name__}: gradient {each.grad.shape} {each.grad.dtype} for "
                         f"parameter {position} {each.shape} {each.dtype}"
                     )
-                buffer[...] = each.grad.array
-                each.grad = each._result(buffer)
+                each.grad = buffer.copy_(each.grad)
 
-    def _spans(self, group: Group) -> Iterator[slice]:
-        """Yield the longest ranges of the flat buffer whose parameters all have a gradient."""
-        start = None
-        for position in range(group.first, group.last):
-            if self.parameters[position].grad is not None:
-                start = self.offsets[position] if start is None else start
-            elif start is not None:
-                yield slice(start, self.offsets[position])
-                start = None
-        if start is not None:
-            yield slice(start, self.offsets[group.last])
+    def _spans(self, group: Group) -> Iterator[tuple[slice, int]]:
+        """Yield the longest ranges of the flat buffer whose parameters all have a gradient.
+
+        With each, the number of updates that its parameters, all of them, have had.
+        """
+        members = range(group.first, group.last)
+        for count, run in itertools.groupby(members, self._updates_of):
+            if count is not None:
+                positions = list(run)
+                yield slice(self.offsets[positions[0]], self.offsets[positions[-1] + 1]), count
+
+    def _updates_of(self, position: int) -> int | None:
+        return None if self.parameters[position].grad is None else int(self.updates[position])
 
     def grad_norm(self) -> float:
         """Return the Euclidean norm of all gradients together."""
         self._collect()
         total = 0.0
         for group in self.groups:
-            for span in self._spans(group):
+            for span, _ in self._spans(group):
                 total += sum(float(part @ part) for part in _chunks(self.flat_grad[span]))
         return math.sqrt(total)
 
@@ -165,52 +177,84 @@ class Optimizer:
 
         With `max_norm`, the gradients are first scaled to have together at most this norm, and
         the norm before that is returned. A norm that is not finite updates nothing.
+
+        Raises
+        ------
+        ValueError
+            `max_norm` is not above 0, or a gradient does not fit its parameter.
+        RuntimeError
+            A parameter has left the flat buffer.
         """
         norm = None
         scale = 1.0
         if max_norm is None:
             self._collect()
         else:
+            _check_max_norm(type(self).__name__, max_norm)
             norm = self.grad_norm()
             if not math.isfinite(norm):
                 return norm
             scale = min(1.0, max_norm / (norm + 1e-6))
         self.step_count += 1
         for group in self.groups:
-            for span in self._spans(group):
-                self.update(span, group.options, scale)
-        for each in self.parameters:
-            each.version.value += 1
+            for span, count in self._spans(group):
+                self.update(span, count + 1, group.options, scale)
+        for position, each in enumerate(self.parameters):
+            if each.grad is not None:
+                self.updates[position] += 1
+                each.version.value += 1
         return norm
 
-    def update(self, span: slice, options: dict[str, Any], scale: float) -> None:
-        """Update a range of the flat buffer, with its gradients times `scale`."""
+    def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
+        """Do update number `step` of a range of the flat buffer, its gradients times `scale`."""
         raise NotImplementedError(f"{type(self).__name__} defines no update")
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of every group."""
+        _check_number(type(self).__name__, "lr", lr)
         for group in self.groups:
             group.options["lr"] = lr
-            self.check(group.options)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step count and the flat state buffers (shared, not copied)."""
+        """Return the number of steps, and as arrays (shared, not copied) the rest of the state.
+
+        These are the number of updates of each parameter and the flat buffers of `slots`.
+        """
         backend = self.parameters[0].backend
         return {
             "step": self.step_count,
+            "updates": self.updates,
             **{slot: backend.to_numpy(array) for slot, array in self.state.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy a state in; ValueError that names what is missing or of another shape."""
+        """Copy a state in; ValueError that names what is missing or different, nothing changed."""
+        name = type(self).__name__
         backend = self.parameters[0].backend
+        own = {"updates": self.updates, **self.state}
+        if "step" not in state:
+            raise ValueError(f"{name}: the state lacks 'step'")
+        for key, array in own.items():
+            given = state.get(key)
+            if given is None or given.shape != array.shape or given.dtype != array.dtype:
+                got = "nothing" if given is None else f"{given.dtype} {given.shape}"
+                raise ValueError(
+                    f"{name}: state {key!r} is {got}, expected {array.dtype} {array.shape}"
+                )
         for slot, array in self.state.items():
-            if slot not in state or state[slot].shape != array.shape:
-                got = state[slot].shape if slot in state else "nothing"
-                raise ValueError(f"optimizer state {slot!r}: got {got}, expected {array.shape}")
-        for slot, array in self.state.items():
-            array[...] = backend.from_numpy(np.asarray(state[slot]))
+            array[...] = backend.from_numpy(state[slot])
+        self.updates[...] = state["updates"]
         self.step_count = int(state["step"])
+
+
+def _check_number(name: str, option: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: {option}={value}, expected a finite number >= 0")
+
+
+def _check_max_norm(name: str, max_norm: float) -> None:
+    if not max_norm > 0:
+        raise ValueError(f"{name}: max_norm={max_norm}, expected a number above 0")
 
 
 def _chunks(array: Array, size: int = 1 << 16) -> Iterator[Array]:
@@ -235,13 +279,13 @@ class SGD(Optimizer):
             parameters, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
         )
 
-    def update(self, span: slice, options: dict[str, Any], scale: float) -> None:
+    def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""
         self.parameters[0].backend.sgd.update(
             self.flat[span],
             self.flat_grad[span],
             self.state["velocity"][span] if options["momentum"] else None,
-            step=self.step_count,
+            step=step,
             grad_scale=scale,
             **options,
         )
@@ -263,14 +307,14 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def update(self, span: slice, options: dict[str, Any], scale: float) -> None:
+    def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""
         self.parameters[0].backend.adamw.update(
             self.flat[span],
             self.flat_grad[span],
             self.state["exp_avg"][span],
             self.state["exp_avg_sq"][span],
-            step=self.step_count,
+            step=step,
             decoupled=self.decoupled,
             grad_scale=scale,
             **options,
@@ -306,19 +350,27 @@ def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale the gradients in place to have together at most `max_norm`; return the norm before.
 
-    Optimizers do the same in `step(max_norm=...)` without a pass of its own.
+    Optimizers do the same in `step(max_norm=...)` without a pass of its own. Gradients whose norm
+    is not finite are left as they are.
+
+    Raises
+    ------
+    ValueError
+        `max_norm` is not above 0.
     """
-    grads = [each.grad.array for each in parameters if each.grad is not None]
-    norm = math.sqrt(sum(float((g * g).sum()) for g in grads))
+    _check_max_norm("clip_grad_norm_", max_norm)
+    grads = [each.grad for each in parameters if each.grad is not None]
+    norm = math.sqrt(sum(float((g.array * g.array).sum()) for g in grads))
     scale = max_norm / (norm + 1e-6)
-    if scale < 1:
+    if math.isfinite(norm) and scale < 1:
         for g in grads:
-            g *= g.dtype.type(scale)
+            g.copy_(g * scale)
     return norm
 
 
 def constant(lr: float) -> Schedule:
-    """Return the schedule that gives `lr` at every step."""
+    """Return the schedule that gives `lr` at every step; ValueError if it cannot be one."""
+    _check_number("constant", "lr", lr)
     return lambda step: lr
 
 
@@ -326,8 +378,15 @@ def warmup_cosine(lr: float, warmup: int, total: int, floor: float) -> Schedule:
     """Return a schedule: linear warm-up, then a cosine down to `floor` (arXiv:1608.03983).
 
     Steps count from 0. Step i < warmup gives lr (i + 1) / (warmup + 1); then
-    floor + (lr - floor) (1 + cos(pi (i - warmup) / (total - warmup))) / 2; after `total`, floor.
+    floor + (lr - floor) (1 + cos(pi (i - warmup) / (total - warmup))) / 2; from `total` on, floor.
+
+    Raises
+    ------
+    ValueError
+        A rate or a number of steps is negative or not finite.
     """
+    for option, value in (("lr", lr), ("warmup", warmup), ("total", total), ("floor", floor)):
+        _check_number("warmup_cosine", option, value)
 
     def schedule(step: int) -> float:
         if step < warmup:

@@ -6,7 +6,7 @@ be saved and restored.
 """
 
 import threading
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,10 +16,13 @@ STREAMS = ("init", "batches", "dropout", "sampling")
 
 
 class Stream:
-    """One stream of random numbers (NumPy's PCG64DXSM), and the counter of its dropout keys."""
+    """One stream of random numbers (NumPy's PCG64DXSM), and the counter of its dropout keys.
 
-    def __init__(self, seed: int, number: int) -> None:
-        sequence = np.random.SeedSequence(seed, spawn_key=(number,))
+    Streams of one seed with different keys are independent.
+    """
+
+    def __init__(self, seed: int, *key: int) -> None:
+        sequence = np.random.SeedSequence(seed, spawn_key=key)
         self._bits = np.random.PCG64DXSM(sequence)
         self._numpy = np.random.Generator(self._bits)
         self._key = int(sequence.generate_state(1, np.uint64)[0])
@@ -43,9 +46,25 @@ class Stream:
     def multinomial(self, probabilities: np.ndarray) -> np.ndarray:
         """Return for each row of probabilities (N, V) one index, drawn with them.
 
-        The first index at which the running sum exceeds a uniform number times the total.
+        The first index at which the running sum exceeds a uniform number times the total. Rows
+        need not add up to 1.
+
+        Raises
+        ------
+        ValueError
+            Not two axes, or a row with a negative number, without a positive or a finite total.
         """
+        if probabilities.ndim != 2:
+            raise ValueError(f"multinomial: shape {probabilities.shape}, expected (rows, classes)")
         sums = np.cumsum(probabilities, axis=-1, dtype=np.float64)
+        valid = (probabilities >= 0).all(axis=-1) & np.isfinite(sums).all(axis=-1)
+        valid &= (probabilities > 0).any(axis=-1)
+        if not valid.all():
+            row = int(np.argmin(valid))
+            raise ValueError(
+                f"multinomial: row {row} is {probabilities[row]}, expected finite numbers of at "
+                "least 0, not all of them 0"
+            )
         threshold = self._numpy.random(len(sums)) * sums[:, -1]
         return (sums <= threshold[:, None]).sum(axis=-1)
 
@@ -66,13 +85,19 @@ class Stream:
 
 
 class Generator:
-    """Independent streams `init`, `batches`, `dropout` and `sampling` from one seed."""
+    """Independent streams `init`, `batches`, `dropout` and `sampling` from one seed.
+
+    Copies of a module draw from the generator of the original: `copy.deepcopy` returns it itself.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = check_seed(seed)
         self.init, self.batches, self.dropout, self.sampling = (
             Stream(seed, number) for number in range(len(STREAMS))
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def get_state(self) -> dict[str, Any]:
         """Return the seed and the state of every stream, as plain integers and strings."""
@@ -93,6 +118,11 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
         raise ValueError(f"seed {seed!r}: expected a whole number from 0 to 2^64 - 1")
     return int(seed)
+
+
+def sampling_streams(seed: int, count: int) -> list[Stream]:
+    """Return one stream for each of several texts, so that none depends on how many there are."""
+    return [Stream(check_seed(seed), STREAMS.index("sampling"), text) for text in range(count)]
 
 
 _default = Generator(0)

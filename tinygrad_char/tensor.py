@@ -8,6 +8,7 @@ tensor's dtype, and integers or booleans that meet a floating tensor take its dt
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from kernels.array import Array
-from kernels.backend import Backend, DeviceError, backend_of, get_backend
+from kernels.backend import DEVICES, Backend, DeviceError, backend_of, get_backend
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, Version
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
+    boolean_mask,
     floating,
     from_python,
     lengths,
@@ -94,6 +96,7 @@ class Tensor(TensorBase):
         result = Tensor.__new__(Tensor)
         backend = self.backend
         if type(array) is not backend.array_type:
+            backend = backend_of(array)
             array = backend.xp.asarray(array)
         result._fill(array, backend)
         return result
@@ -335,10 +338,13 @@ class Tensor(TensorBase):
         return self.fill_(0)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        if self.requires_grad and autograd.is_grad_enabled():
+        wants_grad = self.requires_grad or (
+            isinstance(values, TensorBase) and values.requires_grad
+        )
+        if wants_grad and autograd.is_grad_enabled():
             raise RuntimeError(
-                "assignment into a tensor that requires grad is not recorded: use where or "
-                "masked_fill, or assign under no_grad()"
+                "setitem: an assignment into or from a tensor that requires grad is not recorded: "
+                "use where, masked_fill, cat or stack, or assign under no_grad()"
             )
         try:
             self._write(raw_index(index), values)
@@ -346,6 +352,12 @@ class Tensor(TensorBase):
             raise type(error)(f"setitem on shape {self.shape}: {error}") from None
 
     def _write(self, index: Any, values: Any) -> None:
+        if self.node is not None and autograd.is_grad_enabled():
+            raise RuntimeError(
+                f"in-place change of a tensor of shape {self.shape} made by "
+                f"{type(self.node).__name__.lower()}: its history would no longer be true; change "
+                ".detach() or a copy, or do it under no_grad()"
+            )
         if isinstance(values, TensorBase):
             if values.backend is not self.backend:
                 raise DeviceError(f"values on {values.backend} into a tensor on {self.backend}")
@@ -357,17 +369,17 @@ class Tensor(TensorBase):
 
     def to(self, target: Any) -> Tensor:
         """Return this tensor on another device ("cpu", "cuda") or in another dtype."""
-        if not isinstance(target, str) or target not in ("cpu", "cuda"):
-            try:
-                dtype = np.dtype(target)
-            except TypeError:
-                raise DeviceError(
-                    f"to({target!r}): expected a device ('cpu', 'cuda') or a dtype"
-                ) from None
-            return self.astype(dtype)
         if target == self.device:
             return self
-        return Transfer.apply(self, target=get_backend(target))
+        if isinstance(target, str) and target in DEVICES:
+            return Transfer.apply(self, target=get_backend(target))
+        try:
+            if target is None:
+                raise TypeError  # which NumPy reads as float64
+            dtype = np.dtype(target)
+        except TypeError:
+            raise DeviceError(f"to({target!r}): expected a device {DEVICES} or a dtype") from None
+        return self.astype(dtype)
 
     def cpu(self) -> Tensor:
         """Return this tensor on the CPU."""
@@ -382,17 +394,19 @@ class Tensor(TensorBase):
         dtype = np.dtype(dtype)
         if dtype == self.dtype:
             return self
+        if dtype.kind not in "fiub":
+            raise TypeError(f"astype({str(dtype)!r}): a tensor holds booleans, integers or floats")
         if dtype.kind == "f" and self.dtype.kind == "f":
             return elementwise.Cast.apply(self, dtype=dtype)
         return self._result(self.array.astype(dtype))
 
     def contiguous(self) -> Tensor:
         """Return self, or a copy where the elements do not lie in order in memory."""
-        return self if self.array.flags.c_contiguous else self * 1
+        return self if self.array.flags.c_contiguous else self.clone()
 
     def clone(self) -> Tensor:
         """Return a copy with history."""
-        return self + 0
+        return shape.Copy.apply(self)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self.node is not None:
@@ -436,10 +450,10 @@ class Tensor(TensorBase):
         return elementwise.Power.apply(*operands("power", other, self))
 
     def __matmul__(self, other: Any) -> Tensor:
-        return neural.MatMul.apply(*operands("matmul", self, tensor_like(other, self)))
+        return neural.MatMul.apply(*operands("matmul", self, tensor_like("matmul", other, self)))
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return neural.MatMul.apply(*operands("matmul", tensor_like(other, self), self))
+        return neural.MatMul.apply(*operands("matmul", tensor_like("matmul", other, self), self))
 
     def __neg__(self) -> Tensor:
         return elementwise.Negate.apply(self)
@@ -490,7 +504,11 @@ class Tensor(TensorBase):
 
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         """Return each element limited to [low, high]; None leaves a side open."""
-        return elementwise.Clip.apply(self, low=low, high=high)
+        limits = [each.item() if isinstance(each, np.generic) else each for each in (low, high)]
+        if not all(each is None or isinstance(each, int | float) for each in limits):
+            raise TypeError(f"clip: limits {low!r} and {high!r}, expected numbers or None")
+        x = floating(self) if any(isinstance(each, float) for each in limits) else self
+        return elementwise.Clip.apply(x, low=limits[0], high=limits[1])
 
     clamp = clip
 
@@ -504,10 +522,8 @@ class Tensor(TensorBase):
 
     def masked_fill(self, mask: Any, value: Number) -> Tensor:
         """Return a copy with `value` wherever the boolean `mask` (broadcast) is True."""
-        mask = tensor_like(mask, self)
-        if mask.dtype != bool:
-            raise TypeError(f"masked_fill: mask is {mask.dtype}, expected booleans")
-        return elementwise.Where.apply(mask, value, self)
+        mask = boolean_mask("masked_fill", mask, self)
+        return elementwise.Where.apply(mask, *operands("masked_fill", value, self))
 
     # Comparisons: boolean tensors without history
 
@@ -540,12 +556,15 @@ class Tensor(TensorBase):
     __hash__ = object.__hash__
 
     def _logical(self, other: Any, name: str) -> Tensor:
-        other = tensor_like(other, self)
+        other = tensor_like(name, other, self)
         if self.dtype.kind == "f" or other.dtype.kind == "f":
             raise TypeError(
                 f"{name}: {self.dtype} and {other.dtype}; expected booleans or integers"
             )
-        return self._result(getattr(self.backend.xp, name)(self.array, other.array))
+        try:
+            return self._result(getattr(self.backend.xp, name)(self.array, other.array))
+        except ValueError:
+            raise elementwise.broadcast_error(name, self, other) from None
 
     def __and__(self, other: Any) -> Tensor:
         return self._logical(other, "bitwise_and")
@@ -553,7 +572,14 @@ class Tensor(TensorBase):
     def __or__(self, other: Any) -> Tensor:
         return self._logical(other, "bitwise_or")
 
+    def __xor__(self, other: Any) -> Tensor:
+        return self._logical(other, "bitwise_xor")
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
     def __invert__(self) -> Tensor:
+        if self.dtype.kind == "f":
+            raise TypeError(f"invert: {self.dtype}, expected booleans or integers")
         return self._result(~self.array)
 
     # Reductions
@@ -576,8 +602,10 @@ class Tensor(TensorBase):
         )
 
     def std(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
-        """Return the square root of `var`."""
-        return self.var(axis, keepdims, correction).sqrt()
+        """Return the square root of `var`; where that is 0, so is the gradient."""
+        return reduction.Std.apply(
+            floating(self), axis=axis, keepdims=keepdims, correction=correction
+        )
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return the maximum over `axis`; equal ones share the gradient."""
@@ -589,19 +617,26 @@ class Tensor(TensorBase):
 
     def argmax(self, axis: int | None = None) -> Tensor:
         """Return the index of the first maximum along `axis`, or of the flattened tensor."""
-        return self._result(self.array.argmax(axis=axis))
+        return self._result(self.array.argmax(axis=self._search_axis("argmax", axis)))
 
     def argmin(self, axis: int | None = None) -> Tensor:
         """Return the index of the first minimum along `axis`, or of the flattened tensor."""
-        return self._result(self.array.argmin(axis=axis))
+        return self._result(self.array.argmin(axis=self._search_axis("argmin", axis)))
+
+    def _search_axis(self, name: str, axis: int | None) -> int | None:
+        if axis is not None:
+            (axis,) = normalize_axes(name, axis, self.ndim)
+        if (self.size if axis is None else self.shape[axis]) == 0:
+            raise ValueError(f"{name}: shape {self.shape} holds no element along axis {axis}")
+        return axis
 
     def all(self, axis: Axis = None) -> Tensor:
         """Return whether every element is true, over `axis`."""
-        return self._result(self.array.all(axis=axis))
+        return self._result(self.array.all(axis=normalize_axes("all", axis, self.ndim)))
 
     def any(self, axis: Axis = None) -> Tensor:
         """Return whether any element is true, over `axis`."""
-        return self._result(self.array.any(axis=axis))
+        return self._result(self.array.any(axis=normalize_axes("any", axis, self.ndim)))
 
     def cumsum(self, axis: int) -> Tensor:
         """Return the running sum along `axis`."""
@@ -630,18 +665,20 @@ class Tensor(TensorBase):
     def flatten(self, start: int = 0) -> Tensor:
         """Return the axes from `start` on as one."""
         (start,) = normalize_axes("flatten", start, max(self.ndim, 1))
-        return self.reshape(*self.shape[:start], -1 if self.size else 0)
+        return self.reshape(*self.shape[:start], math.prod(self.shape[start:]))
 
     def permute(self, *axes: Any) -> Tensor:
         """Return the axes in another order: axis i of the result is axis axes[i]."""
         return shape.Permute.apply(self, axes=lengths(axes))
 
     def transpose(self, *axes: Any) -> Tensor:
-        """Return all axes reversed, the two named ones swapped (PyTorch), or reordered (NumPy)."""
-        order = lengths(axes)
-        if len(order) == 2 and self.ndim != 2:
-            return self.swapaxes(*order)
-        return self.permute(*(order or range(self.ndim)[::-1]))
+        """Return all axes reversed, two of them swapped, or all of them in another order.
+
+        t.transpose(a, b) swaps as PyTorch does; t.transpose((a, b)) and longer ones are NumPy's.
+        """
+        if len(axes) == 2:
+            return self.swapaxes(*axes)
+        return self.permute(*(axes or range(self.ndim)[::-1]))
 
     def swapaxes(self, first: int, second: int) -> Tensor:
         """Return two axes swapped."""
@@ -680,13 +717,13 @@ class Tensor(TensorBase):
         return self.reshape(*self.shape[:axis], 1, *self.shape[axis:])
 
     def split(self, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-        """Return consecutive parts along `axis`, of one size (the last may be less) or of several."""
+        """Return consecutive parts along `axis`: of one size (the last may be less), or several."""
         (axis,) = normalize_axes("split", axis, self.ndim)
         total = self.shape[axis]
-        if isinstance(sizes, int):
+        if isinstance(sizes, int | np.integer):
             if sizes < 1:
                 raise ValueError(f"split: size {sizes}, expected at least 1")
-            sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
+            sizes = [min(sizes, total - start) for start in range(0, max(total, 1), sizes)]
         if sum(sizes) != total or min(sizes, default=0) < 0:
             raise ValueError(
                 f"split: sizes {list(sizes)} do not add up to {total}, axis {axis} of shape "
@@ -708,16 +745,20 @@ class Tensor(TensorBase):
         return indexing.GetItem.apply(self, index=raw_index(index))
 
 
+_hook_numbers = itertools.count()
+
+
 class HookHandle:
     """A registered hook, which `remove()` ends."""
 
     def __init__(self, hooks: dict[int, Callable], hook: Callable) -> None:
         self._hooks = hooks
-        hooks[id(self)] = hook
+        self._number = next(_hook_numbers)  # an id could be taken again once a handle is forgotten
+        hooks[self._number] = hook
 
     def remove(self) -> None:
         """End the hook; calling it twice does no harm."""
-        self._hooks.pop(id(self), None)
+        self._hooks.pop(self._number, None)
 
 
 class Transfer(Function):

@@ -397,7 +397,7 @@ def test_link_stays_a_link(tmp_path):
 
 def test_folder_or_device_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):
+    for path in (tmp_path, Path("/"), tmp_path / "pipe"):
         with pytest.raises(CheckpointError, match="not a regular file"):
             save(path, {}, {})
     assert (tmp_path / "pipe").is_fifo()
@@ -442,11 +442,32 @@ def test_appended_bytes_are_refused(scratch, small):
     assert "altered" in refused(scratch / "longer.safetensors", small.read_bytes() + b"\0")
 
 
-def test_swapped_tensor_names_are_refused(tmp_path):
-    save(tmp_path / "a", {"k": np.array([1.0]), "v": np.array([2.0])}, {})
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (b'"k":', b'"q":'),
+        (b'"F32"', b'"I32"'),
+        (b"[2,3]", b"[3,2]"),
+        (b"[2,3]", b"[6]  "),
+        (b"0.125", b"0.250"),
+    ],
+)
+def test_header_that_says_something_else_is_refused(tmp_path, part, other):
+    save(tmp_path / "a", {"k": np.ones((2, 3), np.float32)}, {"dropout": 0.125})
     data = (tmp_path / "a").read_bytes()
-    swapped = data.replace(b'"k"', b'"_"').replace(b'"v"', b'"k"').replace(b'"_"', b'"v"')
-    assert "SHA-256" in refused(tmp_path / "a", swapped)
+    assert data.count(part) == 1
+    assert "SHA-256" in refused(tmp_path / "a", data.replace(part, other))
+
+
+def test_every_array_starts_at_a_multiple_of_its_item_size(tmp_path):
+    tensors = {dtype: np.ones(1, dtype) for dtype in DTYPES}
+    for name in ("a", "ab", "abc"):
+        save(tmp_path / "a", tensors, {"name": name})
+        data = (tmp_path / "a").read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        for dtype, array in tensors.items():
+            assert (8 + length + header[dtype]["data_offsets"][0]) % array.itemsize == 0
 
 
 def test_missing_file_and_folder_are_refused(tmp_path):

@@ -87,7 +87,13 @@ class SelfAttention(Module):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the attended x; with a cache, x continues the positions that it holds.
 
-        A cache is for generation: use it under no_grad(), in evaluation.
+        A cache is for generation, in evaluation.
+
+        Raises
+        ------
+        RuntimeError
+            With a cache, the operations are recorded: the gradients of what it holds would be
+            missing.
         """
         qkv = self.qkv(x)  # (B, T, 3C)
         p = self.p if self.training else 0.0
@@ -101,6 +107,10 @@ class SelfAttention(Module):
         return F.dropout(y, p, stream.dropout_key()) if p else y
 
     def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
+        if qkv.requires_grad:
+            raise RuntimeError(
+                f"{type(self).__name__}: a cache keeps no history for backward; use no_grad()"
+            )
         batch, length, width = qkv.shape
         parts = qkv.reshape(batch, length, 3, self.n_head, width // (3 * self.n_head))
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)

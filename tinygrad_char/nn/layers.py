@@ -99,6 +99,8 @@ class LayerNorm(Module):
 
     def extra_repr(self) -> str:
         """Return the size."""
+        if self.weight is None:
+            return f"{self.normalized_shape}, elementwise_affine=False"
         return f"{self.normalized_shape}" + ("" if self.bias is not None else ", bias=False")
 
 
@@ -161,7 +163,8 @@ class BatchNorm1d(Module):
 
     def extra_repr(self) -> str:
         """Return the sizes."""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        affine = "" if self.weight is not None else ", affine=False"
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}{affine}"
 
 
 class Dropout(Module):
@@ -214,7 +217,7 @@ class Sequential(Module):
     def __init__(self, *modules: Module) -> None:
         super().__init__()
         for position, module in enumerate(modules):
-            setattr(self, str(position), module)
+            setattr(self, str(position), _require_module("Sequential", module))
 
     def forward(self, x: Any) -> Any:
         """Return the last module's result."""
@@ -242,7 +245,7 @@ class ModuleList(Module):
 
     def append(self, module: Module) -> ModuleList:
         """Add a module at the end and return self."""
-        setattr(self, str(len(self)), module)
+        setattr(self, str(len(self)), _require_module("ModuleList", module))
         return self
 
     def __iter__(self) -> Iterator[Module]:
@@ -253,3 +256,9 @@ class ModuleList(Module):
 
     def __getitem__(self, position: int) -> Module:
         return list(self)[position]
+
+
+def _require_module(container: str, value: Any) -> Module:
+    if not isinstance(value, Module):
+        raise TypeError(f"{container}: expected modules, got {value!r}")
+    return value

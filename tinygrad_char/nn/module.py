@@ -35,31 +35,48 @@ class Module:
         self.training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        kind = (
-            "parameter"
-            if isinstance(value, Parameter)
-            else "module"
-            if isinstance(value, Module)
-            else None
-        )
         registered = self.__dict__.get("_registered")
+        kind = _kind(value)
         if registered is None:
-            if kind is not None:
+            if kind in ("parameter", "module"):
                 raise AttributeError(
                     f"{type(self).__name__}: call super().__init__() before setting {name!r}"
                 )
         else:
-            for each in registered.values():
-                if each.pop(name, None) is not None and kind is None and isinstance(value, Tensor):
-                    kind = "buffer"  # a tensor put in a buffer's place stays a buffer
+            was = next((each for each, members in registered.items() if name in members), None)
+            if was == "parameter" and kind == "buffer":
+                raise TypeError(
+                    f"{type(self).__name__}: {name!r} is a parameter; to replace it give a "
+                    "Parameter, to change its values use copy_"
+                )
+            if kind == "buffer" and was != "buffer":
+                kind = None  # only register_buffer makes one; a tensor in its place stays one
+            if was not in (None, kind):
+                del registered[was][name]
             if kind is not None:
                 registered[kind][name] = value
         object.__setattr__(self, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        for members in self._registered.values():
+            members.pop(name, None)
+        object.__delattr__(self, name)
+
     def register_buffer(self, name: str, tensor: Tensor) -> None:
-        """Set a tensor that is saved with the parameters and not trained."""
+        """Set a tensor that is saved with the parameters and not trained.
+
+        Raises
+        ------
+        TypeError
+            It is no tensor, or a parameter.
+        """
+        if _kind(tensor) != "buffer":
+            raise TypeError(
+                f"{type(self).__name__}: buffer {name!r} is a {type(tensor).__name__}, expected a "
+                "tensor that is no Parameter"
+            )
         self._registered["buffer"][name] = tensor
-        object.__setattr__(self, name, tensor)
+        setattr(self, name, tensor)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the module's result."""
@@ -148,7 +165,7 @@ class Module:
             raise TypeError(f"astype({target}): parameters are floating")
 
         def convert(tensor: Tensor) -> None:
-            if tensor.dtype.kind == "f":
+            if tensor.dtype.kind == "f" and tensor.dtype != target:
                 tensor.array = tensor.array.astype(target)
                 tensor.grad = tensor.grad_buffer = None
 
@@ -209,3 +226,11 @@ class Module:
         if not parts:
             return f"{name}({self.extra_repr()})"
         return "\n".join([f"{name}({self.extra_repr()}", *parts, ")"])
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, Parameter):
+        return "parameter"
+    if isinstance(value, Module):
+        return "module"
+    return "buffer" if isinstance(value, Tensor) else None

@@ -10,10 +10,11 @@ def is_basic(index: Any) -> bool:
     """Return whether an index selects a regular part of an array, each element at most once."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(
-        part is None or part is Ellipsis or isinstance(part, slice | int)
+        part is None
+        or part is Ellipsis
+        or (isinstance(part, slice | int) and not isinstance(part, bool))
         for part in parts
-        if not isinstance(part, bool)
-    ) and not any(isinstance(part, bool) for part in parts)
+    )
 
 
 class GetItem(Function):
@@ -25,9 +26,13 @@ class GetItem(Function):
         self.index = index
         self.basic = self.is_view = is_basic(index)  # type: ignore[misc]
         try:
-            return x[index]
+            y = x[index]
         except IndexError as error:
             raise IndexError(f"getitem on shape {x.shape}: {error}") from None
+        if self.basic and not isinstance(y, self.backend.array_type):
+            # one element, which NumPy copies out: with an ellipsis it stays a view
+            y = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+        return y
 
     def backward(self, grad: Array) -> Array:
         """Return zeros with dy added at the index, as often as an element was taken."""

@@ -1,21 +1,25 @@
 """Reductions over axes. An axis is an integer, a tuple of them, or None for all."""
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 from kernels.array import Array
 from tinygrad_char.autograd import Function
 
-Axis = int | tuple[int, ...] | None
+Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
 
 
 def normalize_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Return the axes as distinct non-negative integers, or raise IndexError that names them."""
     if axis is None:
         return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    try:
+        axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else (axis,)))
+    except TypeError:
+        raise TypeError(f"{name}: axis {axis!r}, expected an integer or a tuple of them") from None
     for each in axes:
-        if not isinstance(each, int) or not -ndim <= each < ndim:
-            raise IndexError(f"{name}: axis {each!r} of a tensor with {ndim} axes")
+        if not -ndim <= each < ndim:
+            raise IndexError(f"{name}: axis {each} of a tensor with {ndim} axes")
     result = tuple(each % ndim for each in axes)
     if len(set(result)) != len(result):
         raise ValueError(f"{name}: axis {axis} names the same axis twice")
@@ -76,7 +80,7 @@ class Var(Reduction):
         self.divisor = self.count - correction
         if self.divisor <= 0:
             raise ValueError(
-                f"var: {self.count} elements along axis {axis} of shape {x.shape} with "
+                f"{type(self).__name__.lower()}: {self.count} elements along axis {axis} of shape {x.shape} with "
                 f"correction={correction}; expected more elements than the correction"
             )
         self.saved = (x,)
@@ -87,9 +91,32 @@ class Var(Reduction):
 
     def backward(self, grad: Array) -> Array:
         """Return dy 2 (x - mean) / (n - correction)."""
+        return self.by_variance(grad)
+
+    def by_variance(self, grad: Array) -> Array:
+        """Return the gradient of x, given that of the variance."""
         x = self.saved[0]
         centered = x - x.mean(axis=self.axes, keepdims=True)
         return centered * (self.spread(grad) * (2 / self.divisor))
+
+
+class Std(Var):
+    """The standard deviation over axes."""
+
+    def forward(self, x: Array, *, axis: Axis, keepdims: bool, correction: float) -> Array:
+        """Return sqrt(var(x))."""
+        variance = super().forward(x, axis=axis, keepdims=keepdims, correction=correction)
+        y = self.backend.xp.sqrt(variance)
+        self.saved = (x, y)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy (x - mean) / ((n - correction) y), 0 where all elements are equal."""
+        y = self.saved[1]
+        constant = y == 0
+        where = self.backend.xp.where
+        divisor = 2 * where(constant, y.dtype.type(1), y)
+        return self.by_variance(where(constant, grad.dtype.type(0), grad) / divisor)
 
 
 class _Extreme(Reduction):
@@ -132,7 +159,7 @@ class Cumsum(Function):
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y_i = x_0 + ... + x_i."""
         (self.axis,) = normalize_axes("cumsum", axis, x.ndim)
-        return x.cumsum(axis=self.axis, dtype=x.dtype)
+        return x.cumsum(axis=self.axis)
 
     def backward(self, grad: Array) -> Any:
         """Return dx_i = dy_i + ... + dy_n."""

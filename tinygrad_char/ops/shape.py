@@ -9,6 +9,18 @@ from tinygrad_char.autograd import Function
 from tinygrad_char.ops.reduction import normalize_axes
 
 
+class Copy(Function):
+    """The same elements in memory of their own, in order."""
+
+    def forward(self, x: Array) -> Array:
+        """Return a copy of x."""
+        return x.copy()
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy."""
+        return grad
+
+
 class Reshape(Function):
     """The same elements in another shape; one length may be -1."""
 

@@ -1,0 +1,56 @@
+"""Time of `import tinygrad_char` beside `import numpy`, each in fresh processes, in turn."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+MODULES = ("numpy", "tinygrad_char")
+PROGRAM = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+
+@dataclass(frozen=True)
+class ImportTime:
+    """Measure the imports."""
+
+    repeat: int = 15
+    """Processes for each module."""
+    json: bool = False
+    """Print JSON."""
+
+
+def measure(module: str) -> float:
+    """Return the seconds that a fresh process takes to import a module."""
+    command = [sys.executable, "-c", PROGRAM.format(module)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Print the median, and the spread, of each import in milliseconds, and their ratio."""
+    options = tyro.cli(ImportTime)
+    for module in MODULES:
+        measure(module)  # so that files are in memory and compiled
+    seconds: dict[str, list[float]] = {module: [] for module in MODULES}
+    for _ in range(options.repeat):
+        for module in MODULES:
+            seconds[module].append(measure(module))
+    medians = {module: statistics.median(times) for module, times in seconds.items()}
+    ratio = medians["tinygrad_char"] / medians["numpy"]
+    if options.json:
+        print(json.dumps({"seconds": seconds, "medians": medians, "ratio": ratio}))
+        return
+    for module, times in seconds.items():
+        print(
+            f"import {module:14} {medians[module] * 1e3:7.1f} ms "
+            f"({min(times) * 1e3:.1f} to {max(times) * 1e3:.1f})"
+        )
+    print(f"ratio {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

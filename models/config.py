@@ -1,0 +1,146 @@
+"""How a model is trained: every setting with its meaning, and the presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from kernels.backend import DEVICES
+from models.errors import UsageError
+from models.gpt import GPTConfig
+
+ModelName = Literal["gpt", "bigram"]
+Device = Literal["cpu", "cuda"]
+PresetName = Literal["tiny", "small", "full"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run computes: two runs of equal settings on equal text give equal weights."""
+
+    model: ModelName = "gpt"
+    """What to train."""
+    gpt: GPTConfig = field(default_factory=GPTConfig)
+    """The GPT's shape; a bigram takes only block_size from it."""
+    steps: int = 2000
+    """Updates of the weights."""
+    batch_size: int = 12
+    """Windows of text in a batch (B)."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one update."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    min_lr: float = 0.1
+    """Learning rate at the last step, as a part of the peak."""
+    warmup: int = 100
+    """Steps over which the learning rate rises to its peak."""
+    beta1: float = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: float = 0.99
+    """AdamW's memory of the squared gradient."""
+    weight_decay: float = 0.1
+    """AdamW's weight decay, on matrices only."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no limit."""
+    eval_every: int = 250
+    """Steps between evaluations, each followed by a checkpoint."""
+    eval_batches: int = 20
+    """Batches of each split in an evaluation, the same ones each time."""
+    log_every: int = 10
+    """Steps between lines of the training loss in metrics.jsonl."""
+    sample_every: int = 500
+    """Steps between samples of text; 0 for none."""
+    seed: int = 1337
+    """Of the initial weights, the batches, dropout and the samples."""
+    device: Device = "cpu"
+    """Where to compute."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} is {value!r}; expected a whole number from {least}")
+        if self.seed >= 1 << 64:
+            raise UsageError(f"seed is {self.seed}; expected a whole number below 2^64")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high or not math.isfinite(value):
+                limits = f"from {low:g}" + (f" to {high:g}" if high != math.inf else "")
+                raise UsageError(f"{name} is {value}; expected a finite number {limits}")
+        if self.lr == 0:
+            raise UsageError("lr is 0, with which nothing is learned; expected a number above 0")
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) == 1:
+                raise UsageError(f"{name} is 1; expected a number from 0 to below 1")
+        if self.model not in ("gpt", "bigram"):
+            raise UsageError(f"model is {self.model!r}; expected gpt or bigram")
+        if self.device not in DEVICES:
+            raise UsageError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values, the GPT's under "gpt"."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrainConfig:
+        """Return the settings that `to_json` gave; UsageError that names an unknown one."""
+        _check_names("setting", values, cls)
+        shape = values.get("gpt", {})
+        _check_names("gpt setting", shape, GPTConfig)
+        return cls(**{**values, "gpt": GPTConfig(**shape)})
+
+
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup": 0,
+    "eval_every": 1,
+    "eval_batches": 1,
+    "log_every": 1,
+    "sample_every": 0,
+    "seed": 0,
+}
+_RANGES = (
+    ("lr", 0.0, math.inf),
+    ("min_lr", 0.0, 1.0),
+    ("beta1", 0.0, 1.0),
+    ("beta2", 0.0, 1.0),
+    ("weight_decay", 0.0, math.inf),
+    ("clip", 0.0, math.inf),
+)
+
+
+def _check_names(what: str, values: dict[str, Any], cls: type) -> None:
+    known = {each.name for each in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UsageError(f"unknown {what} {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+SMALL = TrainConfig(
+    gpt=GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False, tied=True),
+    lr=6e-3,
+)
+PRESETS: dict[str, TrainConfig] = {
+    "tiny": replace(
+        SMALL,
+        gpt=GPTConfig(block_size=8, n_layer=3, n_head=4, n_embd=32),
+        steps=5000,
+        batch_size=32,
+        lr=3e-3,
+        eval_every=500,
+        sample_every=2500,
+    ),
+    "small": SMALL,
+    "full": replace(
+        SMALL,
+        gpt=GPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),
+        steps=5000,
+        batch_size=64,
+        lr=1e-3,
+        eval_batches=4,
+    ),
+}
+"""tiny takes seconds, small (the default) about a minute on two cores, full hours without a GPU."""

@@ -1,0 +1,100 @@
+"""What a person sees while a model trains."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from models.evaluate import Loss
+from models.trainer import Update
+
+SMOOTHING = 0.95  # of the shown training loss and speed, which jump from step to step
+
+
+class Display:
+    """A progress bar on a terminal, and in any case a line for each evaluation.
+
+    Used as a context manager around the training loop.
+    """
+
+    def __init__(self, console: Console, steps: int, start: int, characters_per_step: int) -> None:
+        self.console = console
+        self._per_step = characters_per_step
+        self._loss: float | None = None
+        self._pace: float | None = None
+        self._last = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} chars/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=steps, completed=start, loss="-", speed="-")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def resume_clock(self) -> None:
+        """Leave the time since the last step out of the speed: it went to something else."""
+        self._last = time.perf_counter()
+
+    def update(self, update: Update) -> None:
+        """Show one step."""
+        now = time.perf_counter()
+        self._loss = _smooth(self._loss, update.loss)
+        self._pace = _smooth(self._pace, now - self._last)
+        self._last = now
+        self._progress.update(
+            self._task, completed=update.step, loss=f"{self._loss:.4f}", speed=f"{self.speed:,.0f}"
+        )
+
+    @property
+    def speed(self) -> float:
+        """Characters per second, smoothed."""
+        return self._per_step / self._pace if self._pace else 0.0
+
+    def evaluation(self, step: int, train: Loss, validation: Loss, best: bool) -> None:
+        """Show the losses of an evaluation."""
+        speed = f"  {self.speed:9,.0f} chars/s" if self._pace else ""
+        self.console.print(
+            f"step {step:6d}  train {train.nats:.4f}  validation {validation.nats:.4f}"
+            f"{' *' if best else '  '}{speed}",
+            highlight=False,
+        )
+
+    def sample(self, text: str) -> None:
+        """Show a text that the model wrote."""
+        self.console.print(Text(text, style="dim"))
+
+    def note(self, text: str) -> None:
+        """Show a remark."""
+        self.console.print(text, highlight=False, markup=False)
+
+
+def _smooth(before: float | None, now: float) -> float:
+    return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now

@@ -1,0 +1,57 @@
+"""What this installation runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+from kernels.backend import DeviceError, get_backend
+from models.corpus import corpus_status
+
+SHOWN = ("numpy", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "torch")
+
+
+def examine() -> dict[str, Any]:
+    """Return the findings by name, in words."""
+    return {
+        "tinygrad_char": _version("tinygrad-char"),
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: _version(name) for name in SHOWN},
+        "processors": os.cpu_count() or 1,
+        "matrix_products": _describe_blas(),
+        "kernels": "references in NumPy (no fused kernels for the CPU in this version)",
+        "gpu": _describe_gpu(),
+        "shakespeare": corpus_status(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _describe_blas() -> str:
+    np.ones((2, 2)) @ np.ones((2, 2))  # so that the library is loaded
+    found = [
+        f"{each['internal_api']} {each.get('version', '')} for {each.get('architecture', '?')}, "
+        f"{each['num_threads']} threads"
+        for each in threadpoolctl.threadpool_info()
+        if each["user_api"] == "blas"
+    ]
+    return "; ".join(found) or "a library that does not tell its name"
+
+
+def _describe_gpu() -> str:
+    try:
+        backend = get_backend("cuda")
+    except DeviceError as error:
+        return str(error)
+    properties = backend.xp.cuda.runtime.getDeviceProperties(0)
+    return f"{properties['name'].decode()}, {properties['totalGlobalMem'] >> 30} GiB"

@@ -1,0 +1,78 @@
+"""The loss of a model on text, deterministically."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.batches import random_batch, whole_split
+from tinygrad_char.autograd import no_grad
+
+Batch = tuple[np.ndarray, np.ndarray]
+EVALUATION_SEED = 20150521  # fixed, so that evaluations of all runs use the same windows
+WHOLE_SPLIT_CHARACTERS = 1 << 14  # in one batch of the evaluation of a whole split
+
+
+class InterruptedEvaluationError(Exception):
+    """Raised out of an evaluation that was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A mean loss over predicted characters."""
+
+    nats: float
+    characters: int
+
+    @property
+    def bits_per_character(self) -> float:
+        """The loss in bits."""
+        return self.nats / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """The number of equally likely characters that would be as hard to guess."""
+        return math.exp(self.nats) if self.nats < 700 else math.inf
+
+
+def mean_loss(
+    model: Any, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False
+) -> Loss:
+    """Return the loss over all targets of the batches, in evaluation mode.
+
+    Raises
+    ------
+    InterruptedEvaluationError
+        `should_stop` said so between two batches.
+    """
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    try:
+        with no_grad():
+            for x, y in batches:
+                if should_stop():
+                    raise InterruptedEvaluationError
+                total += model(x, y)[1].item() * y.size
+                count += y.size
+    finally:
+        model.train(training)
+    return Loss(total / count, count)
+
+
+def fixed_batches(tokens: np.ndarray, block_size: int, batch_size: int, count: int) -> list[Batch]:
+    """Return `count` random batches that depend on nothing but the arguments."""
+    stream = np.random.default_rng(EVALUATION_SEED)
+    return [random_batch(tokens, block_size, batch_size, stream) for _ in range(count)]
+
+
+def whole_split_loss(
+    model: Any, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda: False
+) -> Loss:
+    """Return the loss over every target of a split, read in windows that do not overlap."""
+    batch_size = max(1, WHOLE_SPLIT_CHARACTERS // model.block_size)
+    return mean_loss(model, whole_split(tokens, model.block_size, batch_size), should_stop)

@@ -1,0 +1,184 @@
+"""Text from a model, one character at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.errors import UsageError
+from models.tokenizer import CharTokenizer
+from tinygrad_char.autograd import no_grad
+from tinygrad_char.random import Stream
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next character is chosen from its logits."""
+
+    temperature: float = 0.8
+    """Divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest."""
+    top_k: int | None = None
+    """Choose among the k likeliest characters only."""
+    top_p: float | None = None
+    """Choose among the fewest likeliest characters that together have this probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(
+                f"temperature is {self.temperature}; expected 0 (always the likeliest) or a "
+                "finite number above"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top-k is {self.top_k}; expected a whole number of at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p is {self.top_p}; expected a number above 0, up to 1")
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the probabilities (B, V), float64, for logits (B, V); temperature above 0.
+
+        A top-k beyond the vocabulary keeps everything. Equal logits at the edge of top-k are all
+        kept. Top-p keeps, likeliest first, every character before which less than p was reached.
+        """
+        scaled = logits.astype(np.float64) / self.temperature
+        if self.top_k is not None and self.top_k < scaled.shape[-1]:
+            least = np.partition(scaled, -self.top_k, axis=-1)[:, -self.top_k, None]
+            scaled = np.where(scaled < least, -np.inf, scaled)
+        scaled -= scaled.max(axis=-1, keepdims=True)
+        p = np.exp(scaled)
+        p /= p.sum(axis=-1, keepdims=True)
+        if self.top_p is not None and self.top_p < 1:
+            order = np.argsort(-p, axis=-1, kind="stable")
+            ranked = np.take_along_axis(p, order, axis=-1)
+            before = np.cumsum(ranked, axis=-1) - ranked
+            np.put_along_axis(p, order, np.where(before < self.top_p, ranked, 0), axis=-1)
+            p /= p.sum(axis=-1, keepdims=True)
+        return p
+
+    def choose(self, logits: np.ndarray, streams: Sequence[Stream]) -> np.ndarray:
+        """Return one token for each row of logits (B, V), each drawn from its own stream."""
+        if self.temperature == 0:
+            return logits.argmax(axis=-1)
+        p = self.probabilities(logits)
+        return np.array(
+            [stream.multinomial(row[None])[0] for stream, row in zip(streams, p, strict=True)]
+        )
+
+
+class Context:
+    """What a model sees of the texts that it continues, and the logits that follow.
+
+    A model sees at most block_size characters. When they are full, the older half is forgotten
+    and the rest is read again from position 0, so that a cached step stays cheap and the logits
+    are the same, to rounding, with and without the cache. `slide=True` instead forgets one
+    character at each step, as published notebooks do; then nothing can be cached.
+    """
+
+    def __init__(
+        self, model: Any, tokens: np.ndarray, *, cache: bool = True, slide: bool = False
+    ) -> None:
+        self.model, self.slide = model, slide
+        self.window = np.asarray(tokens, dtype=np.int64)[:, -model.block_size :]  # (B, T)
+        self.caching = cache and not slide
+        self._cache = model.new_cache() if self.caching else None
+        self._unread = self.window
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Add one character to each text: tokens (B,)."""
+        column = np.asarray(tokens, dtype=np.int64)[:, None]
+        size = self.model.block_size
+        if self.window.shape[1] < size:
+            self.window = np.concatenate([self.window, column], axis=1)
+            self._unread = np.concatenate([self._unread, column], axis=1)
+            return
+        keep = size - 1 if self.slide else size // 2
+        self.window = np.concatenate([self.window[:, size - keep :], column], axis=1)
+        self._unread = self.window
+        if self.caching:
+            self._cache = self.model.new_cache()
+
+    def logits(self) -> np.ndarray:
+        """Return the logits (B, V) of the character that follows."""
+        with no_grad():
+            if self._cache is None:
+                logits, _ = self.model(self.window)
+            else:
+                logits, _ = self.model(self._unread, cache=self._cache)
+                self._unread = self.window[:, :0]
+        return logits.backend.to_numpy(logits.array)[:, -1]
+
+
+def generate(
+    model: Any,
+    prompt: np.ndarray,
+    length: int,
+    sampling: Sampling,
+    streams: Sequence[Stream],
+    *,
+    cache: bool = True,
+    slide: bool = False,
+) -> Iterator[np.ndarray]:
+    """Yield `length` times the next token (B,) of B texts that all start with `prompt` (T,).
+
+    The text of a stream does not depend on how many others there are. The model is used in
+    evaluation mode and left in the mode that it was in.
+    """
+    training = model.training
+    model.eval()
+    try:
+        context = Context(
+            model, np.repeat(prompt[None], len(streams), axis=0), cache=cache, slide=slide
+        )
+        for _ in range(length):
+            tokens = sampling.choose(context.logits(), streams)
+            yield tokens
+            context.append(tokens)
+    finally:
+        model.train(training)
+
+
+def encode_prompt(prompt: str, tokenizer: CharTokenizer, unknown: Any = "error") -> np.ndarray:
+    """Return the prompt's tokens; an empty one becomes a newline, or the first character known.
+
+    Raises
+    ------
+    UsageError
+        The prompt has unknown characters and the policy is "error".
+    """
+    tokens = tokenizer.encode(prompt, unknown)
+    if len(tokens):
+        return tokens
+    start = "\n" if "\n" in tokenizer.characters else tokenizer.characters[0]
+    return tokenizer.encode(start)
+
+
+class StopFilter:
+    """Passes a growing text on, up to a stop string, of which it never passes any part."""
+
+    def __init__(self, stop: str | None) -> None:
+        self.stop = stop or ""
+        self.stopped = False
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """Return what may be shown after `text` has come: all but what may begin the stop."""
+        if self.stopped:
+            return ""
+        self._held += text
+        if self.stop and self.stop in self._held:
+            self.stopped = True
+            shown, self._held = self._held.split(self.stop, 1)[0], ""
+            return shown
+        keep = max(
+            (n for n in range(len(self.stop)) if self._held.endswith(self.stop[:n])), default=0
+        )
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def finish(self) -> str:
+        """Return what was held back, when no more text comes."""
+        shown, self._held = self._held, ""
+        return shown

@@ -1,0 +1,177 @@
+"""A decoder-only transformer over characters.
+
+GPT-2's architecture (Radford et al. 2019): pre-norm blocks of causal self-attention and a
+feed-forward network on a residual stream, learned positions. With `bias` and an untied head it is
+the model of the lecture "Let's build GPT"; without, and with a tied head, that of nanoGPT.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from models.errors import UsageError
+from tinygrad_char import functional as F
+from tinygrad_char.nn import (
+    CausalSelfAttention,
+    Dropout,
+    Embedding,
+    KeyValueCache,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+)
+from tinygrad_char.random import Generator, default_generator
+from tinygrad_char.tensor import Tensor
+
+Activation = Literal["relu", "gelu", "gelu_tanh"]
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT."""
+
+    block_size: int = 64
+    """Characters of context (T)."""
+    n_layer: int = 4
+    """Transformer blocks."""
+    n_head: int = 4
+    """Attention heads of each block."""
+    n_embd: int = 128
+    """Channels of the residual stream (C); a multiple of the heads."""
+    dropout: float = 0.0
+    """Probability of dropping attention weights and block outputs in training."""
+    bias: bool = True
+    """Biases in projections, feed-forward, LayerNorms and an untied head (queries, keys and
+    values have none)."""
+    activation: Activation = "relu"
+    """Nonlinearity of the feed-forward networks."""
+    tied: bool = False
+    """Use the token embedding as the head's weight."""
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "n_layer", "n_head", "n_embd"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if self.n_embd % self.n_head:
+            raise UsageError(
+                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: every head takes "
+                f"an equal part of the channels; try n_embd "
+                f"{math.ceil(self.n_embd / self.n_head) * self.n_head}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}; expected a number from 0 to below 1")
+        if self.activation not in ("relu", "gelu", "gelu_tanh"):
+            raise UsageError(f"activation is {self.activation!r}; expected relu, gelu or gelu_tanh")
+
+
+class FeedForward(Module):
+    """Two linear layers with a nonlinearity between them: C -> 4C -> C."""
+
+    def __init__(self, config: GPTConfig, generator: Generator) -> None:
+        super().__init__()
+        width = 4 * config.n_embd
+        self.activation = config.activation
+        self.expand = Linear(config.n_embd, width, bias=config.bias, generator=generator)
+        self.contract = Linear(width, config.n_embd, bias=config.bias, generator=generator)
+        self.dropout = Dropout(config.dropout, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the transformed x (B, T, C)."""
+        x = self.expand(x)  # (B, T, 4C)
+        x = x.relu() if self.activation == "relu" else x.gelu(_APPROXIMATE[self.activation])
+        return self.dropout(self.contract(x))
+
+
+_APPROXIMATE = {"gelu": "none", "gelu_tanh": "tanh"}
+
+
+class Block(Module):
+    """Communication, then computation: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: GPTConfig, generator: Generator) -> None:
+        super().__init__()
+        self.attention_norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.attention = CausalSelfAttention(
+            config.n_embd,
+            config.n_head,
+            dropout=config.dropout,
+            bias=config.bias,
+            generator=generator,
+        )
+        self.feed_forward_norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.feed_forward = FeedForward(config, generator)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Return the residual stream (B, T, C) after this block."""
+        x = x + self.attention(self.attention_norm(x), cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class GPT(Module):
+    """A GPT over `vocab_size` characters.
+
+    Weights start normal with standard deviation 0.02, and 0.02 / sqrt(2 n_layer) where a block
+    writes to the residual stream; biases start at 0.
+    """
+
+    def __init__(
+        self, config: GPTConfig, vocab_size: int, *, generator: Generator | None = None
+    ) -> None:
+        super().__init__()
+        generator = generator or default_generator()
+        self.config, self.vocab_size, self.block_size = config, vocab_size, config.block_size
+        self.token_embedding = Embedding(vocab_size, config.n_embd, generator=generator)
+        self.position_embedding = Embedding(config.block_size, config.n_embd, generator=generator)
+        self.blocks = ModuleList(Block(config, generator) for _ in range(config.n_layer))
+        self.norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.head = (
+            None
+            if config.tied
+            else Linear(config.n_embd, vocab_size, bias=config.bias, generator=generator)
+        )
+        self._initialize(generator)
+
+    def _initialize(self, generator: Generator) -> None:
+        residual = 0.02 / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim == 2:
+                std = residual if name.endswith(("projection.weight", "contract.weight")) else 0.02
+                parameter.copy_(generator.init.normal(0, std, parameter.shape))
+
+    def forward(
+        self, idx: Any, targets: Any = None, cache: list[KeyValueCache] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logits (B, T, V) for idx (B, T), and the mean loss if targets (B, T) are given.
+
+        With a cache from `new_cache`, idx continues the characters that the cache has seen.
+
+        Raises
+        ------
+        ValueError
+            There are more than block_size characters, counting the cached ones.
+        """
+        start = cache[0].length if cache else 0
+        length = idx.shape[1]
+        if start + length > self.block_size:
+            raise ValueError(
+                f"{start + length} characters of context, but block_size is {self.block_size}"
+            )
+        x = self.token_embedding(idx)  # (B, T, C)
+        x = x + self.position_embedding(np.arange(start, start + length))  # (T, C)
+        for position, block in enumerate(self.blocks):
+            x = block(x, cache[position] if cache else None)
+        x = self.norm(x)
+        logits = F.linear(x, self.token_embedding.weight) if self.head is None else self.head(x)
+        return logits, None if targets is None else F.cross_entropy(logits, targets)
+
+    def new_cache(self) -> list[KeyValueCache]:
+        """Return an empty key/value cache, one entry for each block."""
+        return [KeyValueCache(self.block_size) for _ in self.blocks]

@@ -1,0 +1,278 @@
+"""A whole training run: from a text to a folder with a trained model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from models.batches import split_corpus
+from models.build import Loaded, load_checkpoint
+from models.config import TrainConfig
+from models.corpus import BUILT_IN, Corpus
+from models.display import Display
+from models.errors import RunError, UsageError
+from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
+from models.generate import Sampling, encode_prompt, generate
+from models.plot import plot_losses
+from models.run_folder import RunFolder
+from models.signals import StopRequest, stop_on_signals
+from models.tokenizer import CharTokenizer
+from models.trainer import Trainer
+from tinygrad_char import checkpoint
+from tinygrad_char.random import sampling_streams
+
+SAMPLE_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    folder: str
+    steps: int
+    exit_code: int
+    seconds: float
+    validation_loss: float | None = None
+    bits_per_character: float | None = None
+    best_step: int | None = None
+    best_validation_loss: float | None = None
+    """Over the whole validation split, like `validation_loss`, with the weights of `best_step`."""
+
+
+def train(
+    config: TrainConfig,
+    corpus: Corpus,
+    folder: RunFolder,
+    console: Console,
+    resumed: Loaded | None = None,
+) -> Result:
+    """Train in `folder` until the last step, a signal, or an error.
+
+    Raises
+    ------
+    UsageError
+        The text is too short, or is not the text that a resumed run was trained on.
+    RunError
+        The loss diverged, or something could not be written. Checkpoints stay as they are.
+    """
+    started = time.perf_counter()
+    tokenizer = resumed.tokenizer if resumed else CharTokenizer.from_text(corpus.text)
+    if resumed:
+        _check_same_text(resumed, corpus)
+    split = split_corpus(tokenizer.encode(corpus.text), config.gpt.block_size)
+    trainer = Trainer(config, tokenizer, split)
+    if resumed:
+        trainer.restore(resumed)
+    with folder.lock(), np.errstate(all="ignore"):
+        run = _Run(trainer, corpus, folder, console)
+        run.prepare(resumed)
+        if trainer.step >= config.steps:
+            console.print(
+                f"This run has made its {config.steps} steps; for more, add --steps NUMBER.",
+                highlight=False,
+            )
+        with stop_on_signals(run.note) as stop:
+            finished = run.steps(stop)
+            result = run.finish(stop, started) if finished else None
+        return result or run.interrupted(stop, started)
+
+
+class _Run:
+    """The pieces of one call of `train`."""
+
+    def __init__(
+        self, trainer: Trainer, corpus: Corpus, folder: RunFolder, console: Console
+    ) -> None:
+        self.trainer, self.corpus, self.folder, self.console = trainer, corpus, folder, console
+        self.config = trainer.config
+        self.records = 0
+        self.display: Display | None = None
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def prepare(self, resumed: Loaded | None) -> None:
+        """Bring config.json and metrics.jsonl to where the run starts."""
+        if resumed:
+            self.records = resumed.metadata["metrics"]
+            self.folder.truncate_metrics(self.records)
+        settings = {"config": self.config.to_json(), "data": describe_data(self.corpus)}
+        with writing(self.folder.config):
+            checkpoint.write_atomically(
+                self.folder.config, json.dumps(settings, indent=2).encode() + b"\n"
+            )
+
+    def record(self, **values: Any) -> None:
+        self.folder.append_metrics({"step": self.trainer.step, **values})
+        self.records += 1
+
+    def save(self, path: Path) -> None:
+        self.trainer.save(path, data=describe_data(self.corpus), metrics=self.records)
+
+    def steps(self, stop: StopRequest) -> bool:
+        """Make the remaining updates; return False, with everything saved, if asked to stop."""
+        trainer, config = self.trainer, self.config
+        characters = config.batch_size * config.accumulate * config.gpt.block_size
+        with Display(self.console, config.steps, trainer.step, characters) as self.display:
+            while True:
+                last = trainer.step >= config.steps
+                if (last or trainer.step % config.eval_every == 0) and not trainer.evaluated:
+                    try:
+                        self.evaluate(stop)
+                    except InterruptedEvaluationError:
+                        return self.stop()
+                    self.display.resume_clock()
+                if last:
+                    return True
+                if stop():
+                    return self.stop()
+                update = trainer.update()
+                self.display.update(update)
+                if update.step % config.log_every == 0:
+                    self.record(loss=update.loss, lr=update.lr, norm=update.norm)
+
+    def stop(self) -> bool:
+        self.save(self.folder.last)
+        return False
+
+    def evaluate(self, stop: StopRequest) -> None:
+        """Evaluate, show and record it with a sample if one is due, and save."""
+        assert self.display is not None
+        trainer, every = self.trainer, self.config.sample_every
+        train_loss, validation = trainer.evaluate(stop)
+        text = None
+        if (
+            every
+            and trainer.step
+            and trainer.step % every == 0
+            and trainer.step < self.config.steps
+        ):
+            text = sample_text(trainer, trainer.step)
+        best = trainer.note_evaluation(validation)
+        self.record(
+            train_loss=train_loss.nats,
+            validation_loss=validation.nats,
+            **({} if text is None else {"sample": text}),
+        )
+        if best:  # first, so that a last checkpoint never speaks of a best one that is not there
+            self.save(self.folder.best)
+        self.save(self.folder.last)
+        self.display.evaluation(trainer.step, train_loss, validation, best)
+        if text is not None:
+            self.display.sample(text)
+
+    def finish(self, stop: StopRequest, started: float) -> Result | None:
+        """Evaluate on the whole validation split, draw the losses, and show what there is."""
+        trainer, config = self.trainer, self.config
+        try:
+            final = whole_split_loss(trainer.model, trainer.split.validation, stop)
+            best = final
+            if trainer.best_step != trainer.step and self.folder.best.exists():
+                model = load_checkpoint(self.folder.best).model
+                best = whole_split_loss(model, trainer.split.validation, stop)
+        except InterruptedEvaluationError:
+            return None
+        with writing(self.folder.loss_picture):
+            plot_losses(self.folder, f"{config.model} on {self.corpus.name}")
+        seconds = time.perf_counter() - started
+        self.console.print()
+        self.display_final(final, best, seconds)
+        return Result(
+            str(self.folder.path),
+            trainer.step,
+            0,
+            seconds,
+            final.nats,
+            final.bits_per_character,
+            trainer.best_step,
+            best.nats,
+        )
+
+    def display_final(self, final: Loss, best: Loss, seconds: float) -> None:
+        assert self.display is not None
+        self.display.sample(sample_text(self.trainer, self.trainer.step))
+        self.console.print()
+        self.note(
+            f"validation loss {final.nats:.4f} nats ({final.bits_per_character:.4f} bits) per "
+            f"character, over the whole split of {final.characters:,} characters"
+        )
+        if best is not final:
+            self.note(f"with the weights of step {self.trainer.best_step}: {best.nats:.4f} nats")
+        self.note(
+            f"{self.trainer.step:,} steps in {format_seconds(seconds)}, kept in {self.folder.path}"
+        )
+        self.note(f'\nWrite with it:  tinygrad-char generate {self.folder.path} --prompt "..."')
+        self.note(
+            f"Train it on:    tinygrad-char train --resume {self.folder.path} "
+            f"--steps {2 * self.trainer.step}"
+        )
+
+    def interrupted(self, stop: StopRequest, started: float) -> Result:
+        self.note(
+            f"Stopped at step {self.trainer.step}; everything is saved. Continue with:\n"
+            f"  tinygrad-char train --resume {self.folder.path}"
+        )
+        return Result(
+            str(self.folder.path),
+            self.trainer.step,
+            stop.exit_code,
+            time.perf_counter() - started,
+        )
+
+
+def sample_text(trainer: Trainer, step: int) -> str:
+    """Return a sample that depends on the weights, the seed and the step alone."""
+    tokens = generate(
+        trainer.model,
+        encode_prompt("", trainer.tokenizer),
+        SAMPLE_LENGTH,
+        Sampling(),
+        sampling_streams((trainer.config.seed + step) % (1 << 64), 1),
+    )
+    return trainer.tokenizer.decode([int(each[0]) for each in tokens])
+
+
+def describe_data(corpus: Corpus) -> dict[str, Any]:
+    """Return what a checkpoint keeps of its text: where it was, and how to know it again."""
+    argument = corpus.name if corpus.name in BUILT_IN else str(Path(corpus.source).resolve())
+    return {"argument": argument, "characters": len(corpus.text), "sha256": corpus.sha256}
+
+
+def _check_same_text(resumed: Loaded, corpus: Corpus) -> None:
+    before = resumed.metadata["data"]
+    if before["sha256"] != corpus.sha256:
+        raise UsageError(
+            f"{resumed.path} was trained on another text: {before['argument']} with "
+            f"{before['characters']:,} characters (SHA-256 {before['sha256'][:12]}), but "
+            f"{corpus.source} has {len(corpus.text):,} ({corpus.sha256[:12]}). Give that text with "
+            "--data, or start a new run without --resume"
+        )
+
+
+def format_seconds(seconds: float) -> str:
+    """Return 8.3 s, 2 min 05 s or 3 h 02 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return "{} h {:02d} min".format(*divmod(minutes, 60))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a file that cannot be written into a RunError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}. {checkpoint.advice(error)}"
+        ) from error

@@ -1,0 +1,174 @@
+"""One model in training: its updates, its evaluations, and its whole state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from models.batches import Split, random_batch
+from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model
+from models.config import TrainConfig
+from models.errors import RunError
+from models.evaluate import Loss, fixed_batches, mean_loss
+from models.tokenizer import CharTokenizer
+from tinygrad_char import checkpoint
+from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
+from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
+from tinygrad_char.random import Generator
+
+
+class DivergedError(RunError):
+    """The loss or the gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update of the weights was like."""
+
+    step: int
+    loss: float
+    norm: float
+    lr: float
+
+
+class Trainer:
+    """A model, its optimizer and its random streams, at some step of a run.
+
+    Attributes
+    ----------
+    step
+        Number of updates made.
+    best_loss, best_step
+        Lowest validation loss of an evaluation so far, and the step it was at.
+    evaluated
+        Whether the evaluation at this step has been made, where there is one.
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: CharTokenizer, split: Split) -> None:
+        self.config, self.tokenizer, self.split = config, tokenizer, split
+        self.generator = Generator(config.seed)
+        self.model = build_model(config, len(tokenizer), self.generator)
+        self.optimizer = AdamW(
+            decay_groups(self.model.parameters(), config.weight_decay),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+        )
+        self.schedule = warmup_cosine(
+            config.lr, config.warmup, config.steps, config.lr * config.min_lr
+        )
+        self.step = 0
+        self.best_loss, self.best_step = math.inf, 0
+        self.evaluated = False
+        size = (config.gpt.block_size, config.batch_size)
+        self._fixed = [fixed_batches(part, *size, config.eval_batches) for part in split]
+
+    def update(self) -> Update:
+        """Make one update from `accumulate` random batches.
+
+        Raises
+        ------
+        DivergedError
+            The loss or the norm of the gradient is not finite. The weights are as before, and
+            the message names the first operation that went wrong.
+        """
+        before = self.generator.get_state()
+        loss = self._backward()
+        lr = self.schedule(self.step)
+        self.optimizer.set_lr(lr)
+        norm = math.nan
+        if math.isfinite(loss):
+            norm = self.optimizer.step(max_norm=self.config.clip or math.inf) or 0.0
+        if not math.isfinite(norm):
+            self.generator.set_state(before)
+            what = "loss" if not math.isfinite(loss) else "norm of the gradient"
+            raise DivergedError(
+                f"the {what} is {loss if what == 'loss' else norm} at step {self.step}: "
+                f"{self._find_cause()}. Its weights were not used. Try a lower --lr, a longer "
+                "--warmup or a smaller --clip"
+            )
+        self.step += 1
+        self.evaluated = False
+        return Update(self.step, loss, norm, lr)
+
+    def _backward(self) -> float:
+        self.optimizer.zero_grad()
+        total = 0.0
+        for _ in range(self.config.accumulate):
+            x, y = random_batch(
+                self.split.train,
+                self.config.gpt.block_size,
+                self.config.batch_size,
+                self.generator.batches,
+            )
+            _, loss = self.model(x, y)
+            loss = loss / self.config.accumulate
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def _find_cause(self) -> str:
+        try:
+            with detect_nonfinite():
+                self._backward()
+        except NonFiniteError as error:
+            return str(error)
+        return "every operation of the step gave finite values when it was repeated"
+
+    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[Loss, Loss]:
+        """Return the losses on the fixed batches of the training and the validation split."""
+        train, validation = (mean_loss(self.model, batches, should_stop) for batches in self._fixed)
+        return train, validation
+
+    def note_evaluation(self, validation: Loss) -> bool:
+        """Remember that this step was evaluated; return whether its loss is the lowest so far."""
+        self.evaluated = True
+        best = validation.nats < self.best_loss
+        if best:
+            self.best_loss, self.best_step = validation.nats, self.step
+        return best
+
+    def save(self, path: Any, **more: Any) -> None:
+        """Write the whole state, and further metadata, as a checkpoint; RunError if it fails."""
+        weights = {
+            MODEL_PREFIX + name: tensor.backend.to_numpy(tensor.array)
+            for name, tensor in self.model.state_dict().items()
+        }
+        state = {
+            OPTIMIZER_PREFIX + name: array for name, array in self.optimizer.state_dict().items()
+        }
+        metadata = {
+            "config": self.config.to_json(),
+            "vocabulary": self.tokenizer.characters,
+            "step": self.step,
+            "random": self.generator.get_state(),
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "evaluated": self.evaluated,
+            **more,
+        }
+        try:
+            checkpoint.save(path, {**weights, **state}, metadata)
+        except checkpoint.CheckpointError as error:
+            raise RunError(str(error)) from error
+
+    def restore(self, loaded: Loaded) -> None:
+        """Go on exactly where the run stood that wrote this checkpoint; RunError if impossible."""
+        try:
+            weights = {name: tensor.array for name, tensor in loaded.model.state_dict().items()}
+            self.model.load_state_dict(weights)
+            metadata = loaded.metadata
+            self.optimizer.load_state_dict(
+                {
+                    name.removeprefix(OPTIMIZER_PREFIX): array
+                    for name, array in loaded.tensors.items()
+                    if name.startswith(OPTIMIZER_PREFIX)
+                }
+            )
+            self.generator.set_state(metadata["random"])
+            self.step = metadata["step"]
+            self.best_loss, self.best_step = metadata["best_loss"], metadata["best_step"]
+            self.evaluated = metadata["evaluated"]
+        except (KeyError, ValueError) as error:
+            raise RunError(f"{loaded.path} cannot be continued: {error}") from error
