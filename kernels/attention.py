@@ -39,26 +39,26 @@ def forward(
         out[...] = 0
         logsumexp[...] = xp.inf
         return out, logsumexp
-    mask = causal_mask(xp, queries, k.shape[2]) if causal else None
+    limit = _causal_limit(q, k) if causal else None
     for block, rows in enumerate(_blocks(batch, heads * queries * k.shape[2])):
-        scores = q[rows] @ k[rows].swapaxes(-1, -2)
-        scores *= scale
-        if mask is not None:
-            scores = xp.where(mask, scores, scores.dtype.type(-xp.inf))
-        peak = scores.max(axis=-1, keepdims=True)
-        peak = xp.where(peak == -xp.inf, scores.dtype.type(0), peak)
-        scores -= peak
-        xp.exp(scores, out=scores)
-        total = scores.sum(axis=-1, keepdims=True)
-        # A query that sees no key: its weights are 0 / 1, and exp(scores - inf) is 0 in backward.
+        weights = (q[rows] * scale) @ k[rows].swapaxes(-1, -2)
+        if limit is not None:
+            xp.minimum(weights, limit, out=weights)
+        peak = weights.max(axis=-1, keepdims=True)
+        peak[peak == -xp.inf] = 0
+        weights -= peak
+        xp.exp(weights, out=weights)
+        total = weights.sum(axis=-1, keepdims=True)
+        # A query that sees no key: its weights are 0 / 1, and exp(... - inf) is 0 in backward.
         empty = total == 0
         total[empty] = 1
-        scores /= total
-        logsumexp[rows] = xp.where(empty, scores.dtype.type(xp.inf), xp.log(total) + peak)[..., 0]
+        logsumexp[rows] = (xp.log(total) + peak)[..., 0]
+        logsumexp[rows][empty[..., 0]] = xp.inf
         if dropout > 0 and key is not None:
-            scores *= keep_mask(xp, scores.shape, dropout, key, block)
-            scores *= keep_scale(dropout)
-        xp.matmul(scores, v[rows], out=out[rows])
+            weights *= keep_mask(xp, weights.shape, dropout, key, block)
+            total /= keep_scale(dropout)
+        xp.matmul(weights, v[rows], out=out[rows])
+        out[rows] /= total
     return out, logsumexp
 
 
@@ -82,29 +82,35 @@ def backward(
     """
     xp = namespace(q)
     batch, heads, queries, _ = q.shape
-    mask = causal_mask(xp, queries, k.shape[2]) if causal else None
+    limit = _causal_limit(q, k) if causal else None
+    grad_q, grad_k, grad_v = grads
     for block, rows in enumerate(_blocks(batch, heads * queries * k.shape[2])):
-        weights = q[rows] @ k[rows].swapaxes(-1, -2)
-        weights *= scale
-        if mask is not None:
-            # before exp: a score that was masked may exceed the row's logsumexp and overflow
-            weights = xp.where(mask, weights, weights.dtype.type(-xp.inf))
+        scaled = q[rows] * scale
+        weights = scaled @ k[rows].swapaxes(-1, -2)
         weights -= logsumexp[rows][..., None]
+        if limit is not None:
+            xp.minimum(weights, limit, out=weights)
         xp.exp(weights, out=weights)
         dscores = grad[rows] @ v[rows].swapaxes(-1, -2)
+        used = weights
         if dropout > 0 and key is not None:
-            kept = keep_mask(xp, weights.shape, dropout, key, block) * weights.dtype.type(
-                keep_scale(dropout)
-            )
+            kept = keep_mask(xp, weights.shape, dropout, key, block)
+            kept = kept * weights.dtype.type(keep_scale(dropout))
             dscores *= kept
-            xp.matmul((weights * kept).swapaxes(-1, -2), grad[rows], out=grads[2][rows])
-        else:
-            xp.matmul(weights.swapaxes(-1, -2), grad[rows], out=grads[2][rows])
-        dscores -= (grad[rows] * out[rows]).sum(axis=-1, keepdims=True)
+            used = weights * kept
+        xp.matmul(used.swapaxes(-1, -2), grad[rows], out=grad_v[rows])
+        dscores -= xp.einsum("bhte,bhte->bht", grad[rows], out[rows])[..., None]
         dscores *= weights
-        dscores *= scale
-        xp.matmul(dscores, k[rows], out=grads[0][rows])
-        xp.matmul(dscores.swapaxes(-1, -2), q[rows], out=grads[1][rows])
+        xp.matmul(dscores, k[rows], out=grad_q[rows])
+        grad_q[rows] *= scale
+        xp.matmul(dscores.swapaxes(-1, -2), scaled, out=grad_k[rows])
+
+
+def _causal_limit(q: Array, k: Array) -> Array:
+    """Return what scores are limited to: -inf where a query must not see a key, else +inf."""
+    xp = namespace(q)
+    mask = causal_mask(xp, q.shape[2], k.shape[2])
+    return xp.where(mask, q.dtype.type(xp.inf), q.dtype.type(-xp.inf))
 
 
 def _blocks(batch: int, weights_per_sequence: int) -> Iterator[slice]:

@@ -16,6 +16,8 @@ def forward(x: Array, approximate: str = "none") -> Array:
     Exact ("none"): Phi(x) = (1 + erf(x / sqrt(2))) / 2.
     "tanh": Phi(x) ~ (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2.
     """
+    if x.dtype.itemsize < 4:  # sixteen bits do not hold what is computed on the way
+        return forward(x.astype("float32"), approximate).astype(x.dtype)
     return x * _distribution(x, approximate)
 
 
@@ -25,6 +27,8 @@ def backward(grad: Array, x: Array, approximate: str = "none") -> Array:
     Exact: Phi'(x) = exp(-x^2 / 2) / sqrt(2 pi).
     "tanh": Phi'(x) = 2 Phi (1 - Phi) * sqrt(2 / pi) * (1 + 3 * 0.044715 x^2).
     """
+    if x.dtype.itemsize < 4:
+        return backward(grad.astype("float32"), x.astype("float32"), approximate).astype(x.dtype)
     xp = namespace(x)
     phi = _distribution(x, approximate)
     if approximate == "tanh":

@@ -5,7 +5,8 @@ from kernels.array import Array, namespace
 
 def forward(x: Array) -> Array:
     """Return y = max(x, 0), NaN where x is NaN; backward needs y."""
-    return namespace(x).maximum(x, x.dtype.type(0))
+    # A row of zeros, because NumPy compares with a single one three times more slowly.
+    return namespace(x).maximum(x, namespace(x).zeros(x.shape[-1:], x.dtype))
 
 
 def backward(grad: Array, y: Array) -> Array:

@@ -41,7 +41,7 @@ class Loaded:
 
 
 def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
-    """Return the model of a checkpoint, on the device that it was trained on or another.
+    """Return the model of a checkpoint, for evaluation, on its own device or another.
 
     Raises
     ------
@@ -71,4 +71,4 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
         raise RunError(
             f"{path} does not hold the model that its settings describe: {error}"
         ) from None
-    return Loaded(path, model, tokenizer, config, tensors, metadata)
+    return Loaded(path, model.eval(), tokenizer, config, tensors, metadata)

@@ -65,14 +65,17 @@ class TrainConfig:
             raise UsageError(f"seed is {self.seed}; expected a whole number below 2^64")
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if not low <= value <= high or not math.isfinite(value):
+            number = isinstance(value, float | int) and not isinstance(value, bool)
+            if not number or not low <= value <= high or not math.isfinite(value):
                 limits = f"from {low:g}" + (f" to {high:g}" if high != math.inf else "")
-                raise UsageError(f"{name} is {value}; expected a finite number {limits}")
+                raise UsageError(f"{name} is {value!r}; expected a finite number {limits}")
         if self.lr == 0:
             raise UsageError("lr is 0, with which nothing is learned; expected a number above 0")
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise UsageError(f"{name} is 1; expected a number from 0 to below 1")
+        if not isinstance(self.gpt, GPTConfig):
+            raise UsageError(f"gpt is {self.gpt!r}; expected a GPTConfig")
         if self.model not in ("gpt", "bigram"):
             raise UsageError(f"model is {self.model!r}; expected gpt or bigram")
         if self.device not in DEVICES:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,20 @@ class Loss:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
 
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Use the model in evaluation mode, recording nothing; leave it in the mode that it was in."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        if training:
+            model.train()
+
+
 def mean_loss(
     model: Any, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False
 ) -> Loss:
@@ -49,18 +64,13 @@ def mean_loss(
     InterruptedEvaluationError
         `should_stop` said so between two batches.
     """
-    training = model.training
-    model.eval()
     total, count = 0.0, 0
-    try:
-        with no_grad():
-            for x, y in batches:
-                if should_stop():
-                    raise InterruptedEvaluationError
-                total += model(x, y)[1].item() * y.size
-                count += y.size
-    finally:
-        model.train(training)
+    with evaluating(model):
+        for x, y in batches:
+            if should_stop():
+                raise InterruptedEvaluationError
+            total += model(x, y)[1].item() * y.size
+            count += y.size
     return Loss(total / count, count)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from models.errors import UsageError
+from models.evaluate import evaluating
 from models.tokenizer import CharTokenizer
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.random import Stream
 
 
@@ -31,7 +31,7 @@ class Sampling:
                 f"temperature is {self.temperature}; expected 0 (always the likeliest) or a "
                 "finite number above"
             )
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
             raise UsageError(f"top-k is {self.top_k}; expected a whole number of at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}; expected a number above 0, up to 1")
@@ -42,17 +42,18 @@ class Sampling:
         A top-k beyond the vocabulary keeps everything. Equal logits at the edge of top-k are all
         kept. Top-p keeps, likeliest first, every character before which less than p was reached.
         """
-        scaled = logits.astype(np.float64) / self.temperature
-        if self.top_k is not None and self.top_k < scaled.shape[-1]:
-            least = np.partition(scaled, -self.top_k, axis=-1)[:, -self.top_k, None]
-            scaled = np.where(scaled < least, -np.inf, scaled)
-        scaled -= scaled.max(axis=-1, keepdims=True)
-        p = np.exp(scaled)
+        below = logits.astype(np.float64)
+        below -= below.max(axis=-1, keepdims=True)
+        if self.top_k is not None and self.top_k < below.shape[-1]:
+            least = np.partition(below, -self.top_k, axis=-1)[:, -self.top_k, None]
+            below[below < least] = -np.inf
+        with np.errstate(over="ignore"):  # near temperature 0 the quotient may become -inf
+            p = np.exp(below / self.temperature)
         p /= p.sum(axis=-1, keepdims=True)
         if self.top_p is not None and self.top_p < 1:
             order = np.argsort(-p, axis=-1, kind="stable")
             ranked = np.take_along_axis(p, order, axis=-1)
-            before = np.cumsum(ranked, axis=-1) - ranked
+            before = np.pad(np.cumsum(ranked[:, :-1], axis=-1), ((0, 0), (1, 0)))
             np.put_along_axis(p, order, np.where(before < self.top_p, ranked, 0), axis=-1)
             p /= p.sum(axis=-1, keepdims=True)
         return p
@@ -74,11 +75,18 @@ class Context:
     and the rest is read again from position 0, so that a cached step stays cheap and the logits
     are the same, to rounding, with and without the cache. `slide=True` instead forgets one
     character at each step, as published notebooks do; then nothing can be cached.
+
+    Raises
+    ------
+    ValueError
+        The texts (B, T) that are given have no character.
     """
 
     def __init__(
         self, model: Any, tokens: np.ndarray, *, cache: bool = True, slide: bool = False
     ) -> None:
+        if not tokens.shape[1]:
+            raise ValueError("there is no character to continue; give at least one")
         self.model, self.slide = model, slide
         self.window = np.asarray(tokens, dtype=np.int64)[:, -model.block_size :]  # (B, T)
         self.caching = cache and not slide
@@ -100,8 +108,8 @@ class Context:
             self._cache = self.model.new_cache()
 
     def logits(self) -> np.ndarray:
-        """Return the logits (B, V) of the character that follows."""
-        with no_grad():
+        """Return the logits (B, V) of the character that follows; append one before the next."""
+        with evaluating(self.model):
             if self._cache is None:
                 logits, _ = self.model(self.window)
             else:
@@ -123,20 +131,15 @@ def generate(
     """Yield `length` times the next token (B,) of B texts that all start with `prompt` (T,).
 
     The text of a stream does not depend on how many others there are. The model is used in
-    evaluation mode and left in the mode that it was in.
+    evaluation mode and left, at each token, in the mode that it was in.
     """
-    training = model.training
-    model.eval()
-    try:
-        context = Context(
-            model, np.repeat(prompt[None], len(streams), axis=0), cache=cache, slide=slide
-        )
-        for _ in range(length):
-            tokens = sampling.choose(context.logits(), streams)
-            yield tokens
-            context.append(tokens)
-    finally:
-        model.train(training)
+    context = Context(
+        model, np.repeat(prompt[None], len(streams), axis=0), cache=cache, slide=slide
+    )
+    for _ in range(length):
+        tokens = sampling.choose(context.logits(), streams)
+        yield tokens
+        context.append(tokens)
 
 
 def encode_prompt(prompt: str, tokenizer: CharTokenizer, unknown: Any = "error") -> np.ndarray:

@@ -64,8 +64,16 @@ class GPTConfig:
                 f"an equal part of the channels; try n_embd "
                 f"{math.ceil(self.n_embd / self.n_head) * self.n_head}"
             )
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}; expected a number from 0 to below 1")
+        dropout = self.dropout
+        if (
+            isinstance(dropout, bool)
+            or not isinstance(dropout, float | int)
+            or not 0 <= dropout < 1
+        ):
+            raise UsageError(f"dropout is {dropout!r}; expected a number from 0 to below 1")
+        for name in ("bias", "tied"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected True or False")
         if self.activation not in ("relu", "gelu", "gelu_tanh"):
             raise UsageError(f"activation is {self.activation!r}; expected relu, gelu or gelu_tanh")
 
@@ -156,15 +164,18 @@ class GPT(Module):
         Raises
         ------
         ValueError
-            There are more than block_size characters, counting the cached ones.
+            There are more than block_size characters, counting the cached ones, or idx does not
+            have two axes.
         """
         start = cache[0].length if cache else 0
-        length = idx.shape[1]
+        x = self.token_embedding(idx)  # (B, T, C)
+        if x.ndim != 3:
+            raise ValueError(f"idx has shape {x.shape[:-1]}; expected (batch, time)")
+        length = x.shape[1]
         if start + length > self.block_size:
             raise ValueError(
                 f"{start + length} characters of context, but block_size is {self.block_size}"
             )
-        x = self.token_embedding(idx)  # (B, T, C)
         x = x + self.position_embedding(np.arange(start, start + length))  # (T, C)
         for position, block in enumerate(self.blocks):
             x = block(x, cache[position] if cache else None)

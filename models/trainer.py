@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from models.batches import Split, random_batch
@@ -70,8 +71,8 @@ class Trainer:
         Raises
         ------
         DivergedError
-            The loss or the norm of the gradient is not finite. The weights are as before, and
-            the message names the first operation that went wrong.
+            The loss or the norm of the gradient is not finite. The weights and the random streams
+            are as before, and the message names the first operation that went wrong.
         """
         before = self.generator.get_state()
         loss = self._backward()
@@ -81,13 +82,11 @@ class Trainer:
         if math.isfinite(loss):
             norm = self.optimizer.step(max_norm=self.config.clip or math.inf) or 0.0
         if not math.isfinite(norm):
+            what, value = ("norm of the gradient", norm) if math.isfinite(loss) else ("loss", loss)
             self.generator.set_state(before)
-            what = "loss" if not math.isfinite(loss) else "norm of the gradient"
-            raise DivergedError(
-                f"the {what} is {loss if what == 'loss' else norm} at step {self.step}: "
-                f"{self._find_cause()}. Its weights were not used. Try a lower --lr, a longer "
-                "--warmup or a smaller --clip"
-            )
+            error = self._diverged(what, value, self._backward)
+            self.generator.set_state(before)
+            raise error
         self.step += 1
         self.evaluated = False
         return Update(self.step, loss, norm, lr)
@@ -108,17 +107,35 @@ class Trainer:
             total += loss.item()
         return total
 
-    def _find_cause(self) -> str:
+    def _diverged(self, what: str, value: float, repeat: Callable[[], object]) -> DivergedError:
+        cause = "every operation gave finite values when it was repeated"
         try:
             with detect_nonfinite():
-                self._backward()
+                repeat()
         except NonFiniteError as error:
-            return str(error)
-        return "every operation of the step gave finite values when it was repeated"
+            cause = str(error)
+        return DivergedError(
+            f"the {what} is {value} at step {self.step}: {cause}. Try a lower --lr, a longer "
+            "--warmup or a smaller --clip"
+        )
 
     def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[Loss, Loss]:
-        """Return the losses on the fixed batches of the training and the validation split."""
+        """Return the losses on the fixed batches of the training and the validation split.
+
+        Raises
+        ------
+        InterruptedEvaluationError
+            `should_stop` said so.
+        DivergedError
+            A loss is not finite; the message names the first operation that went wrong.
+        """
         train, validation = (mean_loss(self.model, batches, should_stop) for batches in self._fixed)
+        parts = zip(("training", "validation"), (train, validation), self._fixed, strict=True)
+        for name, loss, batches in parts:
+            if not math.isfinite(loss.nats):
+                raise self._diverged(
+                    f"{name} loss", loss.nats, partial(mean_loss, self.model, batches)
+                )
         return train, validation
 
     def note_evaluation(self, validation: Loss) -> bool:

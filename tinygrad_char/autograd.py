@@ -152,7 +152,8 @@ class Function:
             (each.node or each) if need else None
             for each, need in zip(inputs, self.needs, strict=True)
         )
-        self.shape, self.dtype = result.array.shape, result.array.dtype
+        array = result.array
+        self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
         if self.saved:
             self.versions = tuple(
                 (each.version, each.version.value)
@@ -444,7 +445,7 @@ def _run_hooks(hooks: dict[int, Callable] | None, grad: Array, like: Tensor) -> 
         if replacement is None:
             continue
         if not isinstance(replacement, TensorBase):
-            replacement = like._result(replacement)
+            replacement = like._result(like.backend.xp.asarray(replacement))
         array = replacement.array
         if array.shape != grad.shape or array.dtype != grad.dtype:
             raise RuntimeError(

@@ -6,6 +6,7 @@ be saved and restored.
 """
 
 import threading
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -125,15 +126,14 @@ def sampling_streams(seed: int, count: int) -> list[Stream]:
     return [Stream(check_seed(seed), STREAMS.index("sampling"), text) for text in range(count)]
 
 
-_default = Generator(0)
-
-
+@cache
 def default_generator() -> Generator:
-    """Return the generator of layers that were given none."""
-    return _default
+    """Return the generator of layers that were given none; made when first asked for."""
+    return Generator(0)
 
 
 def manual_seed(seed: int) -> Generator:
     """Seed the default generator afresh and return it."""
-    _default.set_state(Generator(seed).get_state())
-    return _default
+    generator = default_generator()
+    generator.set_state(Generator(seed).get_state())
+    return generator

@@ -338,9 +338,7 @@ class Tensor(TensorBase):
         return self.fill_(0)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        wants_grad = self.requires_grad or (
-            isinstance(values, TensorBase) and values.requires_grad
-        )
+        wants_grad = self.requires_grad or (isinstance(values, TensorBase) and values.requires_grad)
         if wants_grad and autograd.is_grad_enabled():
             raise RuntimeError(
                 "setitem: an assignment into or from a tensor that requires grad is not recorded: "

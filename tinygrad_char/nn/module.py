@@ -75,8 +75,8 @@ class Module:
                 f"{type(self).__name__}: buffer {name!r} is a {type(tensor).__name__}, expected a "
                 "tensor that is no Parameter"
             )
-        self._registered["buffer"][name] = tensor
         setattr(self, name, tensor)
+        self._registered["buffer"][name] = tensor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the module's result."""

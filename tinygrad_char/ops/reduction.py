@@ -80,8 +80,8 @@ class Var(Reduction):
         self.divisor = self.count - correction
         if self.divisor <= 0:
             raise ValueError(
-                f"{type(self).__name__.lower()}: {self.count} elements along axis {axis} of shape {x.shape} with "
-                f"correction={correction}; expected more elements than the correction"
+                f"{type(self).__name__.lower()}: {self.count} elements along axis {axis} of shape "
+                f"{x.shape} with correction={correction}; expected more than the correction"
             )
         self.saved = (x,)
         centered = x - x.mean(axis=self.axes, keepdims=True)

@@ -1,0 +1,528 @@
+"""One case or more for every operation, shared by the gradient checks and by PyTorch parity.
+
+The name of a case starts with the name of the method or function that it covers; what follows a
+slash tells the cases of one name apart. `ours` takes Tensors, `theirs` PyTorch and its tensors.
+"""
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kernels.backend import CPU
+from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char import Tensor, gradcheck
+from tinygrad_char import functional as F
+from tinygrad_char.autograd import Function
+from tinygrad_char.ops.elementwise import Binary
+from tinygrad_char.ops.reduction import Reduction
+from tinygrad_char.tensor import Transfer
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    ours: Callable[..., Any]
+    theirs: Callable[..., Any]
+    shapes: tuple[tuple[int, ...], ...]
+    positive: bool = False
+    check: dict[str, Any] = field(default_factory=dict)  # options of gradcheck
+
+    @property
+    def covers(self) -> str:
+        return self.name.partition("/")[0]
+
+    def inputs(self) -> list[np.ndarray]:
+        """Return float64 arrays with magnitudes from 0.25 to 1.75: away from kinks at zero."""
+        rng = np.random.default_rng(list(self.name.encode()))
+        arrays = [rng.uniform(0.25, 1.75, shape) for shape in self.shapes]
+        if not self.positive:
+            arrays = [each * rng.choice([-1.0, 1.0], each.shape) for each in arrays]
+        return arrays
+
+
+IDX = np.array([[0, 2, 1], [2, 2, 0]])
+MASK = np.array([[True, False, True, True], [False] * 4, [True, True, False, False]])
+TARGETS = np.array([3, 0, -100, 1, 3])
+KEY = DropoutKey(1234, 5)
+QKV = ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3))
+
+
+def torch_attention(torch, q, k, v, causal=False, scale=None, dropout=0.0):
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    rows, columns = scores.shape[-2:]
+    seen = torch.ones(rows, columns, dtype=torch.bool)
+    weights = torch_softmax(torch, scores, seen.tril(columns - rows) if causal else seen)
+    if dropout:
+        weights = torch_dropout(torch, weights, dropout)
+    return weights @ v
+
+
+def torch_self_attention(torch, qkv, heads, **options):
+    batch, length, width = qkv.shape
+    parts = qkv.reshape(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+    return torch_attention(torch, *parts, **options).transpose(1, 2).flatten(2)
+
+
+def torch_softmax(torch, x, mask):
+    """Softmax over the last axis where `mask` is True; zeros where a row has nothing."""
+    full = mask.any(-1, keepdim=True).expand((*x.shape[:-1], 1))
+    safe = torch.where(full, x.masked_fill(~mask, -math.inf), torch.zeros_like(x))
+    return torch.where(full, safe.softmax(-1), torch.zeros_like(x))
+
+
+def torch_dropout(torch, x, p):
+    return x * torch.tensor(keep_mask(np, tuple(x.shape), p, KEY)) * keep_scale(p)
+
+
+def one(name: str, ours: Callable, theirs: Callable, *shapes: Any, **options: Any) -> list[Case]:
+    return [Case(name, ours, theirs, shapes, **options)]
+
+
+def binary(name: str, ours: Callable, theirs: Callable, **options: Any) -> list[Case]:
+    shapes = {
+        "": ((2, 3), (2, 3)),
+        "/broadcast": ((2, 1, 3), (4, 1)),
+        "/scalar": ((), (3,)),
+        "/0-d": ((), ()),
+        "/empty": ((0, 3), (3,)),
+    }
+    return [Case(name + suffix, ours, theirs, both, **options) for suffix, both in shapes.items()]
+
+
+def unary(name: str, ours: Callable, theirs: Callable, **options: Any) -> list[Case]:
+    shapes = {"": (3, 5), "/0-d": (), "/one": (1,), "/empty": (2, 0)}
+    return [
+        Case(name + suffix, ours, theirs, (each,), **options) for suffix, each in shapes.items()
+    ]
+
+
+def reduced(name: str, ours: Callable, theirs: Callable) -> list[Case]:
+    """Cases over axes; `ours` and `theirs` take (x, axis, keepdims), axis a tuple."""
+    axes = {"0": (0,), "last, kept": (-1,), "0, 2": (0, 2), "all": (0, 1, 2)}
+    return [
+        Case(
+            f"{name}/axis {label}",
+            lambda x, axis=axis, keep="kept" in label: ours(x, axis, keep),
+            lambda t, x, axis=axis, keep="kept" in label: theirs(t, x, axis, keep),
+            ((2, 3, 4),),
+        )
+        for label, axis in axes.items()
+    ]
+
+
+ARITHMETIC = [
+    *binary("__add__", lambda a, b: a + b, lambda t, a, b: a + b),
+    *binary("__sub__", lambda a, b: a - b, lambda t, a, b: a - b),
+    *binary("__mul__", lambda a, b: a * b, lambda t, a, b: a * b),
+    *binary("__truediv__", lambda a, b: a / b, lambda t, a, b: a / b),
+    *binary("__pow__", lambda a, b: a**b, lambda t, a, b: a**b, positive=True),
+    *binary("maximum", lambda a, b: a.maximum(b), lambda t, a, b: t.maximum(a, b)),
+    *binary("minimum", lambda a, b: a.minimum(b), lambda t, a, b: t.minimum(a, b)),
+    *binary("maximum/function", F.maximum, lambda t, a, b: t.maximum(a, b)),
+    *binary("minimum/function", F.minimum, lambda t, a, b: t.minimum(a, b)),
+    *binary("where", lambda a, b: F.where(a > b, a, b), lambda t, a, b: t.where(a > b, a, b)),
+    *one("__add__/same twice", lambda a: a + a, lambda t, a: a + a, (3,)),
+    *one("__mul__/same twice", lambda a: a * a, lambda t, a: a * a, (3,)),
+    *one("__add__/number", lambda a: a + 2, lambda t, a: a + 2, (3,)),
+    *one("__radd__", lambda a: 2 + a, lambda t, a: 2 + a, (3,)),
+    *one("__sub__/number", lambda a: a - 0.5, lambda t, a: a - 0.5, (3,)),
+    *one("__rsub__", lambda a: 2 - a, lambda t, a: 2 - a, (3,)),
+    *one("__mul__/number", lambda a: a * 3, lambda t, a: a * 3, (3,)),
+    *one("__rmul__", lambda a: 3 * a, lambda t, a: 3 * a, (3,)),
+    *one("__truediv__/number", lambda a: a / 4, lambda t, a: a / 4, (3,)),
+    *one("__rtruediv__", lambda a: 2 / a, lambda t, a: 2 / a, (3,)),
+    *one("__pow__/0", lambda a: a**0, lambda t, a: a**0, (3,)),
+    *one("__pow__/1", lambda a: a**1, lambda t, a: a**1, (3,)),
+    *one("__pow__/3", lambda a: a**3, lambda t, a: a**3, (2, 3)),
+    *one("__pow__/-2", lambda a: a**-2, lambda t, a: a**-2, (2, 3)),
+    *one("__pow__/1.5", lambda a: a**1.5, lambda t, a: a**1.5, (2, 3), positive=True),
+    *one("__rpow__", lambda a: 3**a, lambda t, a: 3**a, (3,)),
+    *one("where/number", lambda a: F.where(a > 0, a, 2), lambda t, a: t.where(a > 0, a, 2.0), (9,)),
+    *unary("__neg__", lambda a: -a, lambda t, a: -a),
+    *one("__pos__", lambda a: +a * a, lambda t, a: +a * a, (3,)),
+    *unary("__abs__", abs, lambda t, a: abs(a)),
+    *unary("abs", lambda a: a.abs(), lambda t, a: a.abs()),
+    *unary("exp", lambda a: a.exp(), lambda t, a: a.exp()),
+    *unary("log", lambda a: a.log(), lambda t, a: a.log(), positive=True),
+    *unary("sqrt", lambda a: a.sqrt(), lambda t, a: a.sqrt(), positive=True),
+    *unary("tanh", lambda a: a.tanh(), lambda t, a: a.tanh()),
+    *unary("sigmoid", lambda a: a.sigmoid(), lambda t, a: a.sigmoid()),
+    *unary("relu", lambda a: a.relu(), lambda t, a: a.relu()),
+    *unary("relu/function", F.relu, lambda t, a: a.relu()),
+    *unary("gelu", lambda a: a.gelu(), lambda t, a: t.nn.functional.gelu(a)),
+    *unary(
+        "gelu/tanh",
+        lambda a: F.gelu(a, "tanh"),
+        lambda t, a: t.nn.functional.gelu(a, approximate="tanh"),
+    ),
+    *unary("clip", lambda a: a.clip(-0.8, 0.6), lambda t, a: a.clip(-0.8, 0.6)),
+    *unary("clip/low", lambda a: a.clip(low=0.5), lambda t, a: a.clip(min=0.5)),
+    *unary("clip/high", lambda a: a.clip(high=0.5), lambda t, a: a.clip(max=0.5)),
+    *unary("clamp", lambda a: a.clamp(-0.8, 0.6), lambda t, a: a.clamp(-0.8, 0.6)),
+    *one(
+        "masked_fill",
+        lambda a: a.masked_fill(MASK, 2),
+        lambda t, a: a.masked_fill(t.tensor(MASK), 2),
+        (3, 4),
+    ),
+    *one(
+        "masked_fill/broadcast",
+        lambda a: a.masked_fill(MASK[:, :1], -1),
+        lambda t, a: a.masked_fill(t.tensor(MASK[:, :1]), -1),
+        (2, 3, 4),
+    ),
+    *unary("clone", lambda a: a.clone(), lambda t, a: a.clone()),
+    *one("contiguous", lambda a: a.T.contiguous(), lambda t, a: a.T.contiguous(), (2, 3)),
+    # linear in its input, so a large step has no error but the rounding to float32
+    *one("astype", lambda a: a.astype("f4"), lambda t, a: a.float(), (2, 3), check={"eps": 0.25}),
+    *one("to", lambda a: Transfer.apply(a, target=CPU), lambda t, a: a.cpu(), (2, 3)),
+    *one("cpu", lambda a: a.cpu() * a, lambda t, a: a.cpu() * a, (2, 3)),
+]
+
+REDUCTIONS = [
+    *reduced(
+        "sum",
+        lambda x, axis, keep: x.sum(axis, keep),
+        lambda t, x, axis, keep: x.sum(axis, keep),
+    ),
+    *reduced(
+        "mean",
+        lambda x, axis, keep: x.mean(axis, keep),
+        lambda t, x, axis, keep: x.mean(axis, keep),
+    ),
+    *reduced(
+        "var",
+        lambda x, axis, keep: x.var(axis, keep),
+        lambda t, x, axis, keep: x.var(axis, correction=0, keepdim=keep),
+    ),
+    *reduced(
+        "var/correction",
+        lambda x, axis, keep: x.var(axis, keep, correction=1),
+        lambda t, x, axis, keep: x.var(axis, correction=1, keepdim=keep),
+    ),
+    *reduced(
+        "std",
+        lambda x, axis, keep: x.std(axis, keep, correction=1),
+        lambda t, x, axis, keep: x.std(axis, correction=1, keepdim=keep),
+    ),
+    *reduced(
+        "max",
+        lambda x, axis, keep: x.max(axis, keep),
+        lambda t, x, axis, keep: x.amax(axis, keep),
+    ),
+    *reduced(
+        "min",
+        lambda x, axis, keep: x.min(axis, keep),
+        lambda t, x, axis, keep: x.amin(axis, keep),
+    ),
+    *one("sum/default", lambda x: x.sum(), lambda t, x: x.sum(), (2, 3)),
+    *one("sum/0-d", lambda x: x.sum(), lambda t, x: x.sum(), ()),
+    *one("sum/empty", lambda x: x.sum(0), lambda t, x: x.sum(0), (0, 3)),
+    *one("mean/0-d", lambda x: x.mean(), lambda t, x: x.mean(), ()),
+    *one("max/0-d", lambda x: x.max(), lambda t, x: x.max(), ()),
+    *one("min/0-d", lambda x: x.min(), lambda t, x: x.min(), ()),
+    *one("cumsum/0", lambda x: x.cumsum(0), lambda t, x: x.cumsum(0), (4, 3)),
+    *one("cumsum/last", lambda x: x.cumsum(-1), lambda t, x: x.cumsum(-1), (2, 3, 4)),
+    *one("cumsum/empty", lambda x: x.cumsum(-1), lambda t, x: x.cumsum(-1), (2, 0)),
+]
+
+SHAPES = [
+    *one("reshape", lambda x: x.reshape(3, -1), lambda t, x: x.reshape(3, -1), (2, 3, 2)),
+    *one("reshape/strided", lambda x: x.T.reshape(6), lambda t, x: x.T.reshape(6), (2, 3)),
+    *one("view", lambda x: x.view(6), lambda t, x: x.view(6), (2, 3)),
+    *one("flatten", lambda x: x.flatten(1), lambda t, x: x.flatten(1), (2, 3, 2)),
+    *one("flatten/empty", lambda x: x.flatten(1), lambda t, x: x.flatten(1), (0, 3, 2)),
+    *one("flatten/0-d", lambda x: x.flatten(), lambda t, x: x.flatten(), ()),
+    *one("permute", lambda x: x.permute(2, 0, 1), lambda t, x: x.permute(2, 0, 1), (2, 3, 4)),
+    *one("transpose/two", lambda x: x.transpose(0, 1), lambda t, x: x.transpose(0, 1), (2, 3)),
+    *one(
+        "transpose/of 3", lambda x: x.transpose(0, -1), lambda t, x: x.transpose(0, -1), (2, 3, 4)
+    ),
+    *one(
+        "transpose/order",
+        lambda x: x.transpose((1, 2, 0)),
+        lambda t, x: x.permute(1, 2, 0),
+        (2, 3, 4),
+    ),
+    *one("swapaxes", lambda x: x.swapaxes(0, 2), lambda t, x: x.swapaxes(0, 2), (2, 3, 4)),
+    *one("T", lambda x: x.T, lambda t, x: x.permute(2, 1, 0), (2, 3, 4)),
+    *one("mT", lambda x: x.mT, lambda t, x: x.mT, (2, 3, 4)),
+    *one(
+        "broadcast_to",
+        lambda x: x.broadcast_to(4, 2, 3),
+        lambda t, x: x.broadcast_to(4, 2, 3),
+        (2, 1),
+    ),
+    *one("squeeze", lambda x: x.squeeze(), lambda t, x: x.squeeze(), (1, 3, 1)),
+    *one("squeeze/axis", lambda x: x.squeeze(-1), lambda t, x: x.squeeze(-1), (1, 3, 1)),
+    *one("unsqueeze", lambda x: x.unsqueeze(1), lambda t, x: x.unsqueeze(1), (2, 3)),
+    *one("split", lambda x: x.split(2), lambda t, x: x.split(2), (5, 2)),
+    *one("split/sizes", lambda x: x.split([1, 3], 1), lambda t, x: x.split([1, 3], 1), (2, 4)),
+    *one("cat", lambda a, b: F.cat([a, b], -1), lambda t, a, b: t.cat([a, b], -1), (2, 3), (2, 1)),
+    *one("cat/empty", lambda a, b: F.cat([a, b]), lambda t, a, b: t.cat([a, b]), (2, 3), (0, 3)),
+    *one("concatenate", lambda a: F.concatenate([a, a]), lambda t, a: t.cat([a, a]), (2, 3)),
+    *one(
+        "stack", lambda a, b: F.stack([a, b], 1), lambda t, a, b: t.stack([a, b], 1), (2, 3), (2, 3)
+    ),
+    *one("stack/0-d", lambda a, b: F.stack([a, b]), lambda t, a, b: t.stack([a, b]), (), ()),
+    *one("tril", lambda x: x.tril(), lambda t, x: x.tril(), (2, 3, 4)),
+    *one("tril/diagonal", lambda x: x.tril(-1), lambda t, x: x.tril(-1), (4, 3)),
+    *one("triu", lambda x: x.triu(1), lambda t, x: x.triu(1), (2, 3, 4)),
+    *one(
+        "__getitem__", lambda x: x[1, ..., None, ::2], lambda t, x: x[1, ..., None, ::2], (2, 3, 4)
+    ),
+    *one("__getitem__/element", lambda x: x[1, -1], lambda t, x: x[1, -1], (2, 3)),
+    *one("__getitem__/repeated", lambda x: x[IDX], lambda t, x: x[t.tensor(IDX)], (3, 2)),
+    *one(
+        "__getitem__/array and slice",
+        lambda x: x[:, IDX, 1:],
+        lambda t, x: x[:, t.tensor(IDX), 1:],
+        (2, 3, 3),
+    ),
+    *one("__getitem__/mask", lambda x: x[MASK], lambda t, x: x[t.tensor(MASK)], (3, 4)),
+    *one("__iter__", lambda x: list(x), lambda t, x: list(x), (3, 2)),
+]
+
+NETWORKS = [
+    *one("__matmul__", lambda a, b: a @ b, lambda t, a, b: a @ b, (2, 3), (3, 4)),
+    *one("__matmul__/vectors", lambda a, b: a @ b, lambda t, a, b: a @ b, (3,), (3,)),
+    *one("__matmul__/vector, matrix", lambda a, b: a @ b, lambda t, a, b: a @ b, (3,), (3, 2)),
+    *one("__matmul__/matrix, vector", lambda a, b: a @ b, lambda t, a, b: a @ b, (2, 3), (3,)),
+    *one("__matmul__/vector, batch", lambda a, b: a @ b, lambda t, a, b: a @ b, (3,), (2, 3, 4)),
+    *one("__matmul__/batch, vector", lambda a, b: a @ b, lambda t, a, b: a @ b, (2, 4, 3), (3,)),
+    *one("__matmul__/batches", lambda a, b: a @ b, lambda t, a, b: a @ b, (2, 1, 2, 3), (3, 3, 2)),
+    *one("__matmul__/nothing to sum", lambda a, b: a @ b, lambda t, a, b: a @ b, (2, 0), (0, 3)),
+    *one("__rmatmul__", lambda a: np.eye(2, 3, dtype=a.dtype) @ a, lambda t, a: a[:2], (3, 2)),
+    *one("matmul", lambda a, b: a.matmul(b), lambda t, a, b: a @ b, (2, 3), (3, 4)),
+    *one("linear", F.linear, lambda t, *a: t.nn.functional.linear(*a), (2, 3, 4), (5, 4), (5,)),
+    *one("linear/no bias", F.linear, lambda t, *a: t.nn.functional.linear(*a), (3, 4), (5, 4)),
+    *one("linear/vector", F.linear, lambda t, *a: t.nn.functional.linear(*a), (4,), (5, 4), (5,)),
+    *one("linear/no rows", F.linear, lambda t, *a: t.nn.functional.linear(*a), (0, 4), (5, 4)),
+    *one("linear/no inputs", F.linear, lambda t, x, w, b: x @ w.T + b, (3, 0), (2, 0), (2,)),
+    *one("softmax/method", lambda x: x.softmax(0), lambda t, x: x.softmax(0), (3, 4)),
+    *one("softmax", lambda x: F.softmax(x), lambda t, x: x.softmax(-1), (2, 3, 4)),
+    *one(
+        "softmax/mask",
+        lambda x: F.softmax(x, mask=MASK),
+        lambda t, x: torch_softmax(t, x, t.tensor(MASK)),
+        (2, 3, 4),
+    ),
+    *one(
+        "softmax/causal",
+        lambda x: F.softmax(x, mask="causal"),
+        lambda t, x: torch_softmax(t, x, t.ones(3, 5, dtype=t.bool).tril(2)),
+        (2, 3, 5),
+    ),
+    *one("log_softmax/method", lambda x: x.log_softmax(0), lambda t, x: x.log_softmax(0), (3, 4)),
+    *one("log_softmax", lambda x: F.log_softmax(x), lambda t, x: x.log_softmax(-1), (2, 3, 4)),
+    *one(
+        "layer_norm",
+        F.layer_norm,
+        lambda t, x, w, b: t.nn.functional.layer_norm(x, w.shape, w, b),
+        *((2, 3, 5), (5,), (5,)),
+    ),
+    *one(
+        "layer_norm/plain",
+        lambda x: F.layer_norm(x, eps=0.1),
+        lambda t, x: t.nn.functional.layer_norm(x, x.shape[-1:], eps=0.1),
+        (3, 5),
+    ),
+    *one(
+        "layer_norm/bias alone",
+        lambda x, b: F.layer_norm(x, bias=b),
+        lambda t, x, b: t.nn.functional.layer_norm(x, b.shape) + b,
+        *((5,), (5,)),
+    ),
+    *one("embedding", lambda w: F.embedding(IDX, w), lambda t, w: w[t.tensor(IDX)], (4, 3)),
+    *one("embedding/0-d", lambda w: F.embedding(2, w), lambda t, w: w[2], (4, 3)),
+    *(
+        Case(
+            f"cross_entropy/{reduction}",
+            lambda x, how=reduction: F.cross_entropy(x, TARGETS, how),
+            lambda t, x, how=reduction: t.nn.functional.cross_entropy(
+                x, t.tensor(TARGETS), reduction=how
+            ),
+            ((5, 4),),
+        )
+        for reduction in F.REDUCTIONS
+    ),
+    *one(
+        "cross_entropy/several axes",
+        lambda x: F.cross_entropy(x, IDX, ignore_index=1),
+        lambda t, x: t.nn.functional.cross_entropy(
+            x.flatten(0, 1), t.tensor(IDX).flatten(), ignore_index=1
+        ),
+        (2, 3, 4),
+    ),
+    *one("attention", F.attention, torch_attention, *QKV),
+    *one(
+        "attention/causal",
+        lambda *qkv: F.attention(*qkv, causal=True),
+        lambda t, *qkv: torch_attention(t, *qkv, causal=True),
+        *QKV,
+    ),
+    *one(
+        "attention/more queries than keys",
+        lambda *qkv: F.attention(*qkv, causal=True),
+        lambda t, *qkv: torch_attention(t, *qkv, causal=True),
+        *((1, 2, 5, 3), (1, 2, 2, 3), (1, 2, 2, 3)),
+    ),
+    *one(
+        "attention/scale",
+        lambda *qkv: F.attention(*qkv, scale=0.3),
+        lambda t, *qkv: torch_attention(t, *qkv, scale=0.3),
+        *QKV,
+    ),
+    *one(
+        "attention/dropout",
+        lambda *qkv: F.attention(*qkv, causal=True, dropout=0.4, key=KEY),
+        lambda t, *qkv: torch_attention(t, *qkv, causal=True, dropout=0.4),
+        *QKV,
+    ),
+    *one(
+        "self_attention",
+        lambda x: F.self_attention(x, 2),
+        lambda t, x: torch_self_attention(t, x, 2, causal=True),
+        (2, 3, 12),
+    ),
+    *one(
+        "self_attention/full, dropout",
+        lambda x: F.self_attention(x, 2, causal=False, dropout=0.4, key=KEY),
+        lambda t, x: torch_self_attention(t, x, 2, dropout=0.4),
+        (2, 3, 12),
+    ),
+    *unary("dropout", lambda x: F.dropout(x, 0.4, KEY), lambda t, x: torch_dropout(t, x, 0.4)),
+    *one("dropout/0", lambda x: F.dropout(x, 0, KEY) * x, lambda t, x: x * x, (3,)),
+    *one("dropout/1", lambda x: F.dropout(x, 1, KEY) + x, lambda t, x: x * 0 + x, (3,)),
+]
+
+CASES = [*ARITHMETIC, *REDUCTIONS, *SHAPES, *NETWORKS]
+
+
+def operations() -> set[type[Function]]:
+    """Return every operation of the engine: the Function classes that are not only bases."""
+    bases = {Binary, Reduction}
+    found: set[type[Function]] = set()
+    pending = [Function]
+    while pending:
+        children = pending.pop().__subclasses__()
+        pending += children
+        found.update(
+            each
+            for each in children
+            if each.__module__.startswith("tinygrad_char.")
+            and not each.__name__.startswith("_")
+            and each not in bases
+        )
+    return found
+
+
+NOT_DIFFERENTIABLE = set(
+    """
+    shape ndim size numel dtype device is_leaf numpy item tolist requires_grad_ backward zero_grad
+    register_hook retain_grad detach data copy_ fill_ zero_ cuda argmax argmin all any
+    __init__ __len__ __repr__ __format__ __array__ __array_ufunc__ __dlpack__ __dlpack_device__
+    __bool__ __int__ __float__ __index__ __setitem__ __deepcopy__ __hash__ __slots__ __module__
+    __doc__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __rand__ __ror__
+    __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability
+    """.split()  # noqa: SIM905 (a list of them would be sixty lines)
+)
+
+
+def differentiable() -> set[str]:
+    """Return the public names through which a user differentiates."""
+    functions = inspect.getmembers(F, inspect.isfunction)
+    names = {name for name, each in functions if each.__module__ == F.__name__} | set(vars(Tensor))
+    return {
+        name
+        for name in names - NOT_DIFFERENTIABLE
+        if not name.startswith("_") or name.startswith("__")
+    }
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[set[type[Function]]]:
+    """Collect the operations that are put on the tape, so that backward goes through them."""
+    seen: set[type[Function]] = set()
+    original = Function.__dict__["apply"]
+
+    def apply(cls: type[Function], *inputs: Any, **options: Any) -> Tensor:
+        result = original.__func__(cls, *inputs, **options)
+        if result.node is not None:
+            seen.add(type(result.node))
+        return result
+
+    Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    try:
+        yield seen
+    finally:
+        Function.apply = original  # type: ignore[method-assign]
+
+
+def check_gradients(case: Case) -> None:
+    """Compare the case's gradients with central differences."""
+    gradcheck(case.ours, [Tensor(each, requires_grad=True) for each in case.inputs()], **case.check)
+
+
+def outputs(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, list | tuple) else [result]
+
+
+def run_ours(case: Case, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the results and the gradients of the inputs, with the case's cotangents."""
+    tensors = [Tensor(each, requires_grad=True) for each in arrays]
+    results = outputs(case.ours(*tensors))
+    for each, cotangent in zip(results, cotangents(results), strict=True):
+        each.backward(cotangent, retain_graph=True)
+    return (
+        [each.detach().numpy() for each in results],
+        [each.grad.numpy() for each in tensors],
+    )
+
+
+def run_theirs(
+    torch: Any, case: Case, arrays: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return PyTorch's results and gradients, with the same cotangents."""
+    tensors = [torch.tensor(each, requires_grad=True) for each in arrays]
+    results = outputs(case.theirs(torch, *tensors))
+    grads = [
+        torch.tensor(each).to(r.dtype) for r, each in zip(results, cotangents(results), strict=True)
+    ]
+    torch.autograd.backward(results, grads)
+    return (
+        [each.detach().numpy() for each in results],
+        [each.grad.numpy() for each in tensors],
+    )
+
+
+def cotangents(results: list[Any]) -> list[np.ndarray]:
+    rng = np.random.default_rng(len(results))
+    return [np.array(rng.standard_normal(tuple(each.shape))) for each in results]
+
+
+def check_parity(torch: Any, case: Case, dtype: Any) -> None:
+    """Compare results and gradients with PyTorch's in float64.
+
+    What is allowed is four times the error that PyTorch itself makes in `dtype`, and eight units
+    of rounding of the largest value.
+    """
+    exact = case.inputs()
+    rounded = [each.astype(dtype) for each in exact]
+    widened = [each.astype(np.float64) for each in rounded]
+    ours, theirs = run_ours(case, rounded), run_theirs(torch, case, rounded)
+    truth = run_theirs(torch, case, widened)
+    for part in (0, 1):
+        for mine, other, true in zip(ours[part], theirs[part], truth[part], strict=True):
+            assert mine.shape == true.shape
+            assert mine.dtype == other.dtype
+            if true.size:
+                own = np.abs(other.astype(np.float64) - true).max()
+                allowed = 4 * own + 8 * np.finfo(mine.dtype).eps * np.abs(true).max()
+                worst = np.abs(mine.astype(np.float64) - true).max()
+                assert worst <= allowed, f"error {worst:.3g}, allowed {allowed:.3g}"
