@@ -34,7 +34,8 @@ def update(
     p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps).
 
     `step` counts from 1. Scalars are computed in double precision and rounded once; the order of
-    the operations is PyTorch's, so float32 runs end on the same digits.
+    the operations is PyTorch's, so that only its fused multiply-adds make a difference in the
+    last place.
     """
     beta1, beta2 = betas
     dtype = parameter.dtype.type
@@ -56,13 +57,11 @@ def update(
         work = g - m
         work *= dtype(1 - beta1)
         m += work
-        xp.multiply(g, g, out=work)
-        work *= dtype(1 - beta2)
+        xp.multiply(g, dtype(1 - beta2), out=work)
+        work *= g
         v *= dtype(beta2)
         v += work
         xp.sqrt(v, out=work)
         work /= correction
         work += dtype(eps)
-        xp.divide(m, work, out=work)
-        work *= step_size
-        p -= work
+        p -= m * step_size / work

@@ -56,7 +56,7 @@ def forward(
         logsumexp[rows][empty[..., 0]] = xp.inf
         if dropout > 0 and key is not None:
             weights *= keep_mask(xp, weights.shape, dropout, key, block)
-            total /= keep_scale(dropout)
+            total /= keep_scale(dropout) or 1  # where nothing is kept the weights are zeros already
         xp.matmul(weights, v[rows], out=out[rows])
         out[rows] /= total
     return out, logsumexp

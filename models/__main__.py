@@ -1,11 +1,14 @@
 """The command `tinygrad-char`, also `python -m models`."""
 
+import io
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line, whose exit code is 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
+        _prepare_output()
         from models.cli import run
 
         code = run(sys.argv[1:])
@@ -13,6 +16,16 @@ def main() -> None:
         sys.stderr.write("\ninterrupted\n")
         code = 130
     sys.exit(code)
+
+
+def _prepare_output() -> None:
+    """Make every text printable: where a stream is closed or knows too few characters, too."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

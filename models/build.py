@@ -55,7 +55,7 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
     try:
         config = TrainConfig.from_json(metadata["config"])
         tokenizer = CharTokenizer(metadata["vocabulary"])
-    except (KeyError, TypeError, UsageError) as error:
+    except (AttributeError, KeyError, TypeError, UsageError) as error:
         raise RunError(f"{path} holds no model that can be used: {error!r}") from error
     if device is not None:
         config = replace(config, device=device)

@@ -2,99 +2,121 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from kernels.backend import DeviceError
 from models.build import load_checkpoint
 from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
+from models.console import PlainConsole
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
 from models.run_folder import RunFolder, resolve_checkpoint
 from models.tokenizer import UnknownPolicy
 
+if TYPE_CHECKING:
+    from models.train import Result
+
 RUNS = "runs"
+BROKEN_PIPE = 128 + 13  # how shells report a program that SIGPIPE ended
+
+
+def _argument(metavar: str, default: str | None = None) -> Any:
+    """Name an option's value in the help, and say in words what holds where it is left out."""
+    hint = "" if default is None else f"(default: {default})"
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+# The help shows a setting's text as it stands in the file, line breaks included: one line each.
+Run = Annotated[Path | None, _argument("[RUN]", f"the latest run under {RUNS}/")]
+Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_hint="")]]
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a model on text, and keep it in a run folder.
 
-    Without options: a small GPT on tiny Shakespeare, in about a minute. Every setting below
-    starts from the preset and can be changed. Ctrl-C saves; --resume continues to the same digits.
+    Without options: a small GPT on tiny Shakespeare, in about a minute.
+
+    Ctrl-C saves and stops; --resume continues, to the same digits as without the pause.
     """
 
     preset: PresetName = "small"
-    """Settings to start from."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Text to learn: a UTF-8 file, "shakespeare" (downloaded once, the default) or "pydoc" (the
-    documentation that comes with Python)."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """New folder for the run; otherwise a numbered one under runs/."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """All settings at once: tiny takes seconds, full hours without a GPU."""
+    data: Annotated[str | None, _argument("FILE", "shakespeare, downloaded once")] = None
+    """Text to learn: a UTF-8 file, "shakespeare", or "pydoc" (Python's own documentation)."""
+    out: Annotated[Path | None, _argument("FOLDER", f"a numbered one under {RUNS}/")] = None
+    """New folder for the run."""
+    resume: Annotated[Path | None, _argument("RUN")] = None
     """Run folder or checkpoint to continue, with its settings unless changed here."""
-    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: SMALL)
-    json: bool = False
+    json: Flag = False
     """Print the result as JSON, and everything else to the standard error stream."""
+    config: tyro.conf.OmitArgPrefixes[Annotated[TrainConfig, tyro.conf.arg(name="")]] = field(
+        default_factory=lambda: SMALL
+    )
 
     def __call__(self) -> int:
         """Train; the exit code is 130 or 143 after a signal that was answered by saving."""
-        from models.train import train
-
-        console = Console(stderr=self.json)
-
-        def notify(text: str) -> None:
-            console.print(text, highlight=False, markup=False)
-
-        resumed = data = None
-        if self.resume:
-            if self.out:
-                raise UsageError("--out and --resume exclude each other: a run stays in its folder")
-            resumed = load_checkpoint(resolve_checkpoint(self.resume, "last"), self.config.device)
-            _check_same_model(resumed.config, self.config)
-            data = resumed.metadata["data"]["argument"]
-        corpus = load_corpus(self.data or data, notify)
-        if resumed:
-            folder = RunFolder.open(resumed.path.parent)
-        else:
-            _check_trainable(self.config, corpus.text)
-            name = f"{self.preset if self.config.model == 'gpt' else 'bigram'}-{corpus.name}"
-            folder = (
-                RunFolder.create(self.out) if self.out else RunFolder.create_numbered(RUNS, name)
-            )
-        notify(_describe_run(self.config, corpus.name, corpus.text, folder))
-        result = train(self.config, corpus, folder, console, resumed)
+        try:
+            result = self._train(PlainConsole(stderr=self.json))
+        except BrokenPipeError:  # nobody reads on; what there was is saved
+            return BROKEN_PIPE
         if self.json:
             _print_json(asdict(result))
         return result.exit_code
+
+    def _train(self, console: PlainConsole) -> Result:
+        from models.train import train
+
+        if self.resume:
+            if self.out:
+                raise UsageError("--out and --resume exclude each other: a run stays in its folder")
+            path = resolve_checkpoint(self.resume, "last")
+            folder = RunFolder.open(path.parent)
+            with folder.lock():  # before reading: until then, another process may be training
+                resumed = load_checkpoint(path, self.config.device)
+                _check_same_model(resumed.config, self.config)
+                argument = resumed.metadata["data"]["argument"]
+                corpus = load_corpus(argument if self.data is None else self.data, console.note)
+                return train(self.config, corpus, folder, console, resumed)
+        corpus = load_corpus(self.data, console.note)
+        _check_trainable(self.config, corpus.text)
+        name = f"{self.preset if self.config.model == 'gpt' else 'bigram'}-{corpus.name}"
+        folder = (
+            RunFolder.create_numbered(RUNS, name)
+            if self.out is None
+            else RunFolder.create(self.out)
+        )
+        with folder.lock():
+            return train(self.config, corpus, folder, console)
 
 
 @dataclass(frozen=True)
 class Generate:
     """Write text with a trained model, character by character."""
 
-    run: tyro.conf.Positional[Path | None] = None
-    """Run folder or checkpoint; otherwise the latest run under runs/."""
-    prompt: str = ""
-    """Text to continue; empty starts at a new line."""
+    run: tyro.conf.Positional[Run] = None
+    """Run folder or checkpoint."""
+    prompt: Annotated[str, _argument("TEXT", "a new line")] = ""
+    """Text to continue."""
     length: int = 500
     """Characters to write."""
     samples: int = 1
-    """Texts to write at once, each independent of how many there are."""
+    """Texts to write; each is the same however many there are."""
     temperature: float = 0.8
     """Below 1 safer, above 1 wilder; 0 always takes the likeliest character."""
-    top_k: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    top_k: Annotated[int | None, _argument("INT")] = None
     """Choose among the k likeliest characters only."""
-    top_p: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    top_p: Annotated[float | None, _argument("FLOAT")] = None
     """Choose among the fewest likeliest characters that together have this probability."""
-    stop: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    stop: Annotated[str | None, _argument("TEXT")] = None
     """End a text before this string."""
     seed: int = 1337
     """Equal seeds give equal texts."""
@@ -102,12 +124,11 @@ class Generate:
     """What to do with characters of the prompt that the model never saw."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of a run folder: of the lowest validation loss, or of the last step."""
-    slide: bool = False
-    """Beyond the model's context, forget one character at a time (slow, as published notebooks
-    do) instead of the older half."""
+    slide: Flag = False
+    """When the context is full, forget one character at a time (slow), not the older half."""
     device: Device = "cpu"
     """Where to compute."""
-    json: bool = False
+    json: Flag = False
     """Print the texts as JSON when they are complete."""
 
     def __call__(self) -> int:
@@ -158,10 +179,10 @@ class Generate:
 class Evaluate:
     """Measure a trained model's loss on every character of a split."""
 
-    run: tyro.conf.Positional[Path | None] = None
-    """Run folder or checkpoint; otherwise the latest run under runs/."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Text to measure on; otherwise the one that the model was trained on."""
+    run: tyro.conf.Positional[Run] = None
+    """Run folder or checkpoint."""
+    data: Annotated[str | None, _argument("FILE", "the one that the model learned from")] = None
+    """Text to measure on: a UTF-8 file, "shakespeare", or "pydoc"."""
     split: Literal["validation", "train", "all"] = "validation"
     """The last tenth of the text, the rest, or all of it."""
     checkpoint: Literal["best", "last"] = "best"
@@ -170,7 +191,7 @@ class Evaluate:
     """What to do with characters that the model never saw."""
     device: Device = "cpu"
     """Where to compute."""
-    json: bool = False
+    json: Flag = False
     """Print the result as JSON."""
 
     def __call__(self) -> int:
@@ -181,14 +202,11 @@ class Evaluate:
         loaded = load_checkpoint(
             resolve_checkpoint(_run_or_latest(self.run), self.checkpoint), self.device
         )
-        console = Console(stderr=self.json)
-        corpus = load_corpus(
-            self.data or loaded.metadata["data"]["argument"],
-            lambda text: console.print(text, highlight=False, markup=False),
-        )
+        argument = loaded.metadata["data"]["argument"] if self.data is None else self.data
+        corpus = load_corpus(argument, PlainConsole(stderr=self.json).note)
         tokens = loaded.tokenizer.encode(corpus.text, self.unknown)
         if self.split != "all":
-            tokens = getattr(split_corpus(tokens, loaded.model.block_size), self.split)
+            tokens = getattr(split_corpus(tokens, block_size=1), self.split)
         if len(tokens) < 2:
             raise UsageError(
                 f"{corpus.name} has {len(tokens)} known characters; expected at least 2"
@@ -212,9 +230,9 @@ class Evaluate:
 class Data:
     """Describe a text as the models see it: its size, its characters, its splits."""
 
-    data: tyro.conf.Positional[str | None] = None
-    """A UTF-8 file, "shakespeare" (the default) or "pydoc"."""
-    json: bool = False
+    data: tyro.conf.Positional[Annotated[str | None, _argument("[FILE]", "shakespeare")]] = None
+    """A UTF-8 file, "shakespeare", or "pydoc"."""
+    json: Flag = False
     """Print the description as JSON."""
 
     def __call__(self) -> int:
@@ -222,12 +240,9 @@ class Data:
         from models.batches import split_corpus
         from models.tokenizer import CharTokenizer
 
-        console = Console(stderr=self.json)
-        corpus = load_corpus(
-            self.data, lambda text: console.print(text, highlight=False, markup=False)
-        )
+        corpus = load_corpus(self.data, PlainConsole(stderr=self.json).note)
         tokenizer = CharTokenizer.from_text(corpus.text)
-        split = split_corpus(tokenizer.encode(corpus.text), 1)
+        split = split_corpus(tokenizer.encode(corpus.text), block_size=1)
         values = {
             "name": corpus.name,
             "source": corpus.source,
@@ -245,9 +260,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what this installation runs on: versions, products, threads, kernels, GPU, text."""
+    """Say what this installation runs on: versions, BLAS, threads, kernels, GPU, text."""
 
-    json: bool = False
+    json: Flag = False
     """Print the findings as JSON."""
 
     def __call__(self) -> int:
@@ -260,17 +275,18 @@ class Doctor:
 
 def run(arguments: list[str]) -> int:
     """Run the command that the arguments name and return its exit code."""
+    code = 0
     try:
         command = tyro.cli(
             _commands(arguments),
-            args=arguments,
+            args=arguments or ["--help"],
             prog="tinygrad-char",
             description=DESCRIPTION,
-            config=(tyro.conf.FlagCreatePairsOff,),
+            config=(tyro.conf.DisallowNone,),
         )
         code = command()
         sys.stdout.flush()
-    except SystemExit as end:  # tyro has shown the help, or what was wrong
+    except SystemExit as end:  # tyro has shown the help or what was wrong; or a second signal
         return end.code if isinstance(end.code, int) else 2
     except UsageError as error:
         return _fail(error, 2)
@@ -283,8 +299,10 @@ def run(arguments: list[str]) -> int:
             1,
         )
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _discard_output()
+    except OSError as error:  # all files are answered for below: this is the output itself
+        _discard_output()
+        return _fail(f"cannot write the output: {error.strerror or error}", 1)
     return code
 
 
@@ -300,7 +318,9 @@ def _commands(arguments: list[str]) -> Any:
     if arguments[:1] == ["train"]:
         resume, preset = _option(arguments, "--resume"), _option(arguments, "--preset")
         if resume:
-            config = load_checkpoint(resolve_checkpoint(resume, "last")).config
+            # On the CPU: its own device may be one that this machine has not, or is not to use.
+            loaded = load_checkpoint(resolve_checkpoint(resume, "last"), "cpu")
+            config = TrainConfig.from_json(loaded.metadata["config"])
         elif preset in PRESETS:
             config = PRESETS[preset]
     default = Train(config=config)
@@ -345,17 +365,6 @@ def _check_trainable(config: TrainConfig, text: str) -> None:
     split_corpus(range(len(text)), config.gpt.block_size)  # type: ignore[arg-type]
 
 
-def _describe_run(config: TrainConfig, name: str, text: str, folder: RunFolder) -> str:
-    shape = config.gpt
-    what = (
-        f"GPT with {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels, "
-        f"{shape.block_size} characters of context"
-        if config.model == "gpt"
-        else "bigram model"
-    )
-    return f"{what}; {name}, {len(text):,} characters; {folder.path}"
-
-
 def _run_or_latest(path: Path | None) -> Path:
     if path is not None:
         return path
@@ -395,6 +404,14 @@ def _print_values(values: dict[str, Any], as_json: bool) -> None:
 
 
 def _fail(error: object, code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(f"error: {error}\n")
+    # Where one of the streams is closed, the other and the exit code must still tell.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"error: {error}\n")
     return code
+
+
+def _discard_output() -> None:
+    """Let what is still to be written to the standard output go nowhere, without an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,6 +40,8 @@ class Corpus:
     name: str
     source: str
     text: str
+    argument: str
+    """What to give to `load_corpus`, in any working directory, to get it again."""
 
     @cached_property
     def sha256(self) -> str:
@@ -111,7 +113,7 @@ def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
     if folder:
         path = Path(folder) / SHAKESPEARE_FILE
         try:
-            return Corpus("shakespeare", str(path), _read_shakespeare(path))
+            return _shakespeare(path)
         except (OSError, RunError) as error:
             notify(
                 f"{FOLDER_VARIABLE}={folder} is not used: {_reason(error)} "
@@ -119,7 +121,7 @@ def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
             )
     path = _cache_folder() / SHAKESPEARE_FILE
     try:
-        return Corpus("shakespeare", str(path), _read_shakespeare(path))
+        return _shakespeare(path)
     except FileNotFoundError:
         return None
     except (OSError, RunError) as error:
@@ -127,7 +129,7 @@ def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
         return None
 
 
-def _read_shakespeare(path: Path) -> str:
+def _shakespeare(path: Path) -> Corpus:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHAKESPEARE_SHA256:
@@ -135,7 +137,7 @@ def _read_shakespeare(path: Path) -> str:
             f"{path} is not tiny Shakespeare as published: its SHA-256 is {digest}, "
             f"expected {SHAKESPEARE_SHA256}"
         )
-    return content.decode("utf-8")
+    return Corpus("shakespeare", str(path), content.decode("utf-8"), "shakespeare")
 
 
 def _cache_folder() -> Path:
@@ -159,7 +161,7 @@ def _download_shakespeare() -> Corpus:
             path=_cache_folder(),
             downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),
         )
-        return Corpus("shakespeare", path, _read_shakespeare(Path(path)))
+        return _shakespeare(Path(path))
     except (OSError, ValueError) as error:
         raise RunError(f"tiny Shakespeare could not be downloaded: {_reason(error)}") from error
     finally:
@@ -188,7 +190,8 @@ def _load_pydoc() -> Corpus:
             f"({error}). Give a text with `--data FILE`."
         ) from error
     text = "\n".join(topics[topic] for topic in sorted(topics))
-    return Corpus("pydoc", f"pydoc_data.topics of Python {platform.python_version()}", text)
+    source = f"pydoc_data.topics of Python {platform.python_version()}"
+    return Corpus("pydoc", source, text, "pydoc")
 
 
 def _load_file(data: str) -> Corpus:
@@ -214,7 +217,7 @@ def _load_file(data: str) -> Corpus:
             f"{data} holds one distinct character ({text[0]!r}, {len(text)} times): there is "
             "nothing to learn. Give a text with at least two"
         )
-    return Corpus(path.stem, str(path), text)
+    return Corpus(path.stem, str(path), text, str(path.resolve()))
 
 
 def _describe_missing(path: Path) -> str:
@@ -228,7 +231,9 @@ def _describe_missing(path: Path) -> str:
     near = difflib.get_close_matches(path.name.lower(), list(neighbours))
     if near:
         message += f"; did you mean {' or '.join(neighbours[name] for name in near)}?"
-    return f"{message}; `--data` takes a UTF-8 text file or one of {_built_in_names()}"
+    else:
+        message += ";"
+    return f"{message} `--data` takes a UTF-8 text file or one of {_built_in_names()}"
 
 
 def _describe_undecodable(data: str, content: bytes, error: UnicodeDecodeError) -> str:

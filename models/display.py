@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from models.console import PlainConsole
 from models.evaluate import Loss
 from models.trainer import Update
 
@@ -28,24 +29,26 @@ class Display:
     Used as a context manager around the training loop.
     """
 
-    def __init__(self, console: Console, steps: int, start: int, characters_per_step: int) -> None:
+    def __init__(
+        self, console: PlainConsole, steps: int, start: int, characters_per_step: int
+    ) -> None:
         self.console = console
         self._per_step = characters_per_step
         self._loss: float | None = None
         self._pace: float | None = None
         self._last = time.perf_counter()
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[speed]} chars/s"),
             TimeRemainingColumn(),
+            TextColumn("left  {task.fields[status]}"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            speed_estimate_period=600,  # seconds; a step of a large model takes many
         )
-        self._task = self._progress.add_task("", total=steps, completed=start, loss="-", speed="-")
+        self._task = self._progress.add_task("training", total=steps, completed=start, status="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -59,6 +62,10 @@ class Display:
     ) -> None:
         self._progress.stop()
 
+    def stopping(self) -> None:
+        """Show that a signal has come. Nothing is printed: a handler may interrupt any output."""
+        self._progress.update(self._task, description="stopping (Ctrl-C again: without saving)")
+
     def resume_clock(self) -> None:
         """Leave the time since the last step out of the speed: it went to something else."""
         self._last = time.perf_counter()
@@ -70,7 +77,9 @@ class Display:
         self._pace = _smooth(self._pace, now - self._last)
         self._last = now
         self._progress.update(
-            self._task, completed=update.step, loss=f"{self._loss:.4f}", speed=f"{self.speed:,.0f}"
+            self._task,
+            completed=update.step,
+            status=f"loss {self._loss:.4f}  {self.speed:,.0f} chars/s",
         )
 
     @property
@@ -81,19 +90,15 @@ class Display:
     def evaluation(self, step: int, train: Loss, validation: Loss, best: bool) -> None:
         """Show the losses of an evaluation."""
         speed = f"  {self.speed:9,.0f} chars/s" if self._pace else ""
-        self.console.print(
+        self.console.note(
             f"step {step:6d}  train {train.nats:.4f}  validation {validation.nats:.4f}"
-            f"{' *' if best else '  '}{speed}",
-            highlight=False,
+            f"{'  best' if best else '      '}{speed}"
         )
 
     def sample(self, text: str) -> None:
-        """Show a text that the model wrote."""
-        self.console.print(Text(text, style="dim"))
-
-    def note(self, text: str) -> None:
-        """Show a remark."""
-        self.console.print(text, highlight=False, markup=False)
+        """Show a text that the model wrote, set apart from what the program says."""
+        indented = textwrap.indent(text.strip("\n"), "    ")
+        self.console.print(Text(f"\n{indented}\n", style="dim"), soft_wrap=True)
 
 
 def _smooth(before: float | None, now: float) -> float:

@@ -1,10 +1,11 @@
 """What can go wrong for a person at the terminal, by exit code."""
 
 
-class UsageError(ValueError):
+class UsageError(Exception):
     """A value that the user gave cannot be used: exit code 2.
 
-    The message names the value, what was expected, and what to do.
+    The message names the value, what was expected, and what to do. It is no ValueError: tyro
+    takes those for its own, and shows them with names that mean nothing to a user.
     """
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.loss_picture = self.path / "loss.png"
         self._must_be_empty = False
+        self._made_here = False
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -67,6 +69,7 @@ class RunFolder:
         folder = cls(path)
         with _reporting("create the run folder", folder.path):
             try:
+                folder._made_here = not folder.path.exists()
                 folder.path.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise UsageError(
@@ -104,6 +107,7 @@ class RunFolder:
                 folder = cls(parent / (name if number == 1 else f"{name}-{number}"))
                 with contextlib.suppress(FileExistsError):
                     folder.path.mkdir()
+                    folder._made_here = True
                     break
             try:
                 folder._probe()
@@ -150,7 +154,8 @@ class RunFolder:
         """Keep other processes from training in this folder; take it before writing anything there.
 
         The operating system releases it when the process ends, however it ends. What killed saves
-        left in the folder is deleted.
+        left in the folder is deleted; and the folder too, if it was made for a run that then wrote
+        nothing there.
 
         Raises
         ------
@@ -183,6 +188,8 @@ class RunFolder:
                 # A file that stays is overwritten by the next run: no reason to fail now.
                 with contextlib.suppress(OSError):
                     (self.path / _PROCESS).unlink()
+                if self._made_here:
+                    self._remove_unused()
         finally:
             lock.release()
 
@@ -265,13 +272,21 @@ class RunFolder:
         if not found:
             return
         if self.last.exists() or self.best.exists():
-            other = f"Continue that run with `tinygrad-char train --resume {self.path}`, or give"
+            resume = f"tinygrad-char train --resume {shlex.quote(str(self.path))}"
+            other = f"Continue that run with `{resume}`, or give"
         else:
-            other = "It has no checkpoint to continue from: delete the folder, or give"
+            other = "It has no checkpoint to continue from. Give"
         raise UsageError(
             f"the run folder {self.path} is not empty (it has {', '.join(found[:3])}"
             f"{', ...' if len(found) > 3 else ''}) and is never overwritten. {other} another --out."
         )
+
+    def _remove_unused(self) -> None:
+        # It would be one more empty folder after each try that failed at once.
+        if [entry.name for entry in self.path.iterdir()] == [_LOCK]:
+            with contextlib.suppress(OSError):
+                (self.path / _LOCK).unlink()
+                self.path.rmdir()
 
     def _probe(self) -> None:
         """Write to the folder: permission bits say little to root, and nothing on a full disk."""

@@ -23,15 +23,19 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signals(notify: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request, and a second one into KeyboardInterrupt."""
+def stop_on_signals(notify: Callable[[], None]) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request, and a second one into SystemExit.
+
+    `notify` is called when the request comes, possibly in the middle of anything: it must not
+    write to a stream, which may be in the middle of a write.
+    """
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request():
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)
         request.signal = number
-        notify("stopping after this step, then saving (once more: stop at once, without saving)")
+        notify()
 
     before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from models.batches import split_corpus
 from models.build import Loaded, load_checkpoint
 from models.config import TrainConfig
-from models.corpus import BUILT_IN, Corpus
+from models.console import PlainConsole
+from models.corpus import Corpus
 from models.display import Display
 from models.errors import RunError, UsageError
 from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
@@ -25,7 +26,7 @@ from models.plot import plot_losses
 from models.run_folder import RunFolder
 from models.signals import StopRequest, stop_on_signals
 from models.tokenizer import CharTokenizer
-from models.trainer import Trainer
+from models.trainer import DivergedError, Trainer
 from tinygrad_char import checkpoint
 from tinygrad_char.random import sampling_streams
 
@@ -51,10 +52,10 @@ def train(
     config: TrainConfig,
     corpus: Corpus,
     folder: RunFolder,
-    console: Console,
+    console: PlainConsole,
     resumed: Loaded | None = None,
 ) -> Result:
-    """Train in `folder` until the last step, a signal, or an error.
+    """Train in `folder`, whose lock the caller holds, until the last step, a signal, or an error.
 
     Raises
     ------
@@ -62,6 +63,8 @@ def train(
         The text is too short, or is not the text that a resumed run was trained on.
     RunError
         The loss diverged, or something could not be written. Checkpoints stay as they are.
+    OSError
+        The console could not be written to. Everything is saved.
     """
     started = time.perf_counter()
     tokenizer = resumed.tokenizer if resumed else CharTokenizer.from_text(corpus.text)
@@ -71,43 +74,64 @@ def train(
     trainer = Trainer(config, tokenizer, split)
     if resumed:
         trainer.restore(resumed)
-    with folder.lock(), np.errstate(all="ignore"):
-        run = _Run(trainer, corpus, folder, console)
+    run = _Run(trainer, corpus, folder, console)
+    with np.errstate(all="ignore"), stop_on_signals(run.stopping) as stop:
         run.prepare(resumed)
-        if trainer.step >= config.steps:
-            console.print(
-                f"This run has made its {config.steps} steps; for more, add --steps NUMBER.",
-                highlight=False,
-            )
-        with stop_on_signals(run.note) as stop:
+        try:
+            run.introduce()
             finished = run.steps(stop)
             result = run.finish(stop, started) if finished else None
-        return result or run.interrupted(stop, started)
+            return result or run.interrupted(stop, started)
+        except OSError:
+            run.save(folder.last)
+            raise
+        except DivergedError as error:
+            raise RunError(f"{error}. The checkpoints in {folder.path} are as they were") from error
 
 
 class _Run:
     """The pieces of one call of `train`."""
 
     def __init__(
-        self, trainer: Trainer, corpus: Corpus, folder: RunFolder, console: Console
+        self, trainer: Trainer, corpus: Corpus, folder: RunFolder, console: PlainConsole
     ) -> None:
         self.trainer, self.corpus, self.folder, self.console = trainer, corpus, folder, console
-        self.config = trainer.config
-        self.records = 0
-        self.display: Display | None = None
+        self.config, self.note = trainer.config, console.note
+        self.start, self.records = trainer.step, 0
+        characters = self.config.batch_size * self.config.accumulate * self.config.gpt.block_size
+        self.display = Display(console, self.config.steps, trainer.step, characters)
 
-    def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+    def stopping(self) -> None:
+        self.display.stopping()
 
     def prepare(self, resumed: Loaded | None) -> None:
-        """Bring config.json and metrics.jsonl to where the run starts."""
+        """Bring the folder to where the run starts."""
         if resumed:
             self.records = resumed.metadata["metrics"]
             self.folder.truncate_metrics(self.records)
+        else:  # from here on, whatever happens leaves a run that can be continued
+            self.save(self.folder.last)
         settings = {"config": self.config.to_json(), "data": describe_data(self.corpus)}
         with writing(self.folder.config):
             checkpoint.write_atomically(
                 self.folder.config, json.dumps(settings, indent=2).encode() + b"\n"
+            )
+
+    def introduce(self) -> None:
+        """Say what is trained, on what, and where it is kept."""
+        shape, model = self.config.gpt, self.trainer.model
+        size = f"{sum(each.size for each in model.parameters()):,} parameters"
+        self.note(
+            f"model   GPT of {size} (n_layer {shape.n_layer}, n_head {shape.n_head}, "
+            f"n_embd {shape.n_embd}, block_size {shape.block_size})"
+            if self.config.model == "gpt"
+            else f"model   bigram of {size}"
+        )
+        self.note(f"text    {self.corpus.name}, {len(self.corpus.text):,} characters")
+        self.note(f"folder  {self.folder.path}")
+        if self.trainer.step >= self.config.steps:
+            self.note(
+                f"This run has made its {self.trainer.step:,} steps; for more, add --steps NUMBER."
             )
 
     def record(self, **values: Any) -> None:
@@ -120,8 +144,7 @@ class _Run:
     def steps(self, stop: StopRequest) -> bool:
         """Make the remaining updates; return False, with everything saved, if asked to stop."""
         trainer, config = self.trainer, self.config
-        characters = config.batch_size * config.accumulate * config.gpt.block_size
-        with Display(self.console, config.steps, trainer.step, characters) as self.display:
+        with self.display:
             while True:
                 last = trainer.step >= config.steps
                 if (last or trainer.step % config.eval_every == 0) and not trainer.evaluated:
@@ -145,7 +168,6 @@ class _Run:
 
     def evaluate(self, stop: StopRequest) -> None:
         """Evaluate, show and record it with a sample if one is due, and save."""
-        assert self.display is not None
         trainer, every = self.trainer, self.config.sample_every
         train_loss, validation = trainer.evaluate(stop)
         text = None
@@ -173,18 +195,18 @@ class _Run:
         """Evaluate on the whole validation split, draw the losses, and show what there is."""
         trainer, config = self.trainer, self.config
         try:
-            final = whole_split_loss(trainer.model, trainer.split.validation, stop)
-            best = final
-            if trainer.best_step != trainer.step and self.folder.best.exists():
-                model = load_checkpoint(self.folder.best).model
-                best = whole_split_loss(model, trainer.split.validation, stop)
+            with self.console.status("evaluating on the whole validation split"):
+                final = whole_split_loss(trainer.model, trainer.split.validation, stop)
+                best = final
+                if trainer.best_step != trainer.step and self.folder.best.exists():
+                    model = load_checkpoint(self.folder.best, config.device).model
+                    best = whole_split_loss(model, trainer.split.validation, stop)
         except InterruptedEvaluationError:
             return None
         with writing(self.folder.loss_picture):
             plot_losses(self.folder, f"{config.model} on {self.corpus.name}")
         seconds = time.perf_counter() - started
-        self.console.print()
-        self.display_final(final, best, seconds)
+        self.show_final(final, best, seconds)
         return Result(
             str(self.folder.path),
             trainer.step,
@@ -196,29 +218,28 @@ class _Run:
             best.nats,
         )
 
-    def display_final(self, final: Loss, best: Loss, seconds: float) -> None:
-        assert self.display is not None
-        self.display.sample(sample_text(self.trainer, self.trainer.step))
-        self.console.print()
+    def show_final(self, final: Loss, best: Loss, seconds: float) -> None:
+        trainer, folder = self.trainer, shlex.quote(str(self.folder.path))
+        self.display.sample(sample_text(trainer, trainer.step))
         self.note(
             f"validation loss {final.nats:.4f} nats ({final.bits_per_character:.4f} bits) per "
             f"character, over the whole split of {final.characters:,} characters"
         )
         if best is not final:
-            self.note(f"with the weights of step {self.trainer.best_step}: {best.nats:.4f} nats")
+            self.note(f"with the weights of step {trainer.best_step:,}: {best.nats:.4f} nats")
         self.note(
-            f"{self.trainer.step:,} steps in {format_seconds(seconds)}, kept in {self.folder.path}"
+            f"{trainer.step - self.start:,} steps in {format_seconds(seconds)}; "
+            f"checkpoints and loss.png are in {self.folder.path}"
         )
-        self.note(f'\nWrite with it:  tinygrad-char generate {self.folder.path} --prompt "..."')
+        self.note(f'\nWrite with it:  tinygrad-char generate {folder} --prompt "..."')
         self.note(
-            f"Train it on:    tinygrad-char train --resume {self.folder.path} "
-            f"--steps {2 * self.trainer.step}"
+            f"Train it on:    tinygrad-char train --resume {folder} --steps {2 * trainer.step}"
         )
 
     def interrupted(self, stop: StopRequest, started: float) -> Result:
         self.note(
-            f"Stopped at step {self.trainer.step}; everything is saved. Continue with:\n"
-            f"  tinygrad-char train --resume {self.folder.path}"
+            f"stopped at step {self.trainer.step:,}, everything is saved; continue with\n"
+            f"  tinygrad-char train --resume {shlex.quote(str(self.folder.path))}"
         )
         return Result(
             str(self.folder.path),
@@ -242,8 +263,7 @@ def sample_text(trainer: Trainer, step: int) -> str:
 
 def describe_data(corpus: Corpus) -> dict[str, Any]:
     """Return what a checkpoint keeps of its text: where it was, and how to know it again."""
-    argument = corpus.name if corpus.name in BUILT_IN else str(Path(corpus.source).resolve())
-    return {"argument": argument, "characters": len(corpus.text), "sha256": corpus.sha256}
+    return {"argument": corpus.argument, "characters": len(corpus.text), "sha256": corpus.sha256}
 
 
 def _check_same_text(resumed: Loaded, corpus: Corpus) -> None:

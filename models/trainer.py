@@ -187,5 +187,5 @@ class Trainer:
             self.step = metadata["step"]
             self.best_loss, self.best_step = metadata["best_loss"], metadata["best_step"]
             self.evaluated = metadata["evaluated"]
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{loaded.path} cannot be continued: {error}") from error

@@ -92,7 +92,7 @@ class Function:
     needs: tuple[bool, ...]
     saved: tuple[Any, ...] = ()
     edges: tuple[Edge, ...] | None = None
-    versions: tuple[tuple[Version, int], ...] = ()
+    versions: Sequence[tuple[Version, int]] = ()
     hooks: dict[int, Callable] | None = None
     shape: tuple[int, ...]
     dtype: Any
@@ -140,7 +140,7 @@ class Function:
         if state.checking:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
-        if node.is_view and _shares_memory(node.backend, result.array, first.array):
+        if node.is_view and _owner(result.array) is _owner(first.array):
             result.version = first.version
         if record:
             node._link(inputs, result)
@@ -155,18 +155,25 @@ class Function:
         array = result.array
         self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
         if self.saved:
-            self.versions = tuple(
-                (each.version, each.version.value)
-                for each in (*inputs, result)
-                if isinstance(each, TensorBase) and self._saves(each.array)
-            )
+            self.versions = self._versions_of((*inputs, result))
         result.node = self
         result.requires_grad = True
 
-    def _saves(self, array: Array) -> bool:
-        return any(value is array for value in self.saved) or any(
-            _shares_memory(self.backend, value, array) for value in self.saved
-        )
+    def _versions_of(self, tensors: tuple[Any, ...]) -> list[tuple[Version, int]]:
+        """Return the versions of the tensors whose memory was saved."""
+        versions = []
+        overlap = self.backend.xp.may_share_memory
+        owners = [_owner(value) for value in self.saved]
+        for each in tensors:
+            if isinstance(each, TensorBase):
+                array = each.array
+                owner = _owner(array)
+                for value, other in zip(self.saved, owners, strict=True):
+                    # An owner may be the optimizer's buffer, which its parameters do not share.
+                    if value is array or (other is owner and overlap(value, array)):
+                        versions.append((each.version, each.version.value))
+                        break
+        return versions
 
     def _gradients(self, grad: Array, keep: bool) -> list[tuple[Edge, Array]]:
         """Run backward, check what it returns, and pair it with the inputs' edges."""
@@ -192,11 +199,11 @@ class Function:
                 f"backward of {name} returned {len(grads)} gradient(s) for {len(edges)} input(s); "
                 "expected a tuple with one for each, None where an input needs none"
             )
-        results = [
-            (edge, each) for edge, need, each in zip(edges, self.needs, grads, strict=True) if need
-        ]
-        for edge, each in results:
-            _check_gradient(name, edge, each)
+        results = []
+        for edge, need, each in zip(edges, self.needs, grads, strict=True):
+            if need:
+                _check_gradient(name, edge, each)
+                results.append((edge, each))
         if _state.checking:
             _check_finite(name, "backward", [each for _, each in results], (grad, *self.saved))
         if not keep:
@@ -204,16 +211,8 @@ class Function:
         return results
 
 
-def _shares_memory(backend: Backend, value: Any, array: Array) -> bool:
-    """Return whether a change of `array` may be seen in `value`, which need not be an array.
-
-    The owner is compared first, which is cheaper; many parameters may share one owner, the
-    optimizer's buffer, without sharing elements.
-    """
-    return _owner(value) is _owner(array) and bool(backend.xp.may_share_memory(value, array))
-
-
 def _owner(value: Any) -> Any:
+    """Return the object that holds the memory behind an array, the same for all views of it."""
     base = getattr(value, "base", None)
     while base is not None:
         value, base = base, getattr(base, "base", None)
@@ -222,7 +221,7 @@ def _owner(value: Any) -> Any:
 
 def _check_gradient(name: str, edge: Edge, grad: Any) -> None:
     expected = edge if isinstance(edge, Function) else edge.array
-    is_array = isinstance(grad, edge.backend.array_type | np.generic)
+    is_array = isinstance(grad, (edge.backend.array_type, np.generic))
     if not is_array or grad.shape != expected.shape or grad.dtype != expected.dtype:
         got = f"{grad.dtype} of shape {grad.shape}" if is_array else type(grad).__name__
         raise RuntimeError(

@@ -195,7 +195,7 @@ def _attention_options(
         raise ValueError(f"attention: dropout={dropout} needs a key for its random bits")
     if scale is None:
         scale = max(size, 1) ** -0.5
-    return {"causal": causal, "scale": scale, "dropout": dropout, "key": key}
+    return {"causal": causal, "scale": float(scale), "dropout": dropout, "key": key}
 
 
 def _first(name: str, *values: Any) -> Any:

@@ -72,7 +72,6 @@ class Optimizer:
                 self.groups.append(group)
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: no parameters to optimize")
-        self.step_count = 0
         self.updates = np.zeros(len(self.parameters), np.int64)
         self._flatten()
 
@@ -195,7 +194,6 @@ class Optimizer:
             if not math.isfinite(norm):
                 return norm
             scale = min(1.0, max_norm / (norm + 1e-6))
-        self.step_count += 1
         for group in self.groups:
             for span, count in self._spans(group):
                 self.update(span, count + 1, group.options, scale)
@@ -215,14 +213,13 @@ class Optimizer:
         for group in self.groups:
             group.options["lr"] = lr
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps, and as arrays (shared, not copied) the rest of the state.
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return the number of updates of each parameter, and the flat buffers of `slots`.
 
-        These are the number of updates of each parameter and the flat buffers of `slots`.
+        The arrays are shared, not copied.
         """
         backend = self.parameters[0].backend
         return {
-            "step": self.step_count,
             "updates": self.updates,
             **{slot: backend.to_numpy(array) for slot, array in self.state.items()},
         }
@@ -232,8 +229,6 @@ class Optimizer:
         name = type(self).__name__
         backend = self.parameters[0].backend
         own = {"updates": self.updates, **self.state}
-        if "step" not in state:
-            raise ValueError(f"{name}: the state lacks 'step'")
         for key, array in own.items():
             given = state.get(key)
             if given is None or given.shape != array.shape or given.dtype != array.dtype:
@@ -244,7 +239,6 @@ class Optimizer:
         for slot, array in self.state.items():
             array[...] = backend.from_numpy(state[slot])
         self.updates[...] = state["updates"]
-        self.step_count = int(state["step"])
 
 
 def _check_number(name: str, option: str, value: float) -> None:

@@ -251,7 +251,7 @@ def test_pooch_is_imported_only_when_the_cache_is_looked_at():
 
 
 def test_the_hash_is_of_the_utf8_bytes():
-    corpus = Corpus("name", "source", "caf\u00e9\r\n")
+    corpus = Corpus("name", "source", "caf\u00e9\r\n", "argument")
     assert corpus.sha256 == hashlib.sha256(b"caf\xc3\xa9\r\n").hexdigest()
     assert corpus.sha256 is corpus.sha256
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -325,23 +325,17 @@ def test_any_other_broken_line_is_named_and_nothing_is_changed(tmp_path, broken)
     assert folder.metrics.read_bytes() == data
 
 
-def test_truncated_metrics_end_at_the_step(tmp_path):
+def test_truncated_metrics_keep_the_first_records(tmp_path):
     folder = RunFolder(tmp_path)
     for step in (0, 10, 20, 30):
         folder.append_metrics({"step": step, "loss": math.nan})
     whole = folder.metrics.read_bytes()
-    folder.truncate_metrics(30)
-    assert folder.metrics.read_bytes() == whole
-    folder.truncate_metrics(15)
+    for records in (5, 4):
+        folder.truncate_metrics(records)
+        assert folder.metrics.read_bytes() == whole
+    folder.truncate_metrics(2)
     assert whole.startswith(folder.metrics.read_bytes())
     assert [record["step"] for record in folder.read_metrics()] == [0, 10]
-
-
-def test_record_without_a_step_cannot_be_truncated(tmp_path):
-    folder = RunFolder(tmp_path)
-    folder.append_metrics({"loss": 1.0})
-    with pytest.raises(RunError, match=r"line 1 of .*step"):
-        folder.truncate_metrics(1)
 
 
 def test_metrics_that_cannot_be_written_leave_no_half_line(tmp_path):

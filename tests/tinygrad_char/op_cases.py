@@ -42,7 +42,7 @@ class Case:
         arrays = [rng.uniform(0.25, 1.75, shape) for shape in self.shapes]
         if not self.positive:
             arrays = [each * rng.choice([-1.0, 1.0], each.shape) for each in arrays]
-        return arrays
+        return [np.asarray(each) for each in arrays]
 
 
 IDX = np.array([[0, 2, 1], [2, 2, 0]])

@@ -1,5 +1,6 @@
 """Eight threads at once on the same parameters."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,15 @@ def together(work):
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(run, range(THREADS)))
+
+
+@pytest.fixture(autouse=True)
+def _eager_switching():
+    """Let Python change threads as often as it can, so that a missing lock shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture

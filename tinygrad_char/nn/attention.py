@@ -154,7 +154,18 @@ class CrossAttention(Module):
         self.projection = Linear(n_embd, n_embd, bias=bias, generator=self._generator)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return, for each position of x, what it attends to in the context."""
+        """Return, for each position of x, what it attends to in the context.
+
+        Raises
+        ------
+        ValueError
+            x and context are not (B, T, C) and (B, S, C_context).
+        """
+        if not x.ndim == context.ndim == 3 or x.shape[0] != context.shape[0]:
+            raise ValueError(
+                f"CrossAttention: x {x.shape} and context {context.shape}; expected (B, T, C) and "
+                "(B, S, C_context)"
+            )
         batch, length, width = x.shape
         heads = (self.n_head, width // self.n_head)
         q = self.query(x).reshape(batch, length, *heads).permute(0, 2, 1, 3)  # (B, H, T, D)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.gelu import APPROXIMATE
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn.module import Module, Parameter
@@ -200,6 +201,8 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
+        if approximate not in APPROXIMATE:
+            raise ValueError(f"GELU: approximate={approximate!r}, expected one of {APPROXIMATE}")
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:

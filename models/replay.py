@@ -1,0 +1,141 @@
+"""A published run of a rung of the ladder, replayed: the same draws in the same order.
+
+The sequence of the published runs: seed, model, AdamW; then at every step, first an estimate of
+the losses if one is due (200 random batches of each split), then one batch and one update. The
+text is drawn afterwards, from the "cuda" stream seeded afresh, with the context cropped to T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.batches import Split, random_batch
+from models.generate import Context
+from models.ladder import LADDER
+from tinygrad_char import functional as F
+from tinygrad_char.autograd import no_grad
+from tinygrad_char.optim import Adam, AdamW
+from tinygrad_char.torch_random import TorchGenerator
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a published run."""
+
+    lr: float
+    steps: int
+    batch_size: int = 32
+    eval_every: int = 200
+    eval_batches: int = 200
+
+
+RECIPES = {
+    name: Recipe(1e-2, 3000) if name in ("bigram", "emblinear") else Recipe(1e-3, 5000)
+    for name in LADDER
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The estimated losses before the update of a step."""
+
+    step: int
+    train: float
+    validation: float
+
+
+def estimate_loss(
+    model: Any, tokens: np.ndarray, batch_size: int, batches: int, generator: Any
+) -> float:
+    """Return the mean, in float32, of the losses of random batches drawn one after the other.
+
+    The batches are drawn as one by one and computed a few at a time; each keeps its own mean.
+    """
+    size = model.block_size
+    starts = generator.integers(0, len(tokens) - size, (batches, batch_size))
+    losses = np.empty(batches, np.float32)
+    group = max(1, 4096 // (batch_size * size))
+    with no_grad():
+        for first in range(0, batches, group):
+            part = starts[first : first + group].reshape(-1)
+            window = tokens[part[:, None] + np.arange(size + 1)].astype(np.int64)
+            logits, _ = model(window[:, :-1])
+            each = F.cross_entropy(logits, window[:, 1:], reduction="none").numpy()
+            losses[first : first + group] = each.reshape(-1, batch_size * size).mean(axis=1)
+    return float(losses.mean())
+
+
+def train_steps(
+    model: Any,
+    optimizer: Adam,
+    tokens: np.ndarray,
+    batch_size: int,
+    steps: int,
+    generator: Any,
+    before_update: Callable[[int], None] = lambda step: None,
+) -> float:
+    """Make updates, each on one random batch, and return the loss of the last batch."""
+    loss = np.nan
+    for step in range(steps):
+        before_update(step)
+        _, batch_loss = model(*random_batch(tokens, model.block_size, batch_size, generator))
+        optimizer.zero_grad()
+        batch_loss.backward()
+        optimizer.step()
+        loss = batch_loss
+    return float(loss)
+
+
+def replay_rung(
+    name: str,
+    split: Split,
+    vocab_size: int,
+    *,
+    seed: int = 1337,
+    recipe: Recipe | None = None,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> tuple[Any, list[Row]]:
+    """Train one rung as it was published and return the model and its rows of losses."""
+    recipe = recipe or RECIPES[name]
+    generator = TorchGenerator(seed)
+    model = LADDER[name](vocab_size, generator=generator)
+    optimizer = AdamW(model.parameters(), lr=recipe.lr)
+    rows: list[Row] = []
+
+    def estimate(step: int) -> None:
+        if step % recipe.eval_every and step != recipe.steps - 1:
+            return
+        losses = [
+            estimate_loss(model, part, recipe.batch_size, recipe.eval_batches, generator)
+            for part in split
+        ]
+        rows.append(Row(step, *losses))
+        on_row(rows[-1])
+
+    train_steps(model, optimizer, split.train, recipe.batch_size, recipe.steps, generator, estimate)
+    return model, rows
+
+
+def sample(model: Any, length: int, generator: Any, start: int = 0) -> list[int]:
+    """Return `start` and `length` tokens drawn after it, the context cropped to T."""
+    tokens = [start]
+    context = Context(model, np.array([[start]]), slide=True)
+    for _ in range(length):
+        chosen = generator.multinomial(_softmax(context.logits()))
+        tokens.append(int(chosen[0]))
+        context.append(chosen)
+    return tokens
+
+
+def sample_published(model: Any, length: int = 500, seed: int = 1337) -> list[int]:
+    """Return the text that a published run drew on a GPU after training."""
+    return sample(model, length, TorchGenerator(seed, "cuda"))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)

@@ -1,0 +1,168 @@
+"""Attention against a naive version in float64, backward written from the Jacobian of softmax."""
+
+import numpy as np
+import pytest
+from closeness import SIZES, assert_close
+
+from kernels import attention
+from kernels.dropout import DropoutKey, keep_mask, keep_scale
+
+KEY = DropoutKey(7, 3)
+
+
+def naive(q, k, v, grad, causal, scale, kept):
+    """Return out, dq, dk, dv in float64 and, for each, the sum of its terms' magnitudes.
+
+    `kept` is what the weights are multiplied by: the dropout mask over 1 - p.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    scores = scale * np.einsum("bhtd,bhsd->bhts", q, k)
+    seen = np.array(
+        [[not causal or j <= i + keys - queries for j in range(keys)] for i in range(queries)]
+    )
+    seen = np.broadcast_to(seen.reshape(queries, keys), scores.shape)
+    weights = np.zeros(scores.shape)
+    for index in np.ndindex(scores.shape[:3]):
+        chosen = seen[index]
+        if chosen.any():
+            row = np.exp(scores[index][chosen] - scores[index][chosen].max())
+            weights[index][chosen] = row / row.sum()
+    out = np.einsum("bhts,bhse->bhte", weights * kept, v)
+    dweights = np.einsum("bhte,bhse->bhts", grad, v) * kept
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
+    sizes = np.einsum("bhte,bhse->bhts", abs(grad), abs(v)) * kept
+    sizes = weights * (sizes + (weights * sizes).sum(-1, keepdims=True))
+    results = (
+        out,
+        scale * np.einsum("bhts,bhsd->bhtd", dscores, k),
+        scale * np.einsum("bhts,bhtd->bhsd", dscores, q),
+        np.einsum("bhts,bhte->bhse", weights * kept, grad),
+    )
+    # a score's rounding is a relative error of its weight
+    condition = 1 + scale * np.einsum("bhtd,bhsd->bhts", abs(q), abs(k)).max(initial=0)
+    magnitudes = (
+        np.einsum("bhts,bhse->bhte", weights * kept, abs(v)),
+        scale * np.einsum("bhts,bhsd->bhtd", sizes, abs(k)),
+        scale * np.einsum("bhts,bhtd->bhsd", sizes, abs(q)),
+        np.einsum("bhts,bhte->bhse", weights * kept, abs(grad)),
+    )
+    return results, [condition * each.max(initial=0) for each in magnitudes]
+
+
+def draw(batch, heads, queries, keys, size, value_size, dtype=np.float32):
+    rng = np.random.default_rng([queries, keys, size])
+    shapes = [(queries, size), (keys, size), (keys, value_size), (queries, value_size)]
+    return [rng.standard_normal((batch, heads, *shape)).astype(dtype) for shape in shapes]
+
+
+def check(q, k, v, grad, causal, scale=0.5, dropout=0.0, kept=1.0, grads=None):
+    out, logsumexp = attention.forward(q, k, v, causal, scale, dropout, KEY)
+    if grads is None:
+        grads = tuple(np.full_like(each, np.nan) for each in (q, k, v))
+    attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, KEY)
+    wide = [each.astype(np.float64) for each in (q, k, v, grad)]
+    truths, scales = naive(*wide, causal, scale, kept)
+    for mine, truth, size in zip((out, *grads), truths, scales, strict=True):
+        assert_close(mine, truth, size)
+    return out, logsumexp
+
+
+@pytest.mark.parametrize("length", SIZES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_sequence_attends_to_itself(length, causal):
+    check(*draw(2, 2, length, length, 5, 5), causal)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 33), (31, 65), (65, 31), (3, 1), (7, 129)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_queries_and_keys_of_different_number(queries, keys, causal):
+    check(*draw(2, 3, queries, keys, 4, 7), causal)
+
+
+@pytest.mark.parametrize("block", [1, 100, 250, 1 << 18])
+@pytest.mark.parametrize("causal", [False, True])
+def test_batch_in_several_blocks(monkeypatch, block, causal):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    check(*draw(5, 2, 7, 7, 3, 3), causal)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("block", [1, 1 << 18])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_falls_on_the_weights(monkeypatch, block, causal, p):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    q, k, v, grad = draw(3, 2, 5, 9, 4, 4)
+    sizes = [1, 1, 1] if block == 1 else [3]
+    masks = [keep_mask(np, (n, 2, 5, 9), p, KEY, number) for number, n in enumerate(sizes)]
+    kept = np.concatenate(masks) * keep_scale(p)
+    assert 0 < kept.mean() < keep_scale(p)
+    check(q, k, v, grad, causal, dropout=p, kept=kept)
+
+
+def test_dropout_of_everything_gives_zeros():
+    check(*draw(1, 2, 3, 3, 4, 4), True, dropout=1.0, kept=0.0)
+
+
+def test_views_as_inputs_and_as_outputs():
+    rng = np.random.default_rng(0)
+    packed = rng.standard_normal((2, 9, 3, 4, 5)).astype(np.float32)  # (B, T, 3, H, D)
+    q, k, v = packed.transpose(2, 0, 3, 1, 4)
+    grad = rng.standard_normal((2, 9, 4, 5)).astype(np.float32).transpose(0, 2, 1, 3)
+    result = np.full_like(packed, np.nan)
+    check(q, k, v, grad, True, grads=tuple(result.transpose(2, 0, 3, 1, 4)))
+    assert not np.isnan(result).any()
+
+
+def test_reversed_and_stepped_views():
+    q, k, v, grad = draw(4, 2, 10, 10, 6, 6)
+    check(q[::-2, :, ::2], k[::-2, ::-1], v[::-2, ::-1, :, ::3], grad[::-2, ::-1, ::2, 1::3], True)
+
+
+def test_result_joins_its_heads_without_a_copy():
+    q, k, v, _ = draw(2, 3, 5, 5, 4, 4)
+    out, _ = attention.forward(q, k, v, True, 0.5)
+    joined = out.transpose(0, 2, 1, 3).reshape(2, 5, 12)
+    assert np.shares_memory(joined, out)
+
+
+def test_query_that_sees_no_key():
+    q, k, v, grad = draw(1, 2, 5, 3, 4, 4)
+    out, logsumexp = check(q, k, v, grad, True)
+    assert (out[:, :, :2] == 0).all()
+    assert (logsumexp[:, :, :2] == np.inf).all()
+    assert np.isfinite(logsumexp[:, :, 2:]).all()
+
+
+def test_no_keys_at_all():
+    check(*draw(1, 2, 3, 0, 4, 4), False)
+    check(*draw(1, 2, 3, 0, 4, 4), True)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 2, 0)])
+def test_nothing_to_attend(shape):
+    check(*draw(*shape, shape[2], 4, 4), True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_large_scores_do_not_overflow(causal):
+    q, k, v, grad = draw(1, 2, 9, 9, 4, 4)
+    check(q * 300, k * 300, v, grad, causal)
+
+
+def test_hidden_keys_may_hold_anything():
+    q, k, v, grad = draw(1, 1, 3, 3, 4, 4)
+    k[:, :, 2] = 1e30
+    out, logsumexp = attention.forward(q, k, v, True, 0.5)
+    grads = tuple(np.empty_like(each) for each in (q, k, v))
+    attention.backward(grad, q, k, v, out, logsumexp, grads, True, 0.5)
+    first, _ = attention.forward(q[:, :, :2], k[:, :, :2], v[:, :, :2], True, 0.5)
+    np.testing.assert_allclose(out[:, :, :2], first, rtol=1e-6)
+    assert np.isfinite(grads[0][:, :, :2]).all()
+
+
+def test_inputs_are_left_alone():
+    arrays = draw(2, 2, 5, 5, 4, 4)
+    before = [each.copy() for each in arrays]
+    check(*arrays, True)
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)

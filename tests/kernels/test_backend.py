@@ -1,0 +1,33 @@
+"""Which module computes on which array."""
+
+import numpy as np
+import pytest
+
+from kernels.array import namespace
+from kernels.backend import CPU, DeviceError, backend_of, get_backend
+
+
+@pytest.mark.parametrize("array", [np.ones(2), np.float32(1), np.bool_(True)])
+def test_numpy_arrays_and_scalars_belong_to_the_cpu(array):
+    assert namespace(array) is np
+    assert backend_of(array) is CPU
+
+
+def test_cpu_hands_arrays_through():
+    array = np.ones(3)
+    assert get_backend("cpu") is CPU
+    assert CPU.from_numpy(array) is array
+    assert CPU.to_numpy(array) is array
+    assert str(CPU) == "cpu"
+
+
+def test_unknown_device_is_named():
+    with pytest.raises(DeviceError, match="unknown device 'tpu': expected one of cpu, cuda"):
+        get_backend("tpu")
+
+
+def test_cuda_without_cupy_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    get_backend.cache_clear()
+    with pytest.raises(DeviceError, match=r"needs CuPy.*pip install"):
+        get_backend("cuda")

@@ -1,0 +1,56 @@
+"""Embedding: rows by index, and their gradients added up."""
+
+import numpy as np
+import pytest
+from closeness import SIZES, assert_close
+
+from kernels import embedding
+
+
+@pytest.mark.parametrize("rows", [*SIZES, embedding.ONE_HOT_ROWS, embedding.ONE_HOT_ROWS + 1, 5000])
+@pytest.mark.parametrize("shape", [(), (1,), (7, 31), (0,), (3, 0)])
+def test_forward_and_backward(rows, shape):
+    rng = np.random.default_rng(rows)
+    idx = rng.integers(0, rows, shape)
+    weight = rng.standard_normal((rows, 3)).astype(np.float32)
+    np.testing.assert_array_equal(embedding.forward(idx, weight), weight[idx])
+
+    grad = rng.standard_normal((*shape, 3)).astype(np.float32)
+    truth, size = np.zeros((2, rows, 3))
+    np.add.at(truth, idx, grad.astype(np.float64))
+    np.add.at(size, idx, abs(grad))
+    result = embedding.backward(grad, idx, rows)
+    assert result.dtype == np.float32
+    assert_close(result, truth, size)
+    np.testing.assert_array_equal(result, embedding.backward(grad, idx, rows))
+
+
+@pytest.mark.parametrize("rows", [5, 2000])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_one_row_many_times(rows, dtype):
+    idx = np.full((9, 100), 3, dtype)
+    result = embedding.backward(np.ones((9, 100, 2), np.float32), idx, rows)
+    assert (result[3] == 900).all()
+    assert result.sum() == 1800
+
+
+def test_gradient_may_be_a_view():
+    grad = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)[::-1]
+    idx = np.array([[0, 1], [1, 1], [2, 0]])
+    for rows in (3, 2000):
+        expected = np.zeros((rows, 4))
+        np.add.at(expected, idx, grad)
+        np.testing.assert_array_equal(embedding.backward(grad, idx, rows), expected)
+
+
+@pytest.mark.parametrize(
+    ("idx", "message"),
+    [
+        ([[0, 1], [4, 0]], r"index at position \(1, 0\) is 4, .* from 0 to 3"),
+        ([-1], r"index at position \(0,\) is -1"),
+        (7, r"index at position \(\) is 7"),
+    ],
+)
+def test_index_outside_is_named(idx, message):
+    with pytest.raises(IndexError, match=message):
+        embedding.forward(np.array(idx), np.zeros((4, 2)))

@@ -1,0 +1,90 @@
+"""LayerNorm against its definition in float64."""
+
+import numpy as np
+import pytest
+from closeness import SIZES, assert_close
+
+from kernels import layernorm
+
+
+def reference(x, weight, bias, eps):
+    mean = x.mean(-1, keepdims=True)
+    rstd = ((x - mean) ** 2).mean(-1, keepdims=True)
+    rstd = (rstd + eps) ** -0.5
+    return (x - mean) * rstd * weight + bias, mean, rstd
+
+
+def jacobian(normalized, rstd):
+    """Return dy/dx of one row without weight: rstd (I - 1/C - n n^T / C)."""
+    channels = len(normalized)
+    return rstd * (np.eye(channels) - (1 + np.outer(normalized, normalized)) / channels)
+
+
+@pytest.mark.parametrize("channels", SIZES)
+@pytest.mark.parametrize("mean", [0.0, 3000.0])
+def test_forward_and_backward_agree_with_float64(channels, mean):
+    rng = np.random.default_rng(channels)
+    x, grad = rng.standard_normal((2, 7, channels)).astype(np.float32)
+    x += np.float32(mean)
+    weight, bias = rng.standard_normal((2, channels)).astype(np.float32)
+    wide = [each.astype(np.float64) for each in (x, weight, bias)]
+    truth, true_mean, true_rstd = reference(*wide, 1e-5)
+
+    y, kept_mean, rstd = layernorm.forward(x, weight, bias)
+    # the mean is rounded to the inputs' precision, and everything is divided by the deviation
+    condition = np.abs(x).max() * true_rstd
+    assert_close(kept_mean, true_mean, np.abs(x).max())
+    assert_close(rstd, true_rstd, true_rstd * (1 + condition))
+    assert_close(y, truth, (1 + condition) * (1 + np.abs(truth)) * (1 + np.abs(weight)))
+
+    dx, dweight, dbias = layernorm.backward(grad, x, weight, kept_mean, rstd, (True, True, True))
+    normalized = (wide[0] - true_mean) * true_rstd
+    g = grad * wide[1]
+    true_dx = np.stack(
+        [jacobian(n, r[0]) @ row for n, r, row in zip(normalized, true_rstd, g, strict=True)]
+    )
+    largest = 1 + np.abs(normalized).max(-1, keepdims=True)
+    assert_close(dx, true_dx, true_rstd * (1 + condition) * largest**2 * np.abs(g).max())
+    spread = (np.abs(grad) * (1 + condition) * largest).sum(0)
+    assert_close(dweight, (grad * normalized).sum(0), spread)
+    assert_close(dbias, grad.astype(np.float64).sum(0), np.abs(grad).sum(0))
+
+
+def test_variance_far_from_zero_is_not_cancelled():
+    x = (3000 + np.random.default_rng(0).standard_normal((1, 1000))).astype(np.float32)
+    exact = x.astype(np.float64).std(axis=-1)
+    rstd = layernorm.forward(x, None, None, 0.0)[2]
+    assert abs(float(rstd[0, 0]) * exact[0] - 1) < 1e-4
+
+
+def test_constant_row_gives_the_bias_and_no_gradient():
+    x = np.full((2, 5), 7, np.float32)
+    bias = np.arange(5, dtype=np.float32)
+    y, mean, rstd = layernorm.forward(x, None, bias)
+    assert (y == bias).all()
+    grad = np.ones_like(x)
+    dx, dweight, dbias = layernorm.backward(grad, x, None, mean, rstd, (True, False, True))
+    assert np.abs(dx).max() == 0
+    assert dweight is None
+    assert (dbias == 2).all()
+
+
+@pytest.mark.parametrize(
+    "needs", [(True, False, False), (False, True, False), (False, False, True)]
+)
+def test_only_what_is_needed_is_returned(needs):
+    x = np.arange(6, dtype=np.float64).reshape(2, 3)
+    weight = np.ones(3)
+    _, mean, rstd = layernorm.forward(x, weight, weight)
+    grads = layernorm.backward(x, x, weight, mean, rstd, needs)
+    assert [each is not None for each in grads] == list(needs)
+
+
+def test_inputs_are_left_alone():
+    x, weight, bias, grad = (np.arange(12, dtype=np.float64).reshape(4, 3) for _ in range(4))
+    before = x.copy()
+    _, mean, rstd = layernorm.forward(x, weight[0], bias[0])
+    for w in (weight[0], None):
+        layernorm.backward(grad, x, w, mean, rstd, (True, True, True))
+    for each in (x, weight, bias, grad):
+        assert (each == before).all()

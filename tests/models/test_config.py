@@ -1,0 +1,199 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.config import PRESETS, SMALL, TrainConfig
+from models.errors import UsageError
+from models.gpt import GPTConfig
+
+counts = st.integers(1, 10**6)
+shares = st.floats(0, 1, exclude_max=True)
+
+shapes = st.builds(
+    lambda heads, size, **rest: GPTConfig(n_head=heads, n_embd=heads * size, **rest),
+    heads=st.integers(1, 64),
+    size=st.integers(1, 64),
+    block_size=counts,
+    n_layer=counts,
+    dropout=shares,
+    bias=st.booleans(),
+    activation=st.sampled_from(["relu", "gelu", "gelu_tanh"]),
+    tied=st.booleans(),
+)
+configs = st.builds(
+    TrainConfig,
+    model=st.sampled_from(["gpt", "bigram"]),
+    gpt=shapes,
+    steps=counts,
+    batch_size=counts,
+    accumulate=counts,
+    lr=st.floats(0, 1e10, exclude_min=True),
+    min_lr=st.floats(0, 1),
+    warmup=st.integers(0, 10**6),
+    beta1=shares,
+    beta2=shares,
+    weight_decay=st.floats(0, 1e10),
+    clip=st.floats(0, 1e10),
+    eval_every=counts,
+    eval_batches=counts,
+    log_every=counts,
+    sample_every=st.integers(0, 10**6),
+    seed=st.integers(0, 2**64 - 1),
+    device=st.sampled_from(["cpu", "cuda"]),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(configs)
+def test_settings_come_back_from_json_as_they_were(config):
+    text = json.dumps(config.to_json(), allow_nan=False)
+    assert TrainConfig.from_json(json.loads(text)) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_come_back_from_json_as_they_were(preset):
+    config = PRESETS[preset]
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_settings_that_are_not_given_take_their_defaults():
+    assert TrainConfig.from_json({}) == TrainConfig()
+    assert TrainConfig.from_json({"steps": 3, "gpt": {"n_head": 2}}) == TrainConfig(
+        steps=3, gpt=GPTConfig(n_head=2)
+    )
+
+
+def test_an_unknown_setting_is_named_with_those_that_exist():
+    with pytest.raises(UsageError) as caught:
+        TrainConfig.from_json({"learning_rate": 1})
+    assert str(caught.value).startswith("unknown setting 'learning_rate'; known are accumulate, ")
+    assert " lr, " in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        TrainConfig.from_json({"gpt": {"heads": 1}})
+    assert str(caught.value).startswith("unknown gpt setting 'heads'; known are activation, ")
+
+
+def test_a_bad_value_from_json_is_named():
+    with pytest.raises(UsageError, match=r"^steps is 0; expected"):
+        TrainConfig.from_json({"steps": 0})
+    with pytest.raises(UsageError, match=r"^n_layer is '3'; expected"):
+        TrainConfig.from_json({"gpt": {"n_layer": "3"}})
+
+
+LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup": 0,
+    "eval_every": 1,
+    "eval_batches": 1,
+    "log_every": 1,
+    "sample_every": 0,
+    "seed": 0,
+}
+RATES = ("lr", "min_lr", "beta1", "beta2", "weight_decay", "clip")
+
+
+def test_every_setting_is_tried_with_bad_values():
+    tried = {*LEAST, *RATES, "model", "gpt", "device"}
+    assert tried == {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("value", ["one below", 1.5, "8", None, True, math.nan])
+def test_a_number_of_things_that_is_not_one_is_refused(name, value):
+    value = LEAST[name] - 1 if value == "one below" else value
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**{name: value})
+    assert str(caught.value) == (f"{name} is {value!r}; expected a whole number from {LEAST[name]}")
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_the_least_number_of_things_is_accepted(name):
+    assert getattr(TrainConfig(**{name: LEAST[name]}), name) == LEAST[name]
+
+
+def test_a_seed_of_more_than_64_bits_is_refused():
+    assert TrainConfig(seed=2**64 - 1).seed == 2**64 - 1
+    with pytest.raises(UsageError, match=f"^seed is {2**64}; expected a whole number below 2"):
+        TrainConfig(seed=2**64)
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("value", [-1, -1e-9, math.nan, math.inf, -math.inf, "0.1", None, True])
+def test_a_rate_that_is_not_finite_or_negative_or_no_number_is_refused(name, value):
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**{name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}; expected a finite number from 0")
+
+
+@pytest.mark.parametrize("name", ["min_lr", "beta1", "beta2"])
+def test_a_share_above_1_is_refused(name):
+    with pytest.raises(UsageError, match=f"^{name} is 1.5; expected a finite number from 0 to 1$"):
+        TrainConfig(**{name: 1.5})
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+def test_a_memory_that_never_forgets_is_refused(name):
+    with pytest.raises(UsageError, match=f"^{name} is 1; expected a number from 0 to below 1$"):
+        TrainConfig(**{name: 1})
+
+
+def test_a_learning_rate_of_0_is_refused():
+    with pytest.raises(UsageError, match=r"^lr is 0, with which nothing is learned"):
+        TrainConfig(lr=0)
+
+
+@pytest.mark.parametrize("name", ["min_lr", "beta1", "beta2", "weight_decay", "clip"])
+def test_other_rates_may_be_0(name):
+    assert getattr(TrainConfig(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("value", ["lstm", "", None, 3])
+def test_an_unknown_model_is_refused(value):
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(model=value)
+    assert str(caught.value) == f"model is {value!r}; expected gpt or bigram"
+
+
+@pytest.mark.parametrize("value", ["tpu", "", None, 0])
+def test_an_unknown_device_is_refused(value):
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(device=value)
+    assert str(caught.value) == f"device is {value!r}; expected one of cpu, cuda"
+
+
+@pytest.mark.parametrize("value", [{"n_layer": 2}, None, "small"])
+def test_a_shape_that_is_none_is_refused(value):
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(gpt=value)
+    assert str(caught.value) == f"gpt is {value!r}; expected a GPTConfig"
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SMALL.lr = 1.0
+
+
+def shape_of(preset):
+    config = PRESETS[preset]
+    gpt = config.gpt
+    return gpt.block_size, gpt.n_embd, gpt.n_head, gpt.n_layer, config.batch_size, gpt.dropout
+
+
+def test_presets_are_what_they_are_said_to_be():
+    assert set(PRESETS) == {"tiny", "small", "full"}
+    assert shape_of("tiny") == (8, 32, 4, 3, 32, 0.0)
+    assert shape_of("small") == (64, 128, 4, 4, 12, 0.0)
+    assert shape_of("full") == (256, 384, 6, 6, 64, 0.2)
+    assert PRESETS["small"].steps == 2000
+    assert PRESETS["full"].steps == 5000
+
+
+def test_the_small_preset_keeps_nanogpt_s_recipe_but_for_the_learning_rate():
+    assert (SMALL.beta2, SMALL.weight_decay, SMALL.clip) == (0.99, 0.1, 1.0)
+    assert (SMALL.warmup, SMALL.min_lr, SMALL.accumulate) == (100, 0.1, 1)

@@ -1,0 +1,561 @@
+import math
+
+import numpy as np
+import pytest
+
+import tinygrad_char as tg
+from tinygrad_char import nn, optim
+from tinygrad_char.random import Generator
+
+SHAPES = [(3, 4), (5,), (), (2, 1, 3), (1,)]
+DTYPES = [np.float32, np.float64]
+
+
+def parameters(dtype=np.float64, seed=0, shapes=SHAPES):
+    rng = np.random.default_rng(seed)
+    return [tg.Tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
+
+
+def give_gradients(tensors, rng, scale=1.0):
+    for each in tensors:
+        each.grad = tg.Tensor((rng.standard_normal(each.shape) * scale).astype(each.dtype))
+
+
+MAKERS = {
+    "SGD": lambda p: optim.SGD(p, lr=0.1),
+    "SGD with momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "SGD with Nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda p: optim.Adam(p, lr=0.1, weight_decay=0.1),
+    "AdamW": lambda p: optim.AdamW(p, lr=0.1),
+}
+every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def torch_makers(torch):
+    return {
+        "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+        "SGD with momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+        "SGD with Nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        "Adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1),
+        "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1),
+    }
+
+
+class TestParity:
+    """The same parameters and gradients in PyTorch's optimizers of the same names."""
+
+    STEPS = 60
+
+    @pytest.fixture(autouse=True)
+    def _torch(self):
+        self.torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+    def run(self, ours, theirs, dtype, *, lacking=lambda step, position: False, max_norm=None):
+        """Make the same steps with both; return our parameters' errors, and allowed ones.
+
+        The truth is PyTorch's run in float64; the errors allowed are those of PyTorch in `dtype`.
+        """
+        torch = self.torch
+        start = [each.numpy() for each in map(tg.Tensor.detach, parameters(dtype))]
+        mine = parameters(dtype)
+        other = [torch.tensor(each, requires_grad=True) for each in start]
+        exact = [torch.tensor(each.astype(np.float64), requires_grad=True) for each in start]
+        runs = [(mine, ours(mine)), (other, theirs(other)), (exact, theirs(exact))]
+        rng = np.random.default_rng(1)
+        for step in range(self.STEPS):
+            norms = []
+            for _, optimizer in runs:
+                optimizer.zero_grad()
+            for position, values in enumerate(start):
+                gradient = (rng.standard_normal(values.shape) * 3).astype(dtype)
+                if lacking(step, position):
+                    continue
+                mine[position].grad = tg.Tensor(gradient)
+                other[position].grad = torch.tensor(gradient)
+                exact[position].grad = torch.tensor(gradient.astype(np.float64))
+            for tensors, optimizer in runs:
+                if max_norm is None:
+                    optimizer.step()
+                elif tensors is mine:
+                    norms.append(optimizer.step(max_norm=max_norm))
+                else:
+                    norms.append(float(torch.nn.utils.clip_grad_norm_(tensors, max_norm)))
+                    optimizer.step()
+            if norms:
+                assert norms[0] == pytest.approx(norms[2], rel=8 * float(np.finfo(dtype).eps))
+        for a, b, c in zip(mine, other, exact, strict=True):
+            got, want, truth = a.detach().numpy(), b.detach().numpy(), c.detach().numpy()
+            assert got.dtype == dtype
+            ulp = np.finfo(dtype).eps * max(1, abs(truth).max())
+            error = abs(got - truth).max()
+            assert error <= 2 * abs(want - truth).max() + 16 * ulp
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("name", MAKERS)
+    def test_the_same_steps(self, name, dtype):
+        self.run(MAKERS[name], torch_makers(self.torch)[name], dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("name", MAKERS)
+    def test_parameters_without_gradient_are_skipped(self, name, dtype):
+        def lacking(step, position):
+            return (position == 1 and step < 5) or (step + position) % 4 == 0 or position == 4
+
+        self.run(MAKERS[name], torch_makers(self.torch)[name], dtype, lacking=lacking)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("max_norm", [0.5, 10.0, 1e6])
+    def test_clipping(self, max_norm, dtype):
+        self.run(MAKERS["AdamW"], torch_makers(self.torch)["AdamW"], dtype, max_norm=max_norm)
+        self.run(MAKERS["SGD"], torch_makers(self.torch)["SGD"], dtype, max_norm=max_norm)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"betas": (0.0, 0.0)},
+            {"betas": (0.9, 0.99), "eps": 1e-3},
+            {"weight_decay": 0.0},
+            {"weight_decay": 0.5, "lr": 1e-4},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+    def test_options(self, kind, options, dtype):
+        self.run(
+            lambda p: getattr(optim, kind)(p, **options),
+            lambda p: getattr(self.torch.optim, kind)(p, **options),
+            dtype,
+        )
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_groups(self, dtype):
+        def groups(tensors):
+            return [
+                {"params": [tensors[0], tensors[3]], "weight_decay": 0.3},
+                {"params": [tensors[1]], "lr": 0.01, "betas": (0.5, 0.9)},
+                {"params": [tensors[2], tensors[4]]},
+            ]
+
+        self.run(
+            lambda p: optim.AdamW(groups(p), lr=0.1),
+            lambda p: self.torch.optim.AdamW(groups(p), lr=0.1),
+            dtype,
+        )
+
+    def test_adamw_in_float32_ends_within_a_rounding_per_step(self):
+        torch = self.torch
+        (mine,) = parameters(np.float32, shapes=[(100_000,)])
+        theirs = torch.tensor(mine.array.copy(), requires_grad=True)
+        ours, other = optim.AdamW([mine], lr=1e-2), torch.optim.AdamW([theirs], lr=1e-2)
+        rng = np.random.default_rng(1)
+        for _ in range(50):
+            gradient = rng.standard_normal(100_000).astype(np.float32)
+            mine.grad, theirs.grad = tg.Tensor(gradient), torch.tensor(gradient)
+            ours.step()
+            other.step()
+        difference = abs(mine.detach().numpy() - theirs.detach().numpy())
+        spacing = np.spacing(np.maximum(abs(theirs.detach().numpy()), np.float32(0.5)))
+        assert (difference <= 4 * spacing).all()
+        assert (difference == 0).mean() > 0.5
+
+    def test_clip_grad_norm(self):
+        torch = self.torch
+        for max_norm in (0.1, 1e3):
+            mine = parameters()
+            give_gradients(mine, np.random.default_rng(3))
+            other = [torch.tensor(each.array.copy(), requires_grad=True) for each in mine]
+            for a, b in zip(mine, other, strict=True):
+                b.grad = torch.tensor(a.grad.numpy())
+            norm = optim.clip_grad_norm_(mine, max_norm)
+            assert norm == pytest.approx(
+                float(torch.nn.utils.clip_grad_norm_(other, max_norm)), rel=1e-14
+            )
+            for a, b in zip(mine, other, strict=True):
+                np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=1e-13)
+
+
+class TestFlatBuffers:
+    def test_parameters_and_gradients_are_views(self):
+        tensors = parameters()
+        before = [each.tolist() for each in tensors]
+        optimizer = optim.AdamW(tensors)
+        assert [each.tolist() for each in tensors] == before
+        assert optimizer.flat.size == sum(each.size for each in tensors)
+        sum((each * each).sum() for each in tensors).backward()
+        for each in tensors:
+            assert np.shares_memory(each.array, optimizer.flat)
+            assert np.shares_memory(each.grad.array, optimizer.flat_grad)
+        assert optimizer.flat_grad.tolist() == (2 * optimizer.flat).tolist()
+
+    def test_gradients_add_up_and_are_forgotten(self):
+        (x,) = tensors = parameters(shapes=[(3,)])
+        optimizer = optim.SGD(tensors, lr=1.0)
+        for expected in (1.0, 2.0):
+            x.sum().backward()
+            assert x.grad.tolist() == [expected] * 3
+        optimizer.zero_grad()
+        assert x.grad is None
+        x.sum().backward()
+        assert x.grad.tolist() == [1.0] * 3
+
+    def test_a_gradient_that_was_there_before_counts(self):
+        (x,) = parameters(shapes=[(3,)])
+        x.sum().backward()
+        optimizer = optim.SGD([x], lr=1.0)
+        before = x.array.copy()
+        x.sum().backward()
+        optimizer.step()
+        assert x.tolist() == (before - 2).tolist()
+
+    def test_a_gradient_that_a_user_sets_counts(self):
+        (x,) = parameters(shapes=[(3,)])
+        optimizer = optim.SGD([x], lr=1.0)
+        before = x.array.copy()
+        x.grad = tg.Tensor(np.array([1.0, 2.0, 3.0]))
+        optimizer.step()
+        assert x.tolist() == (before - [1, 2, 3]).tolist()
+
+    @pytest.mark.parametrize("wrong", [np.ones(4), np.ones(3, np.float32)])
+    def test_a_gradient_that_does_not_fit_is_refused(self, wrong):
+        (x,) = parameters(shapes=[(3,)])
+        optimizer = optim.SGD([x], lr=1.0)
+        x.grad = tg.Tensor(wrong)
+        with pytest.raises(ValueError, match=r"SGD: gradient .* for parameter 0 \(3,\) float64"):
+            optimizer.step()
+
+    @pytest.mark.parametrize(
+        "move",
+        [
+            lambda layer: layer.astype(np.float64),
+            lambda layer: optim.SGD(layer.parameters()),
+        ],
+        ids=["converted", "another optimizer"],
+    )
+    def test_parameters_that_left_the_buffer_are_noticed(self, move):
+        layer = nn.Linear(2, 3)
+        optimizer = optim.SGD(layer.parameters(), lr=0.1)
+        move(layer)
+        with pytest.raises(RuntimeError, match=r"SGD: parameter 0 \(3, 2\) has left"):
+            optimizer.step()
+
+    def test_loading_a_model_s_state_keeps_the_buffer(self):
+        layer, other = nn.Linear(2, 3), nn.Linear(2, 3, generator=Generator(9))
+        optimizer = optim.SGD(layer.parameters(), lr=0.1)
+        layer.load_state_dict(other.state_dict())
+        assert optimizer.flat.tolist() == [
+            *other.weight.array.ravel().tolist(),
+            *other.bias.tolist(),
+        ]
+        layer(tg.ones((1, 2))).sum().backward()
+        optimizer.step()
+        assert layer.bias.tolist() != other.bias.tolist()
+
+    def test_parameters_in_any_layout(self):
+        array = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+        x = tg.from_numpy(array).requires_grad_()
+        optimizer = optim.SGD([x], lr=1.0)
+        (x * x).sum().backward()
+        optimizer.step()
+        assert x.tolist() == (-array).tolist()
+
+    def test_no_element_at_all(self):
+        tensors = parameters(shapes=[(0, 3), (2,)])
+        optimizer = optim.AdamW(tensors)
+        give_gradients(tensors, np.random.default_rng(0))
+        assert optimizer.step(max_norm=1.0) > 0
+
+
+class TestSkipping:
+    @every_optimizer
+    def test_without_any_gradient_nothing_changes(self, make):
+        tensors = parameters()
+        optimizer = make(tensors)
+        before = optimizer.flat.copy()
+        optimizer.step()
+        assert optimizer.step(max_norm=1.0) == 0.0
+        assert optimizer.flat.tolist() == before.tolist()
+        assert all(not array.any() for array in optimizer.state.values())
+
+    @every_optimizer
+    def test_a_parameter_without_gradient_keeps_value_and_state(self, make):
+        tensors = parameters()
+        optimizer = make(tensors)
+        give_gradients([tensors[0], tensors[3]], np.random.default_rng(0))
+        before = [each.tolist() for each in tensors]
+        optimizer.step()
+        changed = [each.tolist() != old for each, old in zip(tensors, before, strict=True)]
+        assert changed == [True, False, False, True, False]
+
+    @every_optimizer
+    def test_a_leftover_in_the_gradient_buffer_is_no_gradient(self, make):
+        tensors = parameters()
+        optimizer = make(tensors)
+        give_gradients(tensors, np.random.default_rng(0))
+        optimizer.step()
+        before = optimizer.flat.copy()
+        optimizer.zero_grad()
+        assert optimizer.flat_grad.any()
+        optimizer.step()
+        assert optimizer.grad_norm() == 0.0
+        assert optimizer.flat.tolist() == before.tolist()
+
+
+class TestClipping:
+    def test_the_norm_before_is_returned_and_gradients_stay(self):
+        (x,) = parameters(shapes=[(2,)])
+        optimizer = optim.SGD([x], lr=1.0)
+        before = x.array.copy()
+        x.grad = tg.Tensor(np.array([3.0, 4.0]))
+        assert optimizer.grad_norm() == 5.0
+        assert optimizer.step(max_norm=1.0) == 5.0
+        np.testing.assert_allclose(before - x.array, [0.6, 0.8], rtol=1e-6)
+        assert x.grad.tolist() == [3.0, 4.0]
+        assert optimizer.step(max_norm=math.inf) == 5.0
+        assert optimizer.step() is None
+
+    def test_a_large_float32_norm_is_exact(self):
+        (x,) = parameters(np.float32, shapes=[(1_000_003,)])
+        optimizer = optim.SGD([x], lr=1.0)
+        give_gradients([x], np.random.default_rng(0))
+        exact = math.sqrt(float((x.grad.numpy().astype(np.float64) ** 2).sum()))
+        assert optimizer.grad_norm() == pytest.approx(exact, rel=1e-6)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    @every_optimizer
+    def test_a_norm_that_is_not_finite_updates_nothing(self, make, bad):
+        tensors = parameters()
+        optimizer = make(tensors)
+        give_gradients(tensors, np.random.default_rng(0))
+        optimizer.step()
+        tensors[3].grad.data[1, 0, 2] = bad
+        flat, state = optimizer.flat.copy(), optimizer.state_dict()
+        before = {name: array.copy() for name, array in state.items()}
+        versions = [each.version.value for each in tensors]
+        assert not math.isfinite(optimizer.step(max_norm=1.0))
+        assert optimizer.flat.tobytes() == flat.tobytes()
+        after = optimizer.state_dict()
+        assert all(np.array_equal(after[name], value) for name, value in before.items())
+        assert [each.version.value for each in tensors] == versions
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_clip_grad_norm_leaves_gradients_that_are_not_finite(self, bad):
+        (x,) = parameters(shapes=[(2,)])
+        x.grad = tg.Tensor(np.array([bad, 1.0]))
+        assert not math.isfinite(optim.clip_grad_norm_([x], 0.5))
+        assert x.grad.tolist()[1] == 1.0
+
+    @pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
+    def test_a_bad_limit_is_refused(self, max_norm):
+        tensors = parameters()
+        give_gradients(tensors, np.random.default_rng(0))
+        with pytest.raises(ValueError, match=f"SGD: max_norm={max_norm}, expected a number above"):
+            optim.SGD(tensors).step(max_norm=max_norm)
+        with pytest.raises(ValueError, match=f"clip_grad_norm_: max_norm={max_norm}"):
+            optim.clip_grad_norm_(tensors, max_norm)
+
+
+class TestState:
+    @every_optimizer
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_a_restored_run_goes_on_with_the_same_bits(self, make, dtype):
+        def steps(tensors, optimizer, rng, count):
+            for step in range(count):
+                optimizer.zero_grad()
+                give_gradients(tensors[step % 2 :], rng)
+                optimizer.step(max_norm=2.0)
+
+        tensors = parameters(dtype)
+        optimizer = make(tensors)
+        steps(tensors, optimizer, np.random.default_rng(0), 5)
+        state = {name: array.copy() for name, array in optimizer.state_dict().items()}
+        twins = [tg.Tensor(each, requires_grad=True) for each in tensors]
+        restored = make(twins)
+        restored.load_state_dict(state)
+        steps(tensors, optimizer, np.random.default_rng(1), 5)
+        steps(twins, restored, np.random.default_rng(1), 5)
+        assert restored.flat.tobytes() == optimizer.flat.tobytes()
+        assert restored.updates.tolist() == optimizer.updates.tolist() == [6, 10, 10, 10, 10]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda s: s.pop("exp_avg_sq"), "state 'exp_avg_sq' is nothing, expected float64"),
+            (lambda s: s.update(exp_avg=np.zeros(3)), r"'exp_avg' is float64 \(3,\), expected"),
+            (lambda s: s.update(exp_avg=np.zeros(25, "f4")), r"'exp_avg' is float32 \(25,\)"),
+            (lambda s: s.update(updates=np.zeros(2, int)), r"'updates' is int64 \(2,\), expected"),
+            (lambda s: s.pop("updates"), "'updates' is nothing, expected int64"),
+        ],
+    )
+    def test_another_state_is_refused_and_changes_nothing(self, change, message):
+        tensors = parameters()
+        optimizer = optim.AdamW(tensors)
+        state = {name: np.ones_like(array) for name, array in optimizer.state_dict().items()}
+        change(state)
+        with pytest.raises(ValueError, match=f"AdamW: .*{message}"):
+            optimizer.load_state_dict(state)
+        assert not optimizer.updates.any()
+        assert not any(array.any() for array in optimizer.state.values())
+
+
+class TestGroups:
+    def test_decay_groups(self):
+        matrix, vector, scalar, cube = parameters(shapes=[(2, 3), (3,), (), (2, 2, 2)])
+        groups = optim.decay_groups([matrix, vector, scalar, cube], 0.1)
+        assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+        members = [[id(each) for each in group["params"]] for group in groups]
+        assert members == [[id(matrix), id(cube)], [id(vector), id(scalar)]]
+        assert len(optim.decay_groups([vector], 0.1)) == 1
+
+    def test_options_of_a_group_override_the_others(self):
+        a, b = parameters(shapes=[(1,), (1,)])
+        optimizer = optim.SGD([{"params": [a]}, {"params": [b], "lr": 0.5}], lr=2.0)
+        before = [a.item(), b.item()]
+        a.grad = b.grad = tg.Tensor(np.ones(1))
+        optimizer.step()
+        assert [before[0] - a.item(), before[1] - b.item()] == pytest.approx([2.0, 0.5])
+
+    def test_set_lr(self):
+        a, b = parameters(shapes=[(1,), (1,)])
+        optimizer = optim.SGD([{"params": [a]}, {"params": [b], "lr": 0.5}], lr=2.0)
+        optimizer.set_lr(0.25)
+        assert [group.options["lr"] for group in optimizer.groups] == [0.25, 0.25]
+        with pytest.raises(ValueError, match="SGD: lr=nan"):
+            optimizer.set_lr(math.nan)
+        assert [group.options["lr"] for group in optimizer.groups] == [0.25, 0.25]
+
+    def test_empty_groups_are_left_out(self):
+        (a,) = parameters(shapes=[(1,)])
+        assert len(optim.SGD([{"params": []}, {"params": [a]}]).groups) == 1
+
+
+class TestBadArguments:
+    @pytest.mark.parametrize(
+        ("kind", "options", "message"),
+        [
+            *(
+                (kind, {option: value}, f"{kind}: {option}={value}, expected a finite number >= 0")
+                for kind in ("SGD", "Adam", "AdamW")
+                for option in ("lr", "weight_decay")
+                for value in (-0.1, math.nan, math.inf)
+            ),
+            ("Adam", {"eps": -1e-8}, "Adam: eps=-1e-08"),
+            (
+                "AdamW",
+                {"betas": (1.0, 0.9)},
+                r"AdamW: betas has 1.0, expected a number in \[0, 1\)",
+            ),
+            ("AdamW", {"betas": (0.9, -0.1)}, "AdamW: betas has -0.1"),
+            ("AdamW", {"betas": (0.9, math.nan)}, "AdamW: betas has nan"),
+            ("AdamW", {"betas": (0.9,)}, r"AdamW: betas=\(0.9,\), expected two numbers"),
+            ("SGD", {"momentum": 1.0}, "SGD: momentum has 1.0"),
+            ("SGD", {"momentum": -0.5}, "SGD: momentum has -0.5"),
+            ("SGD", {"nesterov": True}, "SGD: nesterov=True needs a momentum above 0"),
+        ],
+    )
+    def test_hyperparameters(self, kind, options, message):
+        with pytest.raises(ValueError, match=message):
+            getattr(optim, kind)(parameters(), **options)
+        with pytest.raises(ValueError, match=message):
+            getattr(optim, kind)([{"params": parameters(), **options}])
+
+    @pytest.mark.parametrize("nothing", [[], [{"params": []}], iter([])])
+    def test_no_parameters(self, nothing):
+        with pytest.raises(ValueError, match="AdamW: no parameters to optimize"):
+            optim.AdamW(nothing)
+
+    def test_a_parameter_given_twice(self):
+        x, y = parameters(shapes=[(1,), (1,)])
+        for given in ([x, y, x], [{"params": [x]}, {"params": [y, x]}]):
+            with pytest.raises(ValueError, match="SGD: a parameter was given twice"):
+                optim.SGD(given)
+
+    def test_an_unknown_option(self):
+        with pytest.raises(ValueError, match="SGD: unknown group option 'betas'"):
+            optim.SGD([{"params": parameters(), "betas": (0.9, 0.9)}])
+
+    @pytest.mark.parametrize("entry", [("weight", 1), np.ones(2), {"parameters": []}])
+    def test_something_else_than_tensors(self, entry):
+        with pytest.raises(TypeError, match="SGD: expected tensors, or dicts with 'params', got"):
+            optim.SGD([entry, *parameters()])
+
+    def test_a_dict_among_tensors(self):
+        with pytest.raises(TypeError, match="SGD: expected tensors, or dicts with 'params', got d"):
+            optim.SGD([*parameters(), {"params": parameters()}])
+
+    def test_tensors_that_cannot_be_trained(self):
+        (x,) = parameters(shapes=[(2,)])
+        for wrong in (x * 1, x.detach()):
+            with pytest.raises(ValueError, match=r"SGD: tensor 1 \(2,\) is no trainable leaf"):
+                optim.SGD([x, wrong])
+
+    def test_two_dtypes(self):
+        with pytest.raises(ValueError, match="parameters of float64 on cpu and float32 on cpu"):
+            optim.SGD([*parameters(), *parameters(np.float32)])
+
+
+class TestSchedules:
+    def test_constant(self):
+        schedule = optim.constant(0.3)
+        assert [schedule(step) for step in (0, 10, 10**9)] == [0.3] * 3
+
+    def test_warmup_then_cosine(self):
+        schedule = optim.warmup_cosine(1.0, warmup=4, total=24, floor=0.1)
+        assert [schedule(step) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+        assert schedule(4) == 1.0
+        assert schedule(14) == pytest.approx(0.55)
+        assert schedule(9) == pytest.approx(0.1 + 0.45 * (1 + math.sqrt(0.5)))
+        assert schedule(24) == schedule(25) == schedule(10**9) == 0.1
+        assert 0.1 < schedule(23) < 0.11
+        rates = [schedule(step) for step in range(4, 25)]
+        assert rates == sorted(rates, reverse=True)
+
+    def test_without_warmup(self):
+        schedule = optim.warmup_cosine(1.0, warmup=0, total=10, floor=0.0)
+        assert schedule(0) == 1.0
+        assert schedule(5) == pytest.approx(0.5)
+        assert schedule(10) == 0.0
+
+    @pytest.mark.parametrize(("warmup", "total"), [(5, 5), (5, 3), (0, 0)])
+    def test_no_room_for_the_cosine(self, warmup, total):
+        schedule = optim.warmup_cosine(1.0, warmup, total, 0.1)
+        assert [schedule(step) for step in range(warmup)] == pytest.approx(
+            [(step + 1) / (warmup + 1) for step in range(warmup)]
+        )
+        assert schedule(warmup) == 0.1
+
+    def test_agrees_with_pytorch_s_cosine(self):
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+        theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0.05)
+        ours = optim.warmup_cosine(0.5, 0, 20, 0.05)
+        for step in range(20):
+            assert ours(step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
+            optimizer.step()
+            theirs.step()
+
+    @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+    def test_bad_numbers(self, value):
+        with pytest.raises(ValueError, match=f"constant: lr={value}, expected"):
+            optim.constant(value)
+        for option in ("lr", "warmup", "total", "floor"):
+            good = {"lr": 1.0, "warmup": 1, "total": 2, "floor": 0.1}
+            with pytest.raises(ValueError, match=f"warmup_cosine: {option}={value}, expected"):
+                optim.warmup_cosine(**{**good, option: value})
+
+
+def test_training_reaches_the_minimum():
+    rng = np.random.default_rng(0)
+    x, truth = rng.standard_normal((64, 3)), np.array([[1.0, -2.0, 0.5]])
+    for make in MAKERS.values():
+        layer = nn.Linear(3, 1, generator=Generator(0)).astype(np.float64)
+        optimizer = make(layer.parameters())
+        optimizer.set_lr(0.05)
+        for group in optimizer.groups:
+            group.options["weight_decay"] = 0.0
+        for _ in range(400):
+            optimizer.zero_grad()
+            error = layer(tg.Tensor(x)) - x @ truth.T
+            (error * error).mean().backward()
+            optimizer.step(max_norm=10.0)
+        np.testing.assert_allclose(layer.weight.detach().numpy(), truth, atol=1e-3)
