@@ -25,6 +25,7 @@ setup(
         "kernels": ["*.c", "*.h", "*.cu", "*.cuh", "py.typed"],
         "tinygrad_char": ["py.typed"],
         "models": ["py.typed"],
+        "benchmarks": ["*.json"],
     },
     install_requires=[
         "numpy>=2.1",

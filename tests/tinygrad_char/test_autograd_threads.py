@@ -90,6 +90,19 @@ def test_backward_adds_up_what_all_threads_bring(model, flat):
         np.testing.assert_allclose(parameter.grad.numpy(), total, rtol=1e-10, atol=1e-12)
 
 
+def test_large_gradients_of_several_threads_do_not_get_lost():
+    # NumPy lets other threads run while it adds large arrays.
+    x = tg.Tensor(np.zeros(300_000), requires_grad=True)
+    cotangent = np.ones(x.shape)
+
+    def work(number):
+        for _ in range(ROUNDS):
+            x.backward(cotangent)
+
+    together(work)
+    assert x.grad.numpy().min() == x.grad.numpy().max() == THREADS * ROUNDS
+
+
 def test_hooks_see_the_gradient_of_their_own_thread():
     x = tg.Tensor(np.float64(1.0), requires_grad=True)
     seen = []

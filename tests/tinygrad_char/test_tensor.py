@@ -462,6 +462,16 @@ def test_change_of_a_saved_tensor_is_noticed_through_every_alias():
             y.backward()
 
 
+@pytest.mark.parametrize("kind", [np.array, Tensor, list])
+def test_index_that_changes_later_does_not_matter(kind):
+    x = leaf(1, 2, 3)
+    index = kind([0, 1])
+    y = x[index]
+    index[0] = 2
+    y.sum().backward()
+    assert x.grad.tolist() == [1, 1, 0]
+
+
 # Copies, devices, dtypes
 
 
