@@ -9,7 +9,7 @@ TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3"]
 setup(
     name="tinygrad-char",
     version="0.1.0",
-    description="An autograd engine from scratch on NumPy and CuPy, and a character GPT trained on it",
+    description="An autograd engine on NumPy and CuPy from scratch, and a character GPT on it",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -15,16 +16,19 @@ import tyro
 
 @dataclass(frozen=True)
 class DefaultRun:
-    """Train with each seed, in a process of its own."""
+    """Train with each seed, in a process of its own.
+
+    All other options are those of `tinygrad-char train`, such as --steps or --lr.
+    """
 
     seeds: tuple[int, ...] = (1337, 42, 7)
     """One run for each."""
-    steps: int | None = None
-    """Fewer steps than the default, to try this benchmark out."""
-    options: tuple[str, ...] = ()
-    """Further options of `tinygrad-char train`, as one word each: --options --lr=0.004."""
     json: bool = False
     """Print JSON."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("--seeds is empty; expected at least one whole number")
 
 
 def run(seed: int, options: list[str]) -> dict[str, float]:
@@ -34,16 +38,18 @@ def run(seed: int, options: list[str]) -> dict[str, float]:
         command += ["--out", str(Path(folder) / "run")]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+        sys.exit(f"{shlex.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout)
 
 
 def main() -> None:
     """Print each seed's loss over the whole validation split and its time, and the means."""
-    arguments = tyro.cli(DefaultRun)
-    options = [*arguments.options]
-    if arguments.steps is not None:
-        options.append(f"--steps={arguments.steps}")
+    arguments, options = tyro.cli(
+        DefaultRun,
+        prog="python -m benchmarks.default_run",
+        config=(tyro.conf.FlagCreatePairsOff,),
+        return_unknown_args=True,
+    )
     results = []
     for seed in arguments.seeds:
         results.append({"seed": seed, **run(seed, options)})

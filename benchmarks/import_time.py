@@ -23,6 +23,10 @@ class ImportTime:
     json: bool = False
     """Print JSON."""
 
+    def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise ValueError(f"--repeat is {self.repeat}; expected at least 1")
+
 
 def measure(module: str) -> float:
     """Return the seconds that a fresh process takes to import a module."""
@@ -32,7 +36,11 @@ def measure(module: str) -> float:
 
 def main() -> None:
     """Print the median, and the spread, of each import in milliseconds, and their ratio."""
-    options = tyro.cli(ImportTime)
+    options = tyro.cli(
+        ImportTime,
+        prog="python -m benchmarks.import_time",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     for module in MODULES:
         measure(module)  # so that files are in memory and compiled
     seconds: dict[str, list[float]] = {module: [] for module in MODULES}

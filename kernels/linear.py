@@ -21,12 +21,13 @@ def backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Return the gradients of x, weight and bias, each None where `needs` says so.
 
-    dx = dy W,  dW = dy^T x,  db = sum over rows of dy.
+    dx = dy W,  dW = dy^T x,  db = sum over rows of dy. x may be None where dW is not needed, and
+    weight where dx is not.
     """
     rows = _rows(grad)  # (N, O)
     need_x, need_weight, need_bias = needs
     return (
-        (rows @ weight).reshape(x.shape) if need_x else None,
+        (rows @ weight).reshape(*grad.shape[:-1], weight.shape[1]) if need_x else None,
         rows.T @ _rows(x) if need_weight else None,
         rows.sum(axis=0) if need_bias else None,
     )

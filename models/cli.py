@@ -211,7 +211,8 @@ class Evaluate:
             raise UsageError(
                 f"{corpus.name} has {len(tokens)} known characters; expected at least 2"
             )
-        loss = whole_split_loss(loaded.model, tokens)
+        with PlainConsole(stderr=True).status(f"evaluating on {len(tokens):,} characters"):
+            loss = whole_split_loss(loaded.model, tokens)
         values = {
             "checkpoint": str(loaded.path),
             "step": loaded.metadata["step"],

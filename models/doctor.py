@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
         "matrix_products": _describe_blas(),
         "kernels": "references in NumPy (no fused kernels for the CPU in this version)",
         "gpu": _describe_gpu(),
-        "shakespeare": corpus_status(),
+        "corpus": corpus_status(),
     }
 
 
@@ -41,7 +41,7 @@ def _describe_blas() -> str:
     np.ones((2, 2)) @ np.ones((2, 2))  # so that the library is loaded
     found = [
         f"{each['internal_api']} {each.get('version', '')} for {each.get('architecture', '?')}, "
-        f"{each['num_threads']} threads"
+        f"{each['num_threads']} thread{'' if each['num_threads'] == 1 else 's'}"
         for each in threadpoolctl.threadpool_info()
         if each["user_api"] == "blas"
     ]

@@ -94,6 +94,7 @@ class Function:
     edges: tuple[Edge, ...] | None = None
     versions: Sequence[tuple[Version, int]] = ()
     hooks: dict[int, Callable] | None = None
+    retained: Any = None  # a weak reference to the result, where it keeps its gradient
     shape: tuple[int, ...]
     dtype: Any
     order: int
@@ -413,6 +414,8 @@ def _walk(
         owned.discard(node)
         if node.hooks:
             total = _run_hooks(node.hooks, total, outputs[0])
+        if wanted is None and node.retained is not None and (result := node.retained()) is not None:
+            _accumulate(result, total)
         if wanted and id(node) in wanted:
             found[id(node)] = total
         if node.order == oldest:

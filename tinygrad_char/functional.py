@@ -214,9 +214,9 @@ def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
     for each in tensors:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
-    dtypes = {str(each.dtype) for each in tensors}
+    dtypes = {each.array.dtype for each in tensors}
     if len(dtypes) > 1:
-        raise TypeError(f"{name}: dtypes {', '.join(sorted(dtypes))}; expected one")
+        raise TypeError(f"{name}: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one")
     return tensors
 
 

@@ -286,22 +286,9 @@ class Tensor(TensorBase):
         return HookHandle(owner.hooks, hook)
 
     def retain_grad(self) -> None:
-        """Keep the gradient of a computed tensor in `.grad`, as leaves do."""
-        if self.node is None:
-            return
-        reference = weakref.ref(self)
-
-        def keep(gradient: Tensor) -> None:
-            tensor = reference()
-            if tensor is not None:
-                kept = (
-                    gradient.array.copy()
-                    if tensor.grad is None
-                    else tensor.grad.array + gradient.array
-                )
-                tensor.grad = tensor._result(kept)
-
-        self.register_hook(keep)
+        """Keep the gradient of a computed tensor in `.grad` in each backward, as leaves do."""
+        if self.node is not None:
+            self.node.retained = weakref.ref(self)
 
     def detach(self) -> Tensor:
         """Return a tensor that shares the memory and not the history."""

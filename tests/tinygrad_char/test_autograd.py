@@ -383,6 +383,28 @@ class TestRetainGrad:
         assert y.grad.tolist() == [4.0, 4.0]
         assert x.grad.tolist() == [8.0, 16.0]
 
+    def test_grad_leaves_it_alone(self):
+        x = leaf(2.0)
+        y = x * x
+        y.retain_grad()
+        assert tg.grad(y * 3, [x, y])[1].item() == 3.0
+        assert y.grad is None
+
+    def test_keeps_what_the_hooks_made_of_it(self):
+        x = leaf(2.0)
+        y = x * x
+        y.retain_grad()
+        y.register_hook(lambda g: g * 10)
+        (y * 3).backward()
+        assert y.grad.item() == 30.0
+
+    def test_asking_twice_counts_once(self):
+        y = leaf(2.0) * 1
+        y.retain_grad()
+        y.retain_grad()
+        y.backward()
+        assert y.grad.item() == 1.0
+
     def test_does_not_keep_the_tensor_alive(self):
         x = leaf(2.0)
         y = x * x

@@ -3,7 +3,7 @@
 Operands are arrays or Python numbers; a number takes the dtype of the other operand.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from kernels.array import Array
 from kernels.broadcast import unbroadcast
@@ -33,9 +33,18 @@ class Binary(Function):
         """Return the gradients before broadcasting is undone; None where not needed."""
         raise NotImplementedError
 
+    uses: ClassVar[tuple[tuple[bool, bool], tuple[bool, bool]]] = ((True, True), (True, True))
+    """For the gradient of a, and of b: whether it is computed from a, from b."""
+
     def forward(self, a: Any, b: Any) -> Array:
         """Return the result, or raise ValueError that names the shapes that do not broadcast."""
-        self.saved = (a, b)
+        (a_by_a, a_by_b), (b_by_a, b_by_b) = self.uses
+        need_a, need_b = self.needs
+        self.saved = (
+            a if (need_a and a_by_a) or (need_b and b_by_a) else None,
+            b if (need_a and a_by_b) or (need_b and b_by_b) else None,
+        )
+        self.shapes = (_shape(a), _shape(b))
         try:
             return self.result(a, b)
         except ValueError as error:
@@ -45,34 +54,17 @@ class Binary(Function):
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return the operands' gradients, summed over the axes that were broadcast."""
-        a, b = self.saved
-        grad_a, grad_b = self.gradients(grad, a, b)
+        grad_a, grad_b = self.gradients(grad, *self.saved)
         return (
-            None if grad_a is None else unbroadcast(grad_a, _shape(a)),
-            None if grad_b is None else unbroadcast(grad_b, _shape(b)),
+            None if grad_a is None else unbroadcast(grad_a, self.shapes[0]),
+            None if grad_b is None else unbroadcast(grad_b, self.shapes[1]),
         )
 
 
-class _Linear(Binary):
-    """A sum or difference: its backward wants the operands' shapes alone."""
-
-    def forward(self, a: Any, b: Any) -> Array:
-        """Return the result and keep no array alive for backward."""
-        result = super().forward(a, b)
-        self.saved = (_shape(a), _shape(b))
-        return result
-
-    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        """Return the operands' gradients, summed over the axes that were broadcast."""
-        grad_a, grad_b = self.gradients(grad, None, None)
-        return (
-            None if grad_a is None else unbroadcast(grad_a, self.saved[0]),
-            None if grad_b is None else unbroadcast(grad_b, self.saved[1]),
-        )
-
-
-class Add(_Linear):
+class Add(Binary):
     """a + b."""
+
+    uses = ((False, False), (False, False))
 
     def result(self, a: Any, b: Any) -> Array:
         """Return a + b."""
@@ -83,8 +75,10 @@ class Add(_Linear):
         return grad if self.needs[0] else None, grad if self.needs[1] else None
 
 
-class Subtract(_Linear):
+class Subtract(Binary):
     """a - b."""
+
+    uses = ((False, False), (False, False))
 
     def result(self, a: Any, b: Any) -> Array:
         """Return a - b."""
@@ -98,6 +92,8 @@ class Subtract(_Linear):
 class Multiply(Binary):
     """a * b."""
 
+    uses = ((False, True), (True, False))
+
     def result(self, a: Any, b: Any) -> Array:
         """Return a * b."""
         return a * b
@@ -109,6 +105,8 @@ class Multiply(Binary):
 
 class Divide(Binary):
     """a / b."""
+
+    uses = ((False, True), (True, True))
 
     def result(self, a: Any, b: Any) -> Array:
         """Return a / b."""

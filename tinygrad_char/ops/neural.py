@@ -40,7 +40,8 @@ class Linear(Function):
             )
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"linear: bias {bias.shape}; expected {weight.shape[:1]}")
-        self.saved = (x, weight)
+        need_x, need_weight, _ = self.needs
+        self.saved = (x if need_weight else None, weight if need_x else None)
         return self.backend.linear.forward(x, weight, bias)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
