@@ -2,8 +2,27 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
+FUSED = Extension(
+    "kernels._fused",
+    sources=[
+        f"kernels/{name}.c"
+        for name in ("fused", "adamw", "attention", "cross_entropy", "layernorm")
+    ],
+    depends=["kernels/fused.h"],
+    # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
+    # no contraction, so that AdamW's digits are those of its reference.
+    extra_compile_args=[
+        "-O3",
+        "-std=c11",
+        "-fopenmp-simd",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=off",
+    ],
+    optional=True,  # without a compiler the references in NumPy serve
+)
 TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3"]
 
 setup(
@@ -13,6 +32,7 @@ setup(
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
+    ext_modules=[FUSED],
     packages=[
         "kernels",
         "tinygrad_char",

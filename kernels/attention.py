@@ -8,7 +8,7 @@ the logarithm of each row's sum is kept, from which the weights are computed aga
 from collections.abc import Iterator
 
 from kernels.array import Array, namespace
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from kernels.dropout import MaskSource, keep_mask
 from kernels.softmax import causal_mask
 
 BLOCK = 1 << 18
@@ -22,7 +22,7 @@ def forward(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
-    key: DropoutKey | None = None,
+    key: MaskSource | None = None,
 ) -> tuple[Array, Array]:
     """Return out (B, H, T, E) and logsumexp (B, H, T).
 
@@ -40,7 +40,7 @@ def forward(
         logsumexp[...] = xp.inf
         return out, logsumexp
     limit = _causal_limit(q, k) if causal else None
-    for block, rows in enumerate(_blocks(batch, heads * queries * k.shape[2])):
+    for block, rows in enumerate(blocks(batch, heads * queries * k.shape[2])):
         weights = (q[rows] * scale) @ k[rows].swapaxes(-1, -2)
         if limit is not None:
             xp.minimum(weights, limit, out=weights)
@@ -56,7 +56,8 @@ def forward(
         logsumexp[rows][empty[..., 0]] = xp.inf
         if dropout > 0 and key is not None:
             weights *= keep_mask(xp, weights.shape, dropout, key, block)
-            total /= keep_scale(dropout) or 1  # where nothing is kept the weights are zeros already
+            # Where nothing is kept the weights are zeros already.
+            total /= key.keep_scale(dropout, weights.dtype) or 1
         xp.matmul(weights, v[rows], out=out[rows])
         out[rows] /= total
     return out, logsumexp
@@ -73,7 +74,7 @@ def backward(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
-    key: DropoutKey | None = None,
+    key: MaskSource | None = None,
 ) -> None:
     """Write the gradients of q, k and v into the arrays `grads` (which may be views).
 
@@ -84,7 +85,7 @@ def backward(
     batch, heads, queries, _ = q.shape
     limit = _causal_limit(q, k) if causal else None
     grad_q, grad_k, grad_v = grads
-    for block, rows in enumerate(_blocks(batch, heads * queries * k.shape[2])):
+    for block, rows in enumerate(blocks(batch, heads * queries * k.shape[2])):
         scaled = q[rows] * scale
         weights = scaled @ k[rows].swapaxes(-1, -2)
         weights -= logsumexp[rows][..., None]
@@ -95,7 +96,7 @@ def backward(
         used = weights
         if dropout > 0 and key is not None:
             kept = keep_mask(xp, weights.shape, dropout, key, block)
-            kept = kept * weights.dtype.type(keep_scale(dropout))
+            kept = kept * weights.dtype.type(key.keep_scale(dropout, weights.dtype))
             dscores *= kept
             used = weights * kept
         xp.matmul(used.swapaxes(-1, -2), grad[rows], out=grad_v[rows])
@@ -113,6 +114,7 @@ def _causal_limit(q: Array, k: Array) -> Array:
     return xp.where(mask, q.dtype.type(xp.inf), q.dtype.type(-xp.inf))
 
 
-def _blocks(batch: int, weights_per_sequence: int) -> Iterator[slice]:
+def blocks(batch: int, weights_per_sequence: int) -> Iterator[slice]:
+    """Yield ranges of sequences that have together about BLOCK weights."""
     step = max(1, BLOCK // max(1, weights_per_sequence))
     return (slice(start, start + step) for start in range(0, batch, step))

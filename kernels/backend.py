@@ -13,6 +13,7 @@ from kernels import (
     cross_entropy,
     dropout,
     embedding,
+    fused,
     gelu,
     layernorm,
     linear,
@@ -68,7 +69,7 @@ class Backend:
         return array if isinstance(array, np.ndarray) else array.get()
 
 
-CPU = Backend("cpu", np, np.ndarray)
+CPU = Backend("cpu", np, np.ndarray, **fused.TABLE)
 DEVICES = ("cpu", "cuda")
 
 

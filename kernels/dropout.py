@@ -1,12 +1,13 @@
 """Dropout with counter-based random bits (Srivastava et al. 2014, JMLR 15).
 
 The mask is a pure function of a key and of the element's index, so backward draws it again
-instead of keeping it, and any part of it can be drawn by itself.
+instead of keeping it, and any part of it can be drawn by itself. A mask that comes from elsewhere
+takes the key's place as a `MaskSource`.
 """
 
 import math
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,11 +17,42 @@ LEVELS = 1 << 16
 """Probabilities are rounded to a multiple of 1 / LEVELS: sixteen random bits for each element."""
 
 
+class MaskSource(Protocol):
+    """What the mask of one dropout call comes from: the same at every time that it is asked for."""
+
+    def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
+        """Return a boolean mask of `shape`, True with probability 1 - p, for a block of the call.
+
+        Blocks are numbered from 0 and first asked for in this order.
+        """
+
+    def keep_scale(self, p: float, dtype: np.dtype) -> float:
+        """Return what elements of this dtype that are kept are multiplied by."""
+
+
 class DropoutKey(NamedTuple):
-    """What the random bits of one dropout call are drawn from: a seed and the call's number."""
+    """The source of counter-based masks: a seed and the call's number."""
 
     seed: int
     call: int
+
+    def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
+        """Return a boolean mask of `shape`, True with probability 1 - p (p in steps of 2^-16).
+
+        Element i of block b is kept when the i-th sixteen bits of NumPy's Philox4x64-10 (Salmon
+        et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with this key and the counter
+        that starts at (0, b, 0, 0) are at least `threshold(p)`.
+        """
+        size = math.prod(shape)
+        philox = np.random.Philox(
+            key=np.array(self, dtype=np.uint64), counter=np.array([0, block, 0, 0], dtype=np.uint64)
+        )
+        bits = philox.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
+        return (bits >= threshold(p)).reshape(shape)
+
+    def keep_scale(self, p: float, dtype: np.dtype) -> float:
+        """Return `keep_scale(p)`, whatever the dtype."""
+        return keep_scale(p)
 
 
 def threshold(p: float) -> int:
@@ -29,39 +61,29 @@ def threshold(p: float) -> int:
 
 
 def keep_scale(p: float) -> float:
-    """Return 1 / (1 - p) for the p that the mask really has, and 0 where nothing is kept."""
+    """Return 1 / (1 - p) for the p that a key's mask really has, and 0 where nothing is kept."""
     kept = LEVELS - threshold(p)
     return LEVELS / kept if kept else 0.0
 
 
 def keep_mask(
-    xp: ModuleType, shape: tuple[int, ...], p: float, key: DropoutKey, block: int = 0
+    xp: ModuleType, shape: tuple[int, ...], p: float, key: MaskSource, block: int = 0
 ) -> Array:
-    """Return a boolean mask of `shape`, True with probability 1 - p (p in steps of 2^-16).
-
-    Element i of block b is kept when the i-th sixteen bits of NumPy's Philox4x64-10 (Salmon et
-    al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with this key and the counter that
-    starts at (0, b, 0, 0) are at least `threshold(p)`.
-    """
-    size = math.prod(shape)
-    philox = np.random.Philox(
-        key=np.array(key, dtype=np.uint64), counter=np.array([0, block, 0, 0], dtype=np.uint64)
-    )
-    bits = philox.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
-    return xp.asarray(bits >= threshold(p)).reshape(shape)
+    """Return the key's mask as an array of the module xp."""
+    return xp.asarray(key.keep_mask(shape, p, block))
 
 
-def forward(x: Array, p: float, key: DropoutKey) -> Array:
+def forward(x: Array, p: float, key: MaskSource) -> Array:
     """Return y = x * mask / (1 - p), zeros for p = 1; backward needs p and the key."""
     return _apply(x, p, key)
 
 
-def backward(grad: Array, p: float, key: DropoutKey) -> Array:
+def backward(grad: Array, p: float, key: MaskSource) -> Array:
     """Return dx = dy * mask / (1 - p) with the mask of forward."""
     return _apply(grad, p, key)
 
 
-def _apply(x: Array, p: float, key: DropoutKey) -> Array:
+def _apply(x: Array, p: float, key: MaskSource) -> Array:
     result = x * keep_mask(namespace(x), x.shape, p, key)
-    result *= keep_scale(p)
+    result *= key.keep_scale(p, x.dtype)
     return result

@@ -124,7 +124,7 @@ def _check_names(what: str, values: dict[str, Any], cls: type) -> None:
 
 SMALL = TrainConfig(
     gpt=GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False, tied=True),
-    lr=6e-3,
+    lr=4e-3,
 )
 PRESETS: dict[str, TrainConfig] = {
     "tiny": replace(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
+from kernels import fused
 from kernels.backend import DeviceError, get_backend
 from models.corpus import corpus_status
 
@@ -24,7 +25,7 @@ def examine() -> dict[str, Any]:
         **{name: _version(name) for name in SHOWN},
         "processors": os.cpu_count() or 1,
         "matrix_products": _describe_blas(),
-        "kernels": "references in NumPy (no fused kernels for the CPU in this version)",
+        "kernels": fused.status(),
         "gpu": _describe_gpu(),
         "corpus": corpus_status(),
     }

@@ -112,7 +112,7 @@ class _Run:
         else:  # from here on, whatever happens leaves a run that can be continued
             self.save(self.folder.last)
         settings = {"config": self.config.to_json(), "data": describe_data(self.corpus)}
-        with writing(self.folder.config):
+        with writing():
             checkpoint.write_atomically(
                 self.folder.config, json.dumps(settings, indent=2).encode() + b"\n"
             )
@@ -203,7 +203,7 @@ class _Run:
                     best = whole_split_loss(model, trainer.split.validation, stop)
         except InterruptedEvaluationError:
             return None
-        with writing(self.folder.loss_picture):
+        with writing():
             plot_losses(self.folder, f"{config.model} on {self.corpus.name}")
         seconds = time.perf_counter() - started
         self.show_final(final, best, seconds)
@@ -288,11 +288,9 @@ def format_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a file that cannot be written into a RunError that says what to do."""
+def writing() -> Iterator[None]:
+    """Turn a file that cannot be written into a RunError."""
     try:
         yield
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror}. {checkpoint.advice(error)}"
-        ) from error
+    except checkpoint.CheckpointError as error:
+        raise RunError(str(error)) from error

@@ -18,39 +18,29 @@ generator is told which one it follows:
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
+from tinygrad_char.bit_streams import MCG31, philox4x32
+from tinygrad_char.float32_math import fma, log, sine_and_cosine
+from tinygrad_char.functional import check_probability
 from tinygrad_char.random import check_seed
 
 Build = Literal["default", "mkl", "cuda"]
 Shape = int | tuple[int, ...] | None
 
-MCG31_MODULUS = (1 << 31) - 1
-MCG31_MULTIPLIER = 1132489760
-SMALLEST_NORMAL = np.float32(1.1754944e-38)
-
-
-class DropoutMask:
-    """The mask of one dropout call, drawn when it is first asked for and kept for backward.
-
-    Stands where a `DropoutKey` stands. PyTorch multiplies by mask / float32(1 - p).
-    """
-
-    def __init__(self, generator: TorchGenerator) -> None:
-        self._generator = generator
-        self._masks: dict[int, np.ndarray] = {}
-
-    def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
-        """Return the boolean mask of a block of this call."""
-        if block not in self._masks:
-            self._masks[block] = self._generator.bernoulli(1 - p, shape) == 1
-        return self._masks[block]
+CHUNK = 1 << 15
+"""How many numbers are made at a time, so that they stay in the processor's cache."""
 
 
 class TorchGenerator:
     """The generator of `torch.manual_seed(seed)` on a CPU.
+
+    Copies of a module draw from the generator of the original: `copy.deepcopy` returns it itself.
 
     Parameters
     ----------
@@ -59,28 +49,32 @@ class TorchGenerator:
     build
         Which PyTorch's choices to follow: "default", "mkl" or "cuda".
     exact
-        Whether float32 normal numbers are PyTorch's to the last bit, with its polynomials and
-        fused multiply-adds (about ten times slower), or to a few units in the last place.
+        Whether normal numbers are PyTorch's to the last bit: float32 with its polynomials and
+        fused multiply-adds, about three times slower, and float64 with the C library's functions,
+        far slower. Otherwise they are so to a few units in the last place.
     """
 
     def __init__(self, seed: int, build: Build = "default", *, exact: bool = True) -> None:
-        if build not in get_args(Build):
-            raise ValueError(f"build is {build!r}; expected one of {', '.join(get_args(Build))}")
-        self.build, self.exact = build, exact
+        self.build, self.exact = _check_build(build), exact
+        self._words = np.random.MT19937(0)
         self.manual_seed(seed)
 
-    def manual_seed(self, seed: int) -> TorchGenerator:
+    def manual_seed(self, seed: int) -> Self:
         """Start again from a seed and return self."""
         self.seed = check_seed(seed)
-        self._twister = np.random.RandomState(self.seed & 0xFFFFFFFF)
+        seeded: Any = np.random.RandomState(self.seed & 0xFFFFFFFF).get_state(legacy=False)
+        self._words.state = seeded
         self._second_normal: float | None = None
-        self._counter = 0  # of the "cuda" stream
+        self._gpu_calls = 0
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     # One stream for every use
 
     @property
-    def init(self) -> TorchGenerator:
+    def init(self) -> Self:
         """The stream of initial weights: this one."""
         return self
 
@@ -90,44 +84,55 @@ class TorchGenerator:
 
     def words(self, count: int) -> np.ndarray:
         """Return the next 32-bit words, uint32 (count,)."""
-        return np.frombuffer(self._twister.bytes(4 * count), "<u4")
+        return self._words.random_raw(_count(count)).astype(np.uint32)
 
     def _words64(self, count: int) -> np.ndarray:
-        pairs = self.words(2 * count).astype(np.uint64).reshape(-1, 2)
+        pairs = self._words.random_raw(2 * count).reshape(-1, 2)
         return (pairs[:, 0] << np.uint64(32)) | pairs[:, 1]
 
     def _uniform53(self, count: int) -> np.ndarray:
-        return (self._words64(count) & np.uint64((1 << 53) - 1)) * 2.0**-53
+        bits = self._words64(count) & np.uint64((1 << 53) - 1)
+        return bits.view(np.int64) * 2.0**-53
 
     def integers(self, low: int, high: int, size: Shape = None) -> Any:
         """Return int64 numbers from low to below high, as `torch.randint`."""
+        if not -(1 << 63) <= low < high < 1 << 63:
+            raise ValueError(
+                f"integers from {low} to below {high}: expected a range that is not empty, within "
+                "64 bits"
+            )
         span = high - low
-        if span < 1:
-            raise ValueError(f"integers from {low} to below {high}: the range is empty")
-        count = _count(size)
-        words: np.ndarray = self.words(count) if span < 1 << 28 else self._words64(count)
-        values = words % words.dtype.type(span)
-        return _shaped(low + values.astype(np.int64), size)
+        draw: Callable[[int], np.ndarray] = self.words if span < 1 << 28 else self._words64
+        return _made(size, np.int64, lambda n: (draw(n) % span).astype(np.int64) + low)
 
     def rand(self, shape: Shape = None, dtype: Any = np.float32) -> Any:
         """Return numbers uniform in [0, 1), as `torch.rand`: float32 (24 bits) or float64 (53)."""
-        count = _count(shape)
-        if np.dtype(dtype) == np.float64:
-            return _shaped(self._uniform53(count), shape)
-        bits = self.words(count) & np.uint32(0xFFFFFF)
-        return _shaped(bits.astype(np.float32) * np.float32(2.0**-24), shape)
+        if _check_dtype(dtype) == np.float64:
+            return _made(shape, np.float64, self._uniform53)
+        return _made(shape, np.float32, self._uniform24)
+
+    def _uniform24(self, count: int) -> np.ndarray:
+        bits = self.words(count) & np.uint32((1 << 24) - 1)
+        return bits.view(np.int32).astype(np.float32) * np.float32(2.0**-24)
 
     def uniform(self, low: float, high: float, shape: Shape = None) -> Any:
         """Return float32 numbers uniform in [low, high), as `tensor.uniform_(low, high)`."""
         low32, high32 = np.float32(low), np.float32(high)
-        values = _fma(self.rand(_count(shape)), high32 - low32, low32)
-        values[values == high32] = low32
-        return _shaped(values, shape)
+        if not low32 <= high32:
+            raise ValueError(f"uniform numbers from {low} to {high}: expected low <= high")
+        width, start = np.float64(high32 - low32), np.float64(low32)
+
+        def draw(count: int) -> np.ndarray:
+            values = fma(self._uniform24(count).astype(np.float64), width, start)
+            values[values == high32] = low32
+            return values
+
+        return _made(shape, np.float32, draw)
 
     # Normal numbers
 
     def randn(self, shape: Shape = None, dtype: Any = np.float32) -> Any:
-        """Return standard normal numbers, as `torch.randn`."""
+        """Return standard normal numbers, as `torch.randn`: float32 or float64."""
         return self.normal(0.0, 1.0, shape, dtype)
 
     def normal(self, mean: float, std: float, shape: Shape = None, dtype: Any = np.float32) -> Any:
@@ -137,17 +142,22 @@ class TorchGenerator:
         is kept for the next call, 16 or more in groups of 16. Where they do not fill the last
         group, 16 more uniform numbers are drawn and the last 16 results made from them.
         """
+        dtype = _check_dtype(dtype)
+        if not (math.isfinite(mean) and 0 <= std < math.inf):
+            raise ValueError(
+                f"normal numbers with mean {mean} and std {std}: expected finite numbers, std of "
+                "at least 0"
+            )
         count = _count(shape)
-        dtype = np.dtype(dtype)
         if count < 16:
-            pairs = np.array([self._next_normal() for _ in range(count)])
-            return _shaped((pairs * std + mean).astype(dtype), shape)
-        uniform = np.array(self.rand(count, dtype))
+            few = np.array([self._next_normal() for _ in range(count)], np.float64)
+            return _shaped(self._scaled(few, mean, std).astype(dtype), shape)
         whole = count - count % 16
         result = np.empty(count, dtype)
-        result[:whole] = self._groups(uniform[:whole], mean, std)
+        _fill(result[:whole], lambda n: self._groups(n, mean, std, dtype))
         if whole < count:
-            result[-16:] = self._groups(self.rand(16, dtype), mean, std)
+            self.rand(count - whole, dtype)
+            result[-16:] = self._groups(16, mean, std, dtype)
         return _shaped(result, shape)
 
     def _next_normal(self) -> float:
@@ -159,65 +169,103 @@ class TorchGenerator:
         self._second_normal = radius * math.sin(2 * math.pi * u1)
         return radius * math.cos(2 * math.pi * u1)
 
-    def _groups(self, uniform: np.ndarray, mean: float, std: float) -> np.ndarray:
-        groups = uniform.reshape(-1, 2, 8)
-        u1, u2 = 1 - groups[:, 0], groups[:, 1]
-        exact = self.exact and uniform.dtype == np.float32
-        angle = u2 * uniform.dtype.type(2 * math.pi)
-        if exact:
-            radius = np.sqrt(np.float32(-2) * _log(u1))
-            sine, cosine = _sine_and_cosine(angle)
+    def _groups(self, count: int, mean: float, std: float, dtype: np.dtype) -> np.ndarray:
+        """Return normal numbers in groups of 16: eight cosines, then the eight sines."""
+        normal = self.rand((count // 16, 2, 8), dtype)
+        u1, angle = 1 - normal[:, 0], normal[:, 1] * dtype.type(2 * math.pi)
+        if not self.exact:
+            logarithm, sine, cosine = np.log(u1), np.sin(angle), np.cos(angle)
+        elif dtype == np.float32:
+            logarithm, (sine, cosine) = log(u1), sine_and_cosine(angle)
         else:
-            radius = np.sqrt(-2 * np.log(u1))
-            sine, cosine = np.sin(angle), np.cos(angle)
-        normal = np.stack([radius * cosine, radius * sine], axis=1)
-        if exact:
-            return _fma(normal, np.float32(std), np.float32(mean)).reshape(-1)
-        return (normal * uniform.dtype.type(std) + uniform.dtype.type(mean)).reshape(-1)
+            logarithm, sine, cosine = (
+                np.reshape([function(each) for each in x.reshape(-1).tolist()], x.shape)
+                for function, x in ((math.log, u1), (math.sin, angle), (math.cos, angle))
+            )
+        radius = np.sqrt(-2 * logarithm)
+        np.multiply(radius, cosine, out=normal[:, 0])
+        np.multiply(radius, sine, out=normal[:, 1])
+        return self._scaled(normal.reshape(-1), mean, std)
+
+    def _scaled(self, normal: np.ndarray, mean: float, std: float) -> np.ndarray:
+        """Return normal * std + mean, exact ones rounded once."""
+        mean, std = normal.dtype.type(mean), normal.dtype.type(std)
+        if not self.exact or mean == 0 or std == 1:  # the last two round but once in any case
+            return normal * std + mean
+        if normal.dtype == np.float32:
+            return fma(normal.astype(np.float64), np.float64(std), np.float64(mean))
+        slope, start = Fraction(float(std)), Fraction(float(mean))
+        return np.array([float(slope * Fraction(each) + start) for each in normal.tolist()], float)
 
     # Exponential numbers, choices, dropout
 
     def exponential(self, shape: Shape = None, rate: float = 1.0) -> Any:
-        """Return float32 exponential numbers, as `tensor.exponential_(rate)`."""
-        count = _count(shape)
-        if self.build == "mkl":
-            drawn = -np.log(self._mcg31(count)) / rate
-            values = drawn.astype(np.float32) + SMALLEST_NORMAL
-        elif self.build == "cuda":
-            values = self._cuda_exponential(count, rate)
-        else:
-            values = (-1 / rate * np.log1p(-self._uniform53(count))).astype(np.float32)
-        return _shaped(values, shape)
+        """Return float32 exponential numbers, as `tensor.exponential_(rate)`.
+
+        On a GPU, PyTorch draws more numbers than there are threads (ten thousands) in another
+        order; the "cuda" stream is that of fewer.
+        """
+        if not rate > 0:
+            raise ValueError(f"exponential numbers with rate {rate}: expected more than 0")
+        if self.build == "cuda":
+            return _shaped(self._gpu_exponential(_count(shape), rate), shape)
+        uniform = self._uniform_source()
+
+        def draw(count: int) -> np.ndarray:
+            if self.build == "mkl":
+                values = (-np.log(uniform(count)) / rate).astype(np.float32)
+                return values + np.finfo(np.float32).tiny
+            return -1 / rate * np.log1p(-uniform(count))
+
+        return _made(shape, np.float32, draw)
 
     def multinomial(self, probabilities: np.ndarray) -> np.ndarray:
         """Return for each row of probabilities (N, V) one index, as `torch.multinomial(p, 1)`.
 
-        The index of the largest p / q, q exponential: the exponential race.
+        The index of the largest p / q, q exponential: the exponential race. Rows need not add up
+        to 1.
+
+        Raises
+        ------
+        ValueError
+            Not two axes, or a row with a negative number, one that is not finite, or only zeros.
         """
         p = np.asarray(probabilities, np.float32)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        if p.ndim != 2:
+            raise ValueError(f"multinomial: shape {p.shape}, expected (rows, classes)")
+        valid = ((p >= 0) & (p < np.inf)).all(axis=-1) & (p > 0).any(axis=-1)
+        if not valid.all():
+            row = int(np.argmin(valid))
+            raise ValueError(
+                f"multinomial: row {row} is {p[row]}, expected finite numbers of at least 0, not "
+                "all of them 0"
+            )
+        with np.errstate(divide="ignore", over="ignore"):
             return (p / self.exponential(p.shape)).argmax(axis=-1)
 
     def bernoulli(self, p: float, shape: Shape = None) -> Any:
         """Return float32 ones with probability p, else zeros, as `tensor.bernoulli_(p)`."""
-        count = _count(shape)
-        uniform = self._mcg31(count) if self.build == "mkl" else self._uniform53(count)
-        return _shaped((uniform < p).astype(np.float32), shape)
+        check_probability("bernoulli", p)
+        uniform = self._uniform_source()
+        return _made(shape, np.float32, lambda count: uniform(count) < p)
 
     def dropout_key(self) -> DropoutMask:
         """Return what draws the mask of the next dropout call, as `torch.nn.functional.dropout`."""
         return DropoutMask(self)
 
-    def _mcg31(self, count: int) -> np.ndarray:
-        """Return MKL's uniform numbers, float64, from one word; x_0 is the word itself."""
-        state = int(self.words(1)[0]) % MCG31_MODULUS or 1
-        powers = _mcg31_powers(count)
-        # Both factors are below 2^31, so the product fits into 64 bits.
-        return (powers * np.uint64(state) % np.uint64(MCG31_MODULUS)) / MCG31_MODULUS
+    def _uniform_source(self) -> Callable[[int], np.ndarray]:
+        """Return what draws, part by part, the float64 numbers of one exponential or dropout call.
 
-    def _cuda_exponential(self, count: int, rate: float) -> np.ndarray:
-        word = _philox_first_word(self.seed, self._counter, count)
-        self._counter += 1
+        Nothing is drawn before the first part is: PyTorch draws nothing for an empty tensor.
+        """
+        if self.build != "mkl":
+            return self._uniform53
+        seeded = cache(lambda: MCG31(int(self.words(1)[0])))
+        return lambda count: seeded().uniform(count)
+
+    def _gpu_exponential(self, count: int, rate: float) -> np.ndarray:
+        word = philox4x32(self.seed, self._gpu_calls, count)
+        self._gpu_calls += count > 0
         uniform = word.astype(np.float32) * np.float32(2.0**-32) + np.float32(2.0**-33)
         # The last step below 1 is where its logarithm would round to nothing.
         logarithm = np.where(uniform >= 1 - 2.0**-24, -np.float32(2.0**-24), np.log(uniform))
@@ -226,130 +274,100 @@ class TorchGenerator:
     # State
 
     def get_state(self) -> dict[str, Any]:
-        """Return the state as plain integers, lists and strings."""
-        state: Any = self._twister.get_state(legacy=False)
+        """Return the state as plain numbers, lists and strings."""
+        state: Any = self._words.state["state"]
         return {
             "build": self.build,
+            "exact": self.exact,
             "seed": self.seed,
-            "words": state["state"]["key"].tolist(),
-            "position": int(state["state"]["pos"]),
+            "words": state["key"].tolist(),
+            "position": int(state["pos"]),
             "second_normal": self._second_normal,
-            "counter": self._counter,
+            "gpu_calls": self._gpu_calls,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly where the generator stood whose state this is."""
-        self.build, self.seed = state["build"], state["seed"]
-        key = np.array(state["words"], np.uint32)
-        self._twister.set_state(("MT19937", key, state["position"], 0, 0.0))
-        self._second_normal, self._counter = state["second_normal"], state["counter"]
+        """Go on exactly where the generator stood whose state this is.
+
+        Raises
+        ------
+        ValueError
+            Something is missing, or is not what `get_state` returns.
+        """
+        missing = [name for name in self.get_state() if name not in state]
+        if missing:
+            raise ValueError(f"random state lacks {', '.join(missing)}")
+        words, position = np.array(state["words"], np.uint32), state["position"]
+        if words.shape != (624,) or not 0 <= position <= 624:
+            raise ValueError(
+                f"random state has words of shape {words.shape} and position {position}; expected "
+                "(624,) and a number from 0 to 624"
+            )
+        build, self.seed = _check_build(state["build"]), check_seed(state["seed"])
+        self.build, self.exact = build, bool(state["exact"])
+        self._words.state = {
+            "bit_generator": "MT19937",
+            "state": {"key": words, "pos": position},
+        }
+        self._second_normal, self._gpu_calls = state["second_normal"], state["gpu_calls"]
+
+
+class DropoutMask:
+    """The mask of one dropout call: stands where a `kernels.dropout.DropoutKey` does.
+
+    It is drawn when it is first asked for and kept for backward. As in PyTorch, nothing is drawn
+    where nothing or everything is dropped.
+    """
+
+    def __init__(self, generator: TorchGenerator) -> None:
+        self._uniform = generator._uniform_source()
+        self._masks: dict[int, np.ndarray] = {}
+
+    def keep_mask(self, shape: tuple[int, ...], p: float, block: int = 0) -> np.ndarray:
+        """Return the boolean mask of a block of this call; the blocks are drawn in their order."""
+        if p in (0,):
+            return np.full(shape, p == 0)
+        if block not in self._masks:
+            self._masks[block] = _made(shape, np.bool_, lambda count: self._uniform(count) < 1 - p)
+        return self._masks[block]
+
+    def keep_scale(self, p: float, dtype: np.dtype) -> float:
+        """Return 1 / (1 - p) as PyTorch rounds it for this dtype, and 0 where nothing is kept."""
+        return float(dtype.type(1) / dtype.type(1 - p)) if p < 1 else 0.0
+
+
+def _check_build(build: Any) -> Build:
+    if build not in get_args(Build):
+        raise ValueError(f"build is {build!r}; expected one of {', '.join(get_args(Build))}")
+    return build
+
+
+def _check_dtype(dtype: Any) -> np.dtype:
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"random numbers of {dtype!r}; expected float32 or float64")
+    return np.dtype(dtype)
 
 
 def _count(shape: Shape) -> int:
-    return 1 if shape is None else math.prod((shape,) if isinstance(shape, int) else shape)
+    """Return how many numbers a shape holds."""
+    sizes = () if shape is None else (shape,) if isinstance(shape, int | np.integer) else shape
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"random numbers of shape {shape}: expected sizes of at least 0")
+    return math.prod(sizes)
 
 
 def _shaped(values: np.ndarray, shape: Shape) -> Any:
     return values[0] if shape is None else values.reshape(shape)
 
 
-_powers = np.ones(1, np.uint64)
+def _made(shape: Shape, dtype: Any, draw: Callable[[int], np.ndarray]) -> Any:
+    """Return an array of this shape, or one number for None, filled by `draw(count)`."""
+    values = np.empty(_count(shape), dtype)
+    _fill(values, draw)
+    return _shaped(values, shape)
 
 
-def _mcg31_powers(count: int) -> np.ndarray:
-    """Return multiplier^k modulo 2^31 - 1 for k = 0 .. count - 1, by doubling."""
-    global _powers
-    powers = _powers
-    while len(powers) < count:
-        step = pow(MCG31_MULTIPLIER, len(powers), MCG31_MODULUS)
-        powers = np.concatenate([powers, powers * np.uint64(step) % np.uint64(MCG31_MODULUS)])
-    _powers = powers
-    return powers[:count]
-
-
-def _philox_first_word(seed: int, counter: int, count: int) -> np.ndarray:
-    """Return the first word of Philox4x32-10 for counters (counter, i), i = 0 .. count - 1."""
-    low = np.uint64(0xFFFFFFFF)
-    shift = np.uint64(32)
-    words = [
-        np.full(count, counter & 0xFFFFFFFF, np.uint64),
-        np.full(count, counter >> 32, np.uint64),
-        np.arange(count, dtype=np.uint64),
-        np.zeros(count, np.uint64),
-    ]
-    key = [seed & 0xFFFFFFFF, seed >> 32]
-    for _ in range(10):
-        first = words[0] * np.uint64(0xD2511F53)
-        second = words[2] * np.uint64(0xCD9E8D57)
-        words = [
-            (second >> shift) ^ words[1] ^ np.uint64(key[0]),
-            second & low,
-            (first >> shift) ^ words[3] ^ np.uint64(key[1]),
-            first & low,
-        ]
-        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return words[0]
-
-
-def _fma(a: np.ndarray, b: Any, c: Any) -> np.ndarray:
-    """Return a * b + c of float32 numbers, rounded once.
-
-    The product is exact in float64. The sum is rounded to odd there (Boldo and Melquiond 2008),
-    after which rounding to float32 gives what a single rounding would.
-    """
-    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
-    addend = np.asarray(c, np.float64)
-    total = product + addend
-    rest = total - product
-    error = (product - (total - rest)) + (addend - rest)
-    bits = total.view(np.int64)
-    even = (error != 0) & (bits & 1 == 0)
-    bits += even * np.where((error > 0) == (total > 0), 1, -1)
-    return total.astype(np.float32)
-
-
-def _horner(z: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
-    value = np.full_like(z, coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = _fma(value, z, np.float32(coefficient))
-    return value
-
-
-def _log(x: np.ndarray) -> np.ndarray:
-    """Return log(x) as the float32 polynomial of Cephes (Moshier) gives it, fused."""
-    mantissa, exponent = np.frexp(x)  # x = mantissa * 2^exponent, 0.5 <= mantissa < 1
-    small = mantissa < np.float32(0.70710677)
-    exponent = (exponent - small).astype(np.float32)
-    m = np.where(small, (mantissa - 1) + mantissa, mantissa - 1)
-    z = m * m
-    y = _horner(m, LOG_COEFFICIENTS) * m
-    y = _fma(y, z, exponent * np.float32(-2.12194440e-4))
-    y = _fma(-z, np.float32(0.5), y)
-    return _fma(exponent, np.float32(0.693359375), m + y)
-
-
-# fmt: off
-LOG_COEFFICIENTS = (
-    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
-)
-# fmt: on
-
-
-def _sine_and_cosine(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sin(x), cos(x) for x >= 0 as the float32 polynomials of Cephes give them, fused."""
-    octant = (x * np.float32(1.27323954473516)).astype(np.int32)
-    octant = (octant + 1) & ~1
-    multiple = octant.astype(np.float32)
-    for part in (-0.78515625, -2.4187564849853515625e-4, -3.77489497744594108e-8):
-        x = _fma(multiple, np.float32(part), x)
-    z = x * x
-    c = _horner(z, (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
-    c = _fma(c * z, z, -(np.float32(0.5) * z)) + np.float32(1)
-    s = _horner(z, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
-    s = _fma(s * z, x, x)
-    swapped = octant & 2 != 0
-    sine, cosine = np.where(swapped, c, s), np.where(swapped, s, c)
-    sine = np.where(octant & 4 != 0, -sine, sine)
-    cosine = np.where((octant - 2) & 4 == 0, -cosine, cosine)
-    return sine, cosine
+def _fill(values: np.ndarray, draw: Callable[[int], np.ndarray]) -> None:
+    for start in range(0, len(values), CHUNK):
+        part = values[start : start + CHUNK]
+        part[:] = draw(len(part))

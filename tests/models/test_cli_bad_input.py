@@ -1,0 +1,439 @@
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from tiny_runs import TEXT, TINY, train
+
+from models import cli
+from models.build import load_checkpoint
+from models.config import TrainConfig
+from tinygrad_char import checkpoint
+
+WHOLE_NUMBERS = {
+    **dict.fromkeys(["steps", "batch-size", "accumulate", "eval-every", "eval-batches"], 1),
+    **dict.fromkeys(["log-every", "block-size", "n-layer", "n-head", "n-embd"], 1),
+    **dict.fromkeys(["warmup", "sample-every", "seed"], 0),
+}
+"""Options of train, each with the least value that it takes."""
+NUMBERS = {
+    **dict.fromkeys(["lr", "weight-decay", "clip"], ("-1", "nan", "inf", "-inf")),
+    "min-lr": ("-0.1", "1.5", "nan", "inf"),
+    **dict.fromkeys(["beta1", "beta2", "dropout"], ("-0.1", "1", "1.5", "nan", "inf")),
+}
+"""Options of train, each with values that it refuses."""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Return the working folder, with a text in it and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert train(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def run_folder(here, finished):
+    """Return a finished run of the text that lies beside it, ready to be spoiled."""
+    shutil.copytree(finished, here / "run")
+    return Path("run")
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Return a function that runs a command and returns what it says against its arguments."""
+
+    def contents():
+        return {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+
+    def refused(*arguments, code=2):
+        before = contents()
+        capsys.readouterr()
+        assert cli.run([*map(str, arguments)]) == code
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.startswith("error: ") or "--help" in error
+        assert "Traceback" not in error
+        assert "tyro" not in error
+        assert contents() == before
+        return " ".join(error.replace("│", " ").split())
+
+    return refused
+
+
+def says(message, *parts):
+    missing = [part for part in parts if part not in message]
+    assert missing == [], message
+
+
+def test_unknown_command(here, refuse):
+    says(refuse("trian"), "trian", "train, generate, evaluate, data, doctor", "--help")
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "data", "doctor"])
+def test_unknown_option(command, here, refuse):
+    says(refuse(command, "--nonsense"), "--nonsense", "tinygrad-char", "--help")
+
+
+def test_misspelt_option_is_recognised(here, refuse):
+    says(refuse("train", "--batchsize", "3"), "--batchsize", "Perhaps you meant", "--batch-size")
+
+
+def test_option_without_its_value(here, refuse):
+    says(refuse("train", "--out"), "--out", "--help")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "known"),
+    [
+        ("--preset", "huge", ("tiny", "small", "full")),
+        ("--device", "tpu", ("cpu", "cuda")),
+        ("--model", "lstm", ("gpt", "bigram")),
+        ("--activation", "swish", ("relu", "gelu", "gelu_tanh")),
+    ],
+)
+def test_unknown_choice(option, value, known, here, refuse):
+    says(refuse("train", "--data", "text.txt", option, value), value, option, *known)
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_unknown_choices_of_the_other_commands(command, run_folder, refuse):
+    says(refuse(command, run_folder, "--checkpoint", "first"), "first", "best", "last")
+    says(refuse(command, run_folder, "--unknown", "drop"), "drop", "error", "skip", "replace")
+
+
+def test_missing_file(here, refuse):
+    for command in (["train", "--data"], ["data"]):
+        message = refuse(*command, "txt.txt")
+        says(message, "no file txt.txt", "did you mean text.txt?", "UTF-8", "shakespeare, pydoc")
+
+
+def test_missing_file_without_a_near_name(here, refuse):
+    says(refuse("data", "nothing-like-it"), "no file nothing-like-it; `--data` takes")
+
+
+def test_folder_as_a_text(here, refuse):
+    (here / "folder").mkdir()
+    says(refuse("train", "--data", "folder"), "folder is a folder", "one text file")
+
+
+def test_empty_name_of_a_text(here, run_folder, refuse):
+    for command in (["train"], ["evaluate", "run"], ["train", "--resume", "run"]):
+        says(refuse(*command, "--data", ""), "`--data` is empty", "shakespeare, pydoc")
+
+
+def test_empty_file(here, refuse):
+    (here / "empty.txt").touch()
+    says(refuse("train", "--data", "empty.txt"), "empty.txt is empty", "give a file with text")
+
+
+def test_bytes_that_are_not_utf8(here, refuse):
+    (here / "latin.txt").write_bytes(b"abc\ncaf\xe9\n" * 50)
+    message = refuse("train", "--data", "latin.txt")
+    says(message, "latin.txt is not UTF-8", "0xE9 at offset 7 (line 2)", "iconv -f LATIN1")
+
+
+def test_one_distinct_character(here, refuse):
+    (here / "one.txt").write_text("a" * 500)
+    says(
+        refuse("train", "--data", "one.txt"), "one distinct character ('a', 500 times)", "at least"
+    )
+
+
+@pytest.mark.parametrize("model", ["gpt", "bigram"])
+def test_text_too_short_for_the_context_and_the_shortest_that_is_not(model, here, refuse, capsys):
+    options = [*TINY, "--out", "run", "--model", model]
+    (here / "short.txt").write_text("ab" * 4)
+    message = refuse("train", "--data", "short.txt", *options)
+    says(message, "too short: 8 characters", "block_size + 1 = 9", "at least 81", "`--block-size`")
+    (here / "short.txt").write_text("ab" * 40)
+    refuse("train", "--data", "short.txt", *options)
+    (here / "short.txt").write_text("ab" * 40 + "a")
+    assert cli.run(["train", "--data", "short.txt", *options]) == 0
+
+
+@pytest.mark.parametrize("option", WHOLE_NUMBERS)
+def test_whole_numbers_of_train(option, here, refuse):
+    least = WHOLE_NUMBERS[option]
+    for value in (str(least - 1), "-7"):
+        message = refuse("train", "--data", "text.txt", f"--{option}", value)
+        says(message, f"{option.replace('-', '_')} is {value}", "expected a whole number")
+    for value in ("abc", "1.5", "nan", "inf", ""):
+        says(refuse("train", "--data", "text.txt", f"--{option}", value), f"--{option}", value)
+
+
+@pytest.mark.parametrize("option", NUMBERS)
+def test_numbers_of_train(option, here, refuse):
+    for value in NUMBERS[option]:
+        message = refuse("train", "--data", "text.txt", f"--{option}={value}")
+        says(message, f"{option.replace('-', '_')} is {float(value):g}", "expected a")
+    for value in ("abc", ""):
+        message = refuse("train", "--data", "text.txt", f"--{option}", value)
+        says(message, f"--{option}", f"'{value}'", "float")
+
+
+def test_learning_rate_of_zero(here, refuse):
+    says(refuse("train", "--lr", "0"), "lr is 0", "above 0")
+
+
+def test_seed_beyond_64_bits(here, refuse):
+    says(refuse("train", "--seed", 2**64), "seed is 18446744073709551616", "2^64")
+
+
+def test_channels_that_the_heads_cannot_share(here, refuse):
+    message = refuse("train", "--data", "text.txt", "--n-embd", "30", "--n-head", "4")
+    says(message, "n_embd 30", "n_head 4", "try n_embd 32")
+
+
+@pytest.mark.parametrize("value", ["-0.5", "nan", "inf", "-inf"])
+def test_temperature(value, run_folder, refuse):
+    says(refuse("generate", run_folder, f"--temperature={value}"), "temperature is", "expected 0")
+
+
+@pytest.mark.parametrize("value", ["-0.5", "0", "1.5", "nan", "inf"])
+def test_top_p(value, run_folder, refuse):
+    says(refuse("generate", run_folder, f"--top-p={value}"), "top-p is", "up to 1")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("--top-k", "0", ("top-k is 0", "at least 1")),
+        ("--top-k", "-3", ("top-k is -3", "at least 1")),
+        ("--length", "-1", ("length is -1", "whole number from 0")),
+        ("--samples", "0", ("samples is 0", "whole number from 1")),
+        ("--seed", "-1", ("seed -1", "whole number from 0 to 2^64 - 1")),
+        ("--seed", str(2**64), ("seed 18446744073709551616", "2^64 - 1")),
+    ],
+)
+def test_whole_numbers_of_generate(option, value, parts, run_folder, refuse):
+    says(refuse("generate", run_folder, option, value), *parts)
+
+
+@pytest.mark.parametrize("option", ["length", "samples", "top-k", "seed", "temperature", "top-p"])
+def test_text_for_a_number_of_generate(option, run_folder, refuse):
+    for value in ("abc", "", "None"):
+        says(refuse("generate", run_folder, f"--{option}", value), f"--{option}", f"'{value}'")
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate"])
+def test_cuda_without_cupy(command, run_folder, refuse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    arguments = {
+        "train": ["train", "--data", "text.txt", "--out", "other", *TINY],
+        "generate": ["generate", run_folder],
+        "evaluate": ["evaluate", run_folder],
+    }[command]
+    message = refuse(*arguments, "--device", "cuda", code=1)
+    says(message, "cuda", "CuPy", "pip install", "cpu")
+
+
+def test_run_of_a_gpu_is_used_without_one(run_folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    tensors, metadata = checkpoint.load(run_folder / "last.safetensors")
+    metadata["config"]["device"] = "cuda"
+    for name in ("last.safetensors", "best.safetensors"):
+        checkpoint.save(run_folder / name, tensors, metadata)
+    assert cli.run(["generate", "run", "--length", "5"]) == 0
+    assert cli.run(["evaluate", "run"]) == 0
+    assert cli.run(["train", "--resume", "run", "--steps", "6"]) == 1
+    assert "cuda" in capsys.readouterr().err
+    assert cli.run(["train", "--resume", "run", "--steps", "6", "--device", "cpu"]) == 0
+    assert load_checkpoint(run_folder / "last.safetensors").metadata["step"] == 6
+
+
+def test_prompt_with_unknown_characters(run_folder, refuse):
+    message = refuse("generate", run_folder, "--prompt", "caf\u00e9 \u2603")
+    says(message, "2 of the text's 6", "U+00E9", "the vocabulary has 'e'", "U+2603 SNOWMAN")
+    says(message, "line 1, column 4", "--unknown replace", "--unknown skip")
+
+
+def test_text_with_unknown_characters(run_folder, here, refuse):
+    (here / "other.txt").write_text("caf\u00e9 " * 20)
+    says(refuse("evaluate", run_folder, "--data", "other.txt"), "20 of the text's", "--unknown")
+
+
+def test_text_too_short_to_measure(run_folder, here, refuse):
+    (here / "other.txt").write_text("\u00e9a\u00e9")
+    arguments = ["evaluate", run_folder, "--data", "other.txt", "--unknown", "skip"]
+    says(refuse(*arguments, "--split", "all"), "other has 1 known characters", "at least 2")
+    says(refuse(*arguments), "too short")
+
+
+@pytest.mark.parametrize("command", [["generate"], ["evaluate"], ["train", "--resume"]])
+def test_missing_run(command, run_folder, refuse):
+    says(refuse(*command, "rum"), "no checkpoint or run folder rum", "Did you mean run?")
+    says(refuse(*command, "missing"), "missing", "tinygrad-char train")
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_no_run_yet(command, here, refuse):
+    says(refuse(command), "no run under runs/", "`tinygrad-char train`")
+
+
+@pytest.mark.parametrize("command", [["generate"], ["evaluate"], ["train", "--resume"]])
+def test_folder_that_is_no_run(command, here, refuse):
+    (here / "folder").mkdir()
+    says(refuse(*command, "folder"), "folder holds no checkpoint", "tinygrad-char train")
+
+
+def spoil_cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def spoil_cut_in_the_header(path):
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def spoil_empty(path):
+    path.write_bytes(b"")
+
+
+def spoil_alter(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def spoil_foreign(path):
+    safetensors.numpy.save_file({"weight": np.zeros(3)}, path)
+
+
+def spoil_pickle(path):
+    path.write_bytes(pickle.dumps({"weight": 1}))
+
+
+def spoil_shape(path):
+    tensors, metadata = checkpoint.load(path)
+    metadata["config"]["gpt"]["n_embd"] = 16
+    checkpoint.save(path, tensors, metadata)
+
+
+def spoil_vocabulary(path):
+    tensors, metadata = checkpoint.load(path)
+    metadata["vocabulary"] += "\u2603"
+    checkpoint.save(path, tensors, metadata)
+
+
+def spoil_setting(path):
+    tensors, metadata = checkpoint.load(path)
+    metadata["config"]["momentum"] = 0.5
+    checkpoint.save(path, tensors, metadata)
+
+
+SPOILED = {
+    spoil_cut: "cut short or altered",
+    spoil_cut_in_the_header: "cut short or altered",
+    spoil_empty: "empty",
+    spoil_alter: "altered after it was saved",
+    spoil_foreign: "of another program",
+    spoil_pickle: "pickle",
+    spoil_shape: "does not hold the model that its settings describe",
+    spoil_vocabulary: "does not hold the model that its settings describe",
+    spoil_setting: "momentum",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("command", [["generate"], ["evaluate"], ["train", "--resume"]])
+def test_spoiled_checkpoint(command, spoil, run_folder, refuse):
+    path = run_folder / "last.safetensors"
+    spoil(path)
+    says(refuse(*command, path, code=1), str(path), SPOILED[spoil])
+
+
+def test_other_files_as_a_checkpoint(run_folder, refuse):
+    says(refuse("generate", "text.txt", code=1), "text.txt", "not a safetensors file")
+    says(refuse("train", "--resume", "run/metrics.jsonl", code=1), "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "before"),
+    [
+        *(("n-embd", "16", "8"), ("n-layer", "2", "1"), ("n-head", "4", "2")),
+        *(("block-size", "16", "8"), ("activation", "gelu", "'relu'"), ("dropout", "0.5", "0.0")),
+        *(("model", "bigram", "'gpt'"), ("bias", None, "False"), ("no-tied", None, "True")),
+    ],
+)
+def test_resuming_with_another_shape(option, value, before, run_folder, refuse):
+    values = [] if value is None else [value]
+    message = refuse("train", "--resume", run_folder, f"--{option}", *values)
+    says(message, option.removeprefix("no-").replace("-", "_"), f"checkpoint's is {before}")
+    says(message, "leave the option out")
+
+
+def test_resuming_with_another_text(run_folder, here, refuse):
+    (here / "other.txt").write_text(TEXT + "more")
+    message = refuse("train", "--resume", run_folder, "--data", "other.txt")
+    says(message, "trained on another text", f"{len(TEXT):,} characters", "other.txt", "--data")
+
+
+def test_resuming_with_another_vocabulary(run_folder, here, refuse):
+    (here / "other.txt").write_text(TEXT.replace("fox", "f\u00e9x"))
+    message = refuse("train", "--resume", run_folder, "--data", "other.txt")
+    says(message, "trained on another text")
+
+
+def test_resuming_after_the_text_has_changed_or_gone(finished, run_folder, refuse):
+    text = finished.parent / "text.txt"
+    text.write_text(TEXT + "!")
+    says(refuse("train", "--resume", run_folder), "trained on another text", str(text))
+    text.unlink()
+    says(refuse("train", "--resume", run_folder), "no file", str(text))
+    text.write_text(TEXT)
+
+
+def test_resuming_into_another_folder(run_folder, refuse):
+    message = refuse("train", "--resume", run_folder, "--out", "other")
+    says(message, "--out", "--resume", "exclude each other")
+
+
+def test_a_run_is_not_overwritten(run_folder, refuse):
+    message = refuse("train", "--data", "text.txt", "--out", run_folder, *TINY)
+    says(message, "never overwritten", "`tinygrad-char train --resume run`", "another --out")
+
+
+def test_a_folder_with_other_files_is_not_used(here, refuse):
+    message = refuse("train", "--data", "text.txt", "--out", ".", *TINY)
+    says(message, "not empty", "text.txt", "another --out")
+    assert "delete" not in message
+    refuse("train", "--data", "text.txt", "--out", "", *TINY)
+
+
+def test_a_file_as_the_run_folder(here, refuse):
+    for out in ("text.txt", "text.txt/run"):
+        message = refuse("train", "--data", "text.txt", "--out", out, *TINY)
+        says(message, out, "is a file", "another --out")
+
+
+def test_a_file_named_runs(here, refuse):
+    (here / "runs").touch()
+    says(refuse("train", "--data", "text.txt", *TINY), "runs", "is a file", "--out")
+
+
+def test_more_memory_than_there_is(here, refuse):
+    arguments = ["train", "--data", "text.txt", "--out", "run", *TINY, "--batch-size", 10**15]
+    for _ in range(2):
+        says(refuse(*arguments, code=1), "out of memory", "lower --batch-size")
+
+
+def test_every_number_of_the_settings_is_tried_here():
+    settings = TrainConfig().to_json()
+    values = {**settings.pop("gpt"), **settings}
+    numbers = {
+        name.replace("_", "-")
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    assert numbers == {*WHOLE_NUMBERS, *NUMBERS}
