@@ -73,8 +73,10 @@ class Train:
         return result.exit_code
 
     def _train(self, console: PlainConsole) -> Result:
+        from models.memory import keep_freed_memory
         from models.train import train
 
+        keep_freed_memory()
         if self.resume:
             if self.out:
                 raise UsageError("--out and --resume exclude each other: a run stays in its folder")

@@ -241,7 +241,7 @@ class TorchGenerator:
                 "all of them 0"
             )
         with np.errstate(divide="ignore", over="ignore"):
-            return (p / self.exponential(p.shape)).argmax(axis=-1)
+            return (p - self.exponential(p.shape)).argmax(axis=-1)
 
     def bernoulli(self, p: float, shape: Shape = None) -> Any:
         """Return float32 ones with probability p, else zeros, as `tensor.bernoulli_(p)`."""
@@ -325,7 +325,7 @@ class DropoutMask:
 
     def keep_mask(self, shape: tuple[int, ...], p: float, block: int = 0) -> np.ndarray:
         """Return the boolean mask of a block of this call; the blocks are drawn in their order."""
-        if p in (0,):
+        if p in (0, 1):
             return np.full(shape, p == 0)
         if block not in self._masks:
             self._masks[block] = _made(shape, np.bool_, lambda count: self._uniform(count) < 1 - p)
