@@ -241,7 +241,7 @@ class TorchGenerator:
                 "all of them 0"
             )
         with np.errstate(divide="ignore", over="ignore"):
-            return (p - self.exponential(p.shape)).argmax(axis=-1)
+            return (p / self.exponential(p.shape)).argmax(axis=-1)
 
     def bernoulli(self, p: float, shape: Shape = None) -> Any:
         """Return float32 ones with probability p, else zeros, as `tensor.bernoulli_(p)`."""

@@ -329,6 +329,19 @@ def test_exponential_numbers_have_their_mean(build, rate):
     assert abs(values.mean() * rate - 1) < 5 / math.sqrt(len(values))
 
 
+def test_the_ends_of_what_a_gpu_draws(monkeypatch):
+    ends = np.array([0, 1 << 31, (1 << 32) - 1], np.uint32)
+    monkeypatch.setattr(torch_random, "philox4x32", lambda seed, offset, count: ends)
+    values = TorchGenerator(0, "cuda").exponential(3)
+    # 2^-33, a half, and 1, whose logarithm is replaced by -2^-24.
+    assert values[2] == np.float32(2.0**-24)
+    np.testing.assert_allclose(values[:2], [33 * math.log(2), math.log(2)], rtol=1e-6)
+
+
+def test_exponential_numbers_of_mkl_are_never_subnormal():
+    assert (TorchGenerator(0, "mkl").exponential(50, 1e38) >= np.finfo(np.float32).tiny).all()
+
+
 @pytest.mark.parametrize("build", BUILDS)
 def test_choices_come_with_their_probabilities(build):
     p = np.array([0.5, 0.2, 0.0, 0.3])
@@ -408,17 +421,18 @@ def test_fma_rounds_once(a, b, c, sign, other):
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-@pytest.mark.parametrize("step", [-1, 0, 1])
 @pytest.mark.parametrize("even", [0, 1])
-def test_fma_where_rounding_twice_would_go_wrong(sign, step, even):
-    """A sum that float64 rounds to midway between two float32 numbers, from either side."""
+@pytest.mark.parametrize(
+    "factors",
+    [(2**16 - 1, 2**16 + 1), (2**16, 2**16), (641, 6700417)],
+    ids=["below", "at", "above"],
+)
+def test_fma_where_float64_lands_midway_between_two_float32_numbers(factors, even, sign):
+    a, b = (factor * 2.0**-28 for factor in factors)  # a * b = 2^-24 - 2^-56, 2^-24, 2^-24 + 2^-56
     c = 1 + even * 2.0**-23
-    a, b = 2.0**-24, 1 + step * 2.0**-23
-    exact = Fraction(a) * Fraction(b) + Fraction(c)
-    wide = np.float64(a) * b + c
-    assert (wide == c + 2.0**-24) or step
+    assert a * b + c == c + 2.0**-24
     result = fma(np.array([sign * a, 1.0]), np.float64(b), np.array([sign * c, 1.0]))
-    assert result[0] == sign * nearest_float32(exact)
+    assert result[0] == sign * nearest_float32(Fraction(a) * Fraction(b) + Fraction(c))
     assert result[1] == np.float32(b + 1)
 
 
