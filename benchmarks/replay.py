@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from models.batches import Split, split_corpus
 from models.corpus import load_corpus

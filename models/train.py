@@ -64,7 +64,7 @@ def train(
     RunError
         The loss diverged, or something could not be written. Checkpoints stay as they are.
     OSError
-        The console could not be written to. Everything is saved.
+        The console could not be written to. Nothing is lost: all is saved before it is shown.
     """
     started = time.perf_counter()
     tokenizer = resumed.tokenizer if resumed else CharTokenizer.from_text(corpus.text)
@@ -82,9 +82,6 @@ def train(
             finished = run.steps(stop)
             result = run.finish(stop, started) if finished else None
             return result or run.interrupted(stop, started)
-        except OSError:
-            run.save(folder.last)
-            raise
         except DivergedError as error:
             raise RunError(f"{error}. The checkpoints in {folder.path} are as they were") from error
 

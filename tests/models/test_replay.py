@@ -153,7 +153,7 @@ def test_the_estimate_is_that_of_batches_one_by_one(name, batch_size, batches):
     assert expected.dtype == np.float32
     # A loss is about 4: a few of its roundings, since sums of other lengths round differently.
     assert abs(value - expected) <= 4 * np.spacing(expected)
-    assert np.float32(value) == value
+    assert float(np.float32(value)) == value
     assert np.array_equal(ours.words(3), theirs.words(3))
 
 

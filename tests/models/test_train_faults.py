@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import TEXT, TINY, finish, metrics, start, train
+from tiny_runs import TEXT, TINY, finish, metrics, popen, start, train
 
 from models import cli, plot
 from models import train as train_module
@@ -117,7 +117,7 @@ def small_disk(tmp_path):
 def launch(program, *arguments, cwd):
     """Run a program that runs the command, with a signal on the way; return code and outputs."""
     return finish(
-        subprocess.Popen(
+        popen(
             [sys.executable, "-c", program, *map(str, arguments)],
             cwd=cwd,
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -27,7 +28,17 @@ def start(*arguments, cwd, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     environment = {**os.environ, **options.pop("env", {})}
     command = [sys.executable, "-m", "models", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, **options)
+    return popen(command, cwd=cwd, env=environment, **options)
+
+
+def popen(command, **options):
+    """Start a process that answers signals, whatever a shell in the background told us to ignore."""
+    return subprocess.Popen(command, preexec_fn=_default_signals, **options)
+
+
+def _default_signals():
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
 
 
 def finish(process):
