@@ -32,7 +32,7 @@ def start(*arguments, cwd, **options):
 
 
 def popen(command, **options):
-    """Start a process that answers signals, whatever a shell in the background told us to ignore."""
+    """Start a process that answers signals, also where a shell in the background ignores them."""
     return subprocess.Popen(command, preexec_fn=_default_signals, **options)
 
 
