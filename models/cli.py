@@ -43,7 +43,7 @@ Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_
 class Train:
     """Train a model on text, and keep it in a run folder.
 
-    Without options: a small GPT on tiny Shakespeare, in about a minute.
+    Without options: a small GPT on tiny Shakespeare, in a minute or two.
 
     Ctrl-C saves and stops; --resume continues, to the same digits as without the pause.
     """
