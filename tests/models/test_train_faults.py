@@ -73,6 +73,20 @@ with RunFolder.open(sys.argv[1]).lock():
 """
 
 
+@pytest.fixture(autouse=True)
+def known_handlers():
+    """Let a signal that the program does not answer fail one test, not end them all."""
+
+    def unanswered(number, frame):
+        raise AssertionError(f"nothing answers {signal.Signals(number).name}")
+
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: unanswered}
+    before = {number: signal.signal(number, each) for number, each in handlers.items()}
+    yield
+    for number, each in before.items():
+        signal.signal(number, each)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """Return the working folder, with a text in it and nothing else."""
