@@ -146,4 +146,4 @@ PRESETS: dict[str, TrainConfig] = {
         eval_batches=4,
     ),
 }
-"""tiny takes seconds, small (the default) about a minute on two cores, full hours without a GPU."""
+"""tiny takes seconds, small (the default) a minute or two, full hours without a GPU."""
