@@ -16,6 +16,7 @@ typedef struct {
     union {
         void *data;
         int64_t whole;
+        uint64_t natural;
         float real;
     } at[MOST];
 } Arguments;
@@ -27,7 +28,8 @@ static void give_back(Arguments *arguments)
 }
 
 /* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 targets (any of them
- * may be None, which is NULL); i a whole number, r a real one. Returns -1 with an error set. */
+ * may be None, which is NULL); i a whole number, n one from 0 to 2^64 - 1, r a real one. Returns -1
+ * with an error set. */
 static int take(Arguments *arguments, const char *name, const char *pattern,
                 PyObject *const *given, Py_ssize_t count)
 {
@@ -39,6 +41,8 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
     for (Py_ssize_t k = 0; k < count; k++) {
         if (pattern[k] == 'i') {
             arguments->at[k].whole = PyLong_AsLongLong(given[k]);
+        } else if (pattern[k] == 'n') {
+            arguments->at[k].natural = PyLong_AsUnsignedLongLong(given[k]);
         } else if (pattern[k] == 'r') {
             arguments->at[k].real = (float)PyFloat_AsDouble(given[k]);
         } else if (given[k] == Py_None) {
@@ -69,6 +73,7 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
 #define FLOATS(k) ((float *)arguments.at[k].data)
 #define TARGETS(k) ((const int64_t *)arguments.at[k].data)
 #define WHOLE(k) (arguments.at[k].whole)
+#define NATURAL(k) (arguments.at[k].natural)
 #define REAL(k) (arguments.at[k].real)
 
 #define FUNCTION(name, pattern, call)                                                     \
@@ -94,6 +99,8 @@ FUNCTION(attention_weights, "FFiiii",
 FUNCTION(attention_gradients, "FFffiiii",
          attention_gradients(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
                              WHOLE(6), WHOLE(7)))
+FUNCTION(dropout_masked, "fFinnir",
+         dropout_masked(FLOATS(0), FLOATS(1), WHOLE(2), NATURAL(3), NATURAL(4), WHOLE(5), REAL(6)))
 FUNCTION(cross_entropy_forward, "ftFFii",
          cross_entropy_forward(FLOATS(0), TARGETS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5)))
 FUNCTION(cross_entropy_backward, "ftfFiir",
@@ -110,6 +117,7 @@ static PyMethodDef functions[] = {
     ENTRY(layernorm_backward),
     ENTRY(attention_weights),
     ENTRY(attention_gradients),
+    ENTRY(dropout_masked),
     ENTRY(cross_entropy_forward),
     ENTRY(cross_entropy_backward),
     ENTRY(adamw_update),

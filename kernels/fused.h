@@ -56,6 +56,8 @@ void attention_weights(float *scores, float *logsumexp, int64_t matrices, int64_
 void attention_gradients(float *scores, float *grad_weights, const float *logsumexp,
                          const float *delta, int64_t matrices, int64_t queries, int64_t keys,
                          int64_t causal);
+void dropout_masked(const float *x, float *y, int64_t size, uint64_t seed, uint64_t call,
+                    int64_t threshold, float scale);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
                            float *logsumexp, int64_t rows, int64_t classes);
 void cross_entropy_backward(const float *logits, const int64_t *targets, const float *logsumexp,

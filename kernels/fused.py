@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels import adamw, attention, cross_entropy, layernorm
+from kernels import adamw, attention, cross_entropy, dropout, layernorm
 from kernels.array import Array
+from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
 
 try:
@@ -128,6 +129,16 @@ def attention_backward(
         np.matmul(dscores.swapaxes(-1, -2), scaled, out=grad_k[rows])
 
 
+def dropout_masked(x: Array, p: float, key: MaskSource) -> Array:
+    """See dropout.forward and dropout.backward; masks of other sources are the reference's."""
+    if not isinstance(key, DropoutKey) or not _fits(x):
+        return dropout.forward(x, p, key)
+    y = np.empty_like(x)
+    threshold, scale = dropout.threshold(p), dropout.keep_scale(p)
+    compiled.dropout_masked(x, y, x.size, key.seed, key.call, threshold, scale)
+    return y
+
+
 def cross_entropy_forward(
     logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
 ) -> tuple[Array, Array]:
@@ -232,6 +243,7 @@ def _table() -> dict[str, Any]:
         "cross_entropy": SimpleNamespace(
             forward=cross_entropy_forward, backward=cross_entropy_backward
         ),
+        "dropout": SimpleNamespace(forward=dropout_masked, backward=dropout_masked),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
     }
 

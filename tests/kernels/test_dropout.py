@@ -99,6 +99,47 @@ def test_forward_and_backward_use_one_mask(dtype, p):
         assert (expected == 0).all()
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    call=st.integers(0, 2**64 - 1),
+    size=st.sampled_from([0, 1, 15, 16, 17, 31, 511, 512, 513, 1025, 3001]),
+    p=st.floats(0, 1),
+)
+def test_result_is_the_input_times_the_mask_and_the_scale(seed, call, size, p):
+    key = DropoutKey(seed, call)
+    x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    x[::7] = [np.inf, -np.inf, np.nan, -0.0, 1e-45][size % 5]
+    with np.errstate(invalid="ignore"):
+        expected = x * keep_mask(np, x.shape, p, key) * np.float32(keep_scale(p))
+        result = dropout.forward(x, p, key)
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(np.signbit(result), np.signbit(expected))
+
+
+class EveryThird:
+    """A mask that comes from elsewhere."""
+
+    def keep_mask(self, shape, p, block):
+        return (np.arange(math.prod(shape)) % 3 == block).reshape(shape)
+
+    def keep_scale(self, p, dtype):
+        return 3.0
+
+
+def test_any_mask_source_serves():
+    x = np.arange(7, dtype=np.float32).reshape(1, 7)
+    assert dropout.forward(x, 0.5, EveryThird()).tolist() == [[0, 0, 0, 9, 0, 0, 18]]
+    assert dropout.backward(x, 0.5, EveryThird()).tolist() == [[0, 0, 0, 9, 0, 0, 18]]
+
+
+def test_views_are_masked_in_their_own_order():
+    x = np.arange(1, 36, dtype=np.float32).reshape(5, 7)
+    for view in (x.T, x[::-1, ::2]):
+        expected = view * keep_mask(np, view.shape, 0.5, KEY) * 2
+        np.testing.assert_array_equal(dropout.forward(view, 0.5, KEY), expected)
+
+
 def test_mean_is_kept():
     x = np.ones(SIZE)
     for p in (0.1, 0.5, 0.9):
