@@ -15,7 +15,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Contender, ContenderError, Contest, Entry, hold, processors
+from benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
+from tinygrad_char.parallel import available_cores
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Options:
                 "--against torch needs PyTorch, which is not installed: pip install "
                 "'tinygrad-char[parity]', or leave the option out"
             )
-        if self.threads is not None and not 1 <= self.threads <= processors():
+        if self.threads is not None and not 1 <= self.threads <= available_cores():
             raise ValueError(
-                f"--threads is {self.threads}; expected 1 to {processors()}, the processors here"
+                f"--threads is {self.threads}; expected 1 to {available_cores()}, the processors "
+                "here"
             )
         if self.rounds is not None and self.rounds < 1:
             raise ValueError(f"--rounds is {self.rounds}; expected at least 1")
@@ -215,7 +217,7 @@ def machine() -> dict[str, Any]:
                 break
     return {
         "processor": f"{model or platform.processor() or 'processor'} ({platform.machine()})",
-        "processors": processors(),
+        "processors": available_cores(),
         "python": f"Python {platform.python_version()} on {platform.system()}",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -221,9 +222,10 @@ def prepare_training(
     """Return updates to time, and the first ones with the settings `checked` to compare."""
     trainer = TorchTrainer(config, split, style)
 
-    def check() -> np.ndarray:
+    def check() -> tuple[np.ndarray, float]:
         other = TorchTrainer(checked, split, style)
-        return np.array([other.update() for _ in range(updates)])
+        found = [other.update() for _ in range(updates)]
+        return np.array([loss for loss, _ in found]), found[0][1]
 
     return {"step": Task(trainer.update, check)}
 
@@ -270,3 +272,19 @@ def write_greedily(model: TorchGPT, prompt: np.ndarray, length: int, *, cached: 
             window = torch.cat([window[:, size - size // 2 :], token], dim=1)
             unread, cache = window, empty()
     return torch.cat(written, dim=1)[0]
+
+
+def prepare_attention(operands: Callable[[Any], list[np.ndarray]], shape: Any) -> dict[str, Task]:
+    """Return PyTorch's fused causal attention."""
+    *leaves, grad = map(torch.from_numpy, operands(shape))
+    q, k, v = (each.requires_grad_() for each in leaves)
+
+    @torch.no_grad()
+    def forward() -> Any:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def both() -> tuple[Any, ...]:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.detach(), *torch.autograd.grad(out, leaves, grad)
+
+    return {"forward": Task(forward), "forward and backward": Task(both)}

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from benchmarks import train_step
-from benchmarks.measure import processors, resident
+from benchmarks.measure import resident
+from tinygrad_char.parallel import available_cores
 
 AGAINST = pytest.param(
     ("--against", "torch"),
@@ -43,7 +44,7 @@ def measure(name, *arguments, cwd):
     values = json.loads((cwd / "found.json").read_text(), parse_constant=pytest.fail)
     assert values["benchmark"] == name
     assert values["arguments"] == ["--size", "smoke", *files, *arguments]
-    assert values["machine"]["processors"] == processors()
+    assert values["machine"]["processors"] == available_cores()
     expected = {"ours", "PyTorch"} if "torch" in arguments else {"ours"}
     assert set(values["libraries"]) == expected
     assert all(values["machine"][key] in out for key in ("processor", "python"))
@@ -77,6 +78,18 @@ def test_train_step(against, tmp_path):
     torch = ["PyTorch, sdpa", "PyTorch, heads"] if against else []
     assert contenders(values) == ["ours", *torch]
     assert {row["task"] for row in values["results"]} == {"step"}
+
+
+@EVERY
+def test_attention(against, tmp_path):
+    values = measure("attention", *against, cwd=tmp_path)
+    ours = ["ours", "ours, one thread"][: available_cores()]
+    others = ["whole matrices", "Python loops", *(["PyTorch, sdpa"] if against else [])]
+    assert contenders(values) == [*ours, *others]
+    rows = values["results"]
+    assert {row["task"] for row in rows} == {"forward", "forward and backward"}
+    assert {tuple(row["shape"]) for row in rows} == {(2, 2, 8, 8), (2, 2, 13, 8)}
+    assert all(row["length"] == row["shape"][2] for row in rows)
 
 
 def test_options_choose_rounds_threads_and_batch(tmp_path):

@@ -18,9 +18,9 @@ from benchmarks.measure import (
     Timing,
     difference,
     hold,
-    processors,
     resident,
 )
+from tinygrad_char.parallel import available_cores
 
 whole = st.integers(-1000, 1000).map(float)
 
@@ -49,7 +49,7 @@ def allocate(megabytes):
 
 
 def report_processors():
-    return {"count": Task(processors)}
+    return {"count": Task(available_cores)}
 
 
 def fail():
@@ -160,7 +160,7 @@ def test_threads_limit_the_processors_of_each_contender():
 
 
 def count_as_check():
-    return {"step": Task(lambda: None, lambda: (float(processors()), np.arange(2)))}
+    return {"step": Task(lambda: None, lambda: (float(available_cores()), np.arange(2)))}
 
 
 @pytest.mark.parametrize("prepare", [fail, fail_later])
