@@ -231,6 +231,7 @@ class _Server:
         limit_threads(threads)
         self.before = resident()
         self.tasks = contender.prepare(*contender.arguments)
+        forget_peak()
         self.last: tuple[str, Any] | None = None
 
     def first_runs(self) -> dict[str, tuple[float, Memory | None]]:
@@ -313,3 +314,12 @@ def resident(status: Path = Path("/proc/self/status")) -> Resident | None:
         return Resident(*(int(lines[key].split()[0]) << 10 for key in ("VmRSS", "VmHWM")))
     except (OSError, KeyError):
         return None
+
+
+def forget_peak(references: Path = Path("/proc/self/clear_refs")) -> bool:
+    """Let the peak of resident memory start anew from what is resident; return whether it did."""
+    try:
+        references.write_text("5")  # as Linux's proc(5) has it
+    except OSError:
+        return False
+    return True

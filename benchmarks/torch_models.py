@@ -19,7 +19,6 @@ from models.gpt import GPTConfig
 from tinygrad_char.optim import warmup_cosine
 from tinygrad_char.random import Generator
 
-VOCABULARY_SIZE = 65
 Style = Literal["sdpa", "heads", "compiled"]
 """Attention by one fused call; a loop over heads, as notebooks write it; the first, compiled."""
 
@@ -178,12 +177,12 @@ def split_heads(weights: dict[str, np.ndarray], n_head: int) -> dict[str, np.nda
 class TorchTrainer:
     """The updates of models.trainer.Trainer: same weights, batches, optimizer and schedule."""
 
-    def __init__(self, config: TrainConfig, split: Split, style: Style) -> None:
+    def __init__(self, config: TrainConfig, vocab_size: int, split: Split, style: Style) -> None:
         self.config, self.split = config, split
         generator = Generator(config.seed)
         self.stream = generator.batches
-        model = TorchGPT(config.gpt, VOCABULARY_SIZE, loop=style == "heads")
-        model.load(build_model(config, VOCABULARY_SIZE, generator))
+        model = TorchGPT(config.gpt, vocab_size, loop=style == "heads")
+        model.load(build_model(config, vocab_size, generator))
         self.parameters = list(model.parameters())
         decay = config.weight_decay
         self.optimizer = torch.optim.AdamW(
@@ -217,13 +216,18 @@ class TorchTrainer:
 
 
 def prepare_training(
-    config: TrainConfig, checked: TrainConfig, updates: int, split: Split, style: Style
+    config: TrainConfig,
+    checked: TrainConfig,
+    updates: int,
+    vocab_size: int,
+    split: Split,
+    style: Style,
 ) -> dict[str, Task]:
     """Return updates to time, and the first ones with the settings `checked` to compare."""
-    trainer = TorchTrainer(config, split, style)
+    trainer = TorchTrainer(config, vocab_size, split, style)
 
     def check() -> tuple[np.ndarray, float]:
-        other = TorchTrainer(checked, split, style)
+        other = TorchTrainer(checked, vocab_size, split, style)
         found = [other.update() for _ in range(updates)]
         return np.array([loss for loss, _ in found]), found[0][1]
 
@@ -247,13 +251,35 @@ class Cache:
         return keys, values
 
 
+def prepare_generation(
+    prompt: np.ndarray,
+    vocab_size: int,
+    config: TrainConfig,
+    length: int,
+    checked: int,
+    temperature: float,
+    cached: bool,
+) -> dict[str, Task]:
+    """Return text to time, and the likeliest characters to compare."""
+    model = TorchGPT(config.gpt, vocab_size)
+    model.load(build_model(config, vocab_size, Generator(config.seed)))
+    model.eval()
+    return {
+        "text": Task(
+            lambda: write(model, prompt, length, temperature, cached),
+            lambda: write(model, prompt, checked, 0.0, cached),
+        )
+    }
+
+
 @torch.inference_mode()
-def write_greedily(model: TorchGPT, prompt: np.ndarray, length: int, *, cached: bool) -> Any:
-    """Return the likeliest continuation (length,) of prompt (T,).
+def write(
+    model: TorchGPT, prompt: np.ndarray, length: int, temperature: float, cached: bool
+) -> Any:
+    """Return a continuation (length,) of prompt (T,).
 
     When the context is full, its older half is forgotten, as in models.generate.
     """
-    model.eval()
     size = model.config.block_size
 
     def empty() -> list[Cache] | None:
@@ -264,7 +290,10 @@ def write_greedily(model: TorchGPT, prompt: np.ndarray, length: int, *, cached: 
     written = []
     for _ in range(length):
         logits = model(unread if cached else window, cache=cache)[:, -1]
-        token = logits.argmax(dim=-1, keepdim=True)
+        if temperature == 0:
+            token = logits.argmax(dim=-1, keepdim=True)
+        else:
+            token = torch.multinomial(F.softmax(logits / temperature, dim=-1), 1)
         written.append(token)
         if window.shape[1] < size:
             window, unread = torch.cat([window, token], dim=1), token

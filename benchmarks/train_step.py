@@ -91,8 +91,9 @@ def main() -> None:
     if options.against:
         from benchmarks.torch_models import prepare_training
 
+        common = (CHECKED_UPDATES, len(VOCABULARY), random_split())
         for style in options.styles:
-            arguments = (config, checked(config), CHECKED_UPDATES, random_split(), style)
+            arguments = (config, checked(config), *common, style)
             contenders[f"PyTorch, {style}"] = Contender(prepare_training, arguments)
     gpt = config.gpt
     report = Report("train_step", options)

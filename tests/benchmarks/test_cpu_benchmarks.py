@@ -92,6 +92,16 @@ def test_attention(against, tmp_path):
     assert all(row["length"] == row["shape"][2] for row in rows)
 
 
+@EVERY
+def test_generate(against, tmp_path):
+    values = measure("generate", *against, cwd=tmp_path)
+    torch = ["PyTorch, with cache", "PyTorch, without cache"] if against else []
+    assert contenders(values) == ["ours", *torch]
+    for row in values["results"]:
+        assert row["difference"] == row["bound"] == 0
+        assert row["characters_per_second"] == row["length"] / row["seconds"]
+
+
 def test_options_choose_rounds_threads_and_batch(tmp_path):
     options = ("--rounds", "3", "--threads", "1", "--batch-size", "1")
     values = measure("train_step", *options, cwd=tmp_path)

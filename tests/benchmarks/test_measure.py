@@ -17,6 +17,7 @@ from benchmarks.measure import (
     Task,
     Timing,
     difference,
+    forget_peak,
     hold,
     resident,
 )
@@ -46,6 +47,11 @@ def checked(value):
 
 def allocate(megabytes):
     return {"allocate": Task(lambda: np.ones(megabytes << 20, np.uint8)[:1])}
+
+
+def allocate_after_more(megabytes, more):
+    np.ones(more << 20, np.uint8)
+    return allocate(megabytes)
 
 
 def report_processors():
@@ -148,6 +154,17 @@ def test_memory_is_what_a_task_took():
     assert 20 <= growth["20"] < 30
     assert 60 <= growth["60"] < 70
     assert entries["60"].memory.peak > entries["60"].memory.growth
+
+
+@pytest.mark.skipif(not forget_peak(), reason="this system does not forget the peak")
+def test_memory_does_not_count_what_preparing_freed():
+    contenders = {"a": Contender(allocate_after_more, (20, 200))}
+    entry = hold(contenders, bound=0, rounds=1).entries["allocate"]["a"]
+    assert 20 <= entry.memory.growth / 2**20 < 30
+
+
+def test_the_peak_stays_where_the_system_does_not_forget_it(tmp_path):
+    assert forget_peak(tmp_path / "none" / "clear_refs") is False
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity here")
