@@ -34,7 +34,7 @@ from models.lecture import Choices, walk
 from models.replay import RECIPES, Recipe, replay_run, sample, sample_published
 from models.tokenizer import CharTokenizer
 from tinygrad_char.optim import Adam, AdamW
-from tinygrad_char.parallel import available_cores
+from tinygrad_char.parallel import Workers, available_cores
 from tinygrad_char.torch_random import Build, TorchGenerator
 
 PRINTED = 1e-4  # losses were printed with four decimals; one more is rounding of halves
@@ -73,7 +73,7 @@ class Replay:
     samples: tuple[int, int] = (100, 500)
     """Characters that the notebook draws before and after training."""
     jobs: int = available_cores()
-    """Runs at the same time; with --against they take turns."""
+    """Runs at the same time; with --against one."""
     against: Annotated[str | None, tyro.conf.arg(metavar="torch")] = None
     """"torch": train each rung in PyTorch too, as notebooks write it and batched, and compare."""
     notebook: bool = False
@@ -95,6 +95,11 @@ class Replay:
             raise UsageError("several --steps or --lr are for --notebook")
         if len(self.lr) > 1 and len(self.lr) != len(self.steps):
             raise UsageError(f"--lr {self.lr} --steps {self.steps}; expected as many, or one --lr")
+
+    @property
+    def processes(self) -> int:
+        """How many runs there are at the same time."""
+        return 1 if self.against else min(self.jobs, len(self.stage))
 
 
 def main() -> None:
@@ -144,12 +149,12 @@ def choices_of(options: Replay) -> Choices:
 
 def replayed(options: Replay, text: str) -> Iterator[dict[str, Any]]:
     """Yield the results of all stages; of several at a time, that of the largest first."""
-    if options.against or options.jobs == 1 or len(options.stage) == 1:
+    if options.processes == 1:
         yield from (compare(name, options, text) for name in options.stage)
         return
     # So that no process is left alone with the largest at the end.
     stages = sorted(options.stage, key=list(RECIPES).index, reverse=True)
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         yield from pool.map(compare, stages, repeat(options), repeat(text))
 
 
@@ -170,34 +175,42 @@ def compare(name: str, options: Replay, text: str) -> dict[str, Any]:
     split = split_corpus(tokenizer.encode(text), recipe.sizes.block_size)
     generator = TorchGenerator(options.seed, options.build or "cuda")
     optimizer = OPTIMIZERS[options.optimizer]
+    workers = Workers(max(1, available_cores() // options.processes))
     # Products this small are slower on several threads, and much slower on a busy machine.
     with threadpool_limits(1, "blas"):
         started = time.perf_counter()
         model, rows = replay_run(
-            name, split, len(tokenizer), generator, recipe=recipe, optimizer=optimizer
+            name,
+            split,
+            len(tokenizer),
+            generator,
+            recipe=recipe,
+            optimizer=optimizer,
+            workers=workers,
         )
         seconds = time.perf_counter() - started
-        on_gpu = generator.build == "cuda"
-        drawn = (
-            sample_published(model, seed=options.seed) if on_gpu else sample(model, 500, generator)
-        )
-        result = {
-            "rung": name,
-            "parameters": model.num_parameters(),
-            "seconds": seconds,
-            "rows": [asdict(row) for row in rows],
-            "sample": tokenizer.decode(drawn),
-            "within_bounds": True,
-        }
-        if (
-            options.seed == 1337
-            and optimizer is AdamW
-            and recipe.lr == RECIPES[name].lr
-            and len(text) == published()["characters"]
-        ):
-            add_differences(result, whole=recipe == RECIPES[name] and on_gpu)
-        if options.against:
-            add_torch(result, split, len(tokenizer), options.seed, recipe)
+        if generator.build == "cuda":
+            drawn = sample_published(model, seed=options.seed)
+        else:
+            drawn = sample(model, 500, generator)
+    result = {
+        "rung": name,
+        "parameters": model.num_parameters(),
+        "seconds": seconds,
+        "rows": [asdict(row) for row in rows],
+        "sample": tokenizer.decode(drawn),
+        "within_bounds": True,
+    }
+    if (
+        options.seed == 1337
+        and optimizer is AdamW
+        and recipe.lr == RECIPES[name].lr
+        and len(text) == published()["characters"]
+    ):
+        whole = recipe == RECIPES[name] and generator.build == "cuda"
+        add_differences(result, whole)
+    if options.against:
+        add_torch(result, split, len(tokenizer), options.seed, recipe)
     return result
 
 

@@ -19,8 +19,11 @@ from models.ladder import LADDER, LECTURE, Sizes
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.optim import Adam, AdamW
+from tinygrad_char.parallel import Workers
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator
+
+ALONE = Workers(1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,12 @@ class Row:
 
 
 def estimate_loss(
-    model: Any, tokens: np.ndarray, batch_size: int, batches: int, generator: Any
+    model: Any,
+    tokens: np.ndarray,
+    batch_size: int,
+    batches: int,
+    generator: Any,
+    workers: Workers = ALONE,
 ) -> float:
     """Return the mean, in float32, of the losses of random batches drawn one after the other.
 
@@ -71,16 +79,17 @@ def estimate_loss(
     """
     size = model.block_size
     starts = generator.integers(0, len(tokens) - size, (batches, batch_size))
-    losses = np.empty(batches, np.float32)
-    group = max(1, 4096 // (batch_size * size))
-    with no_grad():
-        for first in range(0, batches, group):
-            part = starts[first : first + group].reshape(-1)
-            window = tokens[part[:, None] + np.arange(size + 1)].astype(np.int64)
+    group = max(1, 2048 // (batch_size * size))
+
+    def losses(first: int) -> np.ndarray:
+        part = starts[first : first + group].reshape(-1)
+        window = tokens[part[:, None] + np.arange(size + 1)].astype(np.int64)
+        with no_grad():
             logits, _ = model(window[:, :-1])
             each = F.cross_entropy(logits, window[:, 1:], reduction="none").numpy()
-            losses[first : first + group] = each.reshape(-1, batch_size * size).mean(axis=1)
-    return float(losses.mean())
+        return each.reshape(-1, batch_size * size).mean(axis=1)
+
+    return float(np.concatenate(list(workers.map(losses, range(0, batches, group)))).mean())
 
 
 def printed_loss(logits: Tensor, targets: np.ndarray) -> float:
@@ -139,6 +148,7 @@ def replay_run(
     recipe: Recipe | None = None,
     optimizer: type[Adam] = AdamW,
     on_row: Callable[[Row], None] = lambda row: None,
+    workers: Workers = ALONE,
 ) -> tuple[Any, list[Row]]:
     """Train as it was published, all draws from one generator; return the model and its rows.
 
@@ -154,7 +164,7 @@ def replay_run(
         if step % recipe.eval_every and step != recipe.steps - 1:
             return
         losses = [
-            estimate_loss(model, part, recipe.batch_size, recipe.eval_batches, generator)
+            estimate_loss(model, part, recipe.batch_size, recipe.eval_batches, generator, workers)
             for part in split
         ]
         rows.append(Row(step, *losses))

@@ -25,6 +25,7 @@ from models.tokenizer import CharTokenizer
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.optim import Adam, AdamW
+from tinygrad_char.parallel import Workers
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator
 
@@ -252,10 +253,11 @@ def one_by_one(model, tokens, batch_size, batches, generator):
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, 1), (4, 7), (32, 33), (600, 3)])
 @pytest.mark.parametrize("name", ["bigram", "mha", "lnorm"])
-def test_the_estimate_is_that_of_batches_one_by_one(name, batch_size, batches):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_estimate_is_that_of_batches_one_by_one(name, batch_size, batches, threads):
     model = LADDER[name](65, generator=TorchGenerator(3))
     ours, theirs = TorchGenerator(4), TorchGenerator(4)
-    value = estimate_loss(model, some_tokens(), batch_size, batches, ours)
+    value = estimate_loss(model, some_tokens(), batch_size, batches, ours, Workers(threads))
     expected = one_by_one(model, some_tokens(), batch_size, batches, theirs)
     assert expected.dtype == np.float32
     # A loss is about 4: a few of its roundings, since sums of other lengths round differently.
