@@ -11,7 +11,12 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#include "philox.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDER_REGISTERS
+#endif
+#if defined(HAS_WIDER_REGISTERS) && !defined(__clang__) && defined(__gnu_linux__)
 #define MULTIVERSION \
     __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
 #else
@@ -51,11 +56,30 @@ void layernorm_forward(const float *x, const float *weight, const float *bias, f
 void layernorm_backward(const float *grad, const float *x, const float *weight,
                         const float *mean, const float *rstd, float *grad_x, float *grad_weight,
                         float *grad_bias, int64_t rows, int64_t channels);
-void attention_weights(float *scores, float *logsumexp, int64_t matrices, int64_t queries,
-                       int64_t keys, int64_t causal);
-void attention_gradients(float *scores, float *grad_weights, const float *logsumexp,
-                         const float *delta, int64_t matrices, int64_t queries, int64_t keys,
-                         int64_t causal);
+
+/* An array (B, H, T, D) with any strides but that of its last axis, which is contiguous. */
+typedef struct {
+    float *data;
+    int64_t sequence, head, row; /* strides, in numbers */
+} Heads;
+
+typedef struct {
+    int64_t heads; /* of a sequence; in all, they are counted sequence after sequence */
+    int64_t queries, keys, size, value_size;
+    int64_t seen; /* how many keys the first query sees; each further query sees one more */
+    float scale;
+    Heads q, k, v, out, grad, grad_q, grad_k, grad_v;
+    float *logsumexp;        /* contiguous */
+    const DropoutMask *mask; /* NULL where nothing is dropped */
+} Attention;
+
+/* Both work on the heads from `first` to before `last`; -1 if there is no memory for it. */
+int attention_forward(const Attention *a, int64_t first, int64_t last);
+int attention_backward(const Attention *a, int64_t first, int64_t last);
+/* Takes the widest vector registers that there are, of at most this many numbers; returns how
+ * many. To be called first. */
+int64_t attention_choose_lanes(int64_t most);
+
 void dropout_masked(const float *x, float *y, int64_t size, uint64_t seed, uint64_t call,
                     int64_t threshold, float scale);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,

@@ -21,7 +21,7 @@ enum { PHILOX_ROUNDS = 10, PHILOX_LANES = 16, DROPOUT_CHUNK = 512 };
 typedef struct {
     uint64_t keys[PHILOX_ROUNDS][2]; /* of each round */
     uint64_t block;                  /* the second word of the counter */
-    uint32_t threshold;              /* elements whose bits are below it are dropped */
+    int32_t threshold;               /* elements whose bits are below it are dropped */
     float scale;                     /* what the others are multiplied by */
 } DropoutMask;
 
@@ -31,7 +31,7 @@ typedef uint16_t DropoutBits[DROPOUT_CHUNK + PHILOX_LANES];
 PHILOX_INLINE DropoutMask dropout_mask(uint64_t seed, uint64_t call, uint64_t block,
                                        int64_t threshold, float scale)
 {
-    DropoutMask mask = {.block = block, .threshold = (uint32_t)threshold, .scale = scale};
+    DropoutMask mask = {.block = block, .threshold = (int32_t)threshold, .scale = scale};
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
         mask.keys[round][0] = seed + (uint64_t)round * 0x9E3779B97F4A7C15u;
         mask.keys[round][1] = call + (uint64_t)round * 0xBB67AE8584CAA73Bu;
@@ -86,7 +86,8 @@ PHILOX_INLINE const uint16_t *dropout_bits(const DropoutMask *mask, int64_t star
 /* What an element with these bits is multiplied by. */
 PHILOX_INLINE float dropout_factor(const DropoutMask *mask, uint16_t bits)
 {
-    return bits >= mask->threshold ? mask->scale : 0.0f;
+    const float scale = mask->scale; /* read in any case, so that loops vectorise */
+    return (int32_t)bits >= mask->threshold ? scale : 0.0f;
 }
 
 /* Multiplies the `count` elements of the mask from `start` on by their factors; y may be x. */
