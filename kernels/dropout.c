@@ -1,5 +1,4 @@
 /* Dropout: see dropout.py for the equations, philox.h for the mask. Forward is also backward. */
-#include "fused.h"
 #include "philox.h"
 
 MULTIVERSION void dropout_masked(const float *x, float *y, int64_t size, uint64_t seed,
