@@ -5,9 +5,11 @@
 #endif
 #include <stdlib.h>
 
-#include "fused.h"
+#include "attention.h"
 
-#define TILE_INLINE static inline __attribute__((always_inline))
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDER_REGISTERS 1
+#endif
 
 /* Sizes of a block: multiples of every ROWS and PANEL. */
 enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
@@ -16,37 +18,37 @@ enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
 typedef uint16_t BitsRow[KEYS + PHILOX_LANES];
 enum { BITS_SIZE = QUERIES * sizeof(BitsRow) / sizeof(float) };
 
-TILE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-TILE_INLINE int64_t between(int64_t x, int64_t low, int64_t high)
+INLINE int64_t between(int64_t x, int64_t low, int64_t high)
 {
     return x < low ? low : x > high ? high : x;
 }
 
-TILE_INLINE int64_t rounded_up(int64_t x, int64_t multiple)
+INLINE int64_t rounded_up(int64_t x, int64_t multiple)
 {
     return (x + multiple - 1) / multiple * multiple;
 }
 
-TILE_INLINE float *head_of(const Attention *a, const Heads *array, int64_t head)
+INLINE float *head_of(const Attention *a, const Heads *array, int64_t head)
 {
     return array->data + head / a->heads * array->sequence + head % a->heads * array->head;
 }
 
 /* The number of the weight's element in the mask. */
-TILE_INLINE int64_t mask_start(const Attention *a, int64_t head, int64_t query, int64_t key)
+INLINE int64_t mask_start(const Attention *a, int64_t head, int64_t query, int64_t key)
 {
     return (head * a->queries + query) * a->keys + key;
 }
 
-TILE_INLINE const uint16_t *bits_of(const Attention *a, BitsRow *bits, int64_t head, int64_t query,
+INLINE const uint16_t *bits_of(const Attention *a, BitsRow *bits, int64_t head, int64_t query,
                                     int64_t row, int64_t key)
 {
     return bits[row] + mask_start(a, head, query + row, key) % PHILOX_LANES;
 }
 
 /* Returns `count` numbers of the room, from a cache line's beginning, and takes them off it. */
-TILE_INLINE float *take(float **room, int64_t count)
+INLINE float *take(float **room, int64_t count)
 {
     float *const taken = *room;
     *room += rounded_up(count, LINE);
@@ -80,7 +82,7 @@ static int64_t room_size(const Attention *a)
 #define NAME(name) name##_portable
 #include "attention_blocks.h"
 
-#ifdef HAS_WIDER_REGISTERS
+#if HAS_WIDER_REGISTERS
 #define LANES 8
 #define ROWS 6
 #define TARGET __attribute__((target("avx2,fma,bmi2")))
@@ -103,7 +105,7 @@ int64_t attention_choose_lanes(int64_t most)
 {
     forward_head = forward_head_portable;
     backward_head = backward_head_portable;
-#ifdef HAS_WIDER_REGISTERS
+#if HAS_WIDER_REGISTERS
     if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         forward_head = forward_head_avx512;

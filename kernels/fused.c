@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "attention.h"
 #include "fused.h"
 
 enum { MOST = 18 };
@@ -136,7 +137,7 @@ static Attention attention_of(const Arguments *given, DropoutMask *mask)
         .logsumexp = given->at[4].data,
     };
     if (given->at[7].whole) {
-        *mask = dropout_mask(given->at[8].natural, given->at[9].natural, 0, given->at[10].whole,
+        *mask = dropout_mask(given->at[8].natural, given->at[9].natural, given->at[10].whole,
                              given->at[11].real);
         attention.mask = mask;
     }

@@ -6,21 +6,17 @@
 #ifndef TINYGRAD_CHAR_PHILOX_H
 #define TINYGRAD_CHAR_PHILOX_H
 
-#include <stdint.h>
-#include <string.h>
+#include "fused.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the parts of a word are read as a little-endian processor has them in memory"
 #endif
-
-#define PHILOX_INLINE static inline __attribute__((always_inline))
 
 enum { PHILOX_ROUNDS = 10, PHILOX_LANES = 16, DROPOUT_CHUNK = 512 };
 
 /* What one mask is made of. */
 typedef struct {
     uint64_t keys[PHILOX_ROUNDS][2]; /* of each round */
-    uint64_t block;                  /* the second word of the counter */
     int32_t threshold;               /* elements whose bits are below it are dropped */
     float scale;                     /* what the others are multiplied by */
 } DropoutMask;
@@ -28,10 +24,9 @@ typedef struct {
 /* Room for the bits of a chunk, which need not begin or end with a group. */
 typedef uint16_t DropoutBits[DROPOUT_CHUNK + PHILOX_LANES];
 
-PHILOX_INLINE DropoutMask dropout_mask(uint64_t seed, uint64_t call, uint64_t block,
-                                       int64_t threshold, float scale)
+INLINE DropoutMask dropout_mask(uint64_t seed, uint64_t call, int64_t threshold, float scale)
 {
-    DropoutMask mask = {.block = block, .threshold = (int32_t)threshold, .scale = scale};
+    DropoutMask mask = {.threshold = (int32_t)threshold, .scale = scale};
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
         mask.keys[round][0] = seed + (uint64_t)round * 0x9E3779B97F4A7C15u;
         mask.keys[round][1] = call + (uint64_t)round * 0xBB67AE8584CAA73Bu;
@@ -40,7 +35,7 @@ PHILOX_INLINE DropoutMask dropout_mask(uint64_t seed, uint64_t call, uint64_t bl
 }
 
 /* The 128 bits of a product. */
-PHILOX_INLINE uint64_t philox_product(uint64_t a, uint64_t b, uint64_t *high)
+INLINE uint64_t philox_product(uint64_t a, uint64_t b, uint64_t *high)
 {
 #ifdef __SIZEOF_INT128__
     const unsigned __int128 product = (unsigned __int128)a * b;
@@ -55,10 +50,10 @@ PHILOX_INLINE uint64_t philox_product(uint64_t a, uint64_t b, uint64_t *high)
 }
 
 /* Writes the bits of a group: four to each of four words, lowest first. */
-PHILOX_INLINE void philox_group(const DropoutMask *mask, uint64_t group, uint16_t *bits)
+INLINE void philox_group(const DropoutMask *mask, uint64_t group, uint16_t *bits)
 {
     /* NumPy's generator counts up before it draws, hence from 1 */
-    uint64_t a = group + 1, b = mask->block, c = 0, d = 0;
+    uint64_t a = group + 1, b = 0, c = 0, d = 0;
 #pragma GCC unroll 10
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
         uint64_t high_a, high_c;
@@ -74,7 +69,7 @@ PHILOX_INLINE void philox_group(const DropoutMask *mask, uint64_t group, uint16_
 }
 
 /* Returns the bits, within `room`, of the `count` <= DROPOUT_CHUNK elements from `start` on. */
-PHILOX_INLINE const uint16_t *dropout_bits(const DropoutMask *mask, int64_t start, int64_t count,
+INLINE const uint16_t *dropout_bits(const DropoutMask *mask, int64_t start, int64_t count,
                                            uint16_t *room)
 {
     const int64_t first = start / PHILOX_LANES, skipped = start % PHILOX_LANES;
@@ -84,14 +79,14 @@ PHILOX_INLINE const uint16_t *dropout_bits(const DropoutMask *mask, int64_t star
 }
 
 /* What an element with these bits is multiplied by. */
-PHILOX_INLINE float dropout_factor(const DropoutMask *mask, uint16_t bits)
+INLINE float dropout_factor(const DropoutMask *mask, uint16_t bits)
 {
     const float scale = mask->scale; /* read in any case, so that loops vectorise */
     return (int32_t)bits >= mask->threshold ? scale : 0.0f;
 }
 
 /* Multiplies the `count` elements of the mask from `start` on by their factors; y may be x. */
-PHILOX_INLINE void dropout_apply(const DropoutMask *mask, int64_t start, int64_t count,
+INLINE void dropout_apply(const DropoutMask *mask, int64_t start, int64_t count,
                                  const float *x, float *y)
 {
     DropoutBits room;

@@ -24,7 +24,7 @@ typedef enum {
 #endif
 
 /* result (rows, PANEL) = [result +] left (rows, begin to end) right (begin to end, PANEL) */
-TARGET TILE_INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float *left,
+TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float *left,
                                    int64_t left_row, int64_t left_step, const float *right,
                                    int64_t right_row, float *result, int64_t result_row, int add)
 {
