@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks.measure import Contender, Task
-from benchmarks.report import Options, Report, Row, parse
+from benchmarks.report import COLUMNS, Options, Report, Row, parse
 from models.build import build_model
 from models.config import PRESETS, TrainConfig
 from models.generate import Sampling, generate
@@ -80,21 +80,20 @@ def main() -> None:
                 prepare_generation, (PROMPT, VOCABULARY_SIZE, *arguments, cached)
             )
 
-    def speed(row: Row) -> str:
-        return f"{length / row['seconds']:,.0f}" if "seconds" in row else ""
+    def add_speed(rows: list[Row]) -> None:
+        for row in rows:
+            row["characters_per_second"] = length / row["seconds"]
 
     report = Report("generate", options)
-    rows = report.hold(
+    report.hold(
         f"{options.size}: {length} characters, context {size}, temperature {options.temperature:g}",
         contenders,
         bound=BOUND,
         rounds=ROUNDS[options.size],
-        columns={"characters/s": speed},
+        columns={**COLUMNS, "characters/s": lambda row: f"{row['characters_per_second']:,.0f}"},
+        complete=add_speed,
         case={"size": options.size, "length": length},
     )
-    for row in rows:
-        if "seconds" in row:
-            row["characters_per_second"] = length / row["seconds"]
     sys.exit(report.finish())
 
 

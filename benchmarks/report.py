@@ -66,6 +66,40 @@ def parse(options: type[Chosen]) -> Chosen:
     return tyro.cli(options, prog=f"python -m benchmarks.{name}")
 
 
+def duration(*seconds: float) -> str:
+    """Return one time, or a range, in the unit that suits the last."""
+    unit, size = next(
+        ((unit, size) for unit, size in (("s", 1.0), ("ms", 1e-3)) if seconds[-1] >= size),
+        ("µs", 1e-6),
+    )
+    return f"{' to '.join(f'{each / size:.3g}' for each in seconds)} {unit}"
+
+
+def _median(row: Row) -> str:
+    return duration(row["seconds"])
+
+
+def _quartiles(row: Row) -> str:
+    return duration(*row["quartiles"])
+
+
+def _ratio(row: Row) -> str:
+    return f"{row['ratio']:.2f}"
+
+
+def _memory(row: Row) -> str:
+    return "" if row["memory_growth"] is None else f"{row['memory_growth'] / 2**20:.0f} MiB"
+
+
+def _difference(row: Row) -> str:
+    return f"{row['difference']:.1e}"
+
+
+DIFFERENCE: Columns = {"difference": _difference}
+TIMES: Columns = {"median": _median, "quartiles": _quartiles, "ratio": _ratio, **DIFFERENCE}
+COLUMNS: Columns = {**TIMES, "memory": _memory}
+
+
 @dataclass
 class Report:
     """Collects contests, shows each as it comes, and writes all down at the end."""
@@ -84,14 +118,16 @@ class Report:
         *,
         bound: float,
         rounds: int,
-        columns: Columns | None = None,
+        columns: Columns = COLUMNS,
+        complete: Callable[[list[Row]], None] | None = None,
         case: Row | None = None,
         **more: Any,
     ) -> list[Row]:
         """Hold a contest, show it as a table, and return its rows, each with its case.
 
-        The options' number of rounds comes before `rounds`. `columns` are further ones; what else
-        is given goes to `measure.hold`. Ends the program where a contender fails.
+        The options' number of rounds comes before `rounds`. Where results agree, `complete` may
+        add to the rows, which `columns` then show. What else is given goes to `measure.hold`.
+        Ends the program where a contender fails.
         """
         options = self.options
         try:
@@ -99,8 +135,7 @@ class Report:
                 contenders,
                 bound=bound,
                 rounds=options.rounds or rounds,
-                threads=options.threads,
-                **more,
+                **{"threads": options.threads, **more},
             )
         except ContenderError as error:
             sys.exit(f"error: {error}")
@@ -114,7 +149,9 @@ class Report:
             for row in _rows(task, entries, contest.bound)
         ]
         self.rows += rows
-        _show(title, rows, {**COLUMNS, **(columns or {})})
+        if contest.agree and complete:
+            complete(rows)
+        _show(title, rows, columns if contest.agree else DIFFERENCE)
         return rows
 
     @property
@@ -220,41 +257,3 @@ def machine() -> dict[str, Any]:
         "processors": available_cores(),
         "python": f"Python {platform.python_version()} on {platform.system()}",
     }
-
-
-def duration(*seconds: float) -> str:
-    """Return one time, or a range, in the unit that suits the last."""
-    unit, size = next(
-        ((unit, size) for unit, size in (("s", 1.0), ("ms", 1e-3)) if seconds[-1] >= size),
-        ("µs", 1e-6),
-    )
-    return f"{' to '.join(f'{each / size:.3g}' for each in seconds)} {unit}"
-
-
-def _median(row: Row) -> str:
-    return duration(row["seconds"]) if "seconds" in row else ""
-
-
-def _quartiles(row: Row) -> str:
-    return duration(*row["quartiles"]) if "seconds" in row else ""
-
-
-def _ratio(row: Row) -> str:
-    return f"{row['ratio']:.2f}" if "seconds" in row else ""
-
-
-def _memory(row: Row) -> str:
-    return "" if row["memory_growth"] is None else f"{row['memory_growth'] / 2**20:.0f} MiB"
-
-
-def _difference(row: Row) -> str:
-    return f"{row['difference']:.1e}"
-
-
-COLUMNS: Columns = {
-    "median": _median,
-    "quartiles": _quartiles,
-    "ratio": _ratio,
-    "memory": _memory,
-    "difference": _difference,
-}

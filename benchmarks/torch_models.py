@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -232,6 +232,19 @@ def prepare_training(
         return np.array([loss for loss, _ in found]), found[0][1]
 
     return {"step": Task(trainer.update, check)}
+
+
+def prepare_training_steps(
+    configs: Mapping[str, tuple[TrainConfig, TrainConfig]],
+    updates: int,
+    vocab_size: int,
+    split: Split,
+) -> dict[str, Task]:
+    """Return updates with each of some settings; the second ones are for what is compared."""
+    return {
+        name: prepare_training(config, checked, updates, vocab_size, split, "sdpa")["step"]
+        for name, (config, checked) in configs.items()
+    }
 
 
 class Cache:

@@ -1,15 +1,22 @@
 """The benchmarks with contenders, each at its smallest size, as one runs them."""
 
 import importlib.util
+import itertools
 import json
 import math
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from benchmarks import train_step
-from benchmarks.measure import resident
+from benchmarks import averaging, ops, scaling, train_step
+from benchmarks.measure import difference, resident
+from kernels import fused
+from models.config import PRESETS
 from tinygrad_char.parallel import available_cores
 
 AGAINST = pytest.param(
@@ -100,6 +107,145 @@ def test_generate(against, tmp_path):
     for row in values["results"]:
         assert row["difference"] == row["bound"] == 0
         assert row["characters_per_second"] == row["length"] / row["seconds"]
+
+
+@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+@EVERY
+def test_ops(against, tmp_path):
+    values = measure("ops", *against, cwd=tmp_path)
+    sides = ["fused", "reference", *(["PyTorch"] if against else [])]
+    assert contenders(values) == ["machine", *sides]
+    rows = values["results"]
+    copies = {row["task"] for row in rows if row["task"].startswith("copy of")}
+    ceilings = {row["task"]: row["per_second"] for row in rows if row["contender"] == "machine"}
+    assert set(ceilings) == {"product", *copies}
+    found = {(row["task"], row["contender"]) for row in rows if row["contender"] != "machine"}
+    tasks = {task for task, _ in found}
+    assert found == {(task, side) for task in tasks for side in sides}
+    assert {task.partition(" ")[0] for task in tasks} == set(fused.TABLE)
+    amounts = ops.work(ops.SIZES["smoke"])
+    for row in rows:
+        if row["contender"] == "machine":
+            assert row["of_ceiling"] == 1
+            continue
+        unit, amount = amounts[row["task"]]
+        assert (row["unit"], row["per_second"]) == (unit, amount / row["seconds"])
+        ceiling = "product" if unit == "operations" else f"copy of {amount / 2:,.0f} bytes"
+        assert row["of_ceiling"] == row["per_second"] / ceilings[ceiling]
+
+
+@pytest.mark.parametrize("name", ops.CASES)
+def test_every_case_does_what_pytorch_does(name):
+    torch_ops = pytest.importorskip("benchmarks.torch_ops")
+    op = getattr(ops.REFERENCE, name, None)
+    if op is None:
+        pytest.skip(f"there is no kernel {name}")
+    at = ops.SIZES["smoke"]
+    expected, found = ops.CASES[name](op, at), torch_ops.CASES[name](at)
+    assert list(expected) == list(found)
+    assert set(expected) <= set(ops.work(at))
+    for task, other in zip(expected.values(), found.values(), strict=True):
+        results = [each.check() if each.check else each.run() for each in (task, other)]
+        arrays = [
+            [np.asarray(part) for part in (each if isinstance(each, tuple) else (each,))]
+            for each in results
+        ]
+        assert difference(arrays[1], arrays[0]) < 1e-5
+
+
+def test_ops_without_fused_kernels_exits_with_1(tmp_path, monkeypatch):
+    monkeypatch.setenv(fused.VARIABLE, "reference")
+    code, out, error = run("ops", "--size", "smoke", cwd=tmp_path)
+    assert (code, out) == (1, "")
+    assert error.startswith("error: there is nothing to measure: references in NumPy")
+
+
+@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+def test_ops_measures_some_kernels_only(tmp_path):
+    values = measure("ops", "--only", "layernorm", cwd=tmp_path)
+    tasks = {row["task"] for row in values["results"] if row["contender"] != "machine"}
+    assert tasks == {"layernorm forward", "layernorm backward"}
+    code, _, error = run("ops", "--only", "conv", cwd=tmp_path)
+    assert code == 2
+    assert "--only conv" in error
+
+
+@EVERY
+def test_averaging(against, tmp_path):
+    values = measure("averaging", *against, cwd=tmp_path)
+    ways = ["running sum", "softmax weights", "triangular product", "Python loops"]
+    torch = [f"PyTorch, {way}" for way in ("cumsum", "softmax", "product")] if against else []
+    assert contenders(values) == [*ways, *torch, "copy"]
+    rows = {row["contender"]: row for row in values["results"]}
+    assert {row["task"] for row in values["results"]} == {"mean", "read and write once"}
+    for row in rows.values():
+        assert row["times_copy"] == row["seconds"] / rows["copy"]["seconds"]
+        assert row["published_seconds"] is None  # these are for one size
+
+
+def test_published_times_stand_beside_ours_at_their_size_only():
+    rows = [{"contender": name, "seconds": 2.0} for name in ("copy", "Python loops")]
+    averaging.add_figures(rows, averaging.SHAPES["published"])
+    assert [row["published_seconds"] for row in rows] == [None, 4.84]
+    averaging.add_figures(rows, averaging.SHAPES["small"])
+    assert [row["published_seconds"] for row in rows] == [None, None]
+
+
+@EVERY
+def test_scaling(against, tmp_path):
+    grown = {**scaling.VALUES["smoke"], "threads": list(range(1, available_cores() + 1))}
+    axes = ("--axes", "T", "threads") if against else ()
+    values = measure("scaling", *against, *axes, cwd=tmp_path)
+    sides = ["ours", *(["PyTorch"] if against else [])]
+    assert contenders(values) == sides
+    rows, lines = values["results"], set(itertools.product(axes[1:] or grown, sides))
+    found = {(row["axis"], row["value"], row["contender"]) for row in rows}
+    assert found == {(axis, value, side) for axis, side in lines for value in grown[axis]}
+    assert len(values["exponents"]) == len(lines)
+    for each in values["exponents"]:
+        line = (each["axis"], each["contender"])
+        lines.remove(line)
+        points = [
+            (row["value"], row["seconds"])
+            for row in rows
+            if (row["axis"], row["contender"]) == line
+        ]
+        slope = np.polyfit(*np.log(np.transpose(points)), 1)[0]
+        assert each["exponent"] == pytest.approx(slope)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 1000), min_size=2, max_size=9, unique=True),
+    st.floats(-3, 3),
+    st.floats(1e-6, 1e3),
+)
+def test_the_exponent_of_a_power_is_found(values, power, factor):
+    seconds = [factor * value**power for value in values]
+    assert scaling.exponent(values, seconds) == pytest.approx(power, abs=1e-6)
+
+
+def test_a_single_value_has_no_exponent():
+    assert scaling.exponent([4], [2.0]) is None
+    assert scaling.exponent([4, 4], [2.0, 3.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("axis", "change"),
+    [
+        ("T", {"block_size": 2}),
+        ("C", {"n_embd": 2}),
+        ("layers", {"n_layer": 2}),
+        ("batch", {"batch_size": 2}),
+        ("threads", {}),
+    ],
+)
+def test_one_quantity_grows_and_the_others_stay(axis, change):
+    base = replace(PRESETS["small"], gpt=replace(PRESETS["small"].gpt, n_head=1))
+    grown = scaling.grow(base, axis, 2)
+    before, after = ({**asdict(each), **asdict(each.gpt)} for each in (base, grown))
+    different = {name for name in before if name != "gpt" and before[name] != after[name]}
+    assert {name: after[name] for name in different} == change
 
 
 def test_options_choose_rounds_threads_and_batch(tmp_path):
