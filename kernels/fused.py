@@ -23,8 +23,6 @@ except ImportError:
     compiled = None
 
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
-FEWEST_QUERIES = 4
-"""Below this many queries, attention is memory traffic alone, and BLAS reads memory as fast."""
 
 
 def _fits(*arrays: Array | None) -> bool:
@@ -111,9 +109,7 @@ def attention_backward(
 
 
 def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
-    """Return whether the fused kernel serves; for a few queries the products of BLAS are faster."""
-    drawn = dropout == 0 or isinstance(key, DropoutKey)
-    return drawn and q.shape[2] >= FEWEST_QUERIES and _rows_fit(q, k, v)
+    return (dropout == 0 or isinstance(key, DropoutKey)) and _rows_fit(q, k, v)
 
 
 def _rows_fit(*arrays: Array) -> bool:
