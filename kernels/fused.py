@@ -14,6 +14,7 @@ import numpy as np
 
 from kernels import adamw, attention, cross_entropy, dropout, layernorm
 from kernels.array import Array
+from kernels.cores import spread
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
 
@@ -79,8 +80,12 @@ def attention_forward(
     batch, heads, queries, _ = q.shape
     out = np.empty((batch, queries, heads, v.shape[-1]), np.float32).transpose(0, 2, 1, 3)
     logsumexp = np.empty((batch, heads, queries), np.float32)
-    mask = _dropout_arguments(dropout, key)
-    compiled.attention_forward(q, k, v, out, logsumexp, causal, scale, *mask, 0, batch * heads)
+    arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
+    spread(
+        lambda first, last: compiled.attention_forward(*arguments, first, last),
+        batch * heads,
+        4 * q.size * k.shape[2],
+    )
     return out, logsumexp
 
 
@@ -101,10 +106,11 @@ def attention_backward(
     if not _fits_attention(q, k, v, dropout, key) or not _rows_fit(grad, out, *grads):
         attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
         return
-    mask = _dropout_arguments(dropout, key)
-    heads = q.shape[0] * q.shape[1]
-    compiled.attention_backward(
-        q, k, v, out, logsumexp, causal, scale, *mask, 0, heads, grad, *grads
+    arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
+    spread(
+        lambda first, last: compiled.attention_backward(*arguments, first, last, grad, *grads),
+        q.shape[0] * q.shape[1],
+        10 * q.size * k.shape[2],
     )
 
 
