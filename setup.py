@@ -8,7 +8,17 @@ FUSED = Extension(
     "kernels._fused",
     sources=[
         f"kernels/{name}.c"
-        for name in ("fused", "adamw", "attention", "cross_entropy", "dropout", "layernorm")
+        for name in (
+            "fused",
+            "adamw",
+            "attention",
+            "bias_activation",
+            "cross_entropy",
+            "dropout",
+            "layernorm",
+            "linear",
+            "residual",
+        )
     ],
     depends=["kernels/fused.h", "kernels/philox.h"],
     # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
