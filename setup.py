@@ -20,7 +20,9 @@ FUSED = Extension(
             "residual",
         )
     ],
-    depends=["kernels/fused.h", "kernels/philox.h"],
+    depends=[
+        f"kernels/{name}.h" for name in ("attention", "attention_blocks", "fused", "philox", "tile")
+    ],
     # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
     # no contraction, so that AdamW's digits are those of its reference.
     extra_compile_args=[

@@ -56,11 +56,6 @@ void layernorm_forward(const float *x, const float *weight, const float *bias, f
 void layernorm_backward(const float *grad, const float *x, const float *weight,
                         const float *mean, const float *rstd, float *grad_x, float *grad_weight,
                         float *grad_bias, int64_t rows, int64_t channels);
-void attention_weights(float *scores, float *logsumexp, int64_t matrices, int64_t queries,
-                       int64_t keys, int64_t causal);
-void attention_gradients(float *scores, float *grad_weights, const float *logsumexp,
-                         const float *delta, int64_t matrices, int64_t queries, int64_t keys,
-                         int64_t causal);
 void bias_activation_forward(const float *z, const float *bias, float *y, int64_t rows,
                              int64_t columns, int64_t kind);
 void bias_activation_backward(const float *grad, const float *kept, const float *bias,

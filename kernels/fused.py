@@ -37,6 +37,8 @@ GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
 }
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
+FEWEST_QUERIES = 4
+"""Below this many queries, attention is memory traffic alone, and BLAS reads memory as fast."""
 
 
 def _fits(*arrays: Array | None) -> bool:
@@ -90,20 +92,16 @@ def attention_forward(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
-    key: Any = None,
+    key: MaskSource | None = None,
 ) -> tuple[Array, Array]:
-    """See attention.forward; with dropout the reference serves."""
-    if dropout > 0 or not q.dtype == k.dtype == v.dtype == np.float32:
+    """See attention.forward."""
+    if not _fits_attention(q, k, v, dropout, key):
         return attention.forward(q, k, v, causal, scale, dropout, key)
     batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
     out = np.empty((batch, queries, heads, v.shape[-1]), np.float32).transpose(0, 2, 1, 3)
     logsumexp = np.empty((batch, heads, queries), np.float32)
-    for rows in attention.blocks(batch, heads * queries * keys):
-        weights = np.matmul((q[rows] * np.float32(scale)), k[rows].swapaxes(-1, -2), order="C")
-        matrices = weights.shape[0] * heads
-        compiled.attention_weights(weights, logsumexp[rows], matrices, queries, keys, causal)
-        np.matmul(weights, v[rows], out=out[rows])
+    mask = _dropout_arguments(dropout, key)
+    compiled.attention_forward(q, k, v, out, logsumexp, causal, scale, *mask, 0, batch * heads)
     return out, logsumexp
 
 
@@ -118,34 +116,36 @@ def attention_backward(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
-    key: Any = None,
+    key: MaskSource | None = None,
 ) -> None:
-    """See attention.backward; with dropout the reference serves."""
-    if dropout > 0 or not q.dtype == k.dtype == v.dtype == np.float32:
+    """See attention.backward."""
+    if not _fits_attention(q, k, v, dropout, key) or not _rows_fit(grad, out, *grads):
         attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
         return
-    batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
-    grad_q, grad_k, grad_v = grads
-    for rows in attention.blocks(batch, heads * queries * keys):
-        scaled = q[rows] * np.float32(scale)
-        weights = np.matmul(scaled, k[rows].swapaxes(-1, -2), order="C")
-        dscores = np.matmul(grad[rows], v[rows].swapaxes(-1, -2), order="C")
-        delta = np.einsum("bhte,bhte->bht", grad[rows], out[rows], order="C")
-        compiled.attention_gradients(
-            weights,
-            dscores,
-            logsumexp[rows],
-            delta,
-            weights.shape[0] * heads,
-            queries,
-            keys,
-            causal,
-        )
-        np.matmul(weights.swapaxes(-1, -2), grad[rows], out=grad_v[rows])
-        np.matmul(dscores, k[rows], out=grad_q[rows])
-        grad_q[rows] *= np.float32(scale)
-        np.matmul(dscores.swapaxes(-1, -2), scaled, out=grad_k[rows])
+    mask = _dropout_arguments(dropout, key)
+    heads = q.shape[0] * q.shape[1]
+    compiled.attention_backward(
+        q, k, v, out, logsumexp, causal, scale, *mask, 0, heads, grad, *grads
+    )
+
+
+def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
+    """Return whether the fused kernel serves; for a few queries the products of BLAS are faster."""
+    drawn = dropout == 0 or isinstance(key, DropoutKey)
+    return drawn and q.shape[2] >= FEWEST_QUERIES and _rows_fit(q, k, v)
+
+
+def _rows_fit(*arrays: Array) -> bool:
+    return all(
+        each.dtype == np.float32 and (each.strides[-1] == 4 or each.shape[-1] == 1)
+        for each in arrays
+    )
+
+
+def _dropout_arguments(p: float, key: Any) -> tuple[bool, int, int, int, float]:
+    if p == 0:
+        return False, 0, 0, 0, 0.0
+    return True, key.seed, key.call, dropout.threshold(p), dropout.keep_scale(p)
 
 
 def bias_activation_forward(z: Array, bias: Array | None, activation: str) -> tuple[Array, Kept]:

@@ -17,18 +17,16 @@ enum { PHILOX_ROUNDS = 10, PHILOX_LANES = 16, DROPOUT_CHUNK = 512 };
 /* What one mask is made of. */
 typedef struct {
     uint64_t keys[PHILOX_ROUNDS][2]; /* of each round */
-    uint64_t block;                  /* the second word of the counter */
-    uint32_t threshold;              /* elements whose bits are below it are dropped */
+    int32_t threshold;               /* elements whose bits are below it are dropped */
     float scale;                     /* what the others are multiplied by */
 } DropoutMask;
 
 /* Room for the bits of a chunk, which need not begin or end with a group. */
 typedef uint16_t DropoutBits[DROPOUT_CHUNK + PHILOX_LANES];
 
-INLINE DropoutMask dropout_mask(uint64_t seed, uint64_t call, uint64_t block,
-                                       int64_t threshold, float scale)
+INLINE DropoutMask dropout_mask(uint64_t seed, uint64_t call, int64_t threshold, float scale)
 {
-    DropoutMask mask = {.block = block, .threshold = (uint32_t)threshold, .scale = scale};
+    DropoutMask mask = {.threshold = (int32_t)threshold, .scale = scale};
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
         mask.keys[round][0] = seed + (uint64_t)round * 0x9E3779B97F4A7C15u;
         mask.keys[round][1] = call + (uint64_t)round * 0xBB67AE8584CAA73Bu;
@@ -55,7 +53,7 @@ INLINE uint64_t philox_product(uint64_t a, uint64_t b, uint64_t *high)
 INLINE void philox_group(const DropoutMask *mask, uint64_t group, uint16_t *bits)
 {
     /* NumPy's generator counts up before it draws, hence from 1 */
-    uint64_t a = group + 1, b = mask->block, c = 0, d = 0;
+    uint64_t a = group + 1, b = 0, c = 0, d = 0;
 #pragma GCC unroll 10
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
         uint64_t high_a, high_c;
@@ -83,7 +81,8 @@ INLINE const uint16_t *dropout_bits(const DropoutMask *mask, int64_t start, int6
 /* What an element with these bits is multiplied by. */
 INLINE float dropout_factor(const DropoutMask *mask, uint16_t bits)
 {
-    return bits >= mask->threshold ? mask->scale : 0.0f;
+    const float scale = mask->scale; /* read in any case, so that loops vectorise */
+    return (int32_t)bits >= mask->threshold ? scale : 0.0f;
 }
 
 /* Multiplies the `count` elements of the mask from `start` on by their factors; y may be x. */

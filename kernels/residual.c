@@ -6,7 +6,7 @@ MULTIVERSION void residual_forward(float *z, const float *bias, const float *x, 
                                    int64_t columns, uint64_t seed, uint64_t call,
                                    int64_t threshold, float scale)
 {
-    const DropoutMask mask = dropout_mask(seed, call, 0, threshold, scale);
+    const DropoutMask mask = dropout_mask(seed, call, threshold, scale);
     for (int64_t i = 0; i < rows; i++, z += columns) {
         if (bias)
             for (int64_t j = 0; j < columns; j++)
@@ -24,7 +24,7 @@ MULTIVERSION void residual_backward(const float *grad, float *grad_z, float *gra
                                     int64_t rows, int64_t columns, uint64_t seed, uint64_t call,
                                     int64_t threshold, float scale)
 {
-    const DropoutMask mask = dropout_mask(seed, call, 0, threshold, scale);
+    const DropoutMask mask = dropout_mask(seed, call, threshold, scale);
     for (int64_t i = 0; i < rows; i++, grad += columns, grad_z += columns) {
         dropout_apply(&mask, i * columns, columns, grad, grad_z);
         if (grad_bias)

@@ -39,16 +39,16 @@ def test_probabilities_are_rounded_to_sixteen_bits():
         ((DropoutKey(1, 1), 0), (DropoutKey(1, 2), 0)),
         ((DropoutKey(1, 1), 0), (DropoutKey(2, 1), 0)),
         ((DropoutKey(1, 2), 0), (DropoutKey(2, 1), 0)),
-        ((DropoutKey(1, 1), 0), (DropoutKey(1, 1), 1)),
-        ((DropoutKey(1, 1), 1), (DropoutKey(1, 1), 2)),
+        ((DropoutKey(1, 1), 0), (DropoutKey(1, 1), SIZE)),
+        ((DropoutKey(1, 1), 40), (DropoutKey(1, 1), 41)),
     ],
 )
-def test_other_keys_and_blocks_are_independent(one, other):
-    a, b = (keep_mask(np, (SIZE,), 0.5, key, block) for key, block in (one, other))
+def test_other_keys_and_parts_are_independent(one, other):
+    a, b = (keep_mask(np, (SIZE,), 0.5, key, start) for key, start in (one, other))
     assert within_sigmas((a & b).sum(), SIZE, 0.25)
     assert within_sigmas((a ^ b).sum(), SIZE, 0.5)
     # nor is one a shifted copy of the other
-    for shift in (1, 4, 16):
+    for shift in (4, 16):
         assert within_sigmas((a[shift:] == b[:-shift]).sum(), SIZE - shift, 0.5)
 
 
@@ -75,12 +75,23 @@ def test_same_key_gives_the_same_mask_and_a_longer_one_starts_with_it(seed, call
     np.testing.assert_array_equal(mask, keep_mask(np, (1, size, 1), p, key).ravel())
 
 
+@settings(deadline=None, max_examples=30)
+@given(start=st.integers(0, 100), size=st.integers(0, 70), p=st.floats(0, 1))
+def test_any_part_of_a_mask_can_be_drawn_by_itself(start, size, p):
+    whole = keep_mask(np, (start + size,), p, KEY)
+    np.testing.assert_array_equal(keep_mask(np, (size,), p, KEY, start), whole[start:])
+
+
+def test_nothing_is_dropped_with_probability_0():
+    assert keep_mask(np, (200_000,), 0.0, KEY).all()
+
+
 def test_element_is_kept_by_its_sixteen_bits():
-    bits = np.random.Philox(key=np.array(KEY, np.uint64), counter=[0, 3, 0, 0]).random_raw(2)
+    bits = np.random.Philox(key=np.array(KEY, np.uint64), counter=3).random_raw(2)
     values = [int(word) >> shift & 0xFFFF for word in bits for shift in (0, 16, 32, 48)]
     for p in (0.25, 0.5, 0.75):
         expected = [value >= round(p * 65536) for value in values]
-        assert keep_mask(np, (8,), p, KEY, 3).tolist() == expected
+        assert keep_mask(np, (8,), p, KEY, 48).tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -120,8 +131,8 @@ def test_result_is_the_input_times_the_mask_and_the_scale(seed, call, size, p):
 class EveryThird:
     """A mask that comes from elsewhere."""
 
-    def keep_mask(self, shape, p, block):
-        return (np.arange(math.prod(shape)) % 3 == block).reshape(shape)
+    def keep_mask(self, shape, p, start):
+        return (np.arange(math.prod(shape)) % 3 == start).reshape(shape)
 
     def keep_scale(self, p, dtype):
         return 3.0
