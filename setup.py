@@ -8,7 +8,17 @@ FUSED = Extension(
     "kernels._fused",
     sources=[
         f"kernels/{name}.c"
-        for name in ("fused", "adamw", "attention", "cross_entropy", "dropout", "layernorm")
+        for name in (
+            "fused",
+            "adamw",
+            "attention",
+            "bias_activation",
+            "cross_entropy",
+            "dropout",
+            "layernorm",
+            "linear",
+            "residual",
+        )
     ],
     depends=[
         f"kernels/{name}.h" for name in ("attention", "attention_blocks", "fused", "philox", "tile")

@@ -10,6 +10,7 @@ import numpy as np
 from kernels import (
     adamw,
     attention,
+    bias_activation,
     cross_entropy,
     dropout,
     embedding,
@@ -20,6 +21,7 @@ from kernels import (
     log_softmax,
     matmul,
     relu,
+    residual,
     sgd,
     softmax,
 )
@@ -43,6 +45,7 @@ class Backend:
     array_type: type
     adamw: Any = adamw
     attention: Any = attention
+    bias_activation: Any = bias_activation
     cross_entropy: Any = cross_entropy
     dropout: Any = dropout
     embedding: Any = embedding
@@ -52,6 +55,7 @@ class Backend:
     log_softmax: Any = log_softmax
     matmul: Any = matmul
     relu: Any = relu
+    residual: Any = residual
     sgd: Any = sgd
     softmax: Any = softmax
 

@@ -174,8 +174,20 @@ static PyObject *py_attention_choose_lanes(PyObject *self, PyObject *const *give
     return PyLong_FromLongLong(attention_choose_lanes(WHOLE(0)));
 }
 
+FUNCTION(bias_activation_forward, "ffFiii",
+         bias_activation_forward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FUNCTION(bias_activation_backward, "fffFFiii",
+         bias_activation_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), WHOLE(5),
+                                  WHOLE(6), WHOLE(7)))
 FUNCTION(dropout_masked, "fFinnir",
          dropout_masked(FLOATS(0), FLOATS(1), WHOLE(2), NATURAL(3), NATURAL(4), WHOLE(5), REAL(6)))
+FUNCTION(residual_forward, "Fffiinnir",
+         residual_forward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
+                          NATURAL(6), WHOLE(7), REAL(8)))
+FUNCTION(residual_backward, "fFFiinnir",
+         residual_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
+                           NATURAL(6), WHOLE(7), REAL(8)))
+FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
 FUNCTION(cross_entropy_forward, "ftFFii",
          cross_entropy_forward(FLOATS(0), TARGETS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5)))
 FUNCTION(cross_entropy_backward, "ftfFiir",
@@ -193,7 +205,12 @@ static PyMethodDef functions[] = {
     ENTRY(attention_forward),
     ENTRY(attention_backward),
     ENTRY(attention_choose_lanes),
+    ENTRY(bias_activation_forward),
+    ENTRY(bias_activation_backward),
     ENTRY(dropout_masked),
+    ENTRY(residual_forward),
+    ENTRY(residual_backward),
+    ENTRY(column_sums),
     ENTRY(cross_entropy_forward),
     ENTRY(cross_entropy_backward),
     ENTRY(adamw_update),

@@ -46,9 +46,9 @@ INLINE float exp_float(float x)
     int32_t first = whole >> 1;
     half.bits = (first + 127) << 23;
     rest.bits = (whole - first + 127) << 23;
-    p = p * half.number * rest.number;
-    p = x < low ? 0.0f : p;
-    return x > high ? INFINITY : p;
+    /* chosen before the product: chosen after it, the compiler would find that the bounds on z
+     * make no difference, and denormal numbers, which are slow, would come up on the way */
+    return p * half.number * (x < low ? 0.0f : x > high ? INFINITY : rest.number);
 }
 
 void layernorm_forward(const float *x, const float *weight, const float *bias, float *y,
@@ -63,6 +63,12 @@ void bias_activation_backward(const float *grad, const float *kept, const float 
                               int64_t kind);
 void dropout_masked(const float *x, float *y, int64_t size, uint64_t seed, uint64_t call,
                     int64_t threshold, float scale);
+void residual_forward(float *z, const float *bias, const float *x, int64_t rows, int64_t columns,
+                      uint64_t seed, uint64_t call, int64_t threshold, float scale);
+void residual_backward(const float *grad, float *grad_z, float *grad_bias, int64_t rows,
+                       int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
+                       float scale);
+void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
                            float *logsumexp, int64_t rows, int64_t classes);
 void cross_entropy_backward(const float *logits, const int64_t *targets, const float *logsumexp,

@@ -12,8 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from kernels import adamw, attention, cross_entropy, dropout, layernorm
+from kernels import (
+    adamw,
+    attention,
+    bias_activation,
+    cross_entropy,
+    dropout,
+    gelu,
+    layernorm,
+    linear,
+    residual,
+)
 from kernels.array import Array
+from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
 from kernels.cores import spread
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
@@ -23,6 +34,9 @@ try:
 except ImportError:
     compiled = None
 
+GELU_KINDS = {
+    approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
+}
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
 
 
@@ -30,6 +44,11 @@ def _fits(*arrays: Array | None) -> bool:
     return all(
         each is None or (each.dtype == np.float32 and each.flags.c_contiguous) for each in arrays
     )
+
+
+def _matrix(array: Array) -> tuple[int, int]:
+    """Return the rows and columns of an array whose leading axes are all rows."""
+    return math.prod(array.shape[:-1]), array.shape[-1]
 
 
 def layernorm_forward(
@@ -131,14 +150,106 @@ def _dropout_arguments(p: float, key: Any) -> tuple[bool, int, int, int, float]:
     return True, key.seed, key.call, dropout.threshold(p), dropout.keep_scale(p)
 
 
+def bias_activation_forward(z: Array, bias: Array | None, activation: str) -> tuple[Array, Kept]:
+    """See bias_activation.forward."""
+    if not _fits(z, bias):
+        return bias_activation.forward(z, bias, activation)
+    kind = ACTIVATIONS.index(activation)
+    y = z if activation == "relu" else np.empty_like(z)
+    compiled.bias_activation_forward(z, bias, y, *_matrix(z), kind)
+    return y, (y, None) if activation == "relu" else (z, bias)
+
+
+def bias_activation_backward(
+    grad: Array, kept: Kept, activation: str, need_bias: bool
+) -> tuple[Array, Array | None]:
+    """See bias_activation.backward."""
+    if not _fits(grad, *kept):
+        return bias_activation.backward(grad, kept, activation, need_bias)
+    kind = ACTIVATIONS.index(activation)
+    grad_z = np.empty_like(grad)
+    grad_bias = np.zeros(grad.shape[-1], np.float32) if need_bias else None
+    compiled.bias_activation_backward(grad, *kept, grad_z, grad_bias, *_matrix(grad), kind)
+    return grad_z, grad_bias
+
+
+def gelu_forward(x: Array, approximate: str = "none") -> Array:
+    """See gelu.forward."""
+    if not _fits(x):
+        return gelu.forward(x, approximate)
+    y = np.empty_like(x)
+    compiled.bias_activation_forward(x, None, y, 1, x.size, GELU_KINDS[approximate])
+    return y
+
+
+def gelu_backward(grad: Array, x: Array, approximate: str = "none") -> Array:
+    """See gelu.backward."""
+    if not _fits(grad, x):
+        return gelu.backward(grad, x, approximate)
+    dx = np.empty_like(x)
+    compiled.bias_activation_backward(grad, x, None, dx, None, 1, x.size, GELU_KINDS[approximate])
+    return dx
+
+
 def dropout_masked(x: Array, p: float, key: MaskSource) -> Array:
     """See dropout.forward and dropout.backward; masks of other sources are the reference's."""
-    if not isinstance(key, DropoutKey) or not _fits(x):
+    mask = _mask(p, key)
+    if mask is None or not _fits(x):
         return dropout.forward(x, p, key)
     y = np.empty_like(x)
-    threshold, scale = dropout.threshold(p), dropout.keep_scale(p)
-    compiled.dropout_masked(x, y, x.size, key.seed, key.call, threshold, scale)
+    compiled.dropout_masked(x, y, x.size, *mask)
     return y
+
+
+def residual_forward(
+    z: Array, bias: Array | None, x: Array | None, p: float = 0.0, key: MaskSource | None = None
+) -> Array:
+    """See residual.forward; masks that are not counter-based are the reference's."""
+    mask = _mask(p, key)
+    if mask is None or not _fits(z, bias, x):
+        return residual.forward(z, bias, x, p, key)
+    compiled.residual_forward(z, bias, x, *_matrix(z), *mask)
+    return z
+
+
+def residual_backward(
+    grad: Array, p: float, key: MaskSource | None, need_bias: bool
+) -> tuple[Array, Array | None]:
+    """See residual.backward; masks that are not counter-based are the reference's."""
+    mask = _mask(p, key)
+    if mask is None or not _fits(grad):
+        return residual.backward(grad, p, key, need_bias)
+    if p == 0:
+        return grad, _column_sums(grad) if need_bias else None
+    grad_z = np.empty_like(grad)
+    grad_bias = np.zeros(grad.shape[-1], np.float32) if need_bias else None
+    compiled.residual_backward(grad, grad_z, grad_bias, *_matrix(grad), *mask)
+    return grad_z, grad_bias
+
+
+def linear_backward(
+    grad: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """See linear.backward; the products are the reference's, the bias's gradient is fused."""
+    if not needs[2] or not _fits(grad):
+        return linear.backward(grad, x, weight, needs)
+    grad_x, grad_weight, _ = linear.backward(grad, x, weight, (needs[0], needs[1], False))
+    return grad_x, grad_weight, _column_sums(grad)
+
+
+def _mask(p: float, key: MaskSource | None) -> tuple[int, int, int, float] | None:
+    """Return what philox.h makes a mask of (p = 0 keeps all), None if it cannot make this one."""
+    if p == 0:
+        return 0, 0, 0, 1.0
+    if not isinstance(key, DropoutKey):
+        return None
+    return key.seed, key.call, dropout.threshold(p), dropout.keep_scale(p)
+
+
+def _column_sums(array: Array) -> Array:
+    sums = np.zeros(array.shape[-1], np.float32)
+    compiled.column_sums(array, sums, *_matrix(array))
+    return sums
 
 
 def cross_entropy_forward(
@@ -242,11 +353,17 @@ def _table() -> dict[str, Any]:
     return {
         "adamw": SimpleNamespace(update=adamw_update),
         "attention": SimpleNamespace(forward=attention_forward, backward=attention_backward),
+        "bias_activation": SimpleNamespace(
+            forward=bias_activation_forward, backward=bias_activation_backward
+        ),
         "cross_entropy": SimpleNamespace(
             forward=cross_entropy_forward, backward=cross_entropy_backward
         ),
         "dropout": SimpleNamespace(forward=dropout_masked, backward=dropout_masked),
+        "gelu": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
+        "linear": SimpleNamespace(forward=linear.forward, backward=linear_backward),
+        "residual": SimpleNamespace(forward=residual_forward, backward=residual_backward),
     }
 
 

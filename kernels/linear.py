@@ -10,7 +10,7 @@ def forward(x: Array, weight: Array, bias: Array | None) -> Array:
 
     All leading axes of x become rows of one matrix product. Backward needs x and weight.
     """
-    y = _rows(x) @ weight.T  # (N, O)
+    y = rows(x) @ weight.T  # (N, O)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -24,14 +24,15 @@ def backward(
     dx = dy W,  dW = dy^T x,  db = sum over rows of dy. x may be None where dW is not needed, and
     weight where dx is not.
     """
-    rows = _rows(grad)  # (N, O)
+    matrix = rows(grad)  # (N, O)
     need_x, need_weight, need_bias = needs
     return (
-        (rows @ weight).reshape(*grad.shape[:-1], weight.shape[1]) if need_x else None,
-        rows.T @ _rows(x) if need_weight else None,
-        rows.sum(axis=0) if need_bias else None,
+        (matrix @ weight).reshape(*grad.shape[:-1], weight.shape[1]) if need_x else None,
+        matrix.T @ rows(x) if need_weight else None,
+        matrix.sum(axis=0) if need_bias else None,
     )
 
 
-def _rows(x: Array) -> Array:
+def rows(x: Array) -> Array:
+    """Return x (..., C) as a matrix (N, C)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

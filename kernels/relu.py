@@ -3,10 +3,10 @@
 from kernels.array import Array, namespace
 
 
-def forward(x: Array) -> Array:
-    """Return y = max(x, 0), NaN where x is NaN; backward needs y."""
+def forward(x: Array, out: Array | None = None) -> Array:
+    """Return y = max(x, 0), NaN where x is NaN, written to `out` if given; backward needs y."""
     # A row of zeros, because NumPy compares with a single one three times more slowly.
-    return namespace(x).maximum(x, namespace(x).zeros(x.shape[-1:], x.dtype))
+    return namespace(x).maximum(x, namespace(x).zeros(x.shape[-1:], x.dtype), out=out)
 
 
 def backward(grad: Array, y: Array) -> Array:

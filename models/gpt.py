@@ -17,13 +17,13 @@ from models.errors import UsageError
 from tinygrad_char import functional as F
 from tinygrad_char.nn import (
     CausalSelfAttention,
-    Dropout,
     Embedding,
     KeyValueCache,
     LayerNorm,
     Linear,
     Module,
     ModuleList,
+    ResidualLinear,
 )
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.tensor import Tensor
@@ -83,20 +83,18 @@ class FeedForward(Module):
 
     def __init__(self, config: GPTConfig, generator: Generator) -> None:
         super().__init__()
-        width = 4 * config.n_embd
-        self.activation = config.activation
-        self.expand = Linear(config.n_embd, width, bias=config.bias, generator=generator)
-        self.contract = Linear(width, config.n_embd, bias=config.bias, generator=generator)
-        self.dropout = Dropout(config.dropout, generator=generator)
+        width, bias = 4 * config.n_embd, config.bias
+        self.expand = Linear(
+            config.n_embd, width, bias, activation=config.activation, generator=generator
+        )
+        self.contract = ResidualLinear(
+            width, config.n_embd, bias, dropout=config.dropout, generator=generator
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the transformed x (B, T, C)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return the transformed x (B, T, C), added to a residual."""
         x = self.expand(x)  # (B, T, 4C)
-        x = x.relu() if self.activation == "relu" else x.gelu(_APPROXIMATE[self.activation])
-        return self.dropout(self.contract(x))
-
-
-_APPROXIMATE = {"gelu": "none", "gelu_tanh": "tanh"}
+        return self.contract(x, residual)
 
 
 class Block(Module):
@@ -117,8 +115,8 @@ class Block(Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the residual stream (B, T, C) after this block."""
-        x = x + self.attention(self.attention_norm(x), cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = self.attention(self.attention_norm(x), cache, residual=x)
+        return self.feed_forward(self.feed_forward_norm(x), residual=x)
 
 
 class GPT(Module):

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kernels.dropout import DropoutKey
+from kernels.bias_activation import ACTIVATIONS
+from kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import boolean_mask, floating, operands, tensor_like
 from tinygrad_char.ops import elementwise, neural, shape
@@ -85,11 +86,38 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     return x.log_softmax(axis)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + b: x (..., in), weight (out, in), bias (out,) or None."""
-    tensors = [x, weight] if bias is None else [x, weight, bias]
-    _same_dtype("linear", tensors)
-    return neural.Linear.apply(x, weight, bias)
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """Return activation(x W^T + b): x (..., in), weight (out, in), bias (out,) or None.
+
+    `activation` is None, "relu", "gelu" (exact) or "gelu_tanh"; it costs no pass of its own.
+    """
+    _same_dtype("linear", [x, weight] if bias is None else [x, weight, bias])
+    check_activation("linear", activation)
+    if activation is None:
+        return neural.Linear.apply(x, weight, bias)
+    return neural.LinearActivation.apply(x, weight, bias, activation=activation)
+
+
+def linear_residual(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    key: MaskSource | None = None,
+) -> Tensor:
+    """Return residual + dropout(x W^T + b): what a branch writes to a residual stream.
+
+    As `linear`, and residual (..., out) or None. Dropout above 0 needs a key, from
+    `random.Stream.dropout_key`.
+    """
+    given = [each for each in (x, weight, bias, residual) if each is not None]
+    _same_dtype("linear_residual", given)
+    _check_dropout("linear_residual", dropout, key)
+    return neural.LinearResidual.apply(x, weight, bias, residual, p=dropout, key=key)
 
 
 def layer_norm(
@@ -181,18 +209,28 @@ def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     return x if p == 0 else neural.Dropout.apply(floating(x), p=p, key=key)
 
 
+def check_activation(name: str, activation: str | None) -> None:
+    """Raise ValueError unless `activation` is None or known."""
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"{name}: activation={activation!r}, expected one of {ACTIVATIONS}")
+
+
 def check_probability(name: str, p: float) -> None:
     """Raise ValueError unless 0 <= p <= 1."""
     if not 0 <= p <= 1:
         raise ValueError(f"{name}: probability {p}, expected a number from 0 to 1")
 
 
+def _check_dropout(name: str, dropout: float, key: MaskSource | None) -> None:
+    check_probability(f"{name} dropout", dropout)
+    if dropout > 0 and key is None:
+        raise ValueError(f"{name}: dropout={dropout} needs a key for its random bits")
+
+
 def _attention_options(
     size: int, causal: bool, scale: float | None, dropout: float, key: DropoutKey | None
 ) -> dict[str, Any]:
-    check_probability("attention dropout", dropout)
-    if dropout > 0 and key is None:
-        raise ValueError(f"attention: dropout={dropout} needs a key for its random bits")
+    _check_dropout("attention", dropout, key)
     if scale is None:
         scale = max(size, 1) ** -0.5
     return {"causal": causal, "scale": float(scale), "dropout": dropout, "key": key}

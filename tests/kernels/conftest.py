@@ -5,7 +5,17 @@ import pytest
 import kernels
 from kernels import fused
 
-NAMES = ("adamw", "attention", "cross_entropy", "dropout", "layernorm")
+NAMES = (
+    "adamw",
+    "attention",
+    "bias_activation",
+    "cross_entropy",
+    "dropout",
+    "gelu",
+    "layernorm",
+    "linear",
+    "residual",
+)
 
 
 class Overlay:

@@ -304,6 +304,60 @@ NETWORKS = [
     *one("linear/vector", F.linear, lambda t, *a: t.nn.functional.linear(*a), (4,), (5, 4), (5,)),
     *one("linear/no rows", F.linear, lambda t, *a: t.nn.functional.linear(*a), (0, 4), (5, 4)),
     *one("linear/no inputs", F.linear, lambda t, x, w, b: x @ w.T + b, (3, 0), (2, 0), (2,)),
+    *one(
+        "linear/relu",
+        lambda *a: F.linear(*a, activation="relu"),
+        lambda t, *a: t.nn.functional.linear(*a).relu(),
+        *((2, 3, 4), (5, 4), (5,)),
+    ),
+    *one(
+        "linear/gelu, no bias",
+        lambda *a: F.linear(*a, activation="gelu"),
+        lambda t, *a: t.nn.functional.gelu(t.nn.functional.linear(*a)),
+        *((3, 4), (5, 4)),
+    ),
+    *one(
+        "linear/gelu_tanh, vector",
+        lambda *a: F.linear(*a, activation="gelu_tanh"),
+        lambda t, *a: t.nn.functional.gelu(t.nn.functional.linear(*a), approximate="tanh"),
+        *((4,), (5, 4), (5,)),
+    ),
+    *one(
+        "linear/gelu, no rows",
+        lambda *a: F.linear(*a, activation="gelu"),
+        lambda t, *a: t.nn.functional.gelu(t.nn.functional.linear(*a)),
+        *((0, 4), (5, 4), (5,)),
+    ),
+    *one(
+        "linear_residual",
+        F.linear_residual,
+        lambda t, x, w, b, r: r + t.nn.functional.linear(x, w, b),
+        *((2, 3, 4), (5, 4), (5,), (2, 3, 5)),
+    ),
+    *one(
+        "linear_residual/dropout",
+        lambda *a: F.linear_residual(*a, dropout=0.4, key=KEY),
+        lambda t, x, w, b, r: r + torch_dropout(t, t.nn.functional.linear(x, w, b), 0.4),
+        *((2, 3, 4), (5, 4), (5,), (2, 3, 5)),
+    ),
+    *one(
+        "linear_residual/dropout, no bias",
+        lambda x, w, r: F.linear_residual(x, w, None, r, dropout=0.4, key=KEY),
+        lambda t, x, w, r: r + torch_dropout(t, x @ w.T, 0.4),
+        *((3, 4), (5, 4), (3, 5)),
+    ),
+    *one(
+        "linear_residual/no residual",
+        lambda *a: F.linear_residual(*a, dropout=0.4, key=KEY),
+        lambda t, *a: torch_dropout(t, t.nn.functional.linear(*a), 0.4),
+        *((3, 4), (5, 4), (5,)),
+    ),
+    *one(
+        "linear_residual/onto its input",
+        lambda x, w: F.linear_residual(x, w, residual=x),
+        lambda t, x, w: x + x @ w.T,
+        *((3, 4), (4, 4)),
+    ),
     *one("softmax/method", lambda x: x.softmax(0), lambda t, x: x.softmax(0), (3, 4)),
     *one("softmax", lambda x: F.softmax(x), lambda t, x: x.softmax(-1), (2, 3, 4)),
     *one(
@@ -429,7 +483,7 @@ NOT_DIFFERENTIABLE = set(
     __init__ __len__ __repr__ __format__ __array__ __array_ufunc__ __dlpack__ __dlpack_device__
     __bool__ __int__ __float__ __index__ __setitem__ __deepcopy__ __hash__ __slots__ __module__
     __doc__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __rand__ __ror__
-    __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability
+    __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability check_activation
     """.split()  # noqa: SIM905 (a list of them would be sixty lines)
 )
 

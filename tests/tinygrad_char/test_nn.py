@@ -293,6 +293,11 @@ class TestRepr:
         ("module", "text"),
         [
             (nn.Embedding(5, 3), "Embedding(5, 3)"),
+            (nn.Linear(2, 3, activation="gelu"), "Linear(2, 3, activation='gelu')"),
+            (
+                nn.ResidualLinear(2, 3, False, dropout=0.1),
+                "ResidualLinear(2, 3, bias=False, dropout=0.1)",
+            ),
             (nn.LayerNorm(5), "LayerNorm(5)"),
             (nn.LayerNorm(5, bias=False), "LayerNorm(5, bias=False)"),
             (nn.LayerNorm(5, elementwise_affine=False), "LayerNorm(5, elementwise_affine=False)"),
@@ -311,6 +316,7 @@ class TestRepr:
         lines = repr(nn.CausalSelfAttention(8, 2, dropout=0.1)).splitlines()
         assert lines[0] == "CausalSelfAttention(n_head=2, dropout=0.1"
         assert lines[1] == "  (qkv): Linear(8, 24, bias=False)"
+        assert lines[2] == "  (projection): ResidualLinear(8, 8, dropout=0.1)"
 
 
 class TestInitialisation:
@@ -369,7 +375,11 @@ class TestDropout:
 
     @pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
     def test_a_bad_probability_is_refused(self, p):
-        for make in (nn.Dropout, lambda p: nn.SelfAttention(4, 2, dropout=p)):
+        for make in (
+            nn.Dropout,
+            lambda p: nn.SelfAttention(4, 2, dropout=p),
+            lambda p: nn.ResidualLinear(4, 2, dropout=p),
+        ):
             with pytest.raises(ValueError, match="expected a number from 0 to 1"):
                 make(p)
 
@@ -411,6 +421,7 @@ class TestBadInput:
         [
             lambda n: nn.Linear(n, 2),
             lambda n: nn.Linear(2, n),
+            lambda n: nn.ResidualLinear(n, 2),
             lambda n: nn.Embedding(n, 2),
             nn.LayerNorm,
             nn.BatchNorm1d,
@@ -426,6 +437,10 @@ class TestBadInput:
     def test_heads_share_the_channels(self, layer):
         with pytest.raises(ValueError, match=f"{layer.__name__}: n_embd=6 is not divisible by n_h"):
             layer(6, 4)
+
+    def test_linear_knows_three_activations(self):
+        with pytest.raises(ValueError, match=r"Linear: activation='tanh', expected one of .*relu"):
+            nn.Linear(2, 3, activation="tanh")
 
     def test_gelu_knows_two_formulas(self):
         with pytest.raises(ValueError, match="approximate='fast'"):
@@ -488,6 +503,39 @@ class TestCache:
         layer = nn.CausalSelfAttention(8, 2)
         with pytest.raises(RuntimeError, match=r"cache keeps no history.*no_grad\(\)"):
             layer(tensor(1, 2, 8), nn.KeyValueCache(4))
+
+
+@pytest.mark.parametrize(
+    ("activation", "layer"),
+    [("relu", nn.ReLU()), ("gelu", nn.GELU()), ("gelu_tanh", nn.GELU("tanh"))],
+)
+def test_a_linear_layer_with_activation_equals_the_two_layers(activation, layer):
+    both = nn.Linear(5, 3, activation=activation)
+    linear = nn.Linear(5, 3)
+    linear.load_state_dict(both.state_dict())
+    x = tensor(2, 4, 5)
+    assert both(x).tolist() == layer(linear(x)).tolist()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_residual_linear_equals_its_parts_and_drops_in_training_only(p):
+    layer = nn.ResidualLinear(5, 3, dropout=p, generator=Generator(0))
+    linear = nn.Linear(5, 3)
+    linear.load_state_dict(layer.state_dict())
+    dropout = nn.Dropout(p, generator=Generator(0))
+    x, residual = tensor(2, 4, 5), tensor(2, 4, 3)
+    assert layer(x, residual).tolist() == (residual + dropout(linear(x))).tolist()
+    assert layer(x).tolist() == dropout(linear(x)).tolist()
+    layer.eval()
+    assert layer(x, residual).tolist() == (residual + linear(x)).tolist()
+    assert layer(x).tolist() == linear(x).tolist()
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_attention_adds_to_the_residual(p):
+    layers = [nn.CausalSelfAttention(8, 2, dropout=p, generator=Generator(0)) for _ in range(2)]
+    x, residual = tensor(2, 4, 8), tensor(2, 4, 8)
+    assert layers[0](x, residual=residual).tolist() == (residual + layers[1](x)).tolist()
 
 
 def test_attention_dropout_is_for_training():

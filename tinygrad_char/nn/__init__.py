@@ -15,6 +15,7 @@ from tinygrad_char.nn.layers import (
     Linear,
     ModuleList,
     ReLU,
+    ResidualLinear,
     Sequential,
 )
 from tinygrad_char.nn.module import Module, Parameter
@@ -33,6 +34,7 @@ __all__ = [
     "ModuleList",
     "Parameter",
     "ReLU",
+    "ResidualLinear",
     "SelfAttention",
     "Sequential",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernels.array import Array
 from tinygrad_char import functional as F
-from tinygrad_char.nn.layers import Linear, check_size
+from tinygrad_char.nn.layers import Linear, ResidualLinear, check_size
 from tinygrad_char.nn.module import Module
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.tensor import Tensor
@@ -82,10 +82,16 @@ class SelfAttention(Module):
         self.n_head, self.p = n_head, dropout
         self._generator = generator or default_generator()
         self.qkv = Linear(n_embd, 3 * n_embd, bias=qkv_bias, generator=self._generator)
-        self.projection = Linear(n_embd, n_embd, bias=bias, generator=self._generator)
+        self.projection = ResidualLinear(
+            n_embd, n_embd, bias, dropout=dropout, generator=self._generator
+        )
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: KeyValueCache | None = None, residual: Tensor | None = None
+    ) -> Tensor:
         """Return the attended x; with a cache, x continues the positions that it holds.
+
+        A residual (B, T, C) is added to it.
 
         A cache is for generation, in evaluation.
 
@@ -97,14 +103,12 @@ class SelfAttention(Module):
         """
         qkv = self.qkv(x)  # (B, T, 3C)
         p = self.p if self.training else 0.0
-        stream = self._generator.dropout
         if cache is None:
-            key = stream.dropout_key() if p else None
+            key = self._generator.dropout.dropout_key() if p else None
             y = F.self_attention(qkv, self.n_head, causal=self.causal, dropout=p, key=key)
         else:
             y = self._attend_cached(qkv, cache)
-        y = self.projection(y)
-        return F.dropout(y, p, stream.dropout_key()) if p else y
+        return self.projection(y, residual)
 
     def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
         if qkv.requires_grad:
@@ -151,7 +155,9 @@ class CrossAttention(Module):
         context = n_embd if n_context is None else n_context
         self.query = Linear(n_embd, n_embd, bias=qkv_bias, generator=self._generator)
         self.key_value = Linear(context, 2 * n_embd, bias=qkv_bias, generator=self._generator)
-        self.projection = Linear(n_embd, n_embd, bias=bias, generator=self._generator)
+        self.projection = ResidualLinear(
+            n_embd, n_embd, bias, dropout=dropout, generator=self._generator
+        )
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Return, for each position of x, what it attends to in the context.
@@ -172,10 +178,9 @@ class CrossAttention(Module):
         pairs = self.key_value(context).reshape(batch, context.shape[1], 2, *heads)
         k, v = pairs.permute(2, 0, 3, 1, 4)  # each (B, H, S, D)
         p = self.p if self.training else 0.0
-        stream = self._generator.dropout
-        y = F.attention(q, k, v, dropout=p, key=stream.dropout_key() if p else None)
-        y = self.projection(y.permute(0, 2, 1, 3).reshape(batch, length, width))
-        return F.dropout(y, p, stream.dropout_key()) if p else y
+        key = self._generator.dropout.dropout_key() if p else None
+        y = F.attention(q, k, v, dropout=p, key=key)
+        return self.projection(y.permute(0, 2, 1, 3).reshape(batch, length, width))
 
     def extra_repr(self) -> str:
         """Return the heads and dropout."""

@@ -26,7 +26,8 @@ def check_size(layer: str, **sizes: int) -> None:
 class Linear(Module):
     """y = x W^T + b, with x (..., in_features), W (out_features, in_features), b (out_features,).
 
-    W and b start uniform in +-1 / sqrt(in_features).
+    With an activation, "relu", "gelu" (exact) or "gelu_tanh", that of this sum. W and b start
+    uniform in +-1 / sqrt(in_features).
     """
 
     def __init__(
@@ -35,23 +36,60 @@ class Linear(Module):
         out_features: int,
         bias: bool = True,
         *,
+        activation: str | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        check_size("Linear", in_features=in_features, out_features=out_features)
+        name = type(self).__name__
+        check_size(name, in_features=in_features, out_features=out_features)
+        F.check_activation(name, activation)
+        self.activation = activation
         stream = (generator or default_generator()).init
         bound = 1 / math.sqrt(in_features)
         self.weight = Parameter(stream.uniform(-bound, bound, (out_features, in_features)))
         self.bias = Parameter(stream.uniform(-bound, bound, out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T + b."""
-        return F.linear(x, self.weight, self.bias)
+        """Return activation(x W^T + b)."""
+        return F.linear(x, self.weight, self.bias, self.activation)
 
     def extra_repr(self) -> str:
-        """Return the sizes."""
+        """Return the sizes and what is not the default."""
         out_features, in_features = self.weight.shape
-        return f"{in_features}, {out_features}" + ("" if self.bias is not None else ", bias=False")
+        bias = "" if self.bias is not None else ", bias=False"
+        activation = f", activation={self.activation!r}" if self.activation else ""
+        return f"{in_features}, {out_features}{bias}{activation}"
+
+
+class ResidualLinear(Linear):
+    """y = residual + dropout(x W^T + b): the last layer of a branch of a residual network.
+
+    dropout is the probability, in training.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dropout: float = 0.0,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, generator=generator)
+        F.check_probability(type(self).__name__, dropout)
+        self.p = dropout
+        self._generator = generator or default_generator()
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return residual (..., out_features), or 0, plus dropout(x W^T + b)."""
+        p = self.p if self.training else 0.0
+        key = self._generator.dropout.dropout_key() if p else None
+        return F.linear_residual(x, self.weight, self.bias, residual, dropout=p, key=key)
+
+    def extra_repr(self) -> str:
+        """Return the sizes and what is not the default."""
+        return super().extra_repr() + (f", dropout={self.p}" if self.p else "")
 
 
 class Embedding(Module):

@@ -1,7 +1,7 @@
 """The operations of neural networks: each hands raw arrays to the backend's kernels."""
 
 from kernels.array import Array
-from kernels.dropout import DropoutKey
+from kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.autograd import Function
 
 
@@ -33,13 +33,7 @@ class Linear(Function):
 
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
-        if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-            raise ValueError(
-                f"linear: x {x.shape} and weight {weight.shape}; expected x (..., in) and weight "
-                "(out, in)"
-            )
-        if bias is not None and bias.shape != weight.shape[:1]:
-            raise ValueError(f"linear: bias {bias.shape}; expected {weight.shape[:1]}")
+        _check_linear(x, weight, bias)
         need_x, need_weight, _ = self.needs
         self.saved = (x if need_weight else None, weight if need_x else None)
         return self.backend.linear.forward(x, weight, bias)
@@ -47,6 +41,76 @@ class Linear(Function):
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dW, db."""
         return self.backend.linear.backward(grad, *self.saved, self.needs)
+
+
+class LinearActivation(Function):
+    """activation(x W^T + b), see kernels/linear.py and kernels/bias_activation.py."""
+
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, activation: str) -> Array:
+        """Return y; ValueError that names the shapes where they do not fit."""
+        _check_linear(x, weight, bias)
+        self.activation = activation
+        product = self.backend.linear.forward(x, weight, None)
+        y, kept = self.backend.bias_activation.forward(product, bias, activation)
+        need_x, need_weight, _ = self.needs
+        self.saved = (x if need_weight else None, weight if need_x else None, *kept)
+        return y
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
+        """Return dx, dW, db."""
+        x, weight, *kept = self.saved
+        need_x, need_weight, need_bias = self.needs
+        grad, grad_bias = self.backend.bias_activation.backward(
+            grad, kept, self.activation, need_bias
+        )
+        needs = (need_x, need_weight, False)
+        grad_x, grad_weight, _ = self.backend.linear.backward(grad, x, weight, needs)
+        return grad_x, grad_weight, grad_bias
+
+
+class LinearResidual(Function):
+    """residual + dropout(x W^T + b), see kernels/linear.py and kernels/residual.py."""
+
+    def forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        residual: Array | None,
+        *,
+        p: float,
+        key: MaskSource | None,
+    ) -> Array:
+        """Return y; ValueError that names the shapes where they do not fit."""
+        _check_linear(x, weight, bias)
+        shape = (*x.shape[:-1], weight.shape[0])
+        if residual is not None and residual.shape != shape:
+            raise ValueError(f"linear: residual {residual.shape}; expected {shape}")
+        need_x, need_weight, _, _ = self.needs
+        self.saved = (x if need_weight else None, weight if need_x else None)
+        self.options = (p, key)
+        product = self.backend.linear.forward(x, weight, None)
+        return self.backend.residual.forward(product, bias, residual, p, key)
+
+    def backward(
+        self, grad: Array
+    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+        """Return dx, dW, db, dresidual."""
+        need_x, need_weight, need_bias, need_residual = self.needs
+        dropped, grad_bias = self.backend.residual.backward(grad, *self.options, need_bias)
+        needs = (need_x, need_weight, False)
+        grad_x, grad_weight, _ = self.backend.linear.backward(dropped, *self.saved, needs)
+        return grad_x, grad_weight, grad_bias, grad if need_residual else None
+
+
+def _check_linear(x: Array, weight: Array, bias: Array | None) -> None:
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"linear: x {x.shape} and weight {weight.shape}; expected x (..., in) and weight "
+            "(out, in)"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias {bias.shape}; expected {weight.shape[:1]}")
 
 
 class Relu(Function):
