@@ -7,9 +7,9 @@ results differ.
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,8 +19,8 @@ from benchmarks.measure import Contender, Task
 from benchmarks.report import Options, Report, parse
 from kernels import softmax
 from kernels.backend import CPU
+from kernels.cores import available_cores, one_core
 from models.memory import keep_freed_memory
-from tinygrad_char.parallel import Workers, available_cores
 
 
 class Shape(NamedTuple):
@@ -59,35 +59,24 @@ def operands(shape: Shape) -> list[np.ndarray]:
     return [generator.standard_normal(shape, np.float32) for _ in range(4)]
 
 
-def prepare_ours(shape: Shape, threads: int | None) -> dict[str, Task]:
-    """Return the kernels of this installation, on parts of the batch side by side, as training."""
+def prepare_ours(shape: Shape, alone: bool) -> dict[str, Task]:
+    """Return the kernels of this installation, on all cores or, as within a shard, on one."""
     keep_freed_memory()
-    arrays = operands(shape)
+    q, k, v, grad = operands(shape)
     scale = shape.size**-0.5
-    workers = Workers(threads)
-    cuts = np.linspace(0, shape.batch, min(workers.threads, shape.batch) + 1).astype(int)
-    shards = [[array[start:end] for array in arrays] for start, end in itertools.pairwise(cuts)]
 
-    def forward(shard: list[np.ndarray]) -> tuple[np.ndarray]:
-        return (CPU.attention.forward(*shard[:3], True, scale)[0],)
+    def forward() -> np.ndarray:
+        with one_core() if alone else nullcontext():
+            return CPU.attention.forward(q, k, v, True, scale)[0]
 
-    def both(shard: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-        *qkv, grad = shard
-        out, logsumexp = CPU.attention.forward(*qkv, True, scale)
-        grads = tuple(np.empty_like(each) for each in qkv)
-        CPU.attention.backward(grad, *qkv, out, logsumexp, grads, True, scale)
-        return out, *grads
+    def both() -> tuple[np.ndarray, ...]:
+        with one_core() if alone else nullcontext():
+            out, logsumexp = CPU.attention.forward(q, k, v, True, scale)
+            grads = tuple(np.empty_like(each) for each in (q, k, v))
+            CPU.attention.backward(grad, q, k, v, out, logsumexp, grads, True, scale)
+            return out, *grads
 
-    def task(function: Any) -> Task:
-        def run() -> list[tuple[np.ndarray, ...]]:
-            return list(workers.map(function, shards))
-
-        def check() -> tuple[np.ndarray, ...]:
-            return tuple(np.concatenate(parts) for parts in zip(*run(), strict=True))
-
-        return Task(run, check)
-
-    return {"forward": task(forward), "forward and backward": task(both)}
+    return {"forward": Task(forward), "forward and backward": Task(both)}
 
 
 def prepare_products(shape: Shape) -> dict[str, Task]:
@@ -179,9 +168,9 @@ def main() -> None:
     report = Report("attention", options)
     shapes = SHAPES[options.size]
     for shape in shapes:
-        contenders = {"ours": Contender(prepare_ours, (shape, None))}
+        contenders = {"ours": Contender(prepare_ours, (shape, False))}
         if (options.threads or available_cores()) > 1:
-            contenders["ours, one thread"] = Contender(prepare_ours, (shape, 1))
+            contenders["ours, one core"] = Contender(prepare_ours, (shape, True))
         contenders["whole matrices"] = Contender(prepare_products, (shape,))
         if shape.length <= LONGEST_LOOPS:
             contenders["Python loops"] = Contender(prepare_loops, (shape,))

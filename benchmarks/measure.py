@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import threadpoolctl
 
+from kernels.cores import available_cores
 from models.doctor import examine
-from tinygrad_char.parallel import available_cores
+from models.openblas import VARIABLE, better_core_type
 
 PAUSE = 0.03  # seconds after which the threads of the side that just ran no longer spin
 
@@ -134,6 +135,8 @@ def hold(
         A contender failed, with its traceback.
     """
     contest = Contest(bound)
+    if better := better_core_type():
+        os.environ[VARIABLE] = better  # for the processes; here NumPy is loaded already
     with contextlib.ExitStack() as stack:
         processes = {
             name: stack.enter_context(_process(name, contender, threads))

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
-from tinygrad_char.parallel import available_cores
+from kernels.cores import available_cores
 
 
 @dataclass(frozen=True)

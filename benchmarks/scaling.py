@@ -27,8 +27,8 @@ from benchmarks.train_step import (
     prepare,
     random_split,
 )
+from kernels.cores import available_cores
 from models.config import TrainConfig
-from tinygrad_char.parallel import available_cores
 
 Axis = Literal["T", "C", "layers", "batch", "threads"]
 VALUES: dict[str, dict[Axis, list[int]]] = {

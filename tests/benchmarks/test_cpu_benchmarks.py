@@ -17,8 +17,8 @@ from benchmarks import averaging, ops, scaling, train_step
 from benchmarks.measure import difference, resident
 from benchmarks.report import QUIET
 from kernels import fused
+from kernels.cores import available_cores
 from models.config import PRESETS
-from tinygrad_char.parallel import available_cores
 
 AGAINST = pytest.param(
     ("--against", "torch"),
@@ -93,7 +93,7 @@ def test_train_step(against, tmp_path):
 @EVERY
 def test_attention(against, tmp_path):
     values = measure("attention", *against, cwd=tmp_path)
-    ours = ["ours", "ours, one thread"][: available_cores()]
+    ours = ["ours", "ours, one core"][: available_cores()]
     others = ["whole matrices", "Python loops", *(["PyTorch, sdpa"] if against else [])]
     assert contenders(values) == [*ours, *others]
     rows = values["results"]

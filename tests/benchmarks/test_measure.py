@@ -1,6 +1,7 @@
 """Contests: differences, statistics, taking turns, memory, and what goes wrong."""
 
 import os
+import platform
 import signal
 import statistics
 import subprocess
@@ -10,9 +11,11 @@ import time
 import hypothesis.extra.numpy as npst
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import measure
 from benchmarks.measure import (
     Contender,
     ContenderError,
@@ -24,7 +27,8 @@ from benchmarks.measure import (
     hold,
     resident,
 )
-from tinygrad_char.parallel import available_cores
+from kernels.cores import available_cores
+from models.openblas import VARIABLE
 
 whole = st.integers(-1000, 1000).map(float)
 
@@ -181,6 +185,18 @@ def test_threads_limit_the_processors_of_each_contender():
 
 def count_as_check():
     return {"step": Task(lambda: None, lambda: (float(available_cores()), np.arange(2)))}
+
+
+@pytest.mark.skipif(
+    not any(each["internal_api"] == "openblas" for each in threadpoolctl.threadpool_info())
+    or platform.machine() != "x86_64",
+    reason="NumPy has no OpenBLAS for x86-64 here",
+)
+def test_contenders_have_the_better_kernels_of_openblas(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")  # so that what is set below is undone
+    monkeypatch.setattr(measure, "better_core_type", lambda: "Nehalem")
+    contest = hold({"a": Contender(numbers, (1.0,))}, bound=0, rounds=1, seconds=0.001)
+    assert "for Nehalem" in contest.libraries["a"]["products"]
 
 
 def spin(seconds):
