@@ -129,7 +129,10 @@ def run(options: Replay) -> bool:
     ok = all(result["within_bounds"] for result in results) and check_order(results)
     if options.json:
         options.json.write_text(json.dumps({"within_bounds": ok, "rungs": results}, indent=1))
-    verdict = "all within bounds" if ok else "NOT WITHIN BOUNDS"
+    compared = sum("published" in row for result in results for row in result["rows"])
+    verdict = f"{compared} published rows, " + ("all within bounds" if ok else "NOT WITHIN BOUNDS")
+    if not compared:
+        verdict = "nothing was published to compare with"
     print(f"{len(results)} runs in {time.perf_counter() - started:.1f} s: {verdict}")
     return ok
 
