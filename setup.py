@@ -18,6 +18,7 @@ FUSED = Extension(
             "layernorm",
             "linear",
             "residual",
+            "running_mean",
         )
     ],
     depends=[

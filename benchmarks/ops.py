@@ -276,6 +276,16 @@ def residual(op: Any, at: Dimensions) -> dict[str, Task]:
     }
 
 
+def running_mean(op: Any, at: Dimensions) -> dict[str, Task]:
+    """Return the mean of all positions so far of the residual stream."""
+    shape = (at.batch, at.length, at.channels)
+    x, grad = operands({"x": shape, "grad": shape}).values()
+    return {
+        "running_mean forward": Task(lambda: op.forward(x)),
+        "running_mean backward": Task(lambda: op.backward(grad)),
+    }
+
+
 CASES: dict[str, Callable[[Any, Dimensions], dict[str, Task]]] = {
     "adamw": adamw,
     "attention": attention,
@@ -287,6 +297,7 @@ CASES: dict[str, Callable[[Any, Dimensions], dict[str, Task]]] = {
     "layernorm": layernorm,
     "linear": linear,
     "residual": residual,
+    "running_mean": running_mean,
 }
 """For each kernel, its tasks from an implementation with its reference's signature."""
 
@@ -327,6 +338,8 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
         "linear backward": ("operations", 2 * product),
         "residual forward": ("bytes", 3 * stream),
         "residual backward": ("bytes", 2 * stream),
+        "running_mean forward": ("bytes", 2 * stream),
+        "running_mean backward": ("bytes", 2 * stream),
     }
 
 

@@ -190,6 +190,14 @@ def residual(at: Dimensions) -> dict[str, Task]:
     return tasks("residual", add(P), [z, bias], grad, add(0.0))
 
 
+def running_mean(at: Dimensions) -> dict[str, Task]:
+    """Return the mean of all positions so far of the residual stream."""
+    shape = (at.batch, at.length, at.channels)
+    x, grad = tensors(x=shape, grad=shape)
+    counts = torch.arange(1, at.length + 1)[:, None]
+    return tasks("running_mean", lambda x: x.cumsum(dim=1) / counts, [x], grad)
+
+
 CASES: dict[str, Callable[[Dimensions], dict[str, Task]]] = {
     "adamw": adamw,
     "attention": attention,
@@ -201,4 +209,5 @@ CASES: dict[str, Callable[[Dimensions], dict[str, Task]]] = {
     "layernorm": layernorm,
     "linear": linear,
     "residual": residual,
+    "running_mean": running_mean,
 }

@@ -22,6 +22,7 @@ from kernels import (
     matmul,
     relu,
     residual,
+    running_mean,
     sgd,
     softmax,
 )
@@ -56,6 +57,7 @@ class Backend:
     matmul: Any = matmul
     relu: Any = relu
     residual: Any = residual
+    running_mean: Any = running_mean
     sgd: Any = sgd
     softmax: Any = softmax
 

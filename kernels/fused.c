@@ -196,6 +196,10 @@ FUNCTION(cross_entropy_backward, "ftfFiir",
 FUNCTION(adamw_update, "FfFFirrrrrrrrr",
          adamw_update(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), REAL(5), REAL(6),
                       REAL(7), REAL(8), REAL(9), REAL(10), REAL(11), REAL(12), REAL(13)))
+FUNCTION(running_mean_forward, "fFiiii",
+         running_mean_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FUNCTION(running_mean_backward, "fFiiii",
+         running_mean_backward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 
 #define ENTRY(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
@@ -214,6 +218,8 @@ static PyMethodDef functions[] = {
     ENTRY(cross_entropy_forward),
     ENTRY(cross_entropy_backward),
     ENTRY(adamw_update),
+    ENTRY(running_mean_forward),
+    ENTRY(running_mean_backward),
     {NULL, NULL, 0, NULL},
 };
 

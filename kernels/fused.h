@@ -76,5 +76,9 @@ void cross_entropy_backward(const float *logits, const int64_t *targets, const f
 void adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
                   int64_t size, float grad_scale, float decay, float addition, float rate1,
                   float beta2, float rate2, float correction, float eps, float step_size);
+void running_mean_forward(const float *x, float *y, int64_t length, int64_t channels,
+                          int64_t first, int64_t last);
+void running_mean_backward(const float *grad, float *grad_x, int64_t length, int64_t channels,
+                           int64_t first, int64_t last);
 
 #endif

@@ -22,6 +22,7 @@ from kernels import (
     layernorm,
     linear,
     residual,
+    running_mean,
 )
 from kernels.array import Array
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
@@ -347,6 +348,30 @@ def adamw_update(
     )
 
 
+def running_mean_forward(x: Array) -> Array:
+    """See running_mean.forward."""
+    return _each_sequence(compiled.running_mean_forward, x) if _fits(x) else running_mean.forward(x)
+
+
+def running_mean_backward(grad: Array) -> Array:
+    """See running_mean.backward."""
+    if not _fits(grad):
+        return running_mean.backward(grad)
+    return _each_sequence(compiled.running_mean_backward, grad)
+
+
+def _each_sequence(kernel: Any, array: Array) -> Array:
+    """Return what a kernel that reads and writes (B, T, C) once makes of an array."""
+    result = np.empty_like(array)
+    sequences, length, channels = array.shape
+    spread(
+        lambda first, last: kernel(array, result, length, channels, first, last),
+        sequences,
+        4 * array.size,  # read, add, divide and write
+    )
+    return result
+
+
 def _table() -> dict[str, Any]:
     if compiled is None or os.environ.get(VARIABLE) == "reference":
         return {}
@@ -364,6 +389,9 @@ def _table() -> dict[str, Any]:
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
         "linear": SimpleNamespace(forward=linear.forward, backward=linear_backward),
         "residual": SimpleNamespace(forward=residual_forward, backward=residual_backward),
+        "running_mean": SimpleNamespace(
+            forward=running_mean_forward, backward=running_mean_backward
+        ),
     }
 
 

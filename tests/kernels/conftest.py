@@ -15,6 +15,7 @@ NAMES = (
     "layernorm",
     "linear",
     "residual",
+    "running_mean",
 )
 
 
