@@ -1,13 +1,15 @@
 """The mean of all positions so far, (B, T, C): the same result in ever better ways.
 
 Python loops over sequences and positions, a product with a lower triangle, the same with weights
-by a softmax, as attention has them, and one running sum. Beside them the time in which the arrays
-are read and written once, below which nothing can go. Exit code 1 where results differ.
+by a softmax, as attention has them, and one running sum: in NumPy, and fused in C. Beside them the
+time in which as many cores read and write the arrays once, below which nothing can go. Exit code 1
+where results differ.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,7 +17,9 @@ import numpy as np
 
 from benchmarks.measure import Contender, Task
 from benchmarks.report import COLUMNS, Options, Report, Row, parse
-from kernels import softmax
+from kernels import fused, running_mean, softmax
+from kernels.array import Array
+from kernels.cores import spread
 from models.memory import keep_freed_memory
 
 
@@ -88,27 +92,24 @@ def prepare_softmax(shape: Shape) -> dict[str, Task]:
     return {"mean": Task(average)}
 
 
-def prepare_running(shape: Shape) -> dict[str, Task]:
-    """Return one pass: the sum so far of all sequences, over the number of positions so far."""
+def prepare_running(shape: Shape, forward: Callable[[Array], Array]) -> dict[str, Task]:
+    """Return the sum so far over the number of positions so far, by a kernel or its reference."""
     keep_freed_memory()
     x = operand(shape)
-
-    def average() -> np.ndarray:
-        y = np.empty_like(x)
-        total = np.zeros((shape.batch, shape.channels), np.float32)
-        for t in range(shape.length):
-            total += x[:, t]
-            np.multiply(total, np.float32(1 / (t + 1)), out=y[:, t])
-        return y
-
-    return {"mean": Task(average)}
+    return {"mean": Task(lambda: forward(x))}
 
 
 def prepare_copy(shape: Shape) -> dict[str, Task]:
     """Return what bounds every way: reading an array as large, and writing one."""
     keep_freed_memory()
     x = operand(shape)
-    return {"read and write once": Task(x.copy)}
+
+    def copy() -> np.ndarray:
+        y = np.empty_like(x)
+        spread(lambda first, last: np.copyto(y[first:last], x[first:last]), len(x), 4 * x.size)
+        return y
+
+    return {"read and write once": Task(copy)}
 
 
 def add_figures(rows: list[Row], shape: Shape) -> None:
@@ -128,12 +129,13 @@ def main() -> None:
     """Compare, time, and exit 1 where results differ."""
     options = parse(Averaging)
     shape = SHAPES[options.size]
-    contenders = {
-        "running sum": Contender(prepare_running, (shape,)),
-        "softmax weights": Contender(prepare_softmax, (shape,)),
-        "triangular product": Contender(prepare_product, (shape,)),
-        "Python loops": Contender(prepare_loops, (shape,)),
-    }
+    contenders = {}
+    if fused.TABLE:
+        contenders["fused"] = Contender(prepare_running, (shape, fused.running_mean_forward))
+    contenders["running sum"] = Contender(prepare_running, (shape, running_mean.forward))
+    contenders["softmax weights"] = Contender(prepare_softmax, (shape,))
+    contenders["triangular product"] = Contender(prepare_product, (shape,))
+    contenders["Python loops"] = Contender(prepare_loops, (shape,))
     if options.against:
         from benchmarks.torch_ops import prepare_averaging
 

@@ -125,7 +125,8 @@ def test_ops(against, tmp_path):
     found = {(row["task"], row["contender"]) for row in rows if row["contender"] != "machine"}
     tasks = {task for task, _ in found}
     assert found == {(task, side) for task in tasks for side in sides}
-    assert {task.partition(" ")[0] for task in tasks} == set(fused.TABLE)
+    measured = {task.partition(" ")[0] for task in tasks}
+    assert measured == set(fused.TABLE), f"no benchmark of {set(fused.TABLE) - measured}"
     amounts = ops.work(ops.SIZES["smoke"])
     for row in rows:
         if row["contender"] == "machine":
@@ -177,6 +178,8 @@ def test_ops_measures_some_kernels_only(tmp_path):
 def test_averaging(against, tmp_path):
     values = measure("averaging", *against, cwd=tmp_path)
     ways = ["running sum", "softmax weights", "triangular product", "Python loops"]
+    if fused.TABLE:
+        ways.insert(0, "fused")
     torch = [f"PyTorch, {way}" for way in ("cumsum", "softmax", "product")] if against else []
     assert contenders(values) == [*ways, *torch, "copy"]
     rows = {row["contender"]: row for row in values["results"]}
@@ -184,6 +187,11 @@ def test_averaging(against, tmp_path):
     for row in rows.values():
         assert row["times_copy"] == row["seconds"] / rows["copy"]["seconds"]
         assert row["published_seconds"] is None  # these are for one size
+
+
+def test_averaging_without_fused_kernels_has_the_reference(tmp_path, monkeypatch):
+    monkeypatch.setenv(fused.VARIABLE, "reference")
+    assert contenders(measure("averaging", cwd=tmp_path))[0] == "running sum"
 
 
 def test_published_times_stand_beside_ours_at_their_size_only():
