@@ -143,14 +143,14 @@ def main() -> None:
     contenders["copy"] = Contender(prepare_copy, (shape,))
     report = Report("averaging", options)
     report.hold(
-        f"(B, T, C) = {tuple(shape)}",
+        f"(B, T, C) = {tuple(shape)}; published: on another machine",
         contenders,
         bound=BOUND,
         rounds=ROUNDS[options.size],
         columns={
             **COLUMNS,
             "times the copy": lambda row: f"{row['times_copy']:.1f}",
-            "published elsewhere": _published,
+            "published": _published,
         },
         complete=lambda rows: add_figures(rows, shape),
         case={"size": options.size, "shape": list(shape)},

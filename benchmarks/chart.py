@@ -12,20 +12,23 @@ Row = dict[str, Any]
 
 
 def draw_bars(path: Path, title: str, rows: list[Row], labels: list[str]) -> None:
-    """Draw how long each row took beside the first contender of its task, as bars."""
-    figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), dpi=120, layout="constrained")
+    """Draw the median of each row, labelled, as a bar, and its quartiles as a line."""
+    figure = Figure(figsize=(8, 1.2 + 0.3 * len(rows)), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     names = list(dict.fromkeys(row["contender"] for row in rows))
-    ratios = [row["ratio"] for row in rows]
+    seconds = [row["seconds"] for row in rows]
+    low, high = zip(*(row["quartiles"] for row in rows), strict=True)
+    below = [median - each for median, each in zip(seconds, low, strict=True)]
+    above = [each - median for median, each in zip(seconds, high, strict=True)]
     colors = [f"C{names.index(row['contender'])}" for row in rows]
-    bars = axes.barh(range(len(rows)), ratios, color=colors)
+    bars = axes.barh(range(len(rows)), seconds, xerr=[below, above], color=colors)
     axes.bar_label(bars, labels, padding=3)
     axes.set_yticks(range(len(rows)), [f"{row['task']}: {row['contender']}" for row in rows])
     axes.invert_yaxis()
-    axes.margins(x=0.15)
-    if max(ratios) > 30:
+    axes.margins(x=0.15, y=0.01)
+    if max(seconds) > 10 * min(seconds):
         axes.set_xscale("log")
-    axes.set(xlabel="median time, as a multiple of the first contender's", title=title)
+    axes.set(xlabel="seconds", title=title)
     _save(figure, path)
 
 
@@ -45,7 +48,10 @@ def draw_lines(path: Path, title: str, rows: list[Row], x: str, panel: str) -> N
             axes.fill_between(places, low, high, alpha=0.3)
         axes.set(xscale="log", yscale="log", title=name, ylabel="seconds")
         axes.set_xlabel(name if panel == "axis" else x)
-        axes.grid(alpha=0.3, which="both")
+        ticks = sorted({row[x] for row in inside})
+        axes.set_xticks(ticks, [str(each) for each in ticks])
+        axes.xaxis.minorticks_off()
+        axes.grid(alpha=0.3)
         axes.legend()
     _save(figure, path)
 

@@ -96,6 +96,8 @@ class Contest:
     bound: float
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     libraries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    others: float | None = None
+    """What part of the machine's processors others used in the meantime; None if unknown."""
 
     @property
     def agree(self) -> bool:
@@ -151,14 +153,32 @@ def hold(
         if contest.agree:
             turns.sort(key=lambda turn: list(contest.entries).index(turn[0]))
             samples: dict[tuple[str, str, int], list[float]] = {turn: [] for turn in turns}
-            for _ in range(rounds):
-                for turn in turns:
-                    task, name, runs = turn
-                    time.sleep(PAUSE)
-                    samples[turn].append(processes[name].ask("time", task, runs))
+            with _watch(contest, list(processes.values())):
+                for _ in range(rounds):
+                    for turn in turns:
+                        task, name, runs = turn
+                        time.sleep(PAUSE)
+                        samples[turn].append(processes[name].ask("time", task, runs))
             for (task, name, runs), values in samples.items():
                 contest.entries[task][name].timing = Timing(tuple(values), runs)
     return contest
+
+
+@contextlib.contextmanager
+def _watch(contest: Contest, processes: Sequence[_Process]) -> Iterator[None]:
+    """Note what part of the processors others used."""
+
+    def others() -> float | None:
+        busy = busy_seconds()
+        own = [time.process_time(), *(each.ask("busy_seconds") for each in processes)]
+        return None if busy is None else busy - sum(own)
+
+    started, before = time.perf_counter(), others()
+    yield
+    after = others()
+    if before is not None and after is not None:
+        all_seconds = (time.perf_counter() - started) * (os.cpu_count() or 1)
+        contest.others = min(max((after - before) / all_seconds, 0.0), 1.0)
 
 
 def difference(results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
@@ -272,6 +292,9 @@ class _Server:
             run()
         return (time.perf_counter() - started) / runs
 
+    def busy_seconds(self) -> float:
+        return time.process_time()
+
     def libraries(self) -> dict[str, str]:
         torch: Any = sys.modules.get("torch")
         if torch is None:
@@ -314,6 +337,19 @@ def resident(status: Path = Path("/proc/self/status")) -> Resident | None:
         return Resident(*(int(lines[key].split()[0]) << 10 for key in ("VmRSS", "VmHWM")))
     except (OSError, KeyError):
         return None
+
+
+def busy_seconds(statistics: Path = Path("/proc/stat")) -> float | None:
+    """Return for how long all processors together have been busy, None where it is not told.
+
+    What the host of a virtual machine took for itself counts as busy.
+    """
+    try:
+        line = statistics.read_text().partition("\n")[0].split()
+        user, nice, system, _, _, irq, softirq, stolen = map(int, line[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def forget_peak(references: Path = Path("/proc/self/clear_refs")) -> bool:

@@ -57,6 +57,8 @@ class Options:
 Chosen = TypeVar("Chosen", bound=Options)
 Row = dict[str, Any]
 Columns = Mapping[str, Callable[[Row], str]]
+QUIET = 0.05
+"""Beyond this, threads that wait for each other lose many times what others take."""
 WIDTH = 140  # of tables that are not shown in a terminal
 
 
@@ -110,6 +112,8 @@ class Report:
     libraries: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     """Whatever else belongs into the JSON file."""
+    others: float = 0.0
+    """The largest part of the processors that others used during a contest."""
 
     def hold(
         self,
@@ -149,6 +153,8 @@ class Report:
             for row in _rows(task, entries, contest.bound)
         ]
         self.rows += rows
+        if contest.others is not None:
+            self.others = max(self.others, contest.others)
         if contest.agree and complete:
             complete(rows)
         _show(title, rows, columns if contest.agree else DIFFERENCE)
@@ -170,6 +176,11 @@ class Report:
             f"{verdict}: at most {worst['difference']:.2g} ({worst['contender']}, "
             f"{worst['task']}; bound {worst['bound']:g})"
         )
+        if self.others > QUIET:
+            print(
+                f"others used {self.others:.0%} of the processors meanwhile: these figures mean "
+                "little; repeat on a quiet machine"
+            )
         if self.options.json:
             values = {
                 "benchmark": self.name,
@@ -177,6 +188,7 @@ class Report:
                 "machine": machine(),
                 "libraries": self.libraries,
                 "agree": self.agree,
+                "used_by_others": self.others,
                 **self.notes,
                 "results": self.rows,
             }

@@ -14,6 +14,9 @@
 /* Sizes of a block: multiples of every ROWS and PANEL. */
 enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
 
+/* Fewer queries than this are not worth the packing of keys into blocks. */
+enum { FEWEST_FOR_BLOCKS = 4 };
+
 /* The dropout bits of a row of a block, which need not begin with a group. */
 typedef uint16_t BitsRow[KEYS + PHILOX_LANES];
 enum { BITS_SIZE = QUERIES * sizeof(BitsRow) / sizeof(float) };

@@ -64,8 +64,49 @@ TARGET static void NAME(draw)(const Attention *a, int64_t head, int64_t query, i
                      between(a->seen + query + i - key, 0, keys), bits[i]);
 }
 
+/* One query after the other, for few of them: each key and value is read once, where it lies. */
+TARGET static void NAME(forward_queries)(const Attention *a, int64_t head, float *room)
+{
+    const float *const k = head_of(a, &a->k, head), *const v = head_of(a, &a->v, head);
+    for (int64_t query = 0; query < a->queries; query++) {
+        const float *const q = head_of(a, &a->q, head) + query * a->q.row;
+        float *const out = head_of(a, &a->out, head) + query * a->out.row;
+        const int64_t seen = between(a->seen + query, 0, a->keys);
+        float peak = -INFINITY, total = 0;
+        for (int64_t j = 0; j < seen; j++) {
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < a->size; i++)
+                sum += q[i] * k[j * a->k.row + i];
+            room[j] = sum * a->scale;
+            peak = room[j] > peak ? room[j] : peak;
+        }
+        peak = peak == -INFINITY ? 0 : peak;
+#pragma omp simd reduction(+ : total)
+        for (int64_t j = 0; j < seen; j++) {
+            const float e = exp_float(room[j] - peak);
+            room[j] = e;
+            total += e;
+        }
+        if (a->mask)
+            dropout_apply(a->mask, mask_start(a, head, query, 0), seen, room, room);
+        memset(out, 0, (size_t)a->value_size * sizeof(float));
+        const float scale = total == 0 ? 0 : 1 / total;
+        for (int64_t j = 0; j < seen; j++) {
+            const float weight = room[j] * scale;
+            for (int64_t i = 0; i < a->value_size; i++)
+                out[i] += weight * v[j * a->v.row + i];
+        }
+        a->logsumexp[head * a->queries + query] = total == 0 ? INFINITY : logf(total) + peak;
+    }
+}
+
 TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *room)
 {
+    if (a->queries < FEWEST_FOR_BLOCKS) {
+        NAME(forward_queries)(a, head, room);
+        return;
+    }
     const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
     float *const out = head_of(a, &a->out, head), *const logsumexp = a->logsumexp + head * a->queries;

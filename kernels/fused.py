@@ -26,6 +26,7 @@ from kernels import (
 )
 from kernels.array import Array
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
+from kernels.cores import spread
 from kernels.dropout import DropoutKey, MaskSource
 
 try:
@@ -37,8 +38,6 @@ GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
 }
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
-FEWEST_QUERIES = 4
-"""Below this many queries, attention is memory traffic alone, and BLAS reads memory as fast."""
 
 
 def _fits(*arrays: Array | None) -> bool:
@@ -100,8 +99,12 @@ def attention_forward(
     batch, heads, queries, _ = q.shape
     out = np.empty((batch, queries, heads, v.shape[-1]), np.float32).transpose(0, 2, 1, 3)
     logsumexp = np.empty((batch, heads, queries), np.float32)
-    mask = _dropout_arguments(dropout, key)
-    compiled.attention_forward(q, k, v, out, logsumexp, causal, scale, *mask, 0, batch * heads)
+    arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
+    spread(
+        lambda first, last: compiled.attention_forward(*arguments, first, last),
+        batch * heads,
+        4 * q.size * k.shape[2],
+    )
     return out, logsumexp
 
 
@@ -122,17 +125,16 @@ def attention_backward(
     if not _fits_attention(q, k, v, dropout, key) or not _rows_fit(grad, out, *grads):
         attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
         return
-    mask = _dropout_arguments(dropout, key)
-    heads = q.shape[0] * q.shape[1]
-    compiled.attention_backward(
-        q, k, v, out, logsumexp, causal, scale, *mask, 0, heads, grad, *grads
+    arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
+    spread(
+        lambda first, last: compiled.attention_backward(*arguments, first, last, grad, *grads),
+        q.shape[0] * q.shape[1],
+        10 * q.size * k.shape[2],
     )
 
 
 def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
-    """Return whether the fused kernel serves; for a few queries the products of BLAS are faster."""
-    drawn = dropout == 0 or isinstance(key, DropoutKey)
-    return drawn and q.shape[2] >= FEWEST_QUERIES and _rows_fit(q, k, v)
+    return (dropout == 0 or isinstance(key, DropoutKey)) and _rows_fit(q, k, v)
 
 
 def _rows_fit(*arrays: Array) -> bool:

@@ -11,11 +11,19 @@ def main() -> None:
         _prepare_output()
         from models.cli import run
 
+        if _computes(sys.argv[1:]):
+            from models.openblas import restart_with_better_core_type
+
+            restart_with_better_core_type()
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         code = 130
     sys.exit(code)
+
+
+def _computes(arguments: list[str]) -> bool:
+    return arguments[:1] in (["train"], ["evaluate"]) and not {"-h", "--help"} & set(arguments)
 
 
 def _prepare_output() -> None:

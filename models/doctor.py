@@ -13,6 +13,7 @@ import threadpoolctl
 from kernels import fused
 from kernels.backend import DeviceError, get_backend
 from models.corpus import corpus_status
+from models.openblas import VARIABLE, better_core_type
 
 SHOWN = ("numpy", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "torch")
 
@@ -46,6 +47,8 @@ def _describe_blas() -> str:
         for each in threadpoolctl.threadpool_info()
         if each["user_api"] == "blas"
     ]
+    if better := better_core_type():
+        found.append(f"faster with {VARIABLE}={better}, which train and evaluate set themselves")
     return "; ".join(found) or "a library that does not tell its name"
 
 

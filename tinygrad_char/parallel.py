@@ -8,7 +8,6 @@ whole shards side by side keep every core busy between the products, too.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,19 +18,13 @@ from typing import TypeVar
 import threadpoolctl
 
 from kernels.array import Array
+from kernels.cores import available_cores, one_core
 from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite, leaf_gradients
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def available_cores() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Workers:
@@ -69,9 +62,9 @@ class Workers:
         """
         with self._libraries.limit(limits=1, user_api="blas"):
             if min(self.threads, len(items)) == 1 or is_detecting_nonfinite():
-                yield from map(function, items)
+                yield from map(_keeping_to_one_core(function), items)
             else:
-                yield from self._map_on_threads(function, items)
+                yield from self._map_on_threads(_keeping_to_one_core(function), items)
 
     def _map_on_threads(
         self, function: Callable[[Item], Result], items: Sequence[Item]
@@ -89,6 +82,14 @@ class Workers:
             for each in begun:
                 each.cancel()
             wait(begun)
+
+
+def _keeping_to_one_core(function: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    def work(item: Item) -> Result:
+        with one_core():
+            return function(item)
+
+    return work
 
 
 def backward(

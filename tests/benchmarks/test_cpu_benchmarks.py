@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks import averaging, ops, scaling, train_step
 from benchmarks.measure import difference, resident
+from benchmarks.report import QUIET
 from kernels import fused
 from models.config import PRESETS
 from tinygrad_char.parallel import available_cores
@@ -57,6 +58,8 @@ def measure(name, *arguments, cwd):
     assert all(values["machine"][key] in out for key in ("processor", "python"))
     assert values["agree"] is True
     assert "results agree: at most" in out
+    assert 0 <= values["used_by_others"] <= 1
+    assert ("repeat on a quiet machine" in out) == (values["used_by_others"] > QUIET)
     check_rows(values["results"])
     return values
 

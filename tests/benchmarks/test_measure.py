@@ -3,6 +3,8 @@
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 
 import hypothesis.extra.numpy as npst
@@ -16,6 +18,7 @@ from benchmarks.measure import (
     ContenderError,
     Task,
     Timing,
+    busy_seconds,
     difference,
     forget_peak,
     hold,
@@ -178,6 +181,40 @@ def test_threads_limit_the_processors_of_each_contender():
 
 def count_as_check():
     return {"step": Task(lambda: None, lambda: (float(available_cores()), np.arange(2)))}
+
+
+def spin(seconds):
+    def run():
+        started = time.process_time()
+        while time.process_time() - started < seconds:
+            continue
+        return 0.0
+
+    return {"spin": Task(run)}
+
+
+@pytest.mark.skipif(busy_seconds() is None, reason="this system does not tell who is busy")
+def test_the_share_of_others_leaves_the_contenders_out():
+    contest = hold({"a": Contender(spin, (0.3,))}, bound=0, rounds=2)
+    assert 0 <= contest.others <= 1
+    alone = busy_seconds()
+    started = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-c", BURN]) as burner:
+        contest = hold({"a": Contender(spin, (0.3,))}, bound=0, rounds=3)
+        burner.kill()
+    assert contest.others > 0.2 / os.cpu_count()
+    assert alone < busy_seconds() <= alone + (time.perf_counter() - started + 1) * os.cpu_count()
+
+
+BURN = "while True: pass"
+
+
+def test_busy_time_is_none_where_the_system_does_not_tell_it(tmp_path):
+    assert busy_seconds(tmp_path / "none") is None
+    (tmp_path / "stat").write_text("cpu  100 20 30 9999 8888 4 5 6 7 8\ncpu0 1 2 3\n")
+    assert busy_seconds(tmp_path / "stat") == 165 / os.sysconf("SC_CLK_TCK")
+    (tmp_path / "stat").write_text("cpu\n")
+    assert busy_seconds(tmp_path / "stat") is None
 
 
 @pytest.mark.parametrize("prepare", [fail, fail_later])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_char as tg
+from kernels.cores import available_cores
 from tinygrad_char import functional as F
 from tinygrad_char import nn, parallel
 from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
@@ -214,4 +215,4 @@ def test_nonfinite_values_are_detected_in_shards():
 def test_workers_need_a_thread():
     with pytest.raises(ValueError, match="threads=0"):
         Workers(0)
-    assert Workers().threads == parallel.available_cores() >= 1
+    assert Workers().threads == available_cores() >= 1
