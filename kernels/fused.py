@@ -37,13 +37,18 @@ except ImportError:
 GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
 }
+FLOAT32 = np.dtype(np.float32)
+FLOAT32 = np.dtype(np.float32)
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
 
 
 def _fits(*arrays: Array | None) -> bool:
-    return all(
-        each is None or (each.dtype == np.float32 and each.flags.c_contiguous) for each in arrays
-    )
+    for each in arrays:
+        if each is None:
+            continue
+        if each.dtype != FLOAT32 or not each.flags.c_contiguous:
+            return False
+    return True
 
 
 def _matrix(array: Array) -> tuple[int, int]:
