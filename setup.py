@@ -15,6 +15,7 @@ FUSED = Extension(
             "bias_activation",
             "cross_entropy",
             "dropout",
+            "embedding",
             "layernorm",
             "linear",
             "residual",

@@ -1,10 +1,24 @@
 /* Cross-entropy: see cross_entropy.py for the equations. logits (rows, classes), targets (rows);
- * every target lies within the classes, or is negative and then does not count. */
+ * every target lies within the classes, or is `ignored` and then does not count. */
 #include "fused.h"
+
+/* How many targets are not ignored; -1 where one of them does not lie within the classes. */
+int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int64_t ignored)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        if (targets[i] == ignored)
+            continue;
+        if (targets[i] < 0 || targets[i] >= classes)
+            return -1;
+        count++;
+    }
+    return count;
+}
 
 MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targets,
                                         float *losses, float *logsumexp, int64_t rows,
-                                        int64_t classes)
+                                        int64_t classes, int64_t ignored)
 {
     for (int64_t i = 0; i < rows; i++, logits += classes) {
         float peak = -INFINITY, sum = 0;
@@ -16,16 +30,17 @@ MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targ
             sum += exp_float(logits[j] - peak);
         const float rest = logf(sum);
         logsumexp[i] = rest + peak;
-        losses[i] = targets[i] < 0 ? 0 : rest + (peak - logits[targets[i]]);
+        losses[i] = targets[i] == ignored ? 0 : rest + (peak - logits[targets[i]]);
     }
 }
 
 MULTIVERSION void cross_entropy_backward(const float *logits, const int64_t *targets,
                                          const float *logsumexp, float *grad_logits,
-                                         int64_t rows, int64_t classes, float scale)
+                                         int64_t rows, int64_t classes, int64_t ignored,
+                                         float scale)
 {
     for (int64_t i = 0; i < rows; i++, logits += classes, grad_logits += classes) {
-        if (targets[i] < 0) {
+        if (targets[i] == ignored) {
             memset(grad_logits, 0, (size_t)classes * sizeof(float));
             continue;
         }

@@ -1,6 +1,6 @@
 /* The Python module kernels._fused: each kernel as a function of buffers and numbers.
  *
- * The functions check that buffers are C-contiguous, of four-byte (or, for targets, eight-byte)
+ * The functions check that buffers are C-contiguous, of four-byte (or, for indices, eight-byte)
  * items, and large enough; what they mean is for the callers, kernels/fused.py, to keep. The
  * interpreter's lock is released while a kernel runs. */
 #define PY_SSIZE_T_CLEAN
@@ -29,7 +29,7 @@ static void give_back(Arguments *arguments)
         PyBuffer_Release(&arguments->held[--arguments->count]);
 }
 
-/* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 targets (any of them
+/* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices (any of them
  * may be None, which is NULL); v and V the same of four axes, of which only the last need be
  * contiguous; i a whole number, n one from 0 to 2^64 - 1, r a real one. Returns -1
  * with an error set. */
@@ -83,7 +83,7 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
 }
 
 #define FLOATS(k) ((float *)arguments.at[k].data)
-#define TARGETS(k) ((const int64_t *)arguments.at[k].data)
+#define INDICES(k) ((const int64_t *)arguments.at[k].data)
 #define WHOLE(k) (arguments.at[k].whole)
 #define NATURAL(k) (arguments.at[k].natural)
 #define REAL(k) (arguments.at[k].real)
@@ -101,6 +101,20 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
         if (failed)                                                                       \
             return PyErr_NoMemory();                                                      \
         Py_RETURN_NONE;                                                                   \
+    }
+
+/* The same for a kernel whose result is a whole number. */
+#define RESULT(name, pattern, call)                                                       \
+    static PyObject *py_##name(PyObject *self, PyObject *const *given, Py_ssize_t count) \
+    {                                                                                     \
+        Arguments arguments;                                                              \
+        (void)self;                                                                       \
+        if (take(&arguments, #name, pattern, given, count) < 0)                           \
+            return NULL;                                                                  \
+        int64_t result;                                                                   \
+        Py_BEGIN_ALLOW_THREADS result = call;                                             \
+        Py_END_ALLOW_THREADS give_back(&arguments);                                       \
+        return PyLong_FromLongLong(result);                                               \
     }
 
 FUNCTION(layernorm_forward, "fffFFFiir",
@@ -165,15 +179,7 @@ static int backward_of(const Arguments *given)
 FUNCTION(attention_forward, "vvvVFirinnirii", failed = forward_of(&arguments))
 FUNCTION(attention_backward, "vvvvfirinniriivVVV", failed = backward_of(&arguments))
 
-static PyObject *py_attention_choose_lanes(PyObject *self, PyObject *const *given, Py_ssize_t count)
-{
-    Arguments arguments;
-    (void)self;
-    if (take(&arguments, "attention_choose_lanes", "i", given, count) < 0)
-        return NULL;
-    return PyLong_FromLongLong(attention_choose_lanes(WHOLE(0)));
-}
-
+RESULT(attention_choose_lanes, "i", attention_choose_lanes(WHOLE(0)))
 FUNCTION(bias_activation_forward, "ffFiii",
          bias_activation_forward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(bias_activation_backward, "fffFFiii",
@@ -188,11 +194,17 @@ FUNCTION(residual_backward, "fFFiinnir",
          residual_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
                            NATURAL(6), WHOLE(7), REAL(8)))
 FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
-FUNCTION(cross_entropy_forward, "ftFFii",
-         cross_entropy_forward(FLOATS(0), TARGETS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5)))
-FUNCTION(cross_entropy_backward, "ftfFiir",
-         cross_entropy_backward(FLOATS(0), TARGETS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
-                                REAL(6)))
+RESULT(count_targets, "tiii", count_targets(INDICES(0), WHOLE(1), WHOLE(2), WHOLE(3)))
+FUNCTION(cross_entropy_forward, "ftFFiii",
+         cross_entropy_forward(FLOATS(0), INDICES(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
+                               WHOLE(6)))
+FUNCTION(cross_entropy_backward, "ftfFiiir",
+         cross_entropy_backward(FLOATS(0), INDICES(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
+                                WHOLE(6), REAL(7)))
+RESULT(embedding_forward, "tfFiii",
+       embedding_forward(INDICES(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+RESULT(embedding_backward, "ftFiii",
+       embedding_backward(FLOATS(0), INDICES(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(adamw_update, "FfFFirrrrrrrrr",
          adamw_update(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), REAL(5), REAL(6),
                       REAL(7), REAL(8), REAL(9), REAL(10), REAL(11), REAL(12), REAL(13)))
@@ -215,8 +227,11 @@ static PyMethodDef functions[] = {
     ENTRY(residual_forward),
     ENTRY(residual_backward),
     ENTRY(column_sums),
+    ENTRY(count_targets),
     ENTRY(cross_entropy_forward),
     ENTRY(cross_entropy_backward),
+    ENTRY(embedding_forward),
+    ENTRY(embedding_backward),
     ENTRY(adamw_update),
     ENTRY(running_mean_forward),
     ENTRY(running_mean_backward),

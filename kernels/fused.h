@@ -69,10 +69,16 @@ void residual_backward(const float *grad, float *grad_z, float *grad_bias, int64
                        int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
                        float scale);
 void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns);
+int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int64_t ignored);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
-                           float *logsumexp, int64_t rows, int64_t classes);
+                           float *logsumexp, int64_t rows, int64_t classes, int64_t ignored);
 void cross_entropy_backward(const float *logits, const int64_t *targets, const float *logsumexp,
-                            float *grad_logits, int64_t rows, int64_t classes, float scale);
+                            float *grad_logits, int64_t rows, int64_t classes, int64_t ignored,
+                            float scale);
+int64_t embedding_forward(const int64_t *idx, const float *weight, float *y, int64_t count,
+                          int64_t rows, int64_t columns);
+int64_t embedding_backward(const float *grad, const int64_t *idx, float *grad_weight,
+                           int64_t count, int64_t rows, int64_t columns);
 void adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
                   int64_t size, float grad_scale, float decay, float addition, float rate1,
                   float beta2, float rate2, float correction, float eps, float step_size);

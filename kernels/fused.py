@@ -18,6 +18,7 @@ from kernels import (
     bias_activation,
     cross_entropy,
     dropout,
+    embedding,
     gelu,
     layernorm,
     linear,
@@ -28,7 +29,6 @@ from kernels.array import Array
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
 from kernels.cores import spread
 from kernels.dropout import DropoutKey, MaskSource
-from kernels.embedding import check_indices
 
 try:
     from kernels import _fused as compiled  # type: ignore[attr-defined]
@@ -38,13 +38,18 @@ except ImportError:
 GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
 }
+FLOAT32 = np.dtype(np.float32)
+FLOAT32 = np.dtype(np.float32)
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
 
 
 def _fits(*arrays: Array | None) -> bool:
-    return all(
-        each is None or (each.dtype == np.float32 and each.flags.c_contiguous) for each in arrays
-    )
+    for each in arrays:
+        if each is None:
+            continue
+        if each.dtype != FLOAT32 or not each.flags.c_contiguous:
+            return False
+    return True
 
 
 def _matrix(array: Array) -> tuple[int, int]:
@@ -257,11 +262,11 @@ def cross_entropy_forward(
     logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
 ) -> tuple[Array, Array]:
     """See cross_entropy.forward."""
-    if not _fits(logits):
+    indices, counted = _count_targets(logits, targets, ignore_index)
+    if counted < 0:
         return cross_entropy.forward(logits, targets, reduction, ignore_index)
-    counted, marked = _mark_ignored(targets, ignore_index, logits.shape[1])
     losses, logsumexp = (np.empty(len(targets), np.float32) for _ in range(2))
-    compiled.cross_entropy_forward(logits, marked, losses, logsumexp, *logits.shape)
+    compiled.cross_entropy_forward(logits, indices, losses, logsumexp, *logits.shape, ignore_index)
     if reduction == "none":
         return losses, logsumexp
     total = losses.sum()
@@ -279,24 +284,45 @@ def cross_entropy_backward(
     ignore_index: int = -100,
 ) -> Array:
     """See cross_entropy.backward; without a reduction the reference serves."""
-    if reduction == "none" or not _fits(logits):
+    indices, counted = _count_targets(logits, targets, ignore_index)
+    if counted < 0 or reduction == "none":
         return cross_entropy.backward(grad, logits, targets, logsumexp, reduction, ignore_index)
-    counted, marked = _mark_ignored(targets, ignore_index, logits.shape[1])
     scale = float(grad) / (max(counted, 1) if reduction == "mean" else 1)
     dlogits = np.empty_like(logits)
-    compiled.cross_entropy_backward(logits, marked, logsumexp, dlogits, *logits.shape, scale)
+    compiled.cross_entropy_backward(
+        logits, indices, logsumexp, dlogits, *logits.shape, ignore_index, scale
+    )
     return dlogits
 
 
-def _mark_ignored(targets: Array, ignore_index: int, classes: int) -> tuple[int, Array]:
-    """Return how many targets count, and the targets as int64 with -1 for the others."""
-    targets = np.ascontiguousarray(targets, np.int64)
-    ignored = targets == ignore_index
-    if not ignored.any():
-        check_indices(targets, classes, "cross_entropy: target")
-        return targets.size, targets
-    check_indices(np.where(ignored, 0, targets), classes, "cross_entropy: target")
-    return targets.size - int(ignored.sum()), np.where(ignored, -1, targets)
+def _count_targets(logits: Array, targets: Array, ignore_index: int) -> tuple[Array, int]:
+    """Return the targets as int64, and how many count: -1 where the reference has to serve."""
+    if not _fits(logits):
+        return targets, -1
+    indices = _int64(targets)
+    return indices, compiled.count_targets(indices, *logits.shape, ignore_index)
+
+
+def _int64(indices: Array) -> Array:
+    return np.ascontiguousarray(indices, np.int64)
+
+
+def embedding_forward(idx: Array, weight: Array) -> Array:
+    """See embedding.forward, which also serves to name an index that is out of range."""
+    if _fits(weight):
+        y = np.empty((*idx.shape, weight.shape[1]), np.float32)
+        if compiled.embedding_forward(_int64(idx), weight, y, idx.size, *weight.shape):
+            return y
+    return embedding.forward(idx, weight)
+
+
+def embedding_backward(grad: Array, idx: Array, rows: int) -> Array:
+    """See embedding.backward."""
+    if _fits(grad):
+        result = np.zeros((rows, grad.shape[-1]), np.float32)
+        if compiled.embedding_backward(grad, _int64(idx), result, idx.size, *result.shape):
+            return result
+    return embedding.backward(grad, idx, rows)
 
 
 def adamw_update(
@@ -385,6 +411,7 @@ def _table() -> dict[str, Any]:
             forward=cross_entropy_forward, backward=cross_entropy_backward
         ),
         "dropout": SimpleNamespace(forward=dropout_masked, backward=dropout_masked),
+        "embedding": SimpleNamespace(forward=embedding_forward, backward=embedding_backward),
         "gelu": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
         "linear": SimpleNamespace(forward=linear.forward, backward=linear_backward),

@@ -48,9 +48,7 @@ def _describe_blas() -> str:
         if each["user_api"] == "blas"
     ]
     if better := better_core_type():
-        found.append(
-            f"faster with {VARIABLE}={better}, which train and evaluate set themselves"
-        )
+        found.append(f"faster with {VARIABLE}={better}, which train and evaluate set themselves")
     return "; ".join(found) or "a library that does not tell its name"
 
 

@@ -91,7 +91,7 @@ class Function:
     backend: Backend
     needs: tuple[bool, ...]
     saved: tuple[Any, ...] = ()
-    edges: tuple[Edge, ...] | None = None
+    edges: list[Edge] | None = None
     versions: Sequence[tuple[Version, int]] = ()
     hooks: dict[int, Callable] | None = None
     retained: Any = None  # a weak reference to the result, where it keeps its gradient
@@ -149,31 +149,37 @@ class Function:
 
     def _link(self, inputs: tuple[Any, ...], result: Any) -> None:
         self.order = next(_order)
-        self.edges = tuple(
+        self.edges = [
             (each.node or each) if need else None
             for each, need in zip(inputs, self.needs, strict=True)
-        )
+        ]
         array = result.array
         self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
         if self.saved:
-            self.versions = self._versions_of((*inputs, result))
+            tensors = [each for each in inputs if isinstance(each, TensorBase)]
+            tensors.append(result)
+            self.versions = self._versions_of(tensors)
         result.node = self
         result.requires_grad = True
 
-    def _versions_of(self, tensors: tuple[Any, ...]) -> list[tuple[Version, int]]:
-        """Return the versions of the tensors whose memory was saved."""
+    def _versions_of(self, tensors: list[Any]) -> list[tuple[Version, int]]:
+        """Return the versions of the tensors whose memory was saved; views share one."""
         versions = []
-        overlap = self.backend.xp.may_share_memory
-        owners = [_owner(value) for value in self.saved]
-        for each in tensors:
-            if isinstance(each, TensorBase):
-                array = each.array
-                owner = _owner(array)
-                for value, other in zip(self.saved, owners, strict=True):
+        owners: list[Any] = []
+        for value in self.saved:
+            if value is None:
+                continue
+            for each in tensors:
+                if each.array is value:
+                    versions.append((each.version, each.version.value))
+                    break
+            else:  # made by forward: memory of its own, or a part of a tensor's
+                owner = _owner(value)
+                owners = owners or [_owner(each.array) for each in tensors]
+                for each, other in zip(tensors, owners, strict=True):
                     # An owner may be the optimizer's buffer, which its parameters do not share.
-                    if value is array or (other is owner and overlap(value, array)):
+                    if other is owner and self.backend.xp.may_share_memory(value, each.array):
                         versions.append((each.version, each.version.value))
-                        break
         return versions
 
     def _gradients(self, grad: Array, keep: bool) -> list[tuple[Edge, Array]]:
@@ -460,7 +466,8 @@ def _walk(
 def _accumulate(leaf: Tensor, grad: Array) -> None:
     with _accumulating:
         if leaf.grad is not None:
-            leaf.grad.array[...] += grad
+            total = leaf.grad.array
+            leaf.backend.xp.add(total, grad, out=total)
             leaf.grad.version.value += 1
         elif leaf.grad_buffer is not None:
             leaf.grad = leaf.grad_buffer

@@ -1,6 +1,5 @@
 """Operations as functions: those of several tensors, and those of neural networks."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,18 +147,9 @@ def cross_entropy(
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits without axes; expected (..., classes)")
     targets = _integers("cross_entropy", "targets", targets, logits)
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} and targets {targets.shape}; expected targets "
-            f"{logits.shape[:-1]}"
-        )
-    if logits.ndim != 2:
-        rows = math.prod(logits.shape[:-1])
-        logits = logits.reshape(rows, logits.shape[-1])
-    losses = neural.CrossEntropy.apply(
-        logits, targets.reshape(-1), reduction=reduction, ignore_index=ignore_index
+    return neural.CrossEntropy.apply(
+        logits, targets, reduction=reduction, ignore_index=ignore_index
     )
-    return losses.reshape(targets.shape) if reduction == "none" else losses
 
 
 def attention(
@@ -249,12 +239,15 @@ def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
+    mixed, dtype = False, None
     for each in tensors:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
-    dtypes = {each.array.dtype for each in tensors}
-    if len(dtypes) > 1:
-        raise TypeError(f"{name}: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one")
+        mixed = mixed or (dtype is not None and each.array.dtype != dtype)
+        dtype = each.array.dtype
+    if mixed:
+        dtypes = sorted({str(each.array.dtype) for each in tensors})
+        raise TypeError(f"{name}: dtypes {', '.join(dtypes)}; expected one")
     return tensors
 
 

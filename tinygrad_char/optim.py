@@ -153,14 +153,17 @@ class Optimizer:
 
         With each, the number of updates that its parameters, all of them, have had.
         """
-        members = range(group.first, group.last)
-        for count, run in itertools.groupby(members, self._updates_of):
+        part = slice(group.first, group.last)
+        counts = [
+            None if each.grad is None else count
+            for each, count in zip(self.parameters[part], self.updates[part].tolist(), strict=True)
+        ]
+        first = group.first
+        for count, run in itertools.groupby(counts):
+            last = first + len(list(run))
             if count is not None:
-                positions = list(run)
-                yield slice(self.offsets[positions[0]], self.offsets[positions[-1] + 1]), count
-
-    def _updates_of(self, position: int) -> int | None:
-        return None if self.parameters[position].grad is None else int(self.updates[position])
+                yield slice(self.offsets[first], self.offsets[last]), count
+            first = last
 
     def grad_norm(self) -> float:
         """Return the Euclidean norm of all gradients together."""
@@ -197,9 +200,9 @@ class Optimizer:
         for group in self.groups:
             for span, count in self._spans(group):
                 self.update(span, count + 1, group.options, scale)
-        for position, each in enumerate(self.parameters):
+        self.updates += [each.grad is not None for each in self.parameters]
+        for each in self.parameters:
             if each.grad is not None:
-                self.updates[position] += 1
                 each.version.value += 1
         return norm
 

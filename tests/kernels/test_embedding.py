@@ -51,6 +51,19 @@ def test_gradient_may_be_a_view():
         (7, r"index at position \(\) is 7"),
     ],
 )
-def test_index_outside_is_named(idx, message):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_index_outside_is_named(idx, message, dtype):
     with pytest.raises(IndexError, match=message):
-        embedding.forward(np.array(idx), np.zeros((4, 2)))
+        embedding.forward(np.array(idx), np.zeros((4, 2), dtype))
+
+
+@pytest.mark.parametrize("rows", [4, 2000])
+def test_backward_writes_nowhere_else(rows):
+    with pytest.raises(IndexError):
+        embedding.backward(np.ones((3, 2), np.float32), np.array([0, rows, 1]), rows)
+
+
+def test_rows_that_are_not_finite_are_found():
+    weight = np.array([[1, 2], [np.inf, np.nan], [3, -np.inf]], np.float32)
+    idx = np.array([2, 1, 0, 1])
+    np.testing.assert_array_equal(embedding.forward(idx, weight), weight[idx])

@@ -2,6 +2,7 @@
 
 from kernels.array import Array
 from kernels.dropout import DropoutKey, MaskSource
+from kernels.linear import rows
 from tinygrad_char.autograd import Function
 
 
@@ -213,19 +214,29 @@ class CrossEntropy(Function):
 
     def forward(self, logits: Array, targets: Array, *, reduction: str, ignore_index: int) -> Array:
         """Return the loss; ValueError that names the shapes where they do not fit."""
-        if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+        if targets.shape != logits.shape[:-1]:
             raise ValueError(
                 f"cross_entropy: logits {logits.shape} and targets {targets.shape}; expected "
-                "(N, classes) and (N,)"
+                f"targets {logits.shape[:-1]}"
             )
         self.options = (reduction, ignore_index)
-        loss, logsumexp = self.backend.cross_entropy.forward(logits, targets, *self.options)
+        loss, logsumexp = self.backend.cross_entropy.forward(
+            rows(logits), targets.reshape(-1), *self.options
+        )
         self.saved = (logits, targets, logsumexp)
-        return loss
+        return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return dlogits."""
-        return self.backend.cross_entropy.backward(grad, *self.saved, *self.options), None
+        logits, targets, logsumexp = self.saved
+        dlogits = self.backend.cross_entropy.backward(
+            grad.reshape(-1) if grad.ndim else grad,
+            rows(logits),
+            targets.reshape(-1),
+            logsumexp,
+            *self.options,
+        )
+        return dlogits.reshape(logits.shape), None
 
 
 class Attention(Function):
