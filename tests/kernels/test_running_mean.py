@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from kernels import cores, fused, running_mean
 
-pytestmark = pytest.mark.usefixtures("version")
 AROUND_A_BLOCK = (511, 512, 513, 1025)
 
 
