@@ -1,0 +1,226 @@
+"""Activations, dropout and residual connections by CUDA kernels, element by element.
+
+Each class has the functions of the reference of its name, and hands over to it what its kernels
+do not serve. Inputs and outputs are float32 or bfloat16, biases and their gradients float32.
+"""
+
+import numpy as np
+
+from kernels import bias_activation, dropout, residual
+from kernels.array import Array, namespace
+from kernels.cuda_mask import can_draw, mask_arguments
+from kernels.cuda_operation import SCALARS, Operation, by_rows, contiguous, serves
+from kernels.dropout import MaskSource
+from kernels.launcher import Launcher
+
+THREADS = 256
+TILE_COLUMNS = 128
+BLOCK_ROWS = 32
+BLOCK_ELEMENTS = BLOCK_ROWS * TILE_COLUMNS
+MOST_PARTS, MOST_BLOCKS = 256, 1024
+"""How many blocks share a sum over rows: not the device's, so that no result depends on the
+device's size."""
+
+_ACTIVATION = {"none": "gelu", "tanh": "gelu_tanh"}
+
+
+class BiasActivation(Operation):
+    """See bias_activation.py; bias_activation.cu."""
+
+    def forward(self, x: Array, bias: Array | None, activation: str) -> tuple[Array, Array]:
+        """See bias_activation.forward."""
+        if not (serves(x) and _single(bias)) or x.ndim == 0:
+            return bias_activation.forward(x, bias, activation)
+        x = contiguous(x)
+        rows, columns = by_rows(x)
+        y = namespace(x).empty(x.shape, x.dtype)
+        self.launch(
+            "bias_activation",
+            "bias_activation_forward",
+            _grid(rows, columns),
+            THREADS,
+            x,
+            bias,
+            y,
+            np.int64(rows),
+            np.int64(columns),
+            SCALAR=SCALARS[x.dtype.name],
+            ACTIVATION=activation.upper(),
+        )
+        return y, y if activation == "relu" else x
+
+    def backward(
+        self,
+        grad: Array,
+        saved: Array,
+        bias: Array | None,
+        activation: str,
+        need_bias: bool = True,
+    ) -> tuple[Array, Array | None]:
+        """See bias_activation.backward."""
+        if not (serves(grad, saved) and _single(bias)) or grad.ndim == 0:
+            return bias_activation.backward(grad, saved, bias, activation, need_bias)
+        xp = namespace(grad)
+        grad, saved = contiguous(grad), contiguous(saved)
+        rows, columns = by_rows(grad)
+        grad_x = xp.empty(grad.shape, grad.dtype)
+        grid = _grid(rows, columns, parts=need_bias)
+        partial = xp.empty((grid[1], columns), np.float32) if need_bias else None
+        self.launch(
+            "bias_activation",
+            "bias_activation_backward",
+            grid,
+            THREADS,
+            grad,
+            saved,
+            bias,
+            grad_x,
+            partial,
+            np.int64(rows),
+            np.int64(columns),
+            SCALAR=SCALARS[grad.dtype.name],
+            ACTIVATION=activation.upper(),
+        )
+        if partial is None:
+            return grad_x, None
+        return grad_x, self.sum_rows(partial, (columns,), partial.dtype)
+
+
+class Relu:
+    """See relu.py; bias_activation.cu."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._fused = BiasActivation(launcher)
+
+    def forward(self, x: Array) -> Array:
+        """See relu.forward."""
+        return self._fused.forward(x, None, "relu")[0]
+
+    def backward(self, grad: Array, y: Array) -> Array:
+        """See relu.backward."""
+        return self._fused.backward(grad, y, None, "relu", need_bias=False)[0]
+
+
+class Gelu:
+    """See gelu.py; bias_activation.cu."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._fused = BiasActivation(launcher)
+
+    def forward(self, x: Array, approximate: str = "none") -> Array:
+        """See gelu.forward."""
+        return self._fused.forward(x, None, _ACTIVATION[approximate])[0]
+
+    def backward(self, grad: Array, x: Array, approximate: str = "none") -> Array:
+        """See gelu.backward."""
+        return self._fused.backward(grad, x, None, _ACTIVATION[approximate], need_bias=False)[0]
+
+
+class Dropout(Operation):
+    """See dropout.py; dropout.cu."""
+
+    def forward(self, x: Array, p: float, key: MaskSource) -> Array:
+        """See dropout.forward."""
+        if not (serves(x) and can_draw(p, key)):
+            return dropout.forward(x, p, key)
+        x = contiguous(x)
+        y = namespace(x).empty(x.shape, x.dtype)
+        self.launch(
+            "dropout",
+            "dropout",
+            (-(-x.size // BLOCK_ELEMENTS),),
+            THREADS,
+            x,
+            y,
+            np.int64(x.size),
+            *mask_arguments(p, key),
+            SCALAR=SCALARS[x.dtype.name],
+        )
+        return y
+
+    def backward(self, grad: Array, p: float, key: MaskSource) -> Array:
+        """See dropout.backward."""
+        return self.forward(grad, p, key)
+
+
+class Residual(Operation):
+    """See residual.py; residual.cu."""
+
+    def forward(
+        self,
+        residual_x: Array,
+        x: Array,
+        bias: Array | None,
+        p: float = 0.0,
+        key: MaskSource | None = None,
+    ) -> Array:
+        """See residual.forward."""
+        if not (serves(residual_x, x) and _single(bias) and can_draw(p, key)) or x.ndim == 0:
+            return residual.forward(residual_x, x, bias, p, key)
+        residual_x, x = contiguous(residual_x), contiguous(x)
+        rows, columns = by_rows(x)
+        y = namespace(x).empty(x.shape, x.dtype)
+        self.launch(
+            "residual",
+            "residual_forward",
+            _grid(rows, columns),
+            THREADS,
+            residual_x,
+            x,
+            bias,
+            y,
+            np.int64(rows),
+            np.int64(columns),
+            *mask_arguments(p, key),
+            SCALAR=SCALARS[x.dtype.name],
+            DRAWING=_drawing(columns, p, key),
+        )
+        return y
+
+    def backward(
+        self, grad: Array, p: float = 0.0, key: MaskSource | None = None, need_bias: bool = True
+    ) -> tuple[Array, Array | None]:
+        """See residual.backward."""
+        if not (serves(grad) and can_draw(p, key)) or grad.ndim == 0:
+            return residual.backward(grad, p, key, need_bias)
+        xp = namespace(grad)
+        grad = contiguous(grad)
+        rows, columns = by_rows(grad)
+        grad_x = xp.empty(grad.shape, grad.dtype)
+        grid = _grid(rows, columns, parts=need_bias)
+        partial = xp.empty((grid[1], columns), np.float32) if need_bias else None
+        self.launch(
+            "residual",
+            "residual_backward",
+            grid,
+            THREADS,
+            grad,
+            grad_x,
+            partial,
+            np.int64(rows),
+            np.int64(columns),
+            *mask_arguments(p, key),
+            SCALAR=SCALARS[grad.dtype.name],
+            DRAWING=_drawing(columns, p, key),
+        )
+        if partial is None:
+            return grad_x, None
+        return grad_x, self.sum_rows(partial, (columns,), partial.dtype)
+
+
+def _grid(rows: int, columns: int, parts: bool = False) -> tuple[int, int]:
+    """Return blocks along columns and rows; as few along rows as `parts` of a sum may be."""
+    across = -(-columns // TILE_COLUMNS)
+    down = -(-rows // BLOCK_ROWS)
+    most = min(MOST_PARTS, max(1, MOST_BLOCKS // max(1, across))) if parts else 65535
+    return across, min(down, most)
+
+
+def _drawing(columns: int, p: float, key: MaskSource | None) -> str:
+    if p == 0 or key is None:
+        return "ABSENT"
+    return "TOGETHER" if columns % 16 == 0 else "ALONE"
+
+
+def _single(array: Array | None) -> bool:
+    return array is None or (array.dtype == np.float32 and array.flags.c_contiguous)
