@@ -28,7 +28,7 @@ COMMON_FLAGS = (
 )
 MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fast": (("-O2", "-g"), ("-O2", "-g")),
-    "check": (("-O2", "-g", "-fsanitize=thread"), ("-O2", "-g", "-DCUDA_ON_CPU_CHECK")),
+    "check": (("-O1", "-g", "-fsanitize=thread"), ("-O3", "-g", "-DCUDA_ON_CPU_CHECK")),
     "debug": (("-O0", "-g3"), ("-O2", "-g")),
 }
 """For each mode of the runner, the flags for kernels and for the runtime."""

@@ -19,8 +19,7 @@ namespace {
 
 // Who accessed a piece of memory, and when.
 struct Stamp {
-    uint32_t block;  // counted from 1 as they run; 0: no access
-    uint32_t barrier;
+    uint32_t epoch;  // between which two barriers of the launch; 0: no access
     uint32_t site;
     uint32_t thread : 10;
     uint32_t atomic : 1;
@@ -37,43 +36,43 @@ struct Cell {
     Stamp reads[2];
 };
 
-// Memory that a kernel may access, with a cell for each `granule` bytes of it.
+// Memory that a kernel may access, with a cell for each 2^shift bytes of it.
 struct Region {
     uint64_t begin, end;
     bool shared;
     const char* name;
-    size_t granule;
+    unsigned shift;
     std::vector<Cell> cells;
+
+    size_t granule() const { return size_t(1) << shift; }
 };
 
-constexpr size_t LARGEST_GRANULE = 4;
+constexpr unsigned LARGEST_SHIFT = 2;
 
 std::vector<Region> regions;
 size_t last_region;
-uint32_t block, barrier;
+
+// An epoch ends at each barrier of a block, and with the block.
+uint32_t epoch, first_epoch_of_block;
 
 void add_region(const Array& array, bool shared) {
-    size_t granule = LARGEST_GRANULE;
-    while (array.begin % granule != 0) {
-        granule /= 2;
+    Region region{array.begin, array.begin + array.bytes, shared, array.name, LARGEST_SHIFT, {}};
+    while (array.begin % region.granule() != 0) {
+        region.shift--;
     }
-    const size_t cells = (array.bytes + granule - 1) / granule;
-    regions.push_back(
-        {array.begin, array.begin + array.bytes, shared, array.name, granule, {}}
-    );
-    regions.back().cells.resize(cells);
+    region.cells.resize((array.bytes + region.granule() - 1) >> region.shift);
+    regions.push_back(std::move(region));
 }
 
-// Gives each byte a cell as it was, with smaller granules: narrower accesses begin here.
-void refine(Region& region, size_t granule) {
-    const size_t copies = region.granule / granule;
+// Gives each half of a cell's bytes a cell as it was: narrower accesses begin here.
+void refine(Region& region) {
     std::vector<Cell> cells;
-    cells.reserve(region.cells.size() * copies);
+    cells.reserve(2 * region.cells.size());
     for (const Cell& cell : region.cells) {
-        cells.insert(cells.end(), copies, cell);
+        cells.insert(cells.end(), 2, cell);
     }
     region.cells = std::move(cells);
-    region.granule = granule;
+    region.shift--;
 }
 
 Region* find_region(uint64_t address) {
@@ -101,16 +100,21 @@ const char* name_of(Access access) {
     }
 }
 
+bool of_this_block(const Stamp& stamp) {
+    return stamp.epoch >= first_epoch_of_block;
+}
+
 bool same_warp(const Stamp& a, const Stamp& b) {
-    return a.block == b.block && a.thread / WARP_SIZE == b.thread / WARP_SIZE;
+    return of_this_block(a) == of_this_block(b) && a.thread / WARP_SIZE == b.thread / WARP_SIZE;
 }
 
 // Whether an access happened before whatever the running thread does now.
 bool ordered(const Stamp& stamp, const Region& region) {
-    if (stamp.block != block) {
-        return stamp.block == 0 || region.shared;  // another block's shared memory is another one
+    if (stamp.epoch != epoch) {
+        // Another block's shared memory is another one.
+        return stamp.epoch == 0 || region.shared || of_this_block(stamp);
     }
-    if (stamp.thread == current->number || stamp.barrier != barrier) {
+    if (stamp.thread == current->number) {
         return true;
     }
     return stamp.thread / WARP_SIZE == current->warp &&
@@ -150,7 +154,7 @@ const Stamp* find_conflict(const Cell& cell, const Stamp& now, Access access, co
 void report_race(const Stamp& other, const Cell& cell, Access access, uint32_t site, const Region& region) {
     const bool written = &other == &cell.writes[0] || &other == &cell.writes[1];
     const char* kind = other.atomic ? "atomic operation" : written ? "write" : "read";
-    if (other.block == block) {
+    if (of_this_block(other)) {
         fail_at(
             site,
             other.site,
@@ -176,7 +180,7 @@ void report_race(const Stamp& other, const Cell& cell, Access access, uint32_t s
 
 void check_cell(Cell& cell, const Stamp& now, Access access, const Region& region) {
     Stamp& last_write = cell.writes[0];
-    if (last_write.block == block && last_write.in_flight) {
+    if (last_write.in_flight && of_this_block(last_write)) {
         fail_at(
             now.site,
             last_write.site,
@@ -188,7 +192,7 @@ void check_cell(Cell& cell, const Stamp& now, Access access, const Region& regio
             describe(last_write.thread).text
         );
     }
-    if (access == Access::Read && region.shared && last_write.block != block) {
+    if (access == Access::Read && region.shared && !of_this_block(last_write)) {
         fail_at(
             now.site,
             0,
@@ -256,8 +260,7 @@ bool is_private(uint64_t address, size_t bytes) {
 
 Stamp stamp_of(uint32_t site, Access access) {
     Stamp now{};
-    now.block = block;
-    now.barrier = barrier;
+    now.epoch = epoch;
     now.site = site;
     now.thread = current->number;
     now.atomic = access == Access::Atomic;
@@ -271,7 +274,7 @@ Stamp stamp_of(uint32_t site, Access access) {
 void check_new_launch(const Launch& launch) {
     regions.clear();
     last_region = 0;
-    block = barrier = 0;
+    epoch = 0;
     for (const Array& array : shared_arrays()) {
         add_region(array, true);
     }
@@ -281,7 +284,7 @@ void check_new_launch(const Launch& launch) {
 }
 
 void check_new_block() {
-    block++;
+    first_epoch_of_block = epoch + 1;
 }
 
 void check_end() {
@@ -289,7 +292,7 @@ void check_end() {
 }
 
 void check_barrier(Thread* threads, size_t count) {
-    barrier++;
+    epoch++;
     for (size_t i = 0; i < count; i++) {
         memset(threads[i].clocks, 0, sizeof threads[i].clocks);
     }
@@ -322,13 +325,11 @@ void check_access(const void* address, size_t bytes, Access access, uint32_t sit
         return;
     }
     const uint64_t offset = begin - region->begin;
-    while ((offset | bytes) % region->granule != 0) {
-        refine(*region, region->granule / 2);
+    while (((offset | bytes) & (region->granule() - 1)) != 0) {
+        refine(*region);
     }
     const Stamp now = stamp_of(site, access);
-    const size_t first = offset / region->granule;
-    const size_t end = (offset + bytes) / region->granule;
-    for (size_t i = first; i < end; i++) {
+    for (size_t i = offset >> region->shift; i < (offset + bytes) >> region->shift; i++) {
         check_cell(region->cells[i], now, access, *region);
     }
 }
@@ -336,7 +337,7 @@ void check_access(const void* address, size_t bytes, Access access, uint32_t sit
 void check_aligned_access(const void* address, size_t bytes, Access access, uint32_t site) {
     // The compiler may put a thread's own variables anywhere.
     const auto begin = reinterpret_cast<uint64_t>(address);
-    if (begin % bytes != 0 && find_region(begin) != nullptr) {
+    if ((begin & (bytes - 1)) != 0 && find_region(begin) != nullptr) {
         fail_at(
             site,
             0,
@@ -354,7 +355,7 @@ void check_async_arrival(const void* address, size_t bytes, uint32_t site) {
     Region* region = find_region(reinterpret_cast<uint64_t>(address));
     const uint64_t offset = reinterpret_cast<uint64_t>(address) - region->begin;
     const Stamp now = stamp_of(site, Access::Write);
-    for (size_t i = offset / region->granule; i < (offset + bytes) / region->granule; i++) {
+    for (size_t i = offset >> region->shift; i < (offset + bytes) >> region->shift; i++) {
         region->cells[i].writes[0] = now;
     }
 }
