@@ -34,69 +34,45 @@ __device__ __forceinline__ float slope(float x)
     return phi + x * (phi * (1.0f - phi) * 2.0f * INNER * (1.0f + 3.0f * CUBIC * x * x));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
 bias_activation_forward(const SCALAR *__restrict__ x, const float *__restrict__ bias,
                         SCALAR *__restrict__ y, long long rows, long long columns)
 {
-    const Place place(columns);
-    if (place.left <= 0)
-        return;
-    const bool whole = columns % 4 == 0 && aligned<4>(x, y);
-    float shift[4] = {};
+    const Place place(rows, columns);
+    const bool whole = place.whole(x, y);
+    float values[TILE_ROWS][4], shift[4] = {};
+    place.load_tile(values, x, whole);
     if (bias)
         load_some<4>(shift, bias + place.column, place.left, false);
-    for (long long row = place.row; row < rows; row += place.row_step) {
-        float values[TILE_ROWS][4];
 #pragma unroll
-        for (int i = 0; i < TILE_ROWS; i++)
-            if (row + i < rows)
-                load_some<4>(values[i], x + (row + i) * columns + place.column, place.left, whole);
+    for (int i = 0; i < TILE_ROWS; i++)
 #pragma unroll
-        for (int i = 0; i < TILE_ROWS; i++) {
-            if (row + i >= rows)
-                break;
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                values[i][j] = activation(values[i][j] + shift[j]);
-            store_some<4>(y + (row + i) * columns + place.column, values[i], place.left, whole);
-        }
-    }
+        for (int j = 0; j < 4; j++)
+            values[i][j] = activation(values[i][j] + shift[j]);
+    place.store_tile(y, values, whole);
 }
 
-/* `saved` is y for ReLU, else x. Where `partial` is not null it receives the part of each row of
- * blocks (gridDim.y, columns) of dbias, which column_sum adds up. Faster where columns are few:
+/* `saved` is y for ReLU, else x. Where `partial` is not null it receives each block's part of
+ * dbias, (blocks along the rows, columns), which column_sum adds up. Faster where columns are few:
  * atomicAdd to dbias instead, without a second stage; its sums differ from run to run. */
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
 bias_activation_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ saved,
                          const float *__restrict__ bias, SCALAR *__restrict__ grad_x,
                          float *__restrict__ partial, long long rows, long long columns)
 {
-    const Place place(columns);
-    const bool whole = columns % 4 == 0 && aligned<4>(grad, saved, grad_x);
-    float shift[4] = {}, sums[4] = {};
+    const Place place(rows, columns);
+    const bool whole = place.whole(grad, saved, grad_x);
+    float g[TILE_ROWS][4], values[TILE_ROWS][4], shift[4] = {};
+    place.load_tile(g, grad, whole);
+    place.load_tile(values, saved, whole);
     if (bias && ACTIVATION != RELU)
         load_some<4>(shift, bias + place.column, place.left, false);
-    for (long long row = place.row; row < rows && place.left > 0; row += place.row_step) {
-        float g[TILE_ROWS][4], values[TILE_ROWS][4];
 #pragma unroll
-        for (int i = 0; i < TILE_ROWS; i++)
-            if (row + i < rows) {
-                const long long start = (row + i) * columns + place.column;
-                load_some<4>(g[i], grad + start, place.left, whole);
-                load_some<4>(values[i], saved + start, place.left, whole);
-            }
+    for (int i = 0; i < TILE_ROWS; i++)
 #pragma unroll
-        for (int i = 0; i < TILE_ROWS; i++) {
-            if (row + i >= rows)
-                break;
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                g[i][j] *= slope(values[i][j] + shift[j]);
-                sums[j] += g[i][j];
-            }
-            store_some<4>(grad_x + (row + i) * columns + place.column, g[i], place.left, whole);
-        }
-    }
+        for (int j = 0; j < 4; j++)
+            g[i][j] *= slope(values[i][j] + shift[j]);
+    place.store_tile(grad_x, g, whole);
     if (partial)
-        store_column_sums(partial, sums, place, columns);
+        store_column_sums(partial, g, place);
 }

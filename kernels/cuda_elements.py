@@ -17,9 +17,8 @@ THREADS = 256
 TILE_COLUMNS = 128
 BLOCK_ROWS = 32
 BLOCK_ELEMENTS = BLOCK_ROWS * TILE_COLUMNS
-MOST_PARTS, MOST_BLOCKS = 256, 1024
-"""How many blocks share a sum over rows: not the device's, so that no result depends on the
-device's size."""
+MOST_COLUMNS = 65535 * TILE_COLUMNS
+"""What the second axis of a grid can count."""
 
 _ACTIVATION = {"none": "gelu", "tanh": "gelu_tanh"}
 
@@ -29,7 +28,7 @@ class BiasActivation(Operation):
 
     def forward(self, x: Array, bias: Array | None, activation: str) -> tuple[Array, Array]:
         """See bias_activation.forward."""
-        if not (serves(x) and _single(bias)) or x.ndim == 0:
+        if not (serves(x) and _single(bias) and _fits(x)):
             return bias_activation.forward(x, bias, activation)
         x = contiguous(x)
         rows, columns = by_rows(x)
@@ -58,14 +57,14 @@ class BiasActivation(Operation):
         need_bias: bool = True,
     ) -> tuple[Array, Array | None]:
         """See bias_activation.backward."""
-        if not (serves(grad, saved) and _single(bias)) or grad.ndim == 0:
+        if not (serves(grad, saved) and _single(bias) and _fits(grad)):
             return bias_activation.backward(grad, saved, bias, activation, need_bias)
         xp = namespace(grad)
         grad, saved = contiguous(grad), contiguous(saved)
         rows, columns = by_rows(grad)
         grad_x = xp.empty(grad.shape, grad.dtype)
-        grid = _grid(rows, columns, parts=need_bias)
-        partial = xp.empty((grid[1], columns), np.float32) if need_bias else None
+        grid = _grid(rows, columns)
+        partial = xp.empty((grid[0], columns), np.float32) if need_bias else None
         self.launch(
             "bias_activation",
             "bias_activation_backward",
@@ -155,7 +154,7 @@ class Residual(Operation):
         key: MaskSource | None = None,
     ) -> Array:
         """See residual.forward."""
-        if not (serves(residual_x, x) and _single(bias) and can_draw(p, key)) or x.ndim == 0:
+        if not (serves(residual_x, x) and _single(bias) and can_draw(p, key) and _fits(x)):
             return residual.forward(residual_x, x, bias, p, key)
         residual_x, x = contiguous(residual_x), contiguous(x)
         rows, columns = by_rows(x)
@@ -173,7 +172,7 @@ class Residual(Operation):
             np.int64(columns),
             *mask_arguments(p, key),
             SCALAR=SCALARS[x.dtype.name],
-            DRAWING=_drawing(columns, p, key),
+            DROPOUT=int(p > 0 and key is not None),
         )
         return y
 
@@ -181,14 +180,14 @@ class Residual(Operation):
         self, grad: Array, p: float = 0.0, key: MaskSource | None = None, need_bias: bool = True
     ) -> tuple[Array, Array | None]:
         """See residual.backward."""
-        if not (serves(grad) and can_draw(p, key)) or grad.ndim == 0:
+        if not (serves(grad) and can_draw(p, key) and _fits(grad)):
             return residual.backward(grad, p, key, need_bias)
         xp = namespace(grad)
         grad = contiguous(grad)
         rows, columns = by_rows(grad)
         grad_x = xp.empty(grad.shape, grad.dtype)
-        grid = _grid(rows, columns, parts=need_bias)
-        partial = xp.empty((grid[1], columns), np.float32) if need_bias else None
+        grid = _grid(rows, columns)
+        partial = xp.empty((grid[0], columns), np.float32) if need_bias else None
         self.launch(
             "residual",
             "residual_backward",
@@ -201,25 +200,19 @@ class Residual(Operation):
             np.int64(columns),
             *mask_arguments(p, key),
             SCALAR=SCALARS[grad.dtype.name],
-            DRAWING=_drawing(columns, p, key),
+            DROPOUT=int(p > 0 and key is not None),
         )
         if partial is None:
             return grad_x, None
         return grad_x, self.sum_rows(partial, (columns,), partial.dtype)
 
 
-def _grid(rows: int, columns: int, parts: bool = False) -> tuple[int, int]:
-    """Return blocks along columns and rows; as few along rows as `parts` of a sum may be."""
-    across = -(-columns // TILE_COLUMNS)
-    down = -(-rows // BLOCK_ROWS)
-    most = min(MOST_PARTS, max(1, MOST_BLOCKS // max(1, across))) if parts else 65535
-    return across, min(down, most)
+def _grid(rows: int, columns: int) -> tuple[int, int]:
+    return -(-rows // BLOCK_ROWS), -(-columns // TILE_COLUMNS)
 
 
-def _drawing(columns: int, p: float, key: MaskSource | None) -> str:
-    if p == 0 or key is None:
-        return "ABSENT"
-    return "TOGETHER" if columns % 16 == 0 else "ALONE"
+def _fits(x: Array) -> bool:
+    return x.ndim > 0 and x.shape[-1] <= MOST_COLUMNS
 
 
 def _single(array: Array | None) -> bool:

@@ -2,16 +2,11 @@
  *
  * Sixteen random bits for each element, from Philox4x64-10 (Salmon et al. 2011, "Parallel random
  * numbers: as easy as 1, 2, 3"): the 256 bits of one counter serve sixteen consecutive elements,
- * so any part of a mask can be drawn by itself. */
+ * so any part of a mask can be drawn by itself. One thread draws for sixteen elements what others
+ * then ask it for. */
 #pragma once
-#include "reduce.cuh"
 
 typedef unsigned long long Word;
-
-/* The bits of sixteen elements: those of element i are the i % 4-th sixteen of word i / 4. */
-struct Bits {
-    Word words[4];
-};
 
 struct Mask {
     Word seed, call;
@@ -26,8 +21,16 @@ struct Mask {
     {
     }
 
-    /* The bits of the elements from 16 * group on. */
-    __device__ __forceinline__ Bits draw(Word group) const
+    /* Which of the sixteen elements from `element` on are kept: bit i is that of the i-th. */
+    __device__ __forceinline__ unsigned kept(Word element) const
+    {
+        const unsigned first = element % 16, low = draw(element / 16);
+        return first == 0 ? low : (low | draw(element / 16 + 1) << 16) >> first & 0xffffu;
+    }
+
+  private:
+    /* What is kept of a group of sixteen elements. */
+    __device__ __forceinline__ unsigned draw(Word group) const
     {
         /* NumPy's generator counts up before it draws, hence from 1 */
         Word a = group + 1, b = 0, c = 0, d = 0, first = seed, second = call;
@@ -44,68 +47,15 @@ struct Mask {
             first += 0x9E3779B97F4A7C15ull;
             second += 0xBB67AE8584CAA73Bull;
         }
-        return {{a, b, c, d}};
+        return compare(a) | compare(b) << 4 | compare(c) << 8 | compare(d) << 12;
     }
 
-    /* The factor, 0 or `scale`, of an element by its sixteen bits, the lowest of `bits`. */
-    __device__ __forceinline__ float factor(Word bits) const
+    __device__ __forceinline__ unsigned compare(Word bits) const
     {
-        return (static_cast<unsigned>(bits) & 0xffffu) >= threshold ? scale : 0.0f;
-    }
-
-    /* The factors of four consecutive elements that a single thread draws, wherever they begin. */
-    __device__ __forceinline__ void factors_alone(float (&factors)[4], Word element) const
-    {
-        const Bits first = draw(element / 16);
-        const Bits second = element % 16 > 12 ? draw(element / 16 + 1) : first;
+        unsigned result = 0;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int part = (element + j) % 16;
-            const bool next = (element + j) / 16 != element / 16;
-            const Word low = part & 4 ? pick(next, first.words[1], second.words[1])
-                                      : pick(next, first.words[0], second.words[0]);
-            const Word high = part & 4 ? pick(next, first.words[3], second.words[3])
-                                       : pick(next, first.words[2], second.words[2]);
-            factors[j] = factor((part & 8 ? high : low) >> 16 * (part % 4));
-        }
-    }
-
-    /* The factors of four consecutive elements in each of four rows, drawn by a warp.
-     *
-     * Each lane passes its element, a multiple of 4, in the row numbered 0; the next row begins
-     * `stride` elements, a multiple of 16, further. Neighbouring lanes have neighbouring
-     * elements, and lanes 4 i to 4 i + 3 are within one group of sixteen. So each of them draws
-     * the group of another row, and all exchange words. */
-    __device__ __forceinline__ void factors_together(float (&factors)[4][4], Word element,
-                                                     Word stride) const
-    {
-        const int member = threadIdx.x % 4;
-        Bits bits = draw((element + member * stride) / 16);
-        exchange(bits.words[0], bits.words[1], 1);
-        exchange(bits.words[2], bits.words[3], 1);
-        exchange(bits.words[0], bits.words[2], 2);
-        exchange(bits.words[1], bits.words[3], 2);
-#pragma unroll
-        for (int row = 0; row < 4; row++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                factors[row][j] = factor(bits.words[row] >> 16 * j);
-    }
-
-  private:
-    static __device__ __forceinline__ Word pick(bool second, Word a, Word b)
-    {
-        return second ? b : a;
-    }
-
-    /* Transposes the 2 x 2 words that this lane and the one at `distance` have. */
-    static __device__ __forceinline__ void exchange(Word &low, Word &high, int distance)
-    {
-        const bool upper = threadIdx.x & distance;
-        const Word received = __shfl_xor_sync(ALL_LANES, upper ? low : high, distance);
-        if (upper)
-            low = received;
-        else
-            high = received;
+        for (int i = 0; i < 4; i++)
+            result |= ((bits >> 16 * i & 0xffffu) >= threshold ? 1u : 0u) << i;
+        return result;
     }
 };
