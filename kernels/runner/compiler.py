@@ -24,11 +24,16 @@ COMMON_FLAGS = (
     "-fvisibility=hidden",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
+    "-fno-optimize-sibling-calls",  # the address that a call returns to tells its line
     "-w",
+)
+CHECK_FLAGS = (
+    *("-O1", "-g", "-DCUDA_ON_CPU_CHECK", "-fsanitize=thread"),
+    "-fno-tree-sra",  # a vector is read and written at once, as on a GPU
 )
 MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fast": (("-O2", "-g"), ("-O2", "-g")),
-    "check": (("-O1", "-g", "-fsanitize=thread"), ("-O3", "-g", "-DCUDA_ON_CPU_CHECK")),
+    "check": (CHECK_FLAGS, ("-O3", "-g", "-DCUDA_ON_CPU_CHECK")),
     "debug": (("-O0", "-g3"), ("-O2", "-g")),
 }
 """For each mode of the runner, the flags for kernels and for the runtime."""

@@ -25,13 +25,18 @@ def shared_arrays(library: Path) -> list[SharedArray]:
     Raises
     ------
     RunnerError
-        `readelf`, which comes with the compiler's binutils, is missing.
+        An array would be initialised; or `readelf`, which comes with the compiler, is missing.
     """
     found = set()
     for line in _run("readelf", "-sW", "-C", str(library)).splitlines():
         fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[3] == "TLS" and "cuda_on_cpu::" not in fields[7]:
+        if len(fields) == 8 and fields[3] == "TLS" and "cuda_on_cpu" not in fields[7]:
             function, _, name = fields[7].rpartition("::")
+            if function.startswith("guard variable for "):
+                raise RunnerError(
+                    f"the shared array {name} of {function[19:]} has elements with constructors; "
+                    "shared memory is not initialised: use a type without any"
+                )
             size = int(fields[2], 0)
             found.add(SharedArray(function, name, int(fields[1], 16), size))
     return sorted(found, key=lambda each: each.offset)

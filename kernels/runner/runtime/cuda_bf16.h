@@ -5,16 +5,9 @@
 #include "intrinsics.h"
 #include "vector_types.h"
 
+// No constructors, not even defaulted ones: with them, g++ guards the initialisation of shared arrays.
 struct alignas(2) __nv_bfloat16 {
     unsigned short bits;
-
-    __nv_bfloat16() = default;
-
-    explicit __nv_bfloat16(float value) {
-        const unsigned word = __float_as_uint(value);
-        const unsigned rounding = 0x7fff + ((word >> 16) & 1);
-        bits = isnan(value) ? 0x7fff : static_cast<unsigned short>((word + rounding) >> 16);
-    }
 
     operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
@@ -27,11 +20,17 @@ using nv_bfloat16 = __nv_bfloat16;
 using nv_bfloat162 = __nv_bfloat162;
 
 inline float __bfloat162float(__nv_bfloat16 value) { return float(value); }
-inline __nv_bfloat16 __float2bfloat16(float value) { return __nv_bfloat16(value); }
-inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __nv_bfloat16(value); }
+
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+    const unsigned word = __float_as_uint(value);
+    const unsigned rounding = 0x7fff + ((word >> 16) & 1);
+    return {static_cast<unsigned short>(isnan(value) ? 0x7fff : (word + rounding) >> 16)};
+}
+
+inline __nv_bfloat16 __float2bfloat16(float value) { return __float2bfloat16_rn(value); }
 
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
-    return {__nv_bfloat16(x), __nv_bfloat16(y)};
+    return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
 }
 
 inline __nv_bfloat162 __float22bfloat162_rn(float2 value) {
