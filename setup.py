@@ -8,9 +8,11 @@ FUSED = Extension(
     "kernels._fused",
     sources=[
         f"kernels/{name}.c"
-        for name in ("fused", "adamw", "attention", "cross_entropy", "layernorm")
+        for name in ("fused", "adamw", "attention", "cross_entropy", "dropout", "layernorm")
     ],
-    depends=["kernels/fused.h"],
+    depends=[
+        f"kernels/{name}.h" for name in ("attention", "attention_blocks", "fused", "philox", "tile")
+    ],
     # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
     # no contraction, so that AdamW's digits are those of its reference.
     extra_compile_args=[

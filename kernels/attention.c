@@ -1,60 +1,146 @@
-/* The softmax inside attention: see attention.py for the equations. The products are BLAS's.
- * scores is (matrices, queries, keys), logsumexp and delta (matrices, queries). With `causal`,
- * query i sees the keys j <= i + keys - queries, and the rest of its row is never read. */
-#include "fused.h"
+/* Fused attention: the parts that are the same for every processor, and the choice among those
+ * that are not, which are in attention_blocks.h. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("fp-contract=fast") /* a multiplication and an addition are one operation */
+#endif
+#include <stdlib.h>
 
-static inline __attribute__((always_inline)) int64_t visible(int64_t query, int64_t queries, int64_t keys, int64_t causal)
+#include "attention.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDER_REGISTERS 1
+#endif
+
+/* Sizes of a block: multiples of every ROWS and PANEL. */
+enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
+
+/* The dropout bits of a row of a block, which need not begin with a group. */
+typedef uint16_t BitsRow[KEYS + PHILOX_LANES];
+enum { BITS_SIZE = QUERIES * sizeof(BitsRow) / sizeof(float) };
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+INLINE int64_t between(int64_t x, int64_t low, int64_t high)
 {
-    const int64_t seen = causal ? query + 1 + keys - queries : keys;
-    return seen < 0 ? 0 : seen > keys ? keys : seen;
+    return x < low ? low : x > high ? high : x;
 }
 
-/* Turns scores into weights, in place, and writes logsumexp; infinity where nothing is seen. */
-MULTIVERSION void attention_weights(float *scores, float *logsumexp, int64_t matrices,
-                                    int64_t queries, int64_t keys, int64_t causal)
+INLINE int64_t rounded_up(int64_t x, int64_t multiple)
 {
-    for (int64_t row = 0; row < matrices * queries; row++, scores += keys) {
-        const int64_t seen = visible(row % queries, queries, keys, causal);
-        memset(scores + seen, 0, (size_t)(keys - seen) * sizeof(float));
-        if (seen == 0) {
-            logsumexp[row] = INFINITY;
-            continue;
-        }
-        float peak = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : peak)
-        for (int64_t j = 0; j < seen; j++)
-            peak = scores[j] > peak ? scores[j] : peak;
-        if (peak == -INFINITY)
-            peak = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < seen; j++) {
-            const float e = exp_float(scores[j] - peak);
-            scores[j] = e;
-            sum += e;
-        }
-        logsumexp[row] = sum == 0 ? INFINITY : logf(sum) + peak;
-        const float scale = sum == 0 ? 0 : 1 / sum;
-        for (int64_t j = 0; j < seen; j++)
-            scores[j] *= scale;
-    }
+    return (x + multiple - 1) / multiple * multiple;
 }
 
-/* Turns scores into weights, and the gradient of the weights into that of the scores, in place. */
-MULTIVERSION void attention_gradients(float *scores, float *grad_weights,
-                                      const float *logsumexp, const float *delta,
-                                      int64_t matrices, int64_t queries, int64_t keys,
-                                      int64_t causal)
+INLINE float *head_of(const Attention *a, const Heads *array, int64_t head)
 {
-    for (int64_t row = 0; row < matrices * queries; row++, scores += keys, grad_weights += keys) {
-        const int64_t seen = visible(row % queries, queries, keys, causal);
-        const size_t hidden = (size_t)(keys - seen) * sizeof(float);
-        memset(scores + seen, 0, hidden);
-        memset(grad_weights + seen, 0, hidden);
-        const float total = logsumexp[row], d = delta[row];
-        for (int64_t j = 0; j < seen; j++) {
-            const float weight = exp_float(scores[j] - total);
-            scores[j] = weight;
-            grad_weights[j] = (grad_weights[j] - d) * weight;
-        }
+    return array->data + head / a->heads * array->sequence + head % a->heads * array->head;
+}
+
+/* The number of the weight's element in the mask. */
+INLINE int64_t mask_start(const Attention *a, int64_t head, int64_t query, int64_t key)
+{
+    return (head * a->queries + query) * a->keys + key;
+}
+
+INLINE const uint16_t *bits_of(const Attention *a, BitsRow *bits, int64_t head, int64_t query,
+                                    int64_t row, int64_t key)
+{
+    return bits[row] + mask_start(a, head, query + row, key) % PHILOX_LANES;
+}
+
+/* Returns `count` numbers of the room, from a cache line's beginning, and takes them off it. */
+INLINE float *take(float **room, int64_t count)
+{
+    float *const taken = *room;
+    *room += rounded_up(count, LINE);
+    return taken;
+}
+
+static void write_scaled(const Attention *a, const Heads *array, int64_t head, int64_t first,
+                         int64_t rows, int64_t columns, const float *from, int64_t from_row,
+                         float scale)
+{
+    float *const to = head_of(a, array, head) + first * array->row;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            to[i * array->row + j] = scale * from[i * from_row + j];
+}
+
+/* At least what forward and backward take, whatever the width of a panel. */
+static int64_t room_size(const Attention *a)
+{
+    const int64_t queries = rounded_up(a->queries, QUERIES), keys = rounded_up(a->keys, KEYS);
+    const int64_t width = rounded_up(a->size, WIDEST_PANEL);
+    const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
+    return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
+           2 * (KEYS + QUERIES) * (width + value_width) + 2 * QUERIES * KEYS + 2 * queries + BITS_SIZE +
+           20 * LINE;
+}
+
+#define LANES 4
+#define ROWS 4
+#define TARGET
+#define NAME(name) name##_portable
+#include "attention_blocks.h"
+
+#if HAS_WIDER_REGISTERS
+#define LANES 8
+#define ROWS 6
+#define TARGET __attribute__((target("avx2,fma,bmi2")))
+#define NAME(name) name##_avx2
+#include "attention_blocks.h"
+
+#define LANES 16
+#define ROWS 12
+#define TARGET __attribute__((target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl")))
+#define NAME(name) name##_avx512
+#include "attention_blocks.h"
+#endif
+
+typedef void HeadFunction(const Attention *a, int64_t head, float *room);
+
+static HeadFunction *forward_head = forward_head_portable;
+static HeadFunction *backward_head = backward_head_portable;
+
+int64_t attention_choose_lanes(int64_t most)
+{
+    forward_head = forward_head_portable;
+    backward_head = backward_head_portable;
+#if HAS_WIDER_REGISTERS
+    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        forward_head = forward_head_avx512;
+        backward_head = backward_head_avx512;
+        return 16;
     }
+    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+        forward_head = forward_head_avx2;
+        backward_head = backward_head_avx2;
+        return 8;
+    }
+#else
+    (void)most;
+#endif
+    return 4;
+}
+
+static int each_head(HeadFunction *function, const Attention *a, int64_t first, int64_t last)
+{
+    /* the size that aligned_alloc takes is a multiple of the alignment */
+    float *const room = aligned_alloc(sizeof(float[LINE]), sizeof(float[rounded_up(room_size(a), LINE)]));
+    if (!room)
+        return -1;
+    for (int64_t head = first; head < last; head++)
+        function(a, head, room);
+    free(room);
+    return 0;
+}
+
+int attention_forward(const Attention *a, int64_t first, int64_t last)
+{
+    return each_head(forward_head, a, first, last);
+}
+
+int attention_backward(const Attention *a, int64_t first, int64_t last)
+{
+    return each_head(backward_head, a, first, last);
 }

@@ -40,7 +40,7 @@ def forward(
         logsumexp[...] = xp.inf
         return out, logsumexp
     limit = _causal_limit(q, k) if causal else None
-    for block, rows in enumerate(blocks(batch, heads * queries * k.shape[2])):
+    for rows in blocks(batch, heads * queries * k.shape[2]):
         weights = (q[rows] * scale) @ k[rows].swapaxes(-1, -2)
         if limit is not None:
             xp.minimum(weights, limit, out=weights)
@@ -55,7 +55,7 @@ def forward(
         logsumexp[rows] = (xp.log(total) + peak)[..., 0]
         logsumexp[rows][empty[..., 0]] = xp.inf
         if dropout > 0 and key is not None:
-            weights *= keep_mask(xp, weights.shape, dropout, key, block)
+            weights *= keep_mask(xp, weights.shape, dropout, key, rows.start * weights[0].size)
             # Where nothing is kept the weights are zeros already.
             total /= key.keep_scale(dropout, weights.dtype) or 1
         xp.matmul(weights, v[rows], out=out[rows])
@@ -85,7 +85,7 @@ def backward(
     batch, heads, queries, _ = q.shape
     limit = _causal_limit(q, k) if causal else None
     grad_q, grad_k, grad_v = grads
-    for block, rows in enumerate(blocks(batch, heads * queries * k.shape[2])):
+    for rows in blocks(batch, heads * queries * k.shape[2]):
         scaled = q[rows] * scale
         weights = scaled @ k[rows].swapaxes(-1, -2)
         weights -= logsumexp[rows][..., None]
@@ -95,7 +95,8 @@ def backward(
         dscores = grad[rows] @ v[rows].swapaxes(-1, -2)
         used = weights
         if dropout > 0 and key is not None:
-            kept = keep_mask(xp, weights.shape, dropout, key, block)
+            start = rows.start * weights[0].size
+            kept = keep_mask(xp, weights.shape, dropout, key, start)
             kept = kept * weights.dtype.type(key.keep_scale(dropout, weights.dtype))
             dscores *= kept
             used = weights * kept

@@ -15,15 +15,17 @@ from kernels.array import Array, namespace
 
 LEVELS = 1 << 16
 """Probabilities are rounded to a multiple of 1 / LEVELS: sixteen random bits for each element."""
+LANES = 16
+"""Elements that one counter of Philox4x64 gives the bits of."""
 
 
 class MaskSource(Protocol):
     """What the mask of one dropout call comes from: the same at every time that it is asked for."""
 
-    def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
-        """Return a boolean mask of `shape`, True with probability 1 - p, for a block of the call.
+    def keep_mask(self, shape: tuple[int, ...], p: float, start: int) -> np.ndarray:
+        """Return a boolean mask of `shape`, True with probability 1 - p: a part of the call's mask.
 
-        Blocks are numbered from 0 and first asked for in this order.
+        `start` is the number of elements before it. Parts are first asked for in their order.
         """
 
     def keep_scale(self, p: float, dtype: np.dtype) -> float:
@@ -36,19 +38,18 @@ class DropoutKey(NamedTuple):
     seed: int
     call: int
 
-    def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
+    def keep_mask(self, shape: tuple[int, ...], p: float, start: int) -> np.ndarray:
         """Return a boolean mask of `shape`, True with probability 1 - p (p in steps of 2^-16).
 
-        Element i of block b is kept when the i-th sixteen bits of NumPy's Philox4x64-10 (Salmon
-        et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with this key and the counter
-        that starts at (0, b, 0, 0) are at least `threshold(p)`.
+        Element i of the call is kept when the i-th sixteen bits of NumPy's Philox4x64-10 (Salmon
+        et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with this key and a counter
+        from 0 are at least `threshold(p)`.
         """
-        size = math.prod(shape)
-        philox = np.random.Philox(
-            key=np.array(self, dtype=np.uint64), counter=np.array([0, block, 0, 0], dtype=np.uint64)
-        )
-        bits = philox.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")[:size]
-        return (bits >= threshold(p)).reshape(shape)
+        group, skipped = divmod(start, LANES)
+        end = skipped + math.prod(shape)
+        philox = np.random.Philox(key=np.array(self, dtype=np.uint64), counter=group)
+        bits = philox.random_raw(-(-end // 4)).astype("<u8", copy=False).view("<u2")
+        return (bits[skipped:end] >= threshold(p)).reshape(shape)
 
     def keep_scale(self, p: float, dtype: np.dtype) -> float:
         """Return `keep_scale(p)`, whatever the dtype."""
@@ -67,10 +68,10 @@ def keep_scale(p: float) -> float:
 
 
 def keep_mask(
-    xp: ModuleType, shape: tuple[int, ...], p: float, key: MaskSource, block: int = 0
+    xp: ModuleType, shape: tuple[int, ...], p: float, key: MaskSource, start: int = 0
 ) -> Array:
-    """Return the key's mask as an array of the module xp."""
-    return xp.asarray(key.keep_mask(shape, p, block))
+    """Return a part of the key's mask, from element `start` on, as an array of the module xp."""
+    return xp.asarray(key.keep_mask(shape, p, start))
 
 
 def forward(x: Array, p: float, key: MaskSource) -> Array:

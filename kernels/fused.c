@@ -6,9 +6,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "attention.h"
 #include "fused.h"
 
-enum { MOST = 16 };
+enum { MOST = 18 };
 
 typedef struct {
     int count; /* of buffers held */
@@ -16,7 +17,9 @@ typedef struct {
     union {
         void *data;
         int64_t whole;
+        uint64_t natural;
         float real;
+        const Py_buffer *view;
     } at[MOST];
 } Arguments;
 
@@ -27,7 +30,9 @@ static void give_back(Arguments *arguments)
 }
 
 /* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 targets (any of them
- * may be None, which is NULL); i a whole number, r a real one. Returns -1 with an error set. */
+ * may be None, which is NULL); v and V the same of four axes, of which only the last need be
+ * contiguous; i a whole number, n one from 0 to 2^64 - 1, r a real one. Returns -1
+ * with an error set. */
 static int take(Arguments *arguments, const char *name, const char *pattern,
                 PyObject *const *given, Py_ssize_t count)
 {
@@ -39,17 +44,28 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
     for (Py_ssize_t k = 0; k < count; k++) {
         if (pattern[k] == 'i') {
             arguments->at[k].whole = PyLong_AsLongLong(given[k]);
+        } else if (pattern[k] == 'n') {
+            arguments->at[k].natural = PyLong_AsUnsignedLongLong(given[k]);
         } else if (pattern[k] == 'r') {
             arguments->at[k].real = (float)PyFloat_AsDouble(given[k]);
         } else if (given[k] == Py_None) {
             arguments->at[k].data = NULL;
         } else {
             Py_buffer *view = &arguments->held[arguments->count];
-            const int flags = PyBUF_C_CONTIGUOUS | (pattern[k] == 'F' ? PyBUF_WRITABLE : 0);
+            const int heads = pattern[k] == 'v' || pattern[k] == 'V';
+            const int written = pattern[k] == 'F' || pattern[k] == 'V';
+            const int flags = (heads ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) | (written ? PyBUF_WRITABLE : 0);
             if (PyObject_GetBuffer(given[k], view, flags) < 0)
                 break;
             arguments->count++;
             arguments->at[k].data = view->buf;
+            if (heads) {
+                arguments->at[k].view = view;
+                if (view->ndim != 4 || (view->strides[3] != view->itemsize && view->shape[3] > 1)) {
+                    PyErr_Format(PyExc_TypeError, "%s: argument %zd is not (B, H, T, D)", name, k + 1);
+                    break;
+                }
+            }
             if (view->itemsize != (pattern[k] == 't' ? 8 : 4)) {
                 PyErr_Format(PyExc_TypeError, "%s: argument %zd has items of %zd bytes", name, k + 1,
                              view->itemsize);
@@ -69,6 +85,7 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
 #define FLOATS(k) ((float *)arguments.at[k].data)
 #define TARGETS(k) ((const int64_t *)arguments.at[k].data)
 #define WHOLE(k) (arguments.at[k].whole)
+#define NATURAL(k) (arguments.at[k].natural)
 #define REAL(k) (arguments.at[k].real)
 
 #define FUNCTION(name, pattern, call)                                                     \
@@ -78,8 +95,11 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
         (void)self;                                                                       \
         if (take(&arguments, #name, pattern, given, count) < 0)                           \
             return NULL;                                                                  \
+        int failed = 0;                                                                   \
         Py_BEGIN_ALLOW_THREADS call;                                                      \
         Py_END_ALLOW_THREADS give_back(&arguments);                                       \
+        if (failed)                                                                       \
+            return PyErr_NoMemory();                                                      \
         Py_RETURN_NONE;                                                                   \
     }
 
@@ -89,11 +109,73 @@ FUNCTION(layernorm_forward, "fffFFFiir",
 FUNCTION(layernorm_backward, "fffffFFFii",
          layernorm_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
                             FLOATS(6), FLOATS(7), WHOLE(8), WHOLE(9)))
-FUNCTION(attention_weights, "FFiiii",
-         attention_weights(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
-FUNCTION(attention_gradients, "FFffiiii",
-         attention_gradients(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
-                             WHOLE(6), WHOLE(7)))
+
+static Heads heads_of(const Py_buffer *view)
+{
+    const int64_t size = (int64_t)sizeof(float);
+    return (Heads){view->buf, view->strides[0] / size, view->strides[1] / size,
+                   view->strides[2] / size};
+}
+
+/* Reads q, k, v, out, logsumexp, causal, scale, then whether there is dropout, and its mask. */
+static Attention attention_of(const Arguments *given, DropoutMask *mask)
+{
+    const Py_buffer *const q = given->at[0].view, *const k = given->at[1].view;
+    const Py_buffer *const v = given->at[2].view;
+    Attention attention = {
+        .heads = q->shape[1],
+        .queries = q->shape[2],
+        .keys = k->shape[2],
+        .size = q->shape[3],
+        .value_size = v->shape[3],
+        .seen = given->at[5].whole ? 1 + k->shape[2] - q->shape[2] : INT64_MAX / 4,
+        .scale = given->at[6].real,
+        .q = heads_of(q),
+        .k = heads_of(k),
+        .v = heads_of(v),
+        .out = heads_of(given->at[3].view),
+        .logsumexp = given->at[4].data,
+    };
+    if (given->at[7].whole) {
+        *mask = dropout_mask(given->at[8].natural, given->at[9].natural, given->at[10].whole,
+                             given->at[11].real);
+        attention.mask = mask;
+    }
+    return attention;
+}
+
+static int forward_of(const Arguments *given)
+{
+    DropoutMask mask;
+    const Attention attention = attention_of(given, &mask);
+    return attention_forward(&attention, given->at[12].whole, given->at[13].whole);
+}
+
+static int backward_of(const Arguments *given)
+{
+    DropoutMask mask;
+    Attention attention = attention_of(given, &mask);
+    attention.grad = heads_of(given->at[14].view);
+    attention.grad_q = heads_of(given->at[15].view);
+    attention.grad_k = heads_of(given->at[16].view);
+    attention.grad_v = heads_of(given->at[17].view);
+    return attention_backward(&attention, given->at[12].whole, given->at[13].whole);
+}
+
+FUNCTION(attention_forward, "vvvVFirinnirii", failed = forward_of(&arguments))
+FUNCTION(attention_backward, "vvvvfirinniriivVVV", failed = backward_of(&arguments))
+
+static PyObject *py_attention_choose_lanes(PyObject *self, PyObject *const *given, Py_ssize_t count)
+{
+    Arguments arguments;
+    (void)self;
+    if (take(&arguments, "attention_choose_lanes", "i", given, count) < 0)
+        return NULL;
+    return PyLong_FromLongLong(attention_choose_lanes(WHOLE(0)));
+}
+
+FUNCTION(dropout_masked, "fFinnir",
+         dropout_masked(FLOATS(0), FLOATS(1), WHOLE(2), NATURAL(3), NATURAL(4), WHOLE(5), REAL(6)))
 FUNCTION(cross_entropy_forward, "ftFFii",
          cross_entropy_forward(FLOATS(0), TARGETS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5)))
 FUNCTION(cross_entropy_backward, "ftfFiir",
@@ -108,8 +190,10 @@ FUNCTION(adamw_update, "FfFFirrrrrrrrr",
 static PyMethodDef functions[] = {
     ENTRY(layernorm_forward),
     ENTRY(layernorm_backward),
-    ENTRY(attention_weights),
-    ENTRY(attention_gradients),
+    ENTRY(attention_forward),
+    ENTRY(attention_backward),
+    ENTRY(attention_choose_lanes),
+    ENTRY(dropout_masked),
     ENTRY(cross_entropy_forward),
     ENTRY(cross_entropy_backward),
     ENTRY(adamw_update),
@@ -123,5 +207,6 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__fused(void)
 {
+    attention_choose_lanes(INT64_MAX);
     return PyModule_Create(&module);
 }

@@ -11,17 +11,22 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
-#define MULTIVERSION \
-    __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
-#else
+/* By what a processor can do: the name of a processor would be taken for that one alone. */
+#if !defined(__x86_64__) || !defined(__GNUC__) || defined(__clang__) || !defined(__gnu_linux__)
 #define MULTIVERSION
+#elif __GNUC__ >= 12
+#define MULTIVERSION \
+    __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define MULTIVERSION __attribute__((target_clones("default", "avx2", "avx512f")))
 #endif
+
+#define INLINE static inline __attribute__((always_inline))
 
 /* exp(x) to about one unit in the last place, without branches, so that loops of it vectorise.
  * x = n log 2 + r with |r| <= log(2) / 2; exp(r) by the polynomial of Cephes (S. Moshier); times
  * 2^n. Below -87.3 the result, which would not be normal, is 0; above 88.7 it is infinite. */
-static inline __attribute__((always_inline)) float exp_float(float x)
+INLINE float exp_float(float x)
 {
     const float low = -87.33654f, high = 88.72283f, shift = 12582912.0f; /* 1.5 * 2^23 */
     float z = x < low ? low : x; /* a NaN stays what it is */
@@ -51,11 +56,13 @@ void layernorm_forward(const float *x, const float *weight, const float *bias, f
 void layernorm_backward(const float *grad, const float *x, const float *weight,
                         const float *mean, const float *rstd, float *grad_x, float *grad_weight,
                         float *grad_bias, int64_t rows, int64_t channels);
-void attention_weights(float *scores, float *logsumexp, int64_t matrices, int64_t queries,
-                       int64_t keys, int64_t causal);
-void attention_gradients(float *scores, float *grad_weights, const float *logsumexp,
-                         const float *delta, int64_t matrices, int64_t queries, int64_t keys,
-                         int64_t causal);
+void bias_activation_forward(const float *z, const float *bias, float *y, int64_t rows,
+                             int64_t columns, int64_t kind);
+void bias_activation_backward(const float *grad, const float *kept, const float *bias,
+                              float *grad_z, float *grad_bias, int64_t rows, int64_t columns,
+                              int64_t kind);
+void dropout_masked(const float *x, float *y, int64_t size, uint64_t seed, uint64_t call,
+                    int64_t threshold, float scale);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
                            float *logsumexp, int64_t rows, int64_t classes);
 void cross_entropy_backward(const float *logits, const int64_t *targets, const float *logsumexp,

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels import adamw, attention, cross_entropy, layernorm
+from kernels import adamw, attention, cross_entropy, dropout, layernorm
 from kernels.array import Array
+from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
 
 try:
@@ -22,6 +23,8 @@ except ImportError:
     compiled = None
 
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
+FEWEST_QUERIES = 4
+"""Below this many queries, attention is memory traffic alone, and BLAS reads memory as fast."""
 
 
 def _fits(*arrays: Array | None) -> bool:
@@ -70,20 +73,16 @@ def attention_forward(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
-    key: Any = None,
+    key: MaskSource | None = None,
 ) -> tuple[Array, Array]:
-    """See attention.forward; with dropout the reference serves."""
-    if dropout > 0 or not q.dtype == k.dtype == v.dtype == np.float32:
+    """See attention.forward."""
+    if not _fits_attention(q, k, v, dropout, key):
         return attention.forward(q, k, v, causal, scale, dropout, key)
     batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
     out = np.empty((batch, queries, heads, v.shape[-1]), np.float32).transpose(0, 2, 1, 3)
     logsumexp = np.empty((batch, heads, queries), np.float32)
-    for rows in attention.blocks(batch, heads * queries * keys):
-        weights = np.matmul((q[rows] * np.float32(scale)), k[rows].swapaxes(-1, -2), order="C")
-        matrices = weights.shape[0] * heads
-        compiled.attention_weights(weights, logsumexp[rows], matrices, queries, keys, causal)
-        np.matmul(weights, v[rows], out=out[rows])
+    mask = _dropout_arguments(dropout, key)
+    compiled.attention_forward(q, k, v, out, logsumexp, causal, scale, *mask, 0, batch * heads)
     return out, logsumexp
 
 
@@ -98,34 +97,46 @@ def attention_backward(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
-    key: Any = None,
+    key: MaskSource | None = None,
 ) -> None:
-    """See attention.backward; with dropout the reference serves."""
-    if dropout > 0 or not q.dtype == k.dtype == v.dtype == np.float32:
+    """See attention.backward."""
+    if not _fits_attention(q, k, v, dropout, key) or not _rows_fit(grad, out, *grads):
         attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
         return
-    batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
-    grad_q, grad_k, grad_v = grads
-    for rows in attention.blocks(batch, heads * queries * keys):
-        scaled = q[rows] * np.float32(scale)
-        weights = np.matmul(scaled, k[rows].swapaxes(-1, -2), order="C")
-        dscores = np.matmul(grad[rows], v[rows].swapaxes(-1, -2), order="C")
-        delta = np.einsum("bhte,bhte->bht", grad[rows], out[rows], order="C")
-        compiled.attention_gradients(
-            weights,
-            dscores,
-            logsumexp[rows],
-            delta,
-            weights.shape[0] * heads,
-            queries,
-            keys,
-            causal,
-        )
-        np.matmul(weights.swapaxes(-1, -2), grad[rows], out=grad_v[rows])
-        np.matmul(dscores, k[rows], out=grad_q[rows])
-        grad_q[rows] *= np.float32(scale)
-        np.matmul(dscores.swapaxes(-1, -2), scaled, out=grad_k[rows])
+    mask = _dropout_arguments(dropout, key)
+    heads = q.shape[0] * q.shape[1]
+    compiled.attention_backward(
+        q, k, v, out, logsumexp, causal, scale, *mask, 0, heads, grad, *grads
+    )
+
+
+def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
+    """Return whether the fused kernel serves; for a few queries the products of BLAS are faster."""
+    drawn = dropout == 0 or isinstance(key, DropoutKey)
+    return drawn and q.shape[2] >= FEWEST_QUERIES and _rows_fit(q, k, v)
+
+
+def _rows_fit(*arrays: Array) -> bool:
+    return all(
+        each.dtype == np.float32 and (each.strides[-1] == 4 or each.shape[-1] == 1)
+        for each in arrays
+    )
+
+
+def _dropout_arguments(p: float, key: Any) -> tuple[bool, int, int, int, float]:
+    if p == 0:
+        return False, 0, 0, 0, 0.0
+    return True, key.seed, key.call, dropout.threshold(p), dropout.keep_scale(p)
+
+
+def dropout_masked(x: Array, p: float, key: MaskSource) -> Array:
+    """See dropout.forward and dropout.backward; masks of other sources are the reference's."""
+    if not isinstance(key, DropoutKey) or not _fits(x):
+        return dropout.forward(x, p, key)
+    y = np.empty_like(x)
+    threshold, scale = dropout.threshold(p), dropout.keep_scale(p)
+    compiled.dropout_masked(x, y, x.size, key.seed, key.call, threshold, scale)
+    return y
 
 
 def cross_entropy_forward(
@@ -232,6 +243,7 @@ def _table() -> dict[str, Any]:
         "cross_entropy": SimpleNamespace(
             forward=cross_entropy_forward, backward=cross_entropy_backward
         ),
+        "dropout": SimpleNamespace(forward=dropout_masked, backward=dropout_masked),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
     }
 

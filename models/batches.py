@@ -83,6 +83,12 @@ def random_batch(
     return x, y
 
 
+def cut_batch(x: np.ndarray, y: np.ndarray, shards: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut a batch in `shards` parts of about equal size, or in single windows if it has fewer."""
+    parts = min(shards, len(x))
+    return list(zip(np.array_split(x, parts), np.array_split(y, parts), strict=True))
+
+
 def whole_split(
     tokens: np.ndarray, block_size: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

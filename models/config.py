@@ -29,6 +29,8 @@ class TrainConfig:
     """Windows of text in a batch (B)."""
     accumulate: int = 1
     """Batches whose gradients are averaged for one update."""
+    shards: int = 1
+    """Parts of a batch that are computed side by side, each on a core."""
     lr: float = 1e-3
     """Peak learning rate."""
     min_lr: float = 0.1
@@ -98,6 +100,7 @@ _LEAST = {
     "steps": 1,
     "batch_size": 1,
     "accumulate": 1,
+    "shards": 1,
     "warmup": 0,
     "eval_every": 1,
     "eval_batches": 1,
@@ -125,6 +128,7 @@ def _check_names(what: str, values: dict[str, Any], cls: type) -> None:
 SMALL = TrainConfig(
     gpt=GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False, tied=True),
     lr=4e-3,
+    shards=2,
 )
 PRESETS: dict[str, TrainConfig] = {
     "tiny": replace(
@@ -132,6 +136,7 @@ PRESETS: dict[str, TrainConfig] = {
         gpt=GPTConfig(block_size=8, n_layer=3, n_head=4, n_embd=32),
         steps=5000,
         batch_size=32,
+        shards=1,
         lr=3e-3,
         eval_every=500,
         sample_every=2500,
@@ -142,6 +147,7 @@ PRESETS: dict[str, TrainConfig] = {
         gpt=GPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),
         steps=5000,
         batch_size=64,
+        shards=16,
         lr=1e-3,
         eval_batches=4,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,11 @@ import numpy as np
 
 from models.batches import random_batch, whole_split
 from tinygrad_char.autograd import no_grad
+from tinygrad_char.parallel import Workers
 
 Batch = tuple[np.ndarray, np.ndarray]
 EVALUATION_SEED = 20150521  # fixed, so that evaluations of all runs use the same windows
-WHOLE_SPLIT_CHARACTERS = 1 << 14  # in one batch of the evaluation of a whole split
+WHOLE_SPLIT_CHARACTERS = 1 << 12  # in one batch of the evaluation of a whole split
 
 
 class InterruptedEvaluationError(Exception):
@@ -55,7 +56,10 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def mean_loss(
-    model: Any, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False
+    model: Any,
+    batches: Sequence[Batch],
+    should_stop: Callable[[], bool] = lambda: False,
+    workers: Workers | None = None,
 ) -> Loss:
     """Return the loss over all targets of the batches, in evaluation mode.
 
@@ -64,13 +68,19 @@ def mean_loss(
     InterruptedEvaluationError
         `should_stop` said so between two batches.
     """
-    total, count = 0.0, 0
+
+    def summed_loss(batch: Batch) -> float:
+        x, y = batch
+        with no_grad():
+            return model(x, y)[1].item() * y.size
+
+    total = 0.0
     with evaluating(model):
-        for x, y in batches:
+        for loss in (workers or Workers(1)).map(summed_loss, batches):
             if should_stop():
                 raise InterruptedEvaluationError
-            total += model(x, y)[1].item() * y.size
-            count += y.size
+            total += loss
+    count = sum(y.size for _, y in batches)
     return Loss(total / count, count)
 
 
@@ -81,8 +91,12 @@ def fixed_batches(tokens: np.ndarray, block_size: int, batch_size: int, count: i
 
 
 def whole_split_loss(
-    model: Any, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda: False
+    model: Any,
+    tokens: np.ndarray,
+    should_stop: Callable[[], bool] = lambda: False,
+    workers: Workers | None = None,
 ) -> Loss:
     """Return the loss over every target of a split, read in windows that do not overlap."""
     batch_size = max(1, WHOLE_SPLIT_CHARACTERS // model.block_size)
-    return mean_loss(model, whole_split(tokens, model.block_size, batch_size), should_stop)
+    batches = list(whole_split(tokens, model.block_size, batch_size))
+    return mean_loss(model, batches, should_stop, workers)

@@ -1,7 +1,7 @@
 """From the bigram to the transformer in eight rungs, each adding one idea to the one before.
 
-The rungs of the lecture "Let's build GPT" (A. Karpathy, 2023), with its sizes: context T = 8,
-channels C = 32. Layers are made in the order in which the published runs made them, so that a
+The rungs of the lecture "Let's build GPT" (A. Karpathy, 2023), and its sizes unless others are
+given. Layers are made in the order in which the published runs made them, so that a
 `TorchGenerator` draws the published initial weights. Every rung has the contract
 `model(idx, targets=None) -> (logits, loss)` with idx and targets (B, T), logits (B, T, V).
 """
@@ -9,6 +9,7 @@ channels C = 32. Layers are made in the order in which the published runs made t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,24 @@ from tinygrad_char import functional as F
 from tinygrad_char.nn import Embedding, LayerNorm, Linear, Module, ModuleList, Parameter
 from tinygrad_char.tensor import Tensor
 
-BLOCK_SIZE, N_EMBD, N_HEAD, N_BLOCK = 8, 32, 4, 3
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a rung."""
+
+    block_size: int = 8
+    """Characters of context (T)."""
+    n_embd: int = 32
+    """Channels (C)."""
+    n_head: int = 4
+    """Attention heads, where there are several."""
+    n_block: int = 3
+    """Blocks of the three upper rungs."""
+    scale: float | None = None
+    """What attention scores are multiplied by; None is 1 / sqrt(size of a head)."""
+
+
+LECTURE = Sizes()
 
 
 class Rung(Module):
@@ -26,14 +44,14 @@ class Rung(Module):
 
     head: Linear
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, sizes: Sizes) -> None:
         super().__init__()
-        self.vocab_size, self.block_size = vocab_size, BLOCK_SIZE
+        self.vocab_size, self.block_size = vocab_size, sizes.block_size
 
-    def embed(self, vocab_size: int, generator: Any) -> None:
+    def embed(self, vocab_size: int, sizes: Sizes, generator: Any) -> None:
         """Make the embeddings of tokens and of positions."""
-        self.tokens = Embedding(vocab_size, N_EMBD, generator=generator)
-        self.positions = Embedding(BLOCK_SIZE, N_EMBD, generator=generator)
+        self.tokens = Embedding(vocab_size, sizes.n_embd, generator=generator)
+        self.positions = Embedding(sizes.block_size, sizes.n_embd, generator=generator)
 
     def embedded(self, idx: Any) -> Tensor:
         """Return token plus position embeddings (B, T, C)."""
@@ -62,11 +80,12 @@ class Heads(Module):
     in one matrix: all queries, then all keys, then all values.
     """
 
-    def __init__(self, heads: int, size: int, generator: Any) -> None:
+    def __init__(self, sizes: Sizes, heads: int, size: int, generator: Any) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, sizes.scale
+        c = sizes.n_embd
         drawn = [
-            [Linear(N_EMBD, size, bias=False, generator=generator).weight.array for _ in range(3)]
+            [Linear(c, size, bias=False, generator=generator).weight.array for _ in range(3)]
             for _ in range(heads)
         ]
         key, query, value = zip(*drawn, strict=True)
@@ -74,16 +93,21 @@ class Heads(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what each position attends to."""
-        return F.self_attention(F.linear(x, self.qkv), self.heads)
+        return F.self_attention(F.linear(x, self.qkv), self.heads, scale=self.scale)
+
+
+def many_heads(sizes: Sizes, generator: Any) -> Heads:
+    """Return the heads of a rung that has several: together as wide as the channels."""
+    return Heads(sizes, sizes.n_head, sizes.n_embd // sizes.n_head, generator)
 
 
 class EmbeddingLinear(Rung):
     """2. A token is first a vector, then a linear layer scores what follows."""
 
-    def __init__(self, vocab_size: int, *, generator: Any) -> None:
-        super().__init__(vocab_size)
-        self.head = Linear(N_EMBD, vocab_size, generator=generator)
-        self.tokens = Embedding(vocab_size, N_EMBD, generator=generator)
+    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
+        super().__init__(vocab_size, sizes)
+        self.head = Linear(sizes.n_embd, vocab_size, generator=generator)
+        self.tokens = Embedding(vocab_size, sizes.n_embd, generator=generator)
 
     def features(self, idx: Any) -> Tensor:
         """Return the token's vector."""
@@ -93,10 +117,10 @@ class EmbeddingLinear(Rung):
 class OneHead(Rung):
     """3. Positions get vectors too, and one attention head lets them communicate."""
 
-    def __init__(self, vocab_size: int, *, generator: Any) -> None:
-        super().__init__(vocab_size)
-        self.embed(vocab_size, generator)
-        self.attention = Heads(1, 16, generator)
+    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
+        super().__init__(vocab_size, sizes)
+        self.embed(vocab_size, sizes, generator)
+        self.attention = Heads(sizes, 1, 16, generator)
         self.head = Linear(16, vocab_size, generator=generator)
 
     def features(self, idx: Any) -> Tensor:
@@ -107,11 +131,11 @@ class OneHead(Rung):
 class FourHeads(Rung):
     """4. Four smaller heads, which can look for different things."""
 
-    def __init__(self, vocab_size: int, *, generator: Any) -> None:
-        super().__init__(vocab_size)
-        self.embed(vocab_size, generator)
-        self.attention = Heads(N_HEAD, N_EMBD // N_HEAD, generator)
-        self.head = Linear(N_EMBD, vocab_size, generator=generator)
+    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
+        super().__init__(vocab_size, sizes)
+        self.embed(vocab_size, sizes, generator)
+        self.attention = many_heads(sizes, generator)
+        self.head = Linear(sizes.n_embd, vocab_size, generator=generator)
 
     def features(self, idx: Any) -> Tensor:
         """Return what the heads gathered, side by side."""
@@ -121,12 +145,12 @@ class FourHeads(Rung):
 class FeedForward(Rung):
     """5. After communication, computation: each position thinks about what it gathered."""
 
-    def __init__(self, vocab_size: int, *, generator: Any) -> None:
-        super().__init__(vocab_size)
-        self.embed(vocab_size, generator)
-        self.attention = Heads(N_HEAD, N_EMBD // N_HEAD, generator)
-        self.think = Linear(N_EMBD, N_EMBD, generator=generator)
-        self.head = Linear(N_EMBD, vocab_size, generator=generator)
+    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
+        super().__init__(vocab_size, sizes)
+        self.embed(vocab_size, sizes, generator)
+        self.attention = many_heads(sizes, generator)
+        self.think = Linear(sizes.n_embd, sizes.n_embd, generator=generator)
+        self.head = Linear(sizes.n_embd, vocab_size, generator=generator)
 
     def features(self, idx: Any) -> Tensor:
         """Return each position's thought."""
@@ -136,10 +160,10 @@ class FeedForward(Rung):
 class PlainBlock(Module):
     """Communication and computation."""
 
-    def __init__(self, generator: Any) -> None:
+    def __init__(self, sizes: Sizes, generator: Any) -> None:
         super().__init__()
-        self.attention = Heads(N_HEAD, N_EMBD // N_HEAD, generator)
-        self.think = Linear(N_EMBD, N_EMBD, generator=generator)
+        self.attention = many_heads(sizes, generator)
+        self.think = Linear(sizes.n_embd, sizes.n_embd, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed x."""
@@ -149,13 +173,13 @@ class PlainBlock(Module):
 class Blocks(Rung):
     """6. The same again, three times: deeper, and harder to train."""
 
-    block: Callable[[Any], Module] = PlainBlock
+    block: Callable[[Sizes, Any], Module] = PlainBlock
 
-    def __init__(self, vocab_size: int, *, generator: Any) -> None:
-        super().__init__(vocab_size)
-        self.embed(vocab_size, generator)
-        self.blocks = ModuleList(type(self).block(generator) for _ in range(N_BLOCK))
-        self.head = Linear(N_EMBD, vocab_size, generator=generator)
+    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
+        super().__init__(vocab_size, sizes)
+        self.embed(vocab_size, sizes, generator)
+        self.blocks = ModuleList(type(self).block(sizes, generator) for _ in range(sizes.n_block))
+        self.head = Linear(sizes.n_embd, vocab_size, generator=generator)
 
     def features(self, idx: Any) -> Tensor:
         """Return x after all blocks."""
@@ -168,12 +192,12 @@ class Blocks(Rung):
 class ResidualBlock(Module):
     """Each part adds to x through a projection, and the feed-forward is four times as wide."""
 
-    def __init__(self, generator: Any) -> None:
+    def __init__(self, sizes: Sizes, generator: Any) -> None:
         super().__init__()
-        self.attention = Heads(N_HEAD, N_EMBD // N_HEAD, generator)
-        self.projection = Linear(N_EMBD, N_EMBD, generator=generator)
-        self.expand = Linear(N_EMBD, 4 * N_EMBD, generator=generator)
-        self.contract = Linear(4 * N_EMBD, N_EMBD, generator=generator)
+        self.attention = many_heads(sizes, generator)
+        self.projection = Linear(sizes.n_embd, sizes.n_embd, generator=generator)
+        self.expand = Linear(sizes.n_embd, 4 * sizes.n_embd, generator=generator)
+        self.contract = Linear(4 * sizes.n_embd, sizes.n_embd, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with what both parts add."""
@@ -190,10 +214,10 @@ class Residual(Blocks):
 class NormBlock(ResidualBlock):
     """A residual block whose parts each read a normalised x."""
 
-    def __init__(self, generator: Any) -> None:
-        super().__init__(generator)
-        self.attention_norm = LayerNorm(N_EMBD)
-        self.feed_forward_norm = LayerNorm(N_EMBD)
+    def __init__(self, sizes: Sizes, generator: Any) -> None:
+        super().__init__(sizes, generator)
+        self.attention_norm = LayerNorm(sizes.n_embd)
+        self.feed_forward_norm = LayerNorm(sizes.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with what both parts add."""
@@ -206,17 +230,17 @@ class Norm(Blocks):
 
     block = NormBlock
 
-    def __init__(self, vocab_size: int, *, generator: Any) -> None:
-        super().__init__(vocab_size, generator=generator)
-        self.norm = LayerNorm(N_EMBD)
+    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
+        super().__init__(vocab_size, generator=generator, sizes=sizes)
+        self.norm = LayerNorm(sizes.n_embd)
 
     def features(self, idx: Any) -> Tensor:
         """Return x after all blocks, normalised."""
         return self.norm(super().features(idx))
 
 
-def _bigram(vocab_size: int, *, generator: Any) -> Bigram:
-    return Bigram(vocab_size, BLOCK_SIZE, generator=generator)
+def _bigram(vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> Bigram:
+    return Bigram(vocab_size, sizes.block_size, generator=generator)
 
 
 LADDER: dict[str, Callable[..., Any]] = {
@@ -229,4 +253,4 @@ LADDER: dict[str, Callable[..., Any]] = {
     "resid": Residual,
     "lnorm": Norm,
 }
-"""The rungs from the bottom up: each a function of (vocab_size, generator=...)."""
+"""The rungs from the bottom up: each a function of (vocab_size, generator=..., sizes=...)."""

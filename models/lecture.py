@@ -7,16 +7,17 @@ seeds, the same draws, the same digits, from this engine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from models.batches import random_batch, split_corpus
 from models.bigram import Bigram
-from models.replay import sample, train_steps
+from models.replay import printed_loss, sample, train_steps
 from models.tokenizer import CharTokenizer
 from tinygrad_char import functional as F
-from tinygrad_char.nn import LayerNorm, Linear
+from tinygrad_char.nn import Linear
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import Build, TorchGenerator
@@ -25,27 +26,45 @@ BLOCK_SIZE = 8
 Show = Callable[..., None]
 
 
-def walk(
-    text: str,
-    *,
-    seed: int = 1337,
-    build: Build = "default",
-    optimizer: type[Adam] = AdamW,
-    steps: int = 10_000,
-    show: Show = print,
-) -> None:
+@dataclass(frozen=True)
+class Choices:
+    """What differs between the notebooks that follow the lecture."""
+
+    seed: int = 1337
+    build: Build = "default"
+    """Which PyTorch's choices the sampled text follows."""
+    optimizer: type[Adam] = AdamW
+    lengths: tuple[int, ...] = (10_000,)
+    """Steps of training; the loss is shown after each of these lengths."""
+    rates: tuple[float, ...] = (1e-3,)
+    """Learning rates: one, or one for each length."""
+    samples: tuple[int, int] = (100, 500)
+    """Characters drawn before and after training."""
+
+    def __post_init__(self) -> None:
+        if len(self.rates) not in (1, len(self.lengths)):
+            raise ValueError(
+                f"rates are {self.rates} for lengths {self.lengths}; expected one rate, or one "
+                "for each length"
+            )
+
+
+def walk(text: str, choices: Choices = Choices(), show: Show = print) -> None:
     """Show every result of the lecture's notebook for a text, in its order."""
     tokenizer = CharTokenizer.from_text(text)
     show_text(text, tokenizer, show)
-    train, _ = split_corpus(tokenizer.encode(text), BLOCK_SIZE)
+    tokens = tokenizer.encode(text)
+    train, _ = split_corpus(tokens, BLOCK_SIZE)
+    show(f"part for training: {len(train) / len(tokens)}")
     show_contexts(train, show)
-    show_batch(train, seed, show)
-    show_bigram(train, tokenizer, seed, build, optimizer, steps, show)
-    show_averaging(seed, show)
-    show_head(seed, show)
-    show_variance(seed, show)
+    show_batch(train, choices.seed, show)
+    show_bigram(train, tokenizer, choices, show)
+    show_products(show)
+    show_averaging(choices.seed, show)
+    show_head(choices.seed, show)
+    show_variance(choices.seed, show)
     show_sharpening(show)
-    show_normalization(seed, show)
+    show_normalization(choices.seed, show)
 
 
 def show_text(text: str, tokenizer: CharTokenizer, show: Show) -> None:
@@ -80,26 +99,32 @@ def show_batch(train: np.ndarray, seed: int, show: Show) -> None:
             show(f"when input is {x[b, : t + 1].tolist()} the target: {y[b, t]}")
 
 
-def show_bigram(
-    train: np.ndarray,
-    tokenizer: CharTokenizer,
-    seed: int,
-    build: Build,
-    optimizer: type[Adam],
-    steps: int,
-    show: Show,
-) -> None:
-    """Show the bigram before and after training: loss and sample, all from one stream."""
-    x, y = random_batch(train, BLOCK_SIZE, 4, TorchGenerator(seed))
-    generator = TorchGenerator(seed, build)
+def show_bigram(train: np.ndarray, tokenizer: CharTokenizer, choices: Choices, show: Show) -> None:
+    """Show the bigram before and after training: losses and samples, all from one stream."""
+    x, y = random_batch(train, BLOCK_SIZE, 4, TorchGenerator(choices.seed))
+    generator = TorchGenerator(choices.seed, choices.build)
     model = Bigram(len(tokenizer), BLOCK_SIZE, generator=generator)  # type: ignore[arg-type]
-    logits, loss = model(x, y)
+    before, after = choices.samples
+    logits, _ = model(x)
     show((logits.size // len(tokenizer), len(tokenizer)))
-    show(loss.item() if loss is not None else None)
-    show(tokenizer.decode(sample(model, 100, generator)))
-    updates = optimizer(model.parameters(), lr=1e-3)
-    show(train_steps(model, updates, train, 32, steps, generator))
-    show(tokenizer.decode(sample(model, 500, generator)))
+    show(printed_loss(logits, y))
+    show(tokenizer.decode(sample(model, before, generator)))
+    updates = choices.optimizer(model.parameters())
+    rates = choices.rates * (len(choices.lengths) // len(choices.rates))
+    for length, rate in zip(choices.lengths, rates, strict=True):
+        updates.set_lr(rate)
+        show(train_steps(model, updates, train, 32, length, generator))
+    show(tokenizer.decode(sample(model, after, generator)))
+
+
+def show_products(show: Show) -> None:
+    """Show that a product with rows that sum to 1 averages: the toy example, seeded with 42."""
+    triangle = Tensor(np.tri(3, dtype=np.float32))
+    a = triangle / triangle.sum(1, keepdims=True)
+    b = Tensor(TorchGenerator(42).integers(0, 10, (3, 2)).astype(np.float32))
+    for name, each in (("a", a), ("b", b), ("a @ b", a @ b)):
+        show(f"{name} =")
+        show(np.round(each.numpy(), 4))
 
 
 def average_loop(x: Tensor) -> np.ndarray:
@@ -142,13 +167,17 @@ def show_averaging(seed: int, show: Show) -> None:
 
 
 def show_head(seed: int, show: Show) -> None:
-    """Show the attention weights of one head, of size 16, over random x (4, 8, 32)."""
+    """Show one head of size 16 over random x (4, 8, 32): its weights; the variance of scores."""
     generator: Any = TorchGenerator(seed)
     x = Tensor(generator.randn((4, 8, 32)))
     key, query, value = (Linear(32, 16, bias=False, generator=generator) for _ in range(3))
     weights = F.softmax(query(x) @ key(x).mT, mask="causal")  # (B, T, T)
     show((weights @ value(x)).shape)
     show(np.round(weights.detach().numpy()[0], 4))
+    k, q = (Tensor(generator.randn((4, 8, 16))) for _ in range(2))
+    scaled = q @ k.mT * 16**-0.5
+    for name, each in (("k", k), ("q", q), ("scaled scores", scaled)):
+        show(f"variance of {name}: {each.var(correction=1).item():.4f}")
 
 
 def show_variance(seed: int, show: Show) -> None:
@@ -170,12 +199,15 @@ def show_sharpening(show: Show) -> None:
 
 
 def show_normalization(seed: int, show: Show) -> None:
-    """Show what LayerNorm makes of the rows of x (32, 100), and BatchNorm of its columns."""
+    """Show what normalising the rows (LayerNorm) or columns (BatchNorm) makes of x (32, 100).
+
+    The lecture's own layers divide by the variance with n - 1, PyTorch's by that with n.
+    """
     x = Tensor(TorchGenerator(seed).randn((32, 100)))
-    by_row = LayerNorm(100)(x).detach()
-    centered = x - x.mean(0, keepdims=True)
-    by_column = centered / (x.var(0, keepdims=True, correction=1) + 1e-5).sqrt()
-    for name, y in (("LayerNorm", by_row), ("BatchNorm", by_column)):
-        for what, part in (("column 0", y[:, 0]), ("row 0", y[0])):
-            mean, std = part.mean().item(), part.std(correction=1).item()
-            show(f"{name} {what:8}  mean {mean:8.4f}  std {std:7.4f}")
+    for name, axis in (("LayerNorm", 1), ("BatchNorm", 0)):
+        for divisor, correction in (("n - 1", 1), ("n", 0)):
+            var = x.var(axis, keepdims=True, correction=correction)
+            y = (x - x.mean(axis, keepdims=True)) / (var + 1e-5).sqrt()
+            for what, part in (("column 0", y[:, 0]), ("row 0", y[0])):
+                mean, std = part.mean().item(), part.std(correction=1).item()
+                show(f"{name} ({divisor:5}) {what:8}  mean {mean:7.4f}  std {std:6.4f}")

@@ -1,4 +1,4 @@
-"""A published run of a rung of the ladder, replayed: the same draws in the same order.
+"""Published runs, replayed: the same draws in the same order.
 
 The sequence of the published runs: seed, model, AdamW; then at every step, first an estimate of
 the losses if one is due (200 random batches of each split), then one batch and one update. The
@@ -15,11 +15,15 @@ import numpy as np
 
 from models.batches import Split, random_batch
 from models.generate import Context
-from models.ladder import LADDER
+from models.ladder import LADDER, LECTURE, Sizes
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.optim import Adam, AdamW
+from tinygrad_char.parallel import Workers
+from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator
+
+ALONE = Workers(1)
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,25 @@ class Recipe:
     batch_size: int = 32
     eval_every: int = 200
     eval_batches: int = 200
+    rung: str | None = None
+    """Of which rung it is a run; None if it has the rung's name."""
+    sizes: Sizes = LECTURE
 
 
 RECIPES = {
-    name: Recipe(1e-2, 3000) if name in ("bigram", "emblinear") else Recipe(1e-3, 5000)
-    for name in LADDER
+    **{
+        name: Recipe(1e-2, 3000) if name in ("bigram", "emblinear") else Recipe(1e-3, 5000)
+        for name in LADDER
+    },
+    "last": Recipe(1e-3, 5000, 16, 100, rung="lnorm", sizes=Sizes(32, 64, 4, 4, scale=64**-0.5)),
+    "scaled": Recipe(3e-4, 1, 64, rung="lnorm", sizes=Sizes(256, 384, 6, 6)),
 }
+"""The published runs: the rungs, and two larger ones of the last rung.
+
+"last" is the end of the lecture's own notebook, where scores are divided by the root of the
+channels, not of the head's size. "scaled" was trained with dropout drawn on a GPU: only what it
+printed before the first update can be replayed.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,12 @@ class Row:
 
 
 def estimate_loss(
-    model: Any, tokens: np.ndarray, batch_size: int, batches: int, generator: Any
+    model: Any,
+    tokens: np.ndarray,
+    batch_size: int,
+    batches: int,
+    generator: Any,
+    workers: Workers = ALONE,
 ) -> float:
     """Return the mean, in float32, of the losses of random batches drawn one after the other.
 
@@ -57,16 +79,36 @@ def estimate_loss(
     """
     size = model.block_size
     starts = generator.integers(0, len(tokens) - size, (batches, batch_size))
-    losses = np.empty(batches, np.float32)
-    group = max(1, 4096 // (batch_size * size))
-    with no_grad():
-        for first in range(0, batches, group):
-            part = starts[first : first + group].reshape(-1)
-            window = tokens[part[:, None] + np.arange(size + 1)].astype(np.int64)
+    group = max(1, 2048 // (batch_size * size))
+
+    def losses(first: int) -> np.ndarray:
+        part = starts[first : first + group].reshape(-1)
+        window = tokens[part[:, None] + np.arange(size + 1)].astype(np.int64)
+        with no_grad():
             logits, _ = model(window[:, :-1])
             each = F.cross_entropy(logits, window[:, 1:], reduction="none").numpy()
-            losses[first : first + group] = each.reshape(-1, batch_size * size).mean(axis=1)
-    return float(losses.mean())
+        return each.reshape(-1, batch_size * size).mean(axis=1)
+
+    return float(np.concatenate(list(workers.map(losses, range(0, batches, group)))).mean())
+
+
+def printed_loss(logits: Tensor, targets: np.ndarray) -> float:
+    """Return the mean cross-entropy in the digits that PyTorch prints on a CPU.
+
+    PyTorch adds the losses one after the other up to every sixteenth, these sums up to every
+    sixteenth, and so on (`aten/src/ATen/native/LossNLL.cpp`). In another order the last digit of
+    every second loss is another one.
+    """
+    losses = F.cross_entropy(logits.detach(), targets, reduction="none").numpy().reshape(-1)
+    sums = np.zeros(8, np.float32)
+    for number, loss in enumerate(losses):
+        sums[0] += loss
+        for level in range(7):
+            if number % 16 ** (level + 1):
+                break
+            sums[level + 1] += sums[level]
+            sums[level] = 0
+    return float(np.add.accumulate(sums)[-1] / np.float32(len(losses)))
 
 
 def train_steps(
@@ -78,45 +120,57 @@ def train_steps(
     generator: Any,
     before_update: Callable[[int], None] = lambda step: None,
 ) -> float:
-    """Make updates, each on one random batch, and return the loss of the last batch."""
-    loss = np.nan
+    """Make updates, each on one random batch, and return the loss of the last batch, as printed.
+
+    Raises
+    ------
+    ValueError
+        There is no step, hence no last batch.
+    """
+    if steps < 1:
+        raise ValueError(f"train_steps: steps is {steps}; expected at least 1")
     for step in range(steps):
         before_update(step)
-        _, batch_loss = model(*random_batch(tokens, model.block_size, batch_size, generator))
+        x, y = random_batch(tokens, model.block_size, batch_size, generator)
+        logits, loss = model(x, y)
         optimizer.zero_grad()
-        batch_loss.backward()
+        loss.backward()
         optimizer.step()
-        loss = batch_loss
-    return float(loss)
+    return printed_loss(logits, y)
 
 
-def replay_rung(
+def replay_run(
     name: str,
     split: Split,
     vocab_size: int,
+    generator: TorchGenerator,
     *,
-    seed: int = 1337,
     recipe: Recipe | None = None,
+    optimizer: type[Adam] = AdamW,
     on_row: Callable[[Row], None] = lambda row: None,
+    workers: Workers = ALONE,
 ) -> tuple[Any, list[Row]]:
-    """Train one rung as it was published and return the model and its rows of losses."""
+    """Train as it was published, all draws from one generator; return the model and its rows.
+
+    Text drawn on a CPU after training goes on with the same generator; text drawn on a GPU comes
+    from a new one, see `sample_published`.
+    """
     recipe = recipe or RECIPES[name]
-    generator = TorchGenerator(seed)
-    model = LADDER[name](vocab_size, generator=generator)
-    optimizer = AdamW(model.parameters(), lr=recipe.lr)
+    model = LADDER[recipe.rung or name](vocab_size, generator=generator, sizes=recipe.sizes)
+    updates = optimizer(model.parameters(), lr=recipe.lr)
     rows: list[Row] = []
 
     def estimate(step: int) -> None:
         if step % recipe.eval_every and step != recipe.steps - 1:
             return
         losses = [
-            estimate_loss(model, part, recipe.batch_size, recipe.eval_batches, generator)
+            estimate_loss(model, part, recipe.batch_size, recipe.eval_batches, generator, workers)
             for part in split
         ]
         rows.append(Row(step, *losses))
         on_row(rows[-1])
 
-    train_steps(model, optimizer, split.train, recipe.batch_size, recipe.steps, generator, estimate)
+    train_steps(model, updates, split.train, recipe.batch_size, recipe.steps, generator, estimate)
     return model, rows
 
 

@@ -193,11 +193,13 @@ class _Run:
         trainer, config = self.trainer, self.config
         try:
             with self.console.status("evaluating on the whole validation split"):
-                final = whole_split_loss(trainer.model, trainer.split.validation, stop)
+                final = whole_split_loss(
+                    trainer.model, trainer.split.validation, stop, trainer.workers
+                )
                 best = final
                 if trainer.best_step != trainer.step and self.folder.best.exists():
                     model = load_checkpoint(self.folder.best, config.device).model
-                    best = whole_split_loss(model, trainer.split.validation, stop)
+                    best = whole_split_loss(model, trainer.split.validation, stop, trainer.workers)
         except InterruptedEvaluationError:
             return None
         with writing():

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from models.batches import Split, random_batch
+from models.batches import Split, cut_batch, random_batch
 from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model
 from models.config import TrainConfig
 from models.errors import RunError
 from models.evaluate import Loss, fixed_batches, mean_loss
 from models.tokenizer import CharTokenizer
-from tinygrad_char import checkpoint
+from tinygrad_char import checkpoint, parallel
 from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
+from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
 
 
@@ -45,10 +46,20 @@ class Trainer:
         Lowest validation loss of an evaluation so far, and the step it was at.
     evaluated
         Whether the evaluation at this step has been made, where there is one.
+    workers
+        The threads that compute, by default one for each core. How many makes no difference to
+        any result.
     """
 
-    def __init__(self, config: TrainConfig, tokenizer: CharTokenizer, split: Split) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        tokenizer: CharTokenizer,
+        split: Split,
+        threads: int | None = None,
+    ) -> None:
         self.config, self.tokenizer, self.split = config, tokenizer, split
+        self.workers = Workers(threads)
         self.generator = Generator(config.seed)
         self.model = build_model(config, len(tokenizer), self.generator)
         self.optimizer = AdamW(
@@ -92,20 +103,22 @@ class Trainer:
         return Update(self.step, loss, norm, lr)
 
     def _backward(self) -> float:
+        config = self.config
         self.optimizer.zero_grad()
-        total = 0.0
-        for _ in range(self.config.accumulate):
+        shards = []
+        for _ in range(config.accumulate):
             x, y = random_batch(
-                self.split.train,
-                self.config.gpt.block_size,
-                self.config.batch_size,
-                self.generator.batches,
+                self.split.train, config.gpt.block_size, config.batch_size, self.generator.batches
             )
-            _, loss = self.model(x, y)
-            loss = loss / self.config.accumulate
-            loss.backward()
-            total += loss.item()
-        return total
+            shards += cut_batch(x, y, config.shards)
+        return parallel.backward(
+            lambda shard: self.model(*shard)[1],
+            shards,
+            [len(x) / (config.batch_size * config.accumulate) for x, _ in shards],
+            self.optimizer.parameters,
+            workers=self.workers,
+            dropout=self.generator.dropout,
+        )
 
     def _diverged(self, what: str, value: float, repeat: Callable[[], object]) -> DivergedError:
         cause = "every operation gave finite values when it was repeated"
@@ -129,7 +142,9 @@ class Trainer:
         DivergedError
             A loss is not finite; the message names the first operation that went wrong.
         """
-        train, validation = (mean_loss(self.model, batches, should_stop) for batches in self._fixed)
+        train, validation = (
+            mean_loss(self.model, batches, should_stop, self.workers) for batches in self._fixed
+        )
         parts = zip(("training", "validation"), (train, validation), self._fixed, strict=True)
         for name, loss, batches in parts:
             if not math.isfinite(loss.nats):

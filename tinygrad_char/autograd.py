@@ -272,6 +272,11 @@ def is_grad_enabled() -> bool:
     return _state.recording
 
 
+def is_detecting_nonfinite() -> bool:
+    """Return whether `detect_nonfinite` is on in this thread."""
+    return _state.checking
+
+
 @contextlib.contextmanager
 def detect_nonfinite() -> Iterator[None]:
     """Check every result, forward and backward, in this thread.
@@ -294,18 +299,46 @@ def backward(
     outputs: Sequence[Tensor], grads: Sequence[Array], *, retain_graph: bool = False
 ) -> None:
     """Add the gradients of sum_i <outputs_i, grads_i> to `.grad` of every leaf they depend on."""
-    deferred: dict[int, tuple[Tensor, Array]] = {}  # leaves with hooks see their whole gradient
+    accumulation = Accumulation()
+    _walk(outputs, grads, accumulation.add, {}, retain_graph)
+    accumulation.finish()
 
-    def at_leaf(leaf: Tensor, grad: Array) -> None:
+
+class Accumulation:
+    """Adds gradients to `.grad` of leaves; those with hooks get theirs whole, at the end."""
+
+    def __init__(self) -> None:
+        self._deferred: dict[int, tuple[Tensor, Array]] = {}
+
+    def add(self, leaf: Tensor, grad: Array) -> None:
+        """Take a part of the leaf's gradient."""
         if leaf.hooks:
-            before = deferred.get(id(leaf))
-            deferred[id(leaf)] = (leaf, grad if before is None else before[1] + grad)
+            before = self._deferred.get(id(leaf))
+            self._deferred[id(leaf)] = (leaf, grad if before is None else before[1] + grad)
         else:
             _accumulate(leaf, grad)
 
-    _walk(outputs, grads, at_leaf, {}, retain_graph)
-    for leaf, total in deferred.values():
-        _accumulate(leaf, _run_hooks(leaf.hooks, total, leaf))
+    def finish(self) -> None:
+        """Run the hooks on the gradients that they wait for."""
+        for leaf, total in self._deferred.values():
+            _accumulate(leaf, _run_hooks(leaf.hooks, total, leaf))
+
+
+def leaf_gradients(
+    output: Tensor, cotangent: Array, leaves: Sequence[Tensor]
+) -> list[Array | None]:
+    """Return the gradients of <output, cotangent> by leaves, without hooks; None if not reached.
+
+    The arrays may be shared with each other and are not to be written to.
+    """
+    found: dict[int, Array] = {}
+
+    def at_leaf(leaf: Tensor, grad: Array) -> None:
+        before = found.get(id(leaf))
+        found[id(leaf)] = grad if before is None else before + grad
+
+    _walk((output,), (cotangent,), at_leaf, {}, False)
+    return [found.get(id(each)) for each in leaves]
 
 
 def grad(

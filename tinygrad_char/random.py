@@ -5,7 +5,9 @@ training changes neither the batches nor the initial weights. All state is plain
 be saved and restored.
 """
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Self
 
@@ -14,6 +16,26 @@ import numpy as np
 from kernels.dropout import DropoutKey
 
 STREAMS = ("init", "batches", "dropout", "sampling")
+
+
+class DropoutKeys:
+    """The keys of dropout calls, one after the other.
+
+    Attributes
+    ----------
+    seed, calls
+        What the next key is made from.
+    """
+
+    def __init__(self, seed: int, calls: int = 0) -> None:
+        self.seed, self.calls = seed, calls
+        self._lock = threading.Lock()
+
+    def next(self) -> DropoutKey:
+        """Return the key of the next call."""
+        with self._lock:
+            self.calls += 1
+            return DropoutKey(self.seed, self.calls)
 
 
 class Stream:
@@ -26,9 +48,8 @@ class Stream:
         sequence = np.random.SeedSequence(seed, spawn_key=key)
         self._bits = np.random.PCG64DXSM(sequence)
         self._numpy = np.random.Generator(self._bits)
-        self._key = int(sequence.generate_state(1, np.uint64)[0])
-        self._calls = 0
-        self._lock = threading.Lock()
+        self._keys = DropoutKeys(int(sequence.generate_state(1, np.uint64)[0]))
+        self._here = threading.local()
 
     def uniform(self, low: float, high: float, shape: Any = None) -> np.ndarray:
         """Return float32 numbers uniform in [low, high)."""
@@ -71,18 +92,36 @@ class Stream:
 
     def dropout_key(self) -> DropoutKey:
         """Return the key of the next dropout call's random bits."""
-        with self._lock:
-            self._calls += 1
-            return DropoutKey(self._key, self._calls)
+        return getattr(self._here, "keys", self._keys).next()
+
+    @contextlib.contextmanager
+    def shards(self, count: int) -> Iterator[list[DropoutKeys]]:
+        """Give each of `count` shards of a batch its own dropout keys, then go on after them.
+
+        The keys of shard 0 are those that the stream would have given.
+        """
+        seed, calls = self._keys.seed, self._keys.calls
+        shards = [DropoutKeys(_shard_seed(seed, number), calls) for number in range(count)]
+        yield shards
+        self._keys.calls = max(each.calls for each in shards)
+
+    @contextlib.contextmanager
+    def using(self, keys: DropoutKeys) -> Iterator[None]:
+        """Draw the dropout keys of this thread from a shard's."""
+        self._here.keys = keys
+        try:
+            yield
+        finally:
+            del self._here.keys
 
     def get_state(self) -> dict[str, Any]:
         """Return the state as plain integers and strings."""
-        return {"bits": self._bits.state, "key": self._key, "calls": self._calls}
+        return {"bits": self._bits.state, "key": self._keys.seed, "calls": self._keys.calls}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on exactly where the stream stood whose state this is."""
         self._bits.state = state["bits"]
-        self._key, self._calls = state["key"], state["calls"]
+        self._keys = DropoutKeys(state["key"], state["calls"])
 
 
 class Generator:
@@ -112,6 +151,12 @@ class Generator:
         self.seed = state["seed"]
         for name in STREAMS:
             getattr(self, name).set_state(state[name])
+
+
+def _shard_seed(seed: int, number: int) -> int:
+    if number == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
 def check_seed(seed: int) -> int:

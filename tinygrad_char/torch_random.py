@@ -323,13 +323,13 @@ class DropoutMask:
         self._uniform = generator._uniform_source()
         self._masks: dict[int, np.ndarray] = {}
 
-    def keep_mask(self, shape: tuple[int, ...], p: float, block: int = 0) -> np.ndarray:
-        """Return the boolean mask of a block of this call; the blocks are drawn in their order."""
+    def keep_mask(self, shape: tuple[int, ...], p: float, start: int = 0) -> np.ndarray:
+        """Return the mask of a part of this call, from `start` on; parts are drawn in order."""
         if p in (0, 1):
             return np.full(shape, p == 0)
-        if block not in self._masks:
-            self._masks[block] = _made(shape, np.bool_, lambda count: self._uniform(count) < 1 - p)
-        return self._masks[block]
+        if start not in self._masks:
+            self._masks[start] = _made(shape, np.bool_, lambda count: self._uniform(count) < 1 - p)
+        return self._masks[start]
 
     def keep_scale(self, p: float, dtype: np.dtype) -> float:
         """Return 1 / (1 - p) as PyTorch rounds it for this dtype, and 0 where nothing is kept."""

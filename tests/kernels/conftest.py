@@ -5,7 +5,7 @@ import pytest
 import kernels
 from kernels import fused
 
-NAMES = ("adamw", "attention", "cross_entropy", "layernorm")
+NAMES = ("adamw", "attention", "cross_entropy", "dropout", "layernorm")
 
 
 class Overlay:

@@ -1,6 +1,7 @@
 """Published runs, replayed: a slice of each, and that nothing but the draws decides the result."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,23 @@ from threadpoolctl import threadpool_limits
 
 from models.batches import Split, random_batch, split_corpus
 from models.bigram import Bigram
-from models.ladder import LADDER
+from models.ladder import LADDER, Sizes
 from models.replay import (
     RECIPES,
     Recipe,
     estimate_loss,
-    replay_rung,
+    printed_loss,
+    replay_run,
     sample,
     sample_published,
     train_steps,
 )
 from models.tokenizer import CharTokenizer
+from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
-from tinygrad_char.optim import AdamW
+from tinygrad_char.optim import Adam, AdamW
+from tinygrad_char.parallel import Workers
+from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator
 
 CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -33,7 +38,56 @@ UNTRAINED_TEXT = (
     "\nwnYWmnxKWWev-tDqXErVKLgJ"
 )
 TRAINED_LOSS = 2.382369041442871
-TRAINED_TEXT = "\nlso br. ave aviasurf my, yxMPZI ivee iuedrd whar ksth y h bora s be hese, woweee;"
+TRAINED_TEXT = """
+lso br. ave aviasurf my, yxMPZI ivee iuedrd whar ksth y h bora s be hese, woweee; the! KI 'de, ulse\
+echerd d o blllando;LUCEO, oraingofof win!
+RIfans picspeserer hee tha,
+TOFonk? me ain ckntoty ded. bo'llll st ta d:
+ELIS me hurf lal y, ma dus pe athouo
+BEY:! Indy; by s afreanoo adicererupa anse tecorro llaus a!
+OLeneerithesinthengove fal amas trr
+TI ar I t, mes, n IUSt my w, fredeeyove
+THek' merer, dd
+We ntem lud engitheso; cer ize helorowaginte the?
+Thak orblyoruldvicee chot, p,
+Bealivolde Th li"""
+ADAM_TEXT = """
+
+weangond
+OMave wap
+
+I RO:
+Banleenoalit-blt
+INRon
+
+UM: nd kngonesll;
+O: pa heore 'ga llis?-sur inidind;
+t me rthay n thavee
+Sw s serer Fofow.
+Houspathe t:
+Mind fit.
+DUKINoceamy hun.
+CKIUShorst onre t ache bar, simed?
+And me theluse BHENurind hesto f w m CK:
+YCESI fatass mbre lious ave
+Wer'dor' wod y:
+
+Henkns ges wise we me y to elil'doug p in t her spalisusin t wndalu?Y ber lishms vekeang-lumod n od\
+as ine a! thayayor hannd t; frat.
+OLArZAUSum,
+s I f pin hondecharvyouke helldid t we ke,
+HOShe lll"""
+"""Of a notebook with Adam, drawn by a PyTorch with MKL."""
+LECTURE_UNTRAINED = (
+    "\nSr?qP-QWktXoL&jLDJgOLVz'RIoDqHdhsV&vLLxatjscMpwLERSPyao.qfzs$Ys$zF-w,;eEkzxjgCKFChs!iWW.O"
+    "bzDnxA Ms$3"
+)
+LECTURE_LOSS = 4.587916374206543
+LECTURE_TEXT = (
+    "\nxiKi-RJ:CgqVuUa!U?qMH.uk!sCuMXvv!CJFfx;LgRyJknOEti.?I&-gPlLyulId?XlaInQ'q,lT$"
+    "\n3Q&sGlvHQ?mqSq-eON\nx?SP fUAfCAuCX:bOlgiRQWN:Mphaw\n"
+)
+"""Of the lecture's own notebook, after 100 steps: a PyTorch with MKL."""
 
 FIRST_ROWS = {
     "bigram": (4.7305, 4.7241),
@@ -44,6 +98,7 @@ FIRST_ROWS = {
     "blocks3": (4.2116, 4.2078),
     "resid": (4.6328, 4.6313),
     "lnorm": (4.3103, 4.3100),
+    "last": (4.4116, 4.4022),
 }
 ROWS_AT_400 = {
     "bigram": (2.6480, 2.6667),
@@ -108,19 +163,42 @@ def test_the_first_batch_is_the_published_one(published):
     assert [tokenizer.decode(row) for row in y] == [text[1:] for text in FIRST_BATCH]
 
 
+def published_walk(split, build, optimizer, lengths, characters):
+    """Return the lecture's losses and samples: untrained, after each length, at the end."""
+    tokenizer = CharTokenizer(CHARACTERS)
+    generator = TorchGenerator(1337, build)
+    model = Bigram(65, 8, generator=generator)
+    before = tokenizer.decode(sample(model, 100, generator))
+    updates = optimizer(model.parameters(), lr=1e-3)
+    losses = [train_steps(model, updates, split.train, 32, each, generator) for each in lengths]
+    return before, losses, tokenizer.decode(sample(model, characters, generator))
+
+
+def test_the_lecture_s_own_notebook(published):
+    before, (loss,), after = published_walk(published, "mkl", AdamW, [100], len(LECTURE_TEXT) - 1)
+    assert before == LECTURE_UNTRAINED
+    assert loss == LECTURE_LOSS
+    assert after == LECTURE_TEXT
+
+
 def test_ten_thousand_steps_end_at_the_published_loss(published):
-    model, generator = untrained_bigram()
-    sample(model, 100, generator)
-    optimizer = AdamW(model.parameters(), lr=1e-3)
-    loss = train_steps(model, optimizer, published.train, 32, 10_000, generator)
+    before, (loss,), after = published_walk(published, "default", AdamW, [10_000], 500)
+    assert before == UNTRAINED_TEXT
     assert loss == TRAINED_LOSS
-    text = CharTokenizer(CHARACTERS).decode(sample(model, len(TRAINED_TEXT) - 1, generator))
-    assert text == TRAINED_TEXT
+    assert after == TRAINED_TEXT
 
 
-@pytest.mark.parametrize("name", LADDER)
+def test_adam_and_mkl_end_at_the_published_text(published):
+    before, losses, after = published_walk(published, "mkl", Adam, [100, 1000, 10_000], 500)
+    assert before == LECTURE_UNTRAINED
+    assert losses == sorted(losses, reverse=True)
+    assert after == ADAM_TEXT
+
+
+@pytest.mark.parametrize("name", FIRST_ROWS)
 def test_the_first_row_is_the_published_one(published, name):
-    _, rows = replay_rung(name, published, 65, recipe=Recipe(RECIPES[name].lr, 1))
+    recipe = replace(RECIPES[name], steps=1)
+    _, rows = replay_run(name, published, 65, TorchGenerator(1337), recipe=recipe)
     assert [(row.step, round(row.train, 4), round(row.validation, 4)) for row in rows] == [
         (0, *FIRST_ROWS[name])
     ]
@@ -128,9 +206,39 @@ def test_the_first_row_is_the_published_one(published, name):
 
 @pytest.mark.parametrize("name", ROWS_AT_400)
 def test_a_later_row_is_the_published_one(published, name):
-    _, rows = replay_rung(name, published, 65, recipe=Recipe(RECIPES[name].lr, 401))
+    recipe = replace(RECIPES[name], steps=401)
+    _, rows = replay_run(name, published, 65, TorchGenerator(1337), recipe=recipe)
     assert [row.step for row in rows] == [0, 200, 400]
     assert (round(rows[-1].train, 4), round(rows[-1].validation, 4)) == ROWS_AT_400[name]
+
+
+def losses_as_logits(losses):
+    """Return logits (N, 2) whose cross-entropy with target 0 is exactly the losses, all > 20."""
+    return Tensor(np.stack([np.zeros_like(losses), losses], axis=1))
+
+
+def test_a_printed_loss_is_added_up_in_sixteens():
+    # One by one, the small ones are below half a unit in the last place of the first.
+    losses = np.array([2.0**30, *[32.0] * 16], np.float32)
+    value = printed_loss(losses_as_logits(losses), np.zeros(17, np.int64))
+    assert value == float(np.float32(2**30 + 16 * 32) / np.float32(17))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (32, 8), (2, 3, 50)])
+def test_a_printed_loss_is_the_mean_loss(shape):
+    rng = np.random.default_rng(0)
+    logits = Tensor(rng.normal(size=(*shape, 65)).astype(np.float32), requires_grad=True)
+    targets = rng.integers(0, 65, shape)
+    expected = F.cross_entropy(logits, targets)
+    value = printed_loss(logits, targets)
+    assert float(np.float32(value)) == value
+    assert abs(value - expected.item()) <= 4 * np.spacing(np.float32(value))
+
+
+def test_training_needs_a_step():
+    model, generator = untrained_bigram()
+    with pytest.raises(ValueError, match="steps is 0; expected at least 1"):
+        train_steps(model, AdamW(model.parameters()), some_tokens(), 4, 0, generator)
 
 
 def one_by_one(model, tokens, batch_size, batches, generator):
@@ -145,10 +253,11 @@ def one_by_one(model, tokens, batch_size, batches, generator):
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, 1), (4, 7), (32, 33), (600, 3)])
 @pytest.mark.parametrize("name", ["bigram", "mha", "lnorm"])
-def test_the_estimate_is_that_of_batches_one_by_one(name, batch_size, batches):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_estimate_is_that_of_batches_one_by_one(name, batch_size, batches, threads):
     model = LADDER[name](65, generator=TorchGenerator(3))
     ours, theirs = TorchGenerator(4), TorchGenerator(4)
-    value = estimate_loss(model, some_tokens(), batch_size, batches, ours)
+    value = estimate_loss(model, some_tokens(), batch_size, batches, ours, Workers(threads))
     expected = one_by_one(model, some_tokens(), batch_size, batches, theirs)
     assert expected.dtype == np.float32
     # A loss is about 4: a few of its roundings, since sums of other lengths round differently.
@@ -184,34 +293,48 @@ def test_training_is_batch_backward_update_in_this_order():
         expected.backward()
         optimizer.step()
     assert len(seen) == 3
-    assert loss == expected.item()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert np.array_equal(weights(ours), weights(theirs))
     assert np.array_equal(generator.words(3), other.words(3))
 
 
+@pytest.mark.parametrize("optimizer", [AdamW, Adam])
 @pytest.mark.parametrize("name", LADDER)
 @pytest.mark.parametrize("seed", [1337, 42])
-def test_a_replay_draws_in_the_published_order(name, seed):
+def test_a_replay_draws_in_the_published_order(name, seed, optimizer):
     recipe = Recipe(lr=1e-2, steps=4, batch_size=3, eval_every=2, eval_batches=5)
     split = some_split()
     told = []
-    ours, rows = replay_rung(name, split, 65, seed=seed, recipe=recipe, on_row=told.append)
+    generator = TorchGenerator(seed, "mkl")
+    ours, rows = replay_run(
+        name, split, 65, generator, recipe=recipe, optimizer=optimizer, on_row=told.append
+    )
     assert told == rows
     assert [row.step for row in rows] == [0, 2, 3]
 
-    generator = TorchGenerator(seed)
-    model = LADDER[name](65, generator=generator)
-    optimizer = AdamW(model.parameters(), lr=1e-2)
+    other = TorchGenerator(seed, "mkl")
+    model = LADDER[name](65, generator=other)
+    updates = optimizer(model.parameters(), lr=1e-2)
     for step in range(4):
         if step != 1:
             row = rows[[0, 2, 3].index(step)]
-            assert row.train == estimate_loss(model, split.train, 3, 5, generator)
-            assert row.validation == estimate_loss(model, split.validation, 3, 5, generator)
-        train_steps(model, optimizer, split.train, 3, 1, generator)
+            assert row.train == estimate_loss(model, split.train, 3, 5, other)
+            assert row.validation == estimate_loss(model, split.validation, 3, 5, other)
+        train_steps(model, updates, split.train, 3, 1, other)
     assert np.array_equal(
         np.concatenate([each.ravel() for each in weights(ours)]),
         np.concatenate([each.ravel() for each in weights(model)]),
     )
+    assert sample(ours, 20, generator) == sample(model, 20, other)
+
+
+def test_a_run_of_other_sizes():
+    sizes = Sizes(block_size=5, n_embd=12, n_head=3, n_block=1)
+    recipe = Recipe(1e-2, 2, 3, eval_batches=2, rung="lnorm", sizes=sizes)
+    model, rows = replay_run("any name", some_split(), 65, TorchGenerator(1), recipe=recipe)
+    assert model.block_size == 5
+    assert [each.shape for each in model.parameters()][:2] == [(65, 12), (5, 12)]
+    assert [row.step for row in rows] == [0, 1]
 
 
 @pytest.mark.parametrize("build", ["default", "mkl", "cuda"])

@@ -14,6 +14,7 @@ from models.gpt import GPTConfig
 from models.tokenizer import CharTokenizer
 from models.trainer import DivergedError, Trainer
 from tinygrad_char import checkpoint
+from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
 
 LETTERS = "\nabcdefg"
@@ -74,6 +75,26 @@ def test_equal_settings_give_equal_bits(model):
     updates = [(first.update(), second.update()) for _ in range(6)]
     assert all(ours == theirs for ours, theirs in updates)
     assert_same_state(state_of(first), state_of(second))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_the_number_of_threads_changes_no_bit_of_a_run(dropout):
+    trainers = [make(shards=3, dropout=dropout) for _ in range(2)]
+    for trainer, threads in zip(trainers, (1, 3), strict=True):
+        trainer.workers = Workers(threads)
+    updates = [[trainer.update() for _ in range(5)] for trainer in trainers]
+    assert updates[0] == updates[1]
+    assert trainers[0].evaluate() == trainers[1].evaluate()
+    assert_same_state(*(state_of(trainer) for trainer in trainers))
+
+
+@pytest.mark.parametrize("shards", [2, 3, 4, 9])
+def test_cutting_the_batch_changes_an_update_by_rounding_alone(shards):
+    whole, cut = make(dropout=0.0), make(dropout=0.0, shards=shards)
+    for _ in range(3):
+        expected, update = whole.update(), cut.update()
+        assert update.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert update.norm == pytest.approx(expected.norm, rel=1e-4)
 
 
 def test_another_seed_gives_other_weights_and_batches():

@@ -357,9 +357,10 @@ def test_uniform_numbers_never_reach_the_upper_end():
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_blocks_of_a_dropout_call_are_one_mask(build):
-    blocks, whole = (TorchGenerator(6, build).dropout_key() for _ in range(2))
-    masks = [blocks.keep_mask((rows, 3, 5), 0.3, number) for number, rows in enumerate((4, 1, 2))]
+def test_parts_of_a_dropout_call_are_one_mask(build):
+    parts, whole = (TorchGenerator(6, build).dropout_key() for _ in range(2))
+    sizes = {0: 4, 60: 1, 75: 2}
+    masks = [parts.keep_mask((rows, 3, 5), 0.3, start) for start, rows in sizes.items()]
     np.testing.assert_array_equal(np.concatenate(masks), whole.keep_mask((7, 3, 5), 0.3, 0))
 
 

@@ -1,0 +1,332 @@
+"""The GPT, its training and its generation in PyTorch, as good engineers write them there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.measure import Task
+from models.batches import Split, random_batch
+from models.build import build_model
+from models.config import TrainConfig
+from models.gpt import GPTConfig
+from tinygrad_char.optim import warmup_cosine
+from tinygrad_char.random import Generator
+
+Style = Literal["sdpa", "heads", "compiled"]
+"""Attention by one fused call; a loop over heads, as notebooks write it; the first, compiled."""
+
+
+class FusedAttention(nn.Module):
+    """All heads from one product, in one call of PyTorch's fused attention."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        size = config.n_embd
+        self.n_head, self.p = config.n_head, config.dropout
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.projection = nn.Linear(size, size, bias=config.bias)
+
+    def forward(self, x: Any, cache: Cache | None = None) -> Any:
+        """Return the attended x (B, T, C)."""
+        batch, length, size = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.n_head, size // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        causal = length > 1
+        if cache is not None:
+            k, v = cache.append(k, v)
+        p = self.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=p)
+        y = self.projection(y.transpose(1, 2).reshape(batch, length, size))
+        return F.dropout(y, self.p, self.training)
+
+
+class Head(nn.Module):
+    """One head, as notebooks write it."""
+
+    tril: torch.Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        size = config.n_embd // config.n_head
+        self.query, self.key, self.value = (
+            nn.Linear(config.n_embd, size, bias=False) for _ in range(3)
+        )
+        self.register_buffer(
+            "tril", torch.tril(torch.ones(config.block_size, config.block_size)), persistent=False
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Any) -> Any:
+        """Return what each position attends to (B, T, D)."""
+        length = x.shape[1]
+        k, q = self.key(x), self.query(x)
+        scores = q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5
+        scores = scores.masked_fill(self.tril[:length, :length] == 0, float("-inf"))
+        return self.dropout(F.softmax(scores, dim=-1)) @ self.value(x)
+
+
+class LoopAttention(nn.Module):
+    """The heads one after the other."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(Head(config) for _ in range(config.n_head))
+        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Any, cache: None = None) -> Any:
+        """Return the attended x (B, T, C)."""
+        return self.dropout(self.projection(torch.cat([head(x) for head in self.heads], dim=-1)))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a nonlinearity between them."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.contract = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Any) -> Any:
+        """Return the transformed x (B, T, C)."""
+        x = self.expand(x)
+        if self.activation == "relu":
+            x = F.relu(x)
+        else:
+            x = F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        return self.dropout(self.contract(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: GPTConfig, attention: type[nn.Module]) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attention = attention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: Any, cache: Cache | None = None) -> Any:
+        """Return x (B, T, C) after this block."""
+        x = x + self.attention(self.attention_norm(x), cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class TorchGPT(nn.Module):
+    """The model of models/gpt.py, its weights under the same names."""
+
+    def __init__(self, config: GPTConfig, vocab_size: int, *, loop: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        attention = LoopAttention if loop else FusedAttention
+        self.token_embedding = nn.Embedding(vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.head = None if config.tied else nn.Linear(config.n_embd, vocab_size, bias=config.bias)
+
+    def forward(self, idx: Any, targets: Any = None, cache: list[Cache] | None = None) -> Any:
+        """Return the loss where targets (B, T) are given, else the logits (B, T, V)."""
+        start = cache[0].length if cache else 0
+        positions = self.position_embedding.weight[start : start + idx.shape[1]]
+        x = self.token_embedding(idx) + positions
+        for position, block in enumerate(self.blocks):
+            x = block(x, cache[position] if cache else None)
+        x = self.norm(x)
+        weight = self.token_embedding.weight
+        logits = F.linear(x, weight) if self.head is None else self.head(x)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+    def load(self, model: Any) -> None:
+        """Take the weights of a models.gpt.GPT."""
+        weights = {name: each.array for name, each in model.state_dict().items()}
+        if self.blocks and isinstance(self.blocks[0].attention, LoopAttention):
+            weights = split_heads(weights, self.config.n_head)
+        self.load_state_dict(
+            {name: torch.from_numpy(np.array(each)) for name, each in weights.items()}
+        )
+
+
+def split_heads(weights: dict[str, np.ndarray], n_head: int) -> dict[str, np.ndarray]:
+    """Return the weights with each `qkv` (3C, C) cut into one matrix for each head and use."""
+    result = {}
+    for name, weight in weights.items():
+        if not name.endswith("qkv.weight"):
+            result[name] = weight
+            continue
+        layer = name.removesuffix("qkv.weight")
+        parts = weight.reshape(3, n_head, -1, weight.shape[1])  # (3, H, D, C)
+        for kind, heads in zip(("query", "key", "value"), parts, strict=True):
+            for number, part in enumerate(heads):
+                result[f"{layer}heads.{number}.{kind}.weight"] = part
+    return result
+
+
+class TorchTrainer:
+    """The updates of models.trainer.Trainer: same weights, batches, optimizer and schedule."""
+
+    def __init__(self, config: TrainConfig, vocab_size: int, split: Split, style: Style) -> None:
+        self.config, self.split = config, split
+        generator = Generator(config.seed)
+        self.stream = generator.batches
+        model = TorchGPT(config.gpt, vocab_size, loop=style == "heads")
+        model.load(build_model(config, vocab_size, generator))
+        self.parameters = list(model.parameters())
+        decay = config.weight_decay
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": decay},
+                {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+        self.schedule = warmup_cosine(
+            config.lr, config.warmup, config.steps, config.lr * config.min_lr
+        )
+        self.step = 0
+        self.model: Any = torch.compile(model, dynamic=False) if style == "compiled" else model
+
+    def update(self) -> tuple[float, float]:
+        """Make one update and return the loss and the norm of the gradient."""
+        shape = self.config.gpt.block_size, self.config.batch_size
+        x, y = map(torch.from_numpy, random_batch(self.split.train, *shape, self.stream))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.step)
+        loss = self.model(x, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
+        self.optimizer.step()
+        self.step += 1
+        return loss.item(), norm.item()
+
+
+def prepare_training(
+    config: TrainConfig,
+    checked: TrainConfig,
+    updates: int,
+    vocab_size: int,
+    split: Split,
+    style: Style,
+) -> dict[str, Task]:
+    """Return updates to time, and the first ones with the settings `checked` to compare."""
+    trainer = TorchTrainer(config, vocab_size, split, style)
+
+    def check() -> tuple[np.ndarray, float]:
+        other = TorchTrainer(checked, vocab_size, split, style)
+        found = [other.update() for _ in range(updates)]
+        return np.array([loss for loss, _ in found]), found[0][1]
+
+    return {"step": Task(trainer.update, check)}
+
+
+def prepare_training_steps(
+    configs: Mapping[str, tuple[TrainConfig, TrainConfig]],
+    updates: int,
+    vocab_size: int,
+    split: Split,
+) -> dict[str, Task]:
+    """Return updates with each of some settings; the second ones are for what is compared."""
+    return {
+        name: prepare_training(config, checked, updates, vocab_size, split, "sdpa")["step"]
+        for name, (config, checked) in configs.items()
+    }
+
+
+class Cache:
+    """The keys and values of one block so far, in memory that is allocated once."""
+
+    def __init__(self, config: GPTConfig, batch: int) -> None:
+        shape = (2, batch, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.memory = torch.empty(shape)
+        self.length = 0
+
+    def append(self, k: Any, v: Any) -> tuple[Any, Any]:
+        """Add keys and values (B, H, T, D) and return all so far."""
+        start, self.length = self.length, self.length + k.shape[2]
+        self.memory[0, :, :, start : self.length] = k
+        self.memory[1, :, :, start : self.length] = v
+        keys, values = self.memory[:, :, :, : self.length]
+        return keys, values
+
+
+def prepare_generation(
+    prompt: np.ndarray,
+    vocab_size: int,
+    config: TrainConfig,
+    length: int,
+    checked: int,
+    temperature: float,
+    cached: bool,
+) -> dict[str, Task]:
+    """Return text to time, and the likeliest characters to compare."""
+    model = TorchGPT(config.gpt, vocab_size)
+    model.load(build_model(config, vocab_size, Generator(config.seed)))
+    model.eval()
+    return {
+        "text": Task(
+            lambda: write(model, prompt, length, temperature, cached),
+            lambda: write(model, prompt, checked, 0.0, cached),
+        )
+    }
+
+
+@torch.inference_mode()
+def write(
+    model: TorchGPT, prompt: np.ndarray, length: int, temperature: float, cached: bool
+) -> Any:
+    """Return a continuation (length,) of prompt (T,).
+
+    When the context is full, its older half is forgotten, as in models.generate.
+    """
+    size = model.config.block_size
+
+    def empty() -> list[Cache] | None:
+        return [Cache(model.config, 1) for _ in model.blocks] if cached else None
+
+    window = torch.from_numpy(prompt[-size:].astype(np.int64))[None]  # (1, T)
+    unread, cache = window, empty()
+    written = []
+    for _ in range(length):
+        logits = model(unread if cached else window, cache=cache)[:, -1]
+        if temperature == 0:
+            token = logits.argmax(dim=-1, keepdim=True)
+        else:
+            token = torch.multinomial(F.softmax(logits / temperature, dim=-1), 1)
+        written.append(token)
+        if window.shape[1] < size:
+            window, unread = torch.cat([window, token], dim=1), token
+        else:
+            window = torch.cat([window[:, size - size // 2 :], token], dim=1)
+            unread, cache = window, empty()
+    return torch.cat(written, dim=1)[0]
+
+
+def prepare_attention(operands: Callable[[Any], list[np.ndarray]], shape: Any) -> dict[str, Task]:
+    """Return PyTorch's fused causal attention."""
+    *leaves, grad = map(torch.from_numpy, operands(shape))
+    q, k, v = (each.requires_grad_() for each in leaves)
+
+    @torch.no_grad()
+    def forward() -> Any:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def both() -> tuple[Any, ...]:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.detach(), *torch.autograd.grad(out, leaves, grad)
+
+    return {"forward": Task(forward), "forward and backward": Task(both)}

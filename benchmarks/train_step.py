@@ -1,0 +1,112 @@
+"""Whole training steps: batch, forward, backward, clipping and AdamW, beside PyTorch's.
+
+Both sides start from the same weights and draw the same batches; their first updates without
+dropout must agree in their losses, and the first in the norm of its gradient (later norms tell
+less: AdamW makes whole steps of the rounding in gradients near zero). Exit code 1 where not.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from benchmarks.measure import Contender, Task
+from benchmarks.report import Options, Report, parse
+from models.batches import Split
+from models.config import PRESETS, TrainConfig
+from models.gpt import GPTConfig
+from models.memory import keep_freed_memory
+from models.tokenizer import CharTokenizer
+from models.trainer import Trainer
+
+Size = Literal["smoke", "tiny", "small", "full"]
+Style = Literal["sdpa", "heads", "compiled"]
+CONFIGS = {
+    "smoke": TrainConfig(
+        gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2), batch_size=2
+    ),
+    **PRESETS,
+}
+ROUNDS = {"smoke": 2, "tiny": 15, "small": 15, "full": 5}
+VOCABULARY = CharTokenizer("".join(map(chr, range(ord(" "), ord(" ") + 65))))
+CHECKED_UPDATES, CHECKED_BATCH = 3, 4
+BOUND = 1e-4
+"""Ten times what rounding leaves in the norm of `full`, and far below what a tenth more learning
+rate changes in the losses."""
+
+
+@dataclass(frozen=True)
+class TrainStep(Options):
+    """Time training steps."""
+
+    size: Size = "small"
+    """A preset of `tinygrad-char train`; smoke takes seconds."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Windows of text in a batch, where not the preset's."""
+    styles: tuple[Style, ...] = ("sdpa", "heads", "compiled")
+    """PyTorch's ways: one fused attention call, a loop over heads, the first one compiled."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"--batch-size is {self.batch_size}; expected at least 1")
+
+
+def random_split() -> Split:
+    """Return random characters; what they are does not matter to the time of a step."""
+    tokens = np.random.default_rng(0).integers(0, len(VOCABULARY), 20_000)
+    return Split(tokens[:10_000], tokens[10_000:])
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """Return the settings of the updates that are compared."""
+    gpt = replace(config.gpt, dropout=0.0)
+    return replace(config, gpt=gpt, batch_size=min(config.batch_size, CHECKED_BATCH))
+
+
+def prepare(config: TrainConfig) -> dict[str, Task]:
+    """Return our updates."""
+    keep_freed_memory()
+    trainer = Trainer(config, VOCABULARY, random_split())
+
+    def check() -> tuple[np.ndarray, float]:
+        other = Trainer(checked(config), VOCABULARY, random_split())
+        updates = [other.update() for _ in range(CHECKED_UPDATES)]
+        return np.array([update.loss for update in updates]), updates[0].norm
+
+    return {"step": Task(trainer.update, check)}
+
+
+def main() -> None:
+    """Compare, time, and exit 1 where results differ."""
+    options = parse(TrainStep)
+    config = CONFIGS[options.size]
+    if options.batch_size is not None:
+        config = replace(config, batch_size=options.batch_size)
+    contenders = {"ours": Contender(prepare, (config,))}
+    if options.against:
+        from benchmarks.torch_models import prepare_training
+
+        common = (CHECKED_UPDATES, len(VOCABULARY), random_split())
+        for style in options.styles:
+            arguments = (config, checked(config), *common, style)
+            contenders[f"PyTorch, {style}"] = Contender(prepare_training, arguments)
+    gpt = config.gpt
+    report = Report("train_step", options)
+    report.hold(
+        f"{options.size}: batch {config.batch_size}, T {gpt.block_size}, C {gpt.n_embd}, "
+        f"{gpt.n_layer} layers, {gpt.n_head} heads, dropout {gpt.dropout:g}",
+        contenders,
+        bound=BOUND,
+        rounds=ROUNDS[options.size],
+        case={"size": options.size, "batch_size": config.batch_size},
+    )
+    sys.exit(report.finish())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+/* What the fused attention is told: see attention.py for the equations. */
+#ifndef TINYGRAD_CHAR_ATTENTION_H
+#define TINYGRAD_CHAR_ATTENTION_H
+
+#include "philox.h"
+
+/* An array (B, H, T, D) with any strides but that of its last axis, which is contiguous. */
+typedef struct {
+    float *data;
+    int64_t sequence, head, row; /* strides, in numbers */
+} Heads;
+
+typedef struct {
+    int64_t heads; /* of a sequence; in all, they are counted sequence after sequence */
+    int64_t queries, keys, size, value_size;
+    int64_t seen; /* how many keys the first query sees; each further query sees one more */
+    float scale;
+    Heads q, k, v, out, grad, grad_q, grad_k, grad_v;
+    float *logsumexp;        /* contiguous */
+    const DropoutMask *mask; /* NULL where nothing is dropped */
+} Attention;
+
+/* Both work on the heads from `first` to before `last`; -1 if there is no memory for it. */
+int attention_forward(const Attention *a, int64_t first, int64_t last);
+int attention_backward(const Attention *a, int64_t first, int64_t last);
+/* Takes the widest vector registers that there are, of at most this many numbers; returns how
+ * many. To be called first. */
+int64_t attention_choose_lanes(int64_t most);
+
+#endif

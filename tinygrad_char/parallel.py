@@ -1,0 +1,136 @@
+"""Data parallelism on the cores of one machine.
+
+A batch is cut in shards. Each runs forward and backward by itself, on a thread; the gradients are
+added up in the order of the shards, so the result depends on how the batch was cut, never on how
+many threads there were or which was first. Within a shard the matrix products use one thread:
+whole shards side by side keep every core busy between the products, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cached_property
+from itertools import islice
+from typing import TypeVar
+
+import threadpoolctl
+
+from kernels.array import Array
+from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite, leaf_gradients
+from tinygrad_char.random import DropoutKeys, Stream
+from tinygrad_char.tensor import Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Workers:
+    """Threads that compute independent pieces of work side by side.
+
+    Parameters
+    ----------
+    threads
+        How many; by default one for each core.
+
+    Raises
+    ------
+    ValueError
+        `threads` is below 1.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = available_cores() if threads is None else threads
+        if self.threads < 1:
+            raise ValueError(f"Workers: threads={threads}, expected a whole number of at least 1")
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, "tinygrad-char")
+
+    @cached_property
+    def _libraries(self) -> threadpoolctl.ThreadpoolController:
+        return threadpoolctl.ThreadpoolController()
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yield function(item) for each item, in order; few results wait to be taken.
+
+        An exception is raised at its item's turn, once all work that has begun is done. For one
+        thread or one item, and under `detect_nonfinite`, this thread does the work itself.
+        """
+        with self._libraries.limit(limits=1, user_api="blas"):
+            if min(self.threads, len(items)) == 1 or is_detecting_nonfinite():
+                yield from map(function, items)
+            else:
+                yield from self._map_on_threads(function, items)
+
+    def _map_on_threads(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[Result]:
+        rest = iter(items)
+        begun: deque[Future[Result]] = deque()
+        try:
+            while True:
+                for item in islice(rest, self.threads + 1 - len(begun)):
+                    begun.append(self._pool.submit(function, item))
+                if not begun:
+                    return
+                yield begun.popleft().result()
+        finally:
+            for each in begun:
+                each.cancel()
+            wait(begun)
+
+
+def backward(
+    loss: Callable[[Item], Tensor],
+    shards: Sequence[Item],
+    weights: Sequence[float],
+    parameters: Sequence[Tensor],
+    *,
+    workers: Workers,
+    dropout: Stream,
+) -> float:
+    """Add the gradients of sum_i weights_i loss(shards_i) to `.grad`, and return this sum.
+
+    Parameters
+    ----------
+    loss
+        Gives a tensor with one element; called on several threads at once. What it changes
+        besides, such as the running averages of a BatchNorm, is not kept in order.
+    weights
+        For the mean over a batch, each shard's part of it.
+    parameters
+        The leaves whose gradients are wanted.
+    dropout
+        The stream of dropout keys that `loss` draws from: each shard has its own part of it.
+    """
+    accumulation = Accumulation()
+    total = 0.0
+
+    def compute(
+        work: tuple[Item, float, DropoutKeys],
+    ) -> tuple[float, list[Array | None]]:
+        shard, weight, keys = work
+        with dropout.using(keys):
+            value = loss(shard)
+        cotangent = value.array.dtype.type(weight).reshape(value.shape)
+        return weight * value.item(), leaf_gradients(value, cotangent, parameters)
+
+    with dropout.shards(len(shards)) as keys:
+        for part, grads in workers.map(compute, list(zip(shards, weights, keys, strict=True))):
+            total += part
+            for leaf, grad in zip(parameters, grads, strict=True):
+                if grad is not None:
+                    accumulation.add(leaf, grad)
+    accumulation.finish()
+    return total
