@@ -156,15 +156,17 @@ def _problem(parameter: Parameter, argument: Argument, array_type: type) -> str 
     if not parameter.pointer:
         if isinstance(argument, np.generic) and argument.dtype.name == parameter.dtype:
             return None
-        given = f"an array of shape {argument.shape}" if hasattr(argument, "shape") else argument
-        kind = type(argument).__name__
-        return f"got {given!r} of type {kind}; give a numpy.{parameter.dtype} scalar"
+        return f"got {_text(argument)}; give a numpy.{parameter.dtype} scalar"
     if argument is None:
         return None
     if not isinstance(argument, array_type):
-        kind = type(argument).__name__
-        return f"got {argument!r} of type {kind}; give an array of type {array_type.__name__}"
+        return f"got {_text(argument)}; give an array of type {array_type.__name__}"
     return _array_problem(parameter, argument)
+
+
+def _text(argument: object) -> str:
+    shape = getattr(argument, "shape", ())
+    return f"{f'shape {shape}' if shape else argument} of type {type(argument).__name__}"
 
 
 def _array_problem(parameter: Parameter, array: Array) -> str | None:

@@ -39,10 +39,22 @@ CHECKED = [
     ("global_race_in_a_block", "out", "race: .*the array `out`"),
     ("sum_without_atomic", "out", "race: .*the array `out`.*by another block"),
     ("read_of_another_block", "out", "race: read of the array `out`.*by another block"),
-    ("past_the_end", "small n", "out of bounds: write of 4 bytes.* 4 bytes past the end of .*`out`"),
+    (
+        "past_the_end",
+        "small n",
+        "out of bounds: write of 4 bytes.* 4 bytes past the end of .*`out`",
+    ),
     ("before_the_start", "in out", "out of bounds: read .* 4 bytes before the start of .*`in`"),
-    ("half_past_the_end", "ragged out last", "out of bounds: read of 16 bytes.* 8 bytes past .*`in`"),
-    ("past_static_shared", "out", "out of bounds: write .* past the end of the shared array `four`"),
+    (
+        "half_past_the_end",
+        "ragged out last",
+        "out of bounds: read of 16 bytes.* 8 bytes past .*`in`",
+    ),
+    (
+        "past_static_shared",
+        "out",
+        "out of bounds: write .* past the end of the shared array `four`",
+    ),
     ("past_dynamic_shared", "out", "out of bounds: write .* past the end of the dynamic shared"),
     ("null_pointer", "null out", "out of bounds: read .*: a null pointer"),
     ("atomic_past_the_end", "int", "out of bounds: atomic operation .* past the end of .*`out`"),
@@ -87,9 +99,7 @@ def fault(launch, kernel, names, **how):
     blocks = BLOCKS.get(kernel, 1)
     size = 4 * (THREADS - 4) if kernel == "past_dynamic_shared" else 4 * THREADS
     with pytest.raises(KernelError) as caught:
-        launch(
-            "faulty", kernel, (blocks,), (THREADS,), *arguments(names), shared_bytes=size, **how
-        )
+        launch("faulty", kernel, (blocks,), (THREADS,), *arguments(names), shared_bytes=size, **how)
     return str(caught.value)
 
 
