@@ -11,7 +11,9 @@ where scale.cu declares
     scale_forward(const float* __restrict__ x, float* __restrict__ y, float factor, int n)
 
 Arrays go with pointers, NumPy scalars of exactly the declared width with scalars, None is a null
-pointer. Constants of the kernel are macros: Kernel("scale", "scale_forward", (("UNROLL", 4),)).
+pointer. Constants of the kernel are macros: Kernel("scale", "scale_forward", (("UNROLL", 4),)). The
+values that they may have stand in a comment of scale.cu, `Variants: UNROLL=1|4`, so that
+`python -m kernels.compile` compiles all of them (kernels/variants.py).
 """
 
 from dataclasses import dataclass

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from kernels.variants import variants
+
 DTYPES = {
     "bool": "bool",
     "signed char": "int8",
@@ -133,11 +135,18 @@ def signatures_of(path: Path, defines: tuple[tuple[str, object], ...]) -> dict[s
     Raises
     ------
     SignatureError
-        As `parse`, with the file's name; or there is no such file.
+        As `parse`, with the file's name; or there is no such file; or it names the variants that it
+        is compiled in (kernels/variants.py), and these defines are none of them.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), dict(defines))
+        text = path.read_text(encoding="utf-8")
+        named = variants(text)
+        macros = tuple(sorted((name, str(value)) for name, value in defines))
+        if named != [()] and macros not in named:
+            given = " ".join(f"{name}={value}" for name, value in macros) or "no macros"
+            raise SignatureError(f"{given}: not among the variants that the file names")
+        return parse(text, dict(defines))
     except FileNotFoundError as error:
         raise SignatureError(f"there is no file {path}") from error
-    except SignatureError as error:
+    except ValueError as error:
         raise SignatureError(f"{path.name}: {error}") from error
