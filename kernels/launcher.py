@@ -17,6 +17,8 @@ values that they may have stand in a comment of scale.cu, `Variants: UNROLL=1|4`
 """
 
 from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,12 +47,19 @@ class Kernel:
     function: str
     defines: tuple[tuple[str, int | str], ...] = ()
 
-    @property
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.source, self.function, self.defines))
+
+    def __hash__(self) -> int:
+        return self._hash  # kernels are looked up at every launch
+
+    @cached_property
     def path(self) -> Path:
         """The file that holds the kernel."""
         return self.source if isinstance(self.source, Path) else FOLDER / f"{self.source}.cu"
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """What the kernel takes.
 
@@ -156,7 +165,7 @@ def check_arguments(launch: Launch, array_type: type) -> None:
 
 def _problem(parameter: Parameter, argument: Argument, array_type: type) -> str | None:
     if not parameter.pointer:
-        if isinstance(argument, np.generic) and argument.dtype.name == parameter.dtype:
+        if isinstance(argument, np.generic) and _name(argument.dtype) == parameter.dtype:
             return None
         return f"got {_text(argument)}; give a numpy.{parameter.dtype} scalar"
     if argument is None:
@@ -166,13 +175,18 @@ def _problem(parameter: Parameter, argument: Argument, array_type: type) -> str 
     return _array_problem(parameter, argument)
 
 
+@cache
+def _name(dtype: np.dtype) -> str:
+    return dtype.name
+
+
 def _text(argument: object) -> str:
     shape = getattr(argument, "shape", ())
     return f"{f'shape {shape}' if shape else argument} of type {type(argument).__name__}"
 
 
 def _array_problem(parameter: Parameter, array: Array) -> str | None:
-    if array.dtype.name != parameter.dtype:
+    if _name(array.dtype) != parameter.dtype:
         return f"got an array of dtype {array.dtype.name}; give {parameter.dtype}"
     if not array.flags.c_contiguous:
         return (
@@ -215,7 +229,7 @@ def check_limits(launch: Launch, limits: Limits) -> None:
     LaunchError
         The block has too many threads, or takes more shared memory than a block can have.
     """
-    threads = int(np.prod(launch.block))
+    threads = prod(launch.block)
     if threads > limits.threads:
         raise LaunchError(
             f"kernel {launch.kernel.function}: a block of {launch.block} has {threads} threads, "

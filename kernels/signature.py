@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from kernels.variants import variants
@@ -48,7 +48,7 @@ class Parameter:
     pointer: bool = False
     const: bool = False
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """The name of the NumPy dtype of the scalar, or of the array's elements."""
         return DTYPES[self.ctype]

@@ -1,6 +1,7 @@
 """A compiled kernel file: what its kernels need, and how they are called."""
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from threading import Lock
 
@@ -69,6 +70,7 @@ class Library:
         )
         self._library = ctypes.CDLL(str(self._path))
         self._functions = tuple(signatures)
+        self._checks = mode == "check"
         self._shared = shared_arrays(self._path)
         self._shared_table = (_Array * len(self._shared))(
             *(_Array(each.offset, each.size, _name(each)) for each in self._shared)
@@ -93,10 +95,12 @@ class Library:
             The kernel did something wrong.
         """
         name = launch.kernel.function
-        values, arrays = _pack(launch, arguments)
-        fault = _Fault()
-        pointers = (ctypes.c_void_p * len(values))(*(each.ctypes.data for each in values))
+        values = ctypes.create_string_buffer(b"".join(map(_value, arguments)))
+        places = range(ctypes.addressof(values), ctypes.addressof(values) + len(values) - 1, 8)
+        pointers = (ctypes.c_void_p * len(arguments))(*places)
+        arrays = self._arrays(launch, arguments)
         table = (_Array * len(arrays))(*arrays)
+        fault = _Fault()
         request = _Launch(
             kernel=ctypes.cast(getattr(self._library, ENTRY + name), ctypes.c_void_p),
             arguments=ctypes.addressof(pointers),
@@ -116,6 +120,18 @@ class Library:
         if failed:
             raise KernelError(f"kernel {name}: {self._explain(fault)}")
 
+    def _arrays(self, launch: Launch, arguments: Sequence[Argument]) -> list[_Array]:
+        """Return the arrays that the kernel may touch, each once, if that is checked."""
+        arrays: dict[int, _Array] = {}
+        parameters = launch.kernel.signature.parameters if self._checks else ()
+        for parameter, argument in zip(parameters, arguments, strict=self._checks):
+            if isinstance(argument, np.ndarray) and argument.nbytes:
+                address, size = argument.ctypes.data, argument.nbytes
+                if address not in arrays or arrays[address].bytes < size:
+                    name = f"the array `{parameter.name}`".encode()
+                    arrays[address] = _Array(address, size, name)
+        return list(arrays.values())
+
     def _explain(self, fault: _Fault) -> str:
         message = fault.message.decode()
         for number, site in enumerate(fault.sites, start=1):
@@ -124,22 +140,13 @@ class Library:
         return message
 
 
-def _pack(launch: Launch, arguments: Sequence[Argument]) -> tuple[list[np.ndarray], list[_Array]]:
-    """Return the values of the arguments as a kernel takes them, and the arrays among them."""
-    values: list[np.ndarray] = []
-    arrays: dict[int, _Array] = {}
-    for parameter, argument in zip(launch.kernel.signature.parameters, arguments, strict=True):
-        if not parameter.pointer:
-            values.append(np.array(argument))
-            continue
-        address = 0 if argument is None else argument.ctypes.data
-        values.append(np.array(address, np.uint64))
-        if argument is not None and argument.nbytes:
-            known = arrays.get(address)
-            if known is None or known.bytes < argument.nbytes:
-                name = f"the array `{parameter.name}`".encode()
-                arrays[address] = _Array(address, argument.nbytes, name)
-    return values, list(arrays.values())
+def _value(argument: Argument) -> bytes:
+    """Return eight bytes that begin with the argument as a kernel takes it."""
+    if argument is None:
+        return bytes(8)
+    if isinstance(argument, np.ndarray):
+        return argument.__array_interface__["data"][0].to_bytes(8, sys.byteorder)
+    return argument.tobytes().ljust(8, b"\0")
 
 
 def _name(array: SharedArray) -> bytes:

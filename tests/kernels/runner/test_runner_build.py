@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]
 PROGRAM = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from kernels.launcher import Kernel, Launch, Launcher
@@ -149,6 +151,22 @@ def test_debug_mode_computes_the_same(executors):
     kernel = Kernel(FOLDER / "clean.cu", "halves_of_a_warp")
     Launcher(CpuExecutor("debug")).run(Launch(kernel, (1,), (64,), (values,)))
     np.testing.assert_array_equal(values, np.arange(64) ^ 2)
+
+
+@pytest.mark.parametrize("mode", ["fast", "check"])
+def test_several_threads_may_launch_at_once(executors, mode):
+    launcher = Launcher(executors(mode))
+
+    def double(number):
+        x = np.full(64, number, np.float32)
+        kernel = Kernel(FOLDER / "clean.cu", "sum_of_squares")
+        out = np.empty(2, np.float32)
+        launcher.run(Launch(kernel, (2,), (64,), (np.append(x, x), out, np.int32(64))))
+        return out
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(double, range(40)))
+    np.testing.assert_array_equal(results, [[64 * n * n] * 2 for n in range(40)])
 
 
 def test_guarded_copies_keep_overlaps_and_alignment_and_come_back():
