@@ -3,13 +3,14 @@
 import ctypes
 import sys
 from collections.abc import Sequence
-from threading import Lock
+from threading import Lock, current_thread, local
+from weakref import finalize
 
 import numpy as np
 
 from kernels.launcher import FOLDER, Argument, Kernel, Launch
 from kernels.runner.compiler import build
-from kernels.runner.errors import KernelError
+from kernels.runner.errors import KernelError, RunnerError
 from kernels.runner.symbols import SharedArray, shared_arrays, source_line
 from kernels.runner.translation import ENTRY, THREADS, translate
 from kernels.signature import signatures_of
@@ -48,8 +49,38 @@ class _Launch(ctypes.Structure):
         ("static_shared", ctypes.POINTER(_Array)),
         ("array_count", ctypes.c_uint32),
         ("static_shared_count", ctypes.c_uint32),
+        ("stacks", ctypes.c_void_p),
         ("fault", ctypes.POINTER(_Fault)),
     )
+
+
+class _Stacks(local):
+    """The stacks of the fibers that a system thread runs, whichever library's these are."""
+
+    address: int | None = None
+
+    def make(self, library: ctypes.CDLL) -> int:
+        """Return their address, once they are made.
+
+        Raises
+        ------
+        RunnerError
+            There is no memory for them.
+        """
+        if self.address is None:
+            make, free = library.cuda_on_cpu_make_stacks, library.cuda_on_cpu_free_stacks
+            make.restype, free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+            self.address = make()
+            if self.address is None:
+                raise RunnerError(
+                    "no memory for the stacks of CUDA threads (320 MiB of addresses): raise the "
+                    "limit that `ulimit -v` shows"
+                )
+            finalize(current_thread(), free, self.address).atexit = False
+        return self.address
+
+
+_stacks = _Stacks()
 
 
 class Library:
@@ -113,6 +144,7 @@ class Library:
             static_shared=self._shared_table,
             array_count=len(arrays),
             static_shared_count=len(self._shared),
+            stacks=_stacks.make(self._library),
             fault=ctypes.pointer(fault),
         )
         with self._lock:

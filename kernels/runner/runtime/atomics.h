@@ -9,7 +9,8 @@
 namespace cuda_on_cpu {
 
 template <class T, class Update>
-__forceinline__ T atomic_update(T* address, Update update) {
+__forceinline__ T atomic_update(T *address, Update update)
+{
     T old;
     atomic_read(&old, address, sizeof old);
     const T value = update(old);
@@ -21,11 +22,12 @@ __forceinline__ T atomic_update(T* address, Update update) {
 template <class T>
 using Operand = std::common_type_t<T>;
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu
 
-#define CUDA_ON_CPU_ATOMIC(name, result)                                             \
-    template <class T>                                                               \
-    __forceinline__ T name(T* address, cuda_on_cpu::Operand<T> value) {              \
+#define CUDA_ON_CPU_ATOMIC(name, result)                                                \
+    template <class T>                                                                  \
+    __forceinline__ T name(T *address, cuda_on_cpu::Operand<T> value)                   \
+    {                                                                                   \
         return cuda_on_cpu::atomic_update(address, [&](T old) -> T { return result; }); \
     }
 
@@ -33,7 +35,7 @@ CUDA_ON_CPU_ATOMIC(atomicAdd, old + value)
 CUDA_ON_CPU_ATOMIC(atomicSub, old - value)
 CUDA_ON_CPU_ATOMIC(atomicMin, value < old ? value : old)
 CUDA_ON_CPU_ATOMIC(atomicMax, value > old ? value : old)
-CUDA_ON_CPU_ATOMIC(atomicAnd, old & value)
+CUDA_ON_CPU_ATOMIC(atomicAnd, old &value)
 CUDA_ON_CPU_ATOMIC(atomicOr, old | value)
 CUDA_ON_CPU_ATOMIC(atomicXor, old ^ value)
 CUDA_ON_CPU_ATOMIC(atomicExch, value)
@@ -43,10 +45,9 @@ CUDA_ON_CPU_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
 #undef CUDA_ON_CPU_ATOMIC
 
 template <class T>
-__forceinline__ T atomicCAS(
-    T* address, cuda_on_cpu::Operand<T> expected, cuda_on_cpu::Operand<T> value
-) {
-    return cuda_on_cpu::atomic_update(address, [&](T old) -> T {
-        return old == expected ? value : old;
-    });
+__forceinline__ T atomicCAS(T *address, cuda_on_cpu::Operand<T> expected,
+                            cuda_on_cpu::Operand<T> value)
+{
+    return cuda_on_cpu::atomic_update(address,
+                                      [&](T old) -> T { return old == expected ? value : old; });
 }

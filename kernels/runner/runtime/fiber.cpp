@@ -29,28 +29,31 @@ cuda_on_cpu_switch:
     .size cuda_on_cpu_switch, . - cuda_on_cpu_switch
 )");
 
-extern "C" void cuda_on_cpu_switch(void** saved, void* resumed);
+extern "C" void cuda_on_cpu_switch(void **saved, void *resumed);
 
 namespace cuda_on_cpu {
 
-void Fiber::prepare(char* stack, size_t bytes, void (*entry)()) {
-    void** top = reinterpret_cast<void**>(stack + bytes);
-    *--top = nullptr;  // where `entry` would return to; debuggers end their backtrace here
-    *--top = reinterpret_cast<void*>(entry);
-    stack_pointer_ = top - 6;  // the registers, whatever they hold
+void Fiber::prepare(char *stack, size_t bytes, void (*entry)())
+{
+    void **top = reinterpret_cast<void **>(stack + bytes);
+    *--top = nullptr; // where `entry` would return to; debuggers end their backtrace here
+    *--top = reinterpret_cast<void *>(entry);
+    stack_pointer_ = top - 6; // the registers, whatever they hold
 }
 
-void Fiber::switch_to(Fiber& from, Fiber& to) {
+void Fiber::switch_to(Fiber &from, Fiber &to)
+{
     cuda_on_cpu_switch(&from.stack_pointer_, to.stack_pointer_);
 }
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu
 
 #else
 
 namespace cuda_on_cpu {
 
-void Fiber::prepare(char* stack, size_t bytes, void (*entry)()) {
+void Fiber::prepare(char *stack, size_t bytes, void (*entry)())
+{
     getcontext(&context_);
     context_.uc_stack.ss_sp = stack;
     context_.uc_stack.ss_size = bytes;
@@ -58,10 +61,8 @@ void Fiber::prepare(char* stack, size_t bytes, void (*entry)()) {
     makecontext(&context_, entry, 0);
 }
 
-void Fiber::switch_to(Fiber& from, Fiber& to) {
-    swapcontext(&from.context_, &to.context_);
-}
+void Fiber::switch_to(Fiber &from, Fiber &to) { swapcontext(&from.context_, &to.context_); }
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu
 
 #endif

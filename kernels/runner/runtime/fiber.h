@@ -15,17 +15,17 @@ namespace cuda_on_cpu {
 class Fiber {
   public:
     // The next switch to this fiber calls `entry`, which must never return, on the given stack.
-    void prepare(char* stack, size_t bytes, void (*entry)());
+    void prepare(char *stack, size_t bytes, void (*entry)());
 
     // Goes on where `to` stopped; returns when something switches back to `from`.
-    static void switch_to(Fiber& from, Fiber& to);
+    static void switch_to(Fiber &from, Fiber &to);
 
   private:
 #if CUDA_ON_CPU_OWN_SWITCH
-    void* stack_pointer_;
+    void *stack_pointer_;
 #else
     ucontext_t context_;
 #endif
 };
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu

@@ -9,9 +9,9 @@ namespace cuda_on_cpu {
 struct Image {
     uint64_t begin, end;
 };
-const Image& image();
+const Image &image();
 
 // The calling system thread's copy of the library's thread-local memory: the static shared arrays.
-char* thread_local_segment();
+char *thread_local_segment();
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu

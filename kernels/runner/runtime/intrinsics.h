@@ -12,14 +12,15 @@
 namespace cuda_on_cpu {
 
 template <class To, class From>
-To bits_as(From value) {
+To bits_as(From value)
+{
     static_assert(sizeof(To) == sizeof(From), "the same bits need the same size");
     To result;
     memcpy(&result, &value, sizeof result);
     return result;
 }
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu
 
 // Macros, since glibc declares functions of these names.
 #define __expf(x) expf(x)
@@ -61,45 +62,53 @@ inline float __uint2float_rn(unsigned x) { return float(x); }
 
 inline int __mulhi(int x, int y) { return int((int64_t(x) * y) >> 32); }
 inline unsigned __umulhi(unsigned x, unsigned y) { return unsigned((uint64_t(x) * y) >> 32); }
-inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
-    return (unsigned long long)((unsigned __int128)(x) * y >> 64);
+inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y)
+{
+    return (unsigned long long)((unsigned __int128)(x)*y >> 64);
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
 template <class X, class Y>
-constexpr std::common_type_t<X, Y> min(X x, Y y) {
+constexpr std::common_type_t<X, Y> min(X x, Y y)
+{
     return y < x ? y : x;
 }
 
 template <class X, class Y>
-constexpr std::common_type_t<X, Y> max(X x, Y y) {
+constexpr std::common_type_t<X, Y> max(X x, Y y)
+{
     return y > x ? y : x;
 }
 
 template <class T>
-__forceinline__ T __ldg(const T* address) {
+__forceinline__ T __ldg(const T *address)
+{
     return *address;
 }
 
 template <class T>
-__forceinline__ T __ldcg(const T* address) {
+__forceinline__ T __ldcg(const T *address)
+{
     return *address;
 }
 
 template <class T>
-__forceinline__ T __ldcs(const T* address) {
+__forceinline__ T __ldcs(const T *address)
+{
     return *address;
 }
 
 template <class T>
-__forceinline__ void __stcg(T* address, std::common_type_t<T> value) {
+__forceinline__ void __stcg(T *address, std::common_type_t<T> value)
+{
     *address = value;
 }
 
 template <class T>
-__forceinline__ void __stcs(T* address, std::common_type_t<T> value) {
+__forceinline__ void __stcs(T *address, std::common_type_t<T> value)
+{
     *address = value;
 }
 
@@ -107,6 +116,7 @@ __forceinline__ void __stcs(T* address, std::common_type_t<T> value) {
 inline void __threadfence_block() {}
 inline void __threadfence() {}
 
-inline void __trap(cuda_on_cpu::Location where = cuda_on_cpu::Location::here()) {
+inline void __trap(cuda_on_cpu::Location where = cuda_on_cpu::Location::here())
+{
     cuda_on_cpu::trap(where);
 }

@@ -12,7 +12,7 @@ enum class Order : uint32_t { Forward, Reverse, Random };
 struct Array {
     uint64_t begin;
     uint64_t bytes;
-    const char* name;
+    const char *name;
 };
 
 // What went wrong. `%1` and `%2` in the message stand for the code addresses `sites[0]` and
@@ -23,18 +23,19 @@ struct Fault {
 };
 
 struct Launch {
-    void (*kernel)(void** arguments);
-    void** arguments;
+    void (*kernel)(void **arguments);
+    void **arguments;
     uint32_t grid[3];
     uint32_t block[3];
     uint32_t shared_bytes;
     Order order;
     uint64_t seed;
-    const Array* arrays;
-    const Array* static_shared;
+    const Array *arrays;
+    const Array *static_shared;
     uint32_t array_count;
     uint32_t static_shared_count;
-    Fault* fault;
+    char *stacks;
+    Fault *fault;
 };
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu

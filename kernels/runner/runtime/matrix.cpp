@@ -7,38 +7,40 @@ namespace {
 
 constexpr unsigned M = 16, N = 8, LARGEST_K = 16;
 
-float as_float(uint32_t bits) {
+float as_float(uint32_t bits)
+{
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-uint32_t as_bits(float value) {
+uint32_t as_bits(float value)
+{
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
 // One of the two bfloat16 of a register.
-float half_of(uint32_t bits, unsigned half) {
+float half_of(uint32_t bits, unsigned half)
+{
     return as_float(half ? bits & 0xffff0000u : bits << 16);
 }
 
 // Tensor cores read the 19 bits of a register that TF32 has.
-float tf32_of(uint32_t bits) {
-    return as_float(bits & 0xffffe000u);
-}
+float tf32_of(uint32_t bits) { return as_float(bits & 0xffffe000u); }
 
 struct Operands {
     float a[M][LARGEST_K];
     float b[LARGEST_K][N];
 };
 
-// A: registers 0 to 3 are rows g, g + 8, g, g + 8; the last two are 8 columns further. B: the second
-// register is 8 rows further. Each register holds two neighbours along K.
-void gather_bf16(const Thread* lanes, Operands& operands) {
+// A: registers 0 to 3 are rows g, g + 8, g, g + 8; the last two are 8 columns further. B: the
+// second register is 8 rows further. Each register holds two neighbours along K.
+void gather_bf16(const Thread *lanes, Operands &operands)
+{
     for (unsigned lane = 0; lane < WARP_SIZE; lane++) {
-        const uint32_t* registers = lanes[lane].input;
+        const uint32_t *registers = lanes[lane].input;
         const unsigned group = lane / 4;
         const unsigned k = 2 * (lane % 4);
         for (unsigned half = 0; half < 2; half++) {
@@ -54,9 +56,10 @@ void gather_bf16(const Thread* lanes, Operands& operands) {
 }
 
 // As above, with one element per register and steps of 4 along K.
-void gather_tf32(const Thread* lanes, Operands& operands) {
+void gather_tf32(const Thread *lanes, Operands &operands)
+{
     for (unsigned lane = 0; lane < WARP_SIZE; lane++) {
-        const uint32_t* registers = lanes[lane].input;
+        const uint32_t *registers = lanes[lane].input;
         const unsigned group = lane / 4;
         const unsigned k = lane % 4;
         for (unsigned i = 0; i < 4; i++) {
@@ -68,9 +71,10 @@ void gather_tf32(const Thread* lanes, Operands& operands) {
     }
 }
 
-}  // namespace
+} // namespace
 
-void multiply_matrices(Thread* lanes, WarpOperation operation) {
+void multiply_matrices(Thread *lanes, WarpOperation operation)
+{
     Operands operands;
     const bool bf16 = operation == WarpOperation::MultiplyBf16;
     (bf16 ? gather_bf16 : gather_tf32)(lanes, operands);
@@ -88,7 +92,8 @@ void multiply_matrices(Thread* lanes, WarpOperation operation) {
     }
 }
 
-void distribute_matrices(Thread* lanes, WarpOperation operation, unsigned matrices) {
+void distribute_matrices(Thread *lanes, WarpOperation operation, unsigned matrices)
+{
     const bool transposed = operation == WarpOperation::LoadMatrixTransposed;
     for (unsigned matrix = 0; matrix < matrices; matrix++) {
         uint16_t elements[8][8];
@@ -106,4 +111,4 @@ void distribute_matrices(Thread* lanes, WarpOperation operation, unsigned matric
     }
 }
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu

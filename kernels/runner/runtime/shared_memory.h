@@ -10,14 +10,14 @@ namespace cuda_on_cpu {
 
 // Finds the static shared arrays and makes room for the dynamic shared memory, which ends at a page
 // that faults.
-void prepare_shared_memory(const Launch& launch);
+void prepare_shared_memory(const Launch &launch);
 
 // Fills it with ones, which are not-a-number as floats, as a new block begins.
 void poison_shared_memory();
 
 // The static arrays and the dynamic shared memory, by address.
-const std::vector<Array>& shared_arrays();
+const std::vector<Array> &shared_arrays();
 
-bool in_shared_memory(const void* address, size_t bytes);
+bool in_shared_memory(const void *address, size_t bytes);
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu

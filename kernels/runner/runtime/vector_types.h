@@ -1,18 +1,12 @@
 // CUDA's vector types, with the alignment that they have on a device.
 #pragma once
 
-#define CUDA_ON_CPU_VECTORS(type, name)                                                  \
-    struct alignas(2 * sizeof(type)) name##2 {                                           \
-        type x, y;                                                                       \
-    };                                                                                   \
-    struct name##3 {                                                                     \
-        type x, y, z;                                                                    \
-    };                                                                                   \
-    struct alignas(4 * sizeof(type) < 16 ? 4 * sizeof(type) : 16) name##4 {              \
-        type x, y, z, w;                                                                 \
-    };                                                                                   \
-    inline name##2 make_##name##2(type x, type y) { return {x, y}; }                     \
-    inline name##3 make_##name##3(type x, type y, type z) { return {x, y, z}; }          \
+#define CUDA_ON_CPU_VECTORS(type, name)                                                         \
+    struct alignas(2 * sizeof(type)) name##2 { type x, y; };                                    \
+    struct name##3 { type x, y, z; };                                                           \
+    struct alignas(4 * sizeof(type) < 16 ? 4 * sizeof(type) : 16) name##4 { type x, y, z, w; }; \
+    inline name##2 make_##name##2(type x, type y) { return {x, y}; }                            \
+    inline name##3 make_##name##3(type x, type y, type z) { return {x, y, z}; }                 \
     inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 
 CUDA_ON_CPU_VECTORS(signed char, char)

@@ -8,34 +8,28 @@
 namespace cuda_on_cpu {
 namespace {
 
-constexpr uint32_t POISON = 0xffffffffu;  // what a lane gets from one that takes no part
+constexpr uint32_t POISON = 0xffffffffu; // what a lane gets from one that takes no part
 
-bool same_request(const WarpRequest& a, const WarpRequest& b) {
+bool same_request(const WarpRequest &a, const WarpRequest &b)
+{
     return a.operation == b.operation && a.mask == b.mask && a.where.line == b.where.line &&
            a.where.file == b.where.file;
 }
 
-bool takes_part(unsigned mask, unsigned lane) {
-    return mask >> lane & 1;
-}
+bool takes_part(unsigned mask, unsigned lane) { return mask >> lane & 1; }
 
 // Whether all the lanes that a request names, of those that the warp has, have made it.
-bool complete(const Thread* lanes, unsigned count, const Thread& asking) {
+bool complete(const Thread *lanes, unsigned count, const Thread &asking)
+{
     for (unsigned lane = 0; lane < count; lane++) {
         if (!takes_part(asking.request.mask, lane)) {
             continue;
         }
-        const Thread& other = lanes[lane];
+        const Thread &other = lanes[lane];
         if (other.state == State::Done) {
-            fail_at(
-                0,
-                0,
-                "%s: %s names, with mask 0x%08x, lane %u, which has ended",
-                describe(asking.where).text,
-                describe(asking.number).text,
-                asking.request.mask,
-                lane
-            );
+            fail_at(0, 0, "%s: %s names, with mask 0x%08x, lane %u, which has ended",
+                    describe(asking.where).text, describe(asking.number).text, asking.request.mask,
+                    lane);
             return false;
         }
         if (other.state != State::InWarp || !same_request(other.request, asking.request)) {
@@ -46,7 +40,8 @@ bool complete(const Thread* lanes, unsigned count, const Thread& asking) {
 }
 
 // The lane whose value a shuffle gives to `lane`, by the rules of PTX's shfl.
-unsigned shuffle_source(const WarpRequest& request, unsigned lane) {
+unsigned shuffle_source(const WarpRequest &request, unsigned lane)
+{
     const unsigned first = lane & ~unsigned(request.width - 1);
     const unsigned last = first + request.width - 1;
     const unsigned argument = unsigned(request.argument);
@@ -60,7 +55,8 @@ unsigned shuffle_source(const WarpRequest& request, unsigned lane) {
     return source <= last ? source : lane;
 }
 
-void shuffle(Thread* lanes, unsigned count, unsigned mask) {
+void shuffle(Thread *lanes, unsigned count, unsigned mask)
+{
     for (unsigned lane = 0; lane < count; lane++) {
         if (!takes_part(mask, lane)) {
             continue;
@@ -73,7 +69,8 @@ void shuffle(Thread* lanes, unsigned count, unsigned mask) {
     }
 }
 
-void vote(Thread* lanes, unsigned count, const WarpRequest& request) {
+void vote(Thread *lanes, unsigned count, const WarpRequest &request)
+{
     unsigned asked = 0;
     unsigned ballot = 0;
     for (unsigned lane = 0; lane < count; lane++) {
@@ -91,7 +88,8 @@ void vote(Thread* lanes, unsigned count, const WarpRequest& request) {
     }
 }
 
-void answer(Thread* lanes, unsigned count, const WarpRequest& request) {
+void answer(Thread *lanes, unsigned count, const WarpRequest &request)
+{
     switch (request.operation) {
         case WarpOperation::Synchronize: check_warp_barrier(lanes, count, request.mask); break;
         case WarpOperation::Ballot:
@@ -107,13 +105,15 @@ void answer(Thread* lanes, unsigned count, const WarpRequest& request) {
     }
 }
 
-bool is_matrix_operation(WarpOperation operation) {
+bool is_matrix_operation(WarpOperation operation)
+{
     return operation >= WarpOperation::MultiplyBf16;
 }
 
-}  // namespace
+} // namespace
 
-bool answer_warp(Thread* lanes, unsigned count) {
+bool answer_warp(Thread *lanes, unsigned count)
+{
     bool any = false;
     for (unsigned lane = 0; lane < count; lane++) {
         if (lanes[lane].state != State::InWarp || !complete(lanes, count, lanes[lane])) {
@@ -124,14 +124,10 @@ bool answer_warp(Thread* lanes, unsigned count) {
         }
         const WarpRequest request = lanes[lane].request;
         if (is_matrix_operation(request.operation) && count < WARP_SIZE) {
-            fail_at(
-                0,
-                0,
-                "%s: a matrix operation needs a whole warp; the last warp of the block has %u "
-                "threads",
-                describe(request.where).text,
-                count
-            );
+            fail_at(0, 0,
+                    "%s: a matrix operation needs a whole warp; the last warp of the block has %u "
+                    "threads",
+                    describe(request.where).text, count);
             return false;
         }
         answer(lanes, count, request);
@@ -145,32 +141,17 @@ bool answer_warp(Thread* lanes, unsigned count) {
     return any;
 }
 
-void wait_for_warp(
-    const WarpRequest& request,
-    const uint32_t* input,
-    size_t inputs,
-    uint32_t* output,
-    size_t outputs
-) {
+void wait_for_warp(const WarpRequest &request, const uint32_t *input, size_t inputs,
+                   uint32_t *output, size_t outputs)
+{
     if (!takes_part(request.mask, current->lane)) {
-        fail_at(
-            0,
-            0,
-            "%s: %s is lane %u, which its own mask 0x%08x does not name",
-            describe(request.where).text,
-            describe(current->number).text,
-            current->lane,
-            request.mask
-        );
+        fail_at(0, 0, "%s: %s is lane %u, which its own mask 0x%08x does not name",
+                describe(request.where).text, describe(current->number).text, current->lane,
+                request.mask);
     }
     if (request.width < 1 || request.width > 32 || (request.width & (request.width - 1)) != 0) {
-        fail_at(
-            0,
-            0,
-            "%s: the width of a shuffle is %d; it must be a power of two up to 32",
-            describe(request.where).text,
-            request.width
-        );
+        fail_at(0, 0, "%s: the width of a shuffle is %d; it must be a power of two up to 32",
+                describe(request.where).text, request.width);
     }
     current->request = request;
     current->where = request.where;
@@ -179,29 +160,20 @@ void wait_for_warp(
     memcpy(output, current->output, outputs * sizeof *output);
 }
 
-void load_matrix(
-    WarpOperation operation, uint32_t* output, size_t matrices, const void* row, Location where
-) {
+void load_matrix(WarpOperation operation, uint32_t *output, size_t matrices, const void *row,
+                 Location where)
+{
     constexpr size_t ROW_BYTES = 16;
     uint32_t input[ROW_BYTES / sizeof(uint32_t)] = {};
     if (current->lane < 8 * matrices) {
         if (!in_shared_memory(row, ROW_BYTES)) {
-            fail_at(
-                0,
-                0,
-                "%s: %s loads a matrix row that is not in shared memory",
-                describe(where).text,
-                describe(current->number).text
-            );
+            fail_at(0, 0, "%s: %s loads a matrix row that is not in shared memory",
+                    describe(where).text, describe(current->number).text);
         }
         if (reinterpret_cast<uintptr_t>(row) % ROW_BYTES != 0) {
-            fail_at(
-                0,
-                0,
-                "%s: misaligned matrix row: the address that %s gives is no multiple of 16",
-                describe(where).text,
-                describe(current->number).text
-            );
+            fail_at(0, 0,
+                    "%s: misaligned matrix row: the address that %s gives is no multiple of 16",
+                    describe(where).text, describe(current->number).text);
         }
         check_access(row, ROW_BYTES, Access::Read, CUDA_ON_CPU_CALL_SITE);
         memcpy(input, row, ROW_BYTES);
@@ -210,4 +182,4 @@ void load_matrix(
     wait_for_warp(request, input, ROW_BYTES / sizeof(uint32_t), output, matrices);
 }
 
-}  // namespace cuda_on_cpu
+} // namespace cuda_on_cpu

@@ -3,9 +3,11 @@ constexpr int CELLS = 3;
 
 // actions (steps, threads): 0 nothing, 1 read, 2 write, 3 atomic, 4 barrier of the warp, 5 barrier
 // of the block. cells (steps, threads): of which cell.
-extern "C" __global__ void interpret(const int* actions, const int* cells, int steps, int* out) {
+extern "C" __global__ void interpret(const int *actions, const int *cells, int steps, int *out)
+{
     __shared__ int memory[CELLS];
-    if (threadIdx.x < CELLS) memory[threadIdx.x] = 0;
+    if (threadIdx.x < CELLS)
+        memory[threadIdx.x] = 0;
     __syncthreads();
     int sum = 0;
     for (int step = 0; step < steps; step++) {
