@@ -11,8 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from models.errors import UsageError
 from tinygrad_char import functional as F
 from tinygrad_char.nn import (
@@ -176,7 +174,7 @@ class GPT(Module):
             raise ValueError(
                 f"{start + length} characters of context, but block_size is {self.block_size}"
             )
-        x = x + self.position_embedding(np.arange(start, start + length))  # (T, C)
+        x = x + self.position_embedding.weight[start : start + length]  # (T, C)
         for position, block in enumerate(self.blocks):
             x = block(x, cache[position] if cache else None)
         x = self.norm(x)
