@@ -5,14 +5,21 @@
  * corrected as tiles go by (the online softmax), and backward makes the weights again from the
  * logarithm of the sum. What a block walks over is copied to shared memory one tile ahead.
  *
- * HEAD is the head size, rounded up to a multiple of 16; DROPOUT whether weights are dropped;
- * FORWARD_ROWS and BACKWARD_ROWS are how many times 16 rows each warp owns, OTHERS how many rows
- * are in a tile that it walks over. q, k, v and the like are views: b, h and t in their names are
- * what a step along batch, head and position is, in numbers; numbers of one head are neighbours
- * and begin at multiples of sixteen bytes. */
+ * HEAD is the head size, or the next that there is, up to which tiles are filled with zeros;
+ * DROPOUT whether weights are dropped; ROWS how many times 16 rows each warp owns, and
+ * FORWARD_OTHERS how many rows are in a tile that it walks over (what fits in registers).
+ *
+ * Variants: PRECISION=PLAIN|TF32 SCALAR=float HEAD=16|32|64 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
+ * Variants: PRECISION=PLAIN|TF32 SCALAR=float HEAD=128 ROWS=1 FORWARD_OTHERS=32 DROPOUT=0|1
+ * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
+ * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
+ *
+ * q, k, v and the like are views: what a step along batch, head and position is, in numbers, is in
+ * the variables whose names end in b, h and t; the numbers of a head are neighbours and begin at a
+ * multiple of sixteen bytes. */
 #include "attention_tiles.cuh"
 
-constexpr int N = OTHERS / 8;
+constexpr int M = ROWS, OWN = 16 * M * WARPS, BACKWARD_OTHERS = 32;
 constexpr float LOG2_E = 1.44269504088896341f;
 
 /* How a block's rows and its mask are numbered. */
@@ -43,7 +50,7 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                   const unsigned long long *__restrict__ recorded, unsigned threshold,
                   float kept_scale)
 {
-    constexpr int M = FORWARD_ROWS, OWN = 16 * M * WARPS;
+    constexpr int OTHERS = FORWARD_OTHERS, N = OTHERS / 8;
     extern __shared__ __align__(16) SCALAR shared[];
     SCALAR *const q_tile = shared, *const others = shared + OWN * STRIDE;
     const Sequence sequence(heads);
@@ -167,7 +174,8 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
 }
 
 /* For each query, what backward needs of it: logsumexp in units of log(2), and delta, the sum of
- * dO * O; infinity and 0 for those that there are not, up to `padded`, a multiple of OTHERS.
+ * dO * O; infinity and 0 for those that there are not, up to `padded`, a multiple of
+ * BACKWARD_OTHERS.
  * Eight threads for each query. */
 extern "C" __global__ void __launch_bounds__(256)
 attention_rows(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ out,
@@ -213,7 +221,7 @@ attention_backward_queries(
     unsigned long long seed, unsigned long long call,
     const unsigned long long *__restrict__ recorded, unsigned threshold, float kept_scale)
 {
-    constexpr int M = BACKWARD_ROWS, OWN = 16 * M * WARPS;
+    constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
     extern __shared__ __align__(16) SCALAR shared[];
     SCALAR *const q_tile = shared, *const grad_tile = shared + OWN * STRIDE;
     SCALAR *const others = shared + 2 * OWN * STRIDE;
@@ -316,7 +324,7 @@ attention_backward_keys(
     unsigned long long seed, unsigned long long call,
     const unsigned long long *__restrict__ recorded, unsigned threshold, float kept_scale)
 {
-    constexpr int M = BACKWARD_ROWS, OWN = 16 * M * WARPS;
+    constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
     constexpr int PART = 2 * OTHERS * STRIDE + 2 * OTHERS * sizeof(float) / sizeof(SCALAR);
     extern __shared__ __align__(16) SCALAR shared[];
     SCALAR *const k_tile = shared, *const v_tile = shared + OWN * STRIDE;

@@ -40,13 +40,13 @@ __device__ __forceinline__ float exp2_fast(float x)
 #endif
 }
 
-/* Starts to copy ROWS rows of `size` numbers, `stride` apart, of which `left` exist. */
-template <int ROWS>
+/* Starts to copy COUNT rows of `size` numbers, `stride` apart, of which `left` exist. */
+template <int COUNT>
 __device__ __forceinline__ void copy_tile(SCALAR *tile, const SCALAR *source, long long stride,
                                           int left, int size)
 {
 #pragma unroll
-    for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
+    for (int i = threadIdx.x; i < COUNT * UNITS; i += THREADS) {
         const int row = i / UNITS, column = i % UNITS * UNIT;
         const bool exists = row < left && column < size;
         cp_async16_zero_fill(tile + row * STRIDE + column,

@@ -1,7 +1,9 @@
 /* Bias and activation in one pass: see bias_activation.py for the equations.
  *
  * SCALAR, float or __nv_bfloat16, is the type of all arrays (rows, columns); bias and sums are
- * float32. ACTIVATION is RELU, GELU or GELU_TANH. */
+ * float32. ACTIVATION is RELU, GELU or GELU_TANH.
+ *
+ * Variants: SCALAR=float|__nv_bfloat16 ACTIVATION=RELU|GELU|GELU_TANH */
 #include "columns.cuh"
 
 enum Activation { RELU, GELU, GELU_TANH };

@@ -1,6 +1,8 @@
 /* The second stage of sums over rows, whose parts blocks have added up, each in its own order.
  *
- * SCALAR is the type of the result: float or __nv_bfloat16. */
+ * SCALAR is the type of the result: float or __nv_bfloat16.
+ *
+ * Variants: SCALAR=float|__nv_bfloat16 */
 #include "pack.cuh"
 #include "reduce.cuh"
 

@@ -2,7 +2,10 @@
  *
  * SCALAR, float or __nv_bfloat16, is the type of the logits (rows, classes) and their gradient;
  * losses and sums are float32. VECTOR numbers, which divide `classes`, are moved at a time. WARPS
- * warps, 1 or all 8, share a row. A target that is ignored gives 0; one that is no class NaN. */
+ * warps, 1 or all 8, share a row. A target that is ignored gives 0; one that is no class NaN.
+ *
+ * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
 #include "online.cuh"
 #include "pack.cuh"
 #include "reduce.cuh"

@@ -12,40 +12,65 @@ from kernels.dropout import MaskSource
 from kernels.launcher import Launcher
 
 WARPS, THREADS = 4, 128
-MOST_HEAD = 128
+
+
+HEADS = (16, 32, 64, 128)
+"""The head sizes that kernels are compiled for; others are filled up to the next."""
+
+MOST_HEAD = HEADS[-1]
+BACKWARD_OTHERS = 32
+"""Rows of the tiles that the backward passes walk over."""
 
 
 class Plan(NamedTuple):
     """How the kernels are compiled for one kind of head, and what their blocks need."""
 
     precision: str
+    scalar: str
     head: int
-    forward_rows: int
-    backward_rows: int
+    rows: int
     others: int
-    itemsize: int
 
     @property
-    def forward_own(self) -> int:
-        """Queries of a block of the forward pass."""
-        return 16 * WARPS * self.forward_rows
+    def own(self) -> int:
+        """Queries or keys that a block owns."""
+        return 16 * WARPS * self.rows
 
     @property
-    def backward_own(self) -> int:
-        """Queries or keys of a block of the backward passes."""
-        return 16 * WARPS * self.backward_rows
+    def forward_bytes(self) -> int:
+        """Shared memory of the forward pass."""
+        return self._bytes(self.own + 4 * self.others)
 
-    def shared_bytes(self, rows: int) -> int:
-        """Return the bytes of tiles with this many rows together."""
-        return rows * (self.head * self.itemsize + ACCESS_BYTES)
+    @property
+    def backward_bytes(self) -> int:
+        """Shared memory of the backward passes, with two numbers for each query."""
+        return self._bytes(2 * self.own + 4 * BACKWARD_OTHERS) + 2 * BACKWARD_OTHERS * 8
+
+    def _bytes(self, rows: int) -> int:
+        itemsize = 2 if self.precision == "BF16" else 4
+        return rows * (self.head * itemsize + ACCESS_BYTES)
+
+    def macros(self, dropout: bool) -> dict[str, Any]:
+        """Return the macros of the kernels."""
+        return {
+            "PRECISION": self.precision,
+            "SCALAR": self.scalar,
+            "HEAD": self.head,
+            "ROWS": self.rows,
+            "FORWARD_OTHERS": self.others,
+            "DROPOUT": int(dropout),
+        }
 
 
 def plan(precision: str, size: int) -> Plan:
-    """Return the plan for PLAIN, TF32 or BF16 products and heads of a size up to MOST_HEAD."""
-    head = -(-size // 16) * 16
+    """Return the plan for PLAIN, TF32 or BF16 products and heads of a size up to MOST_HEAD.
+
+    As many rows are worked on at once as registers can hold.
+    """
+    head = next(each for each in HEADS if each >= size)
     if precision == "BF16":
-        return Plan(precision, head, 2 if head <= 64 else 1, 1, 64 if head <= 64 else 32, 2)
-    return Plan(precision, head, 1, 1, 64 if head <= 32 else 32, 4)
+        return Plan(precision, SCALARS["bfloat16"], head, 1 if head == MOST_HEAD else 2, 64)
+    return Plan(precision, SCALARS["float32"], head, 1, 32 if head == MOST_HEAD else 64)
 
 
 class Attention(Operation):
@@ -82,7 +107,7 @@ class Attention(Operation):
         self.launch(
             "attention",
             "attention_forward",
-            (batch * heads, -(-queries // chosen.forward_own)),
+            (batch * heads, -(-queries // chosen.own)),
             THREADS,
             *(each.span for each in views),
             logsumexp,
@@ -91,8 +116,8 @@ class Attention(Operation):
             np.bool_(causal),
             np.float32(scale),
             *mask_arguments(dropout, key),
-            shared_bytes=chosen.shared_bytes(chosen.forward_own + 4 * chosen.others),
-            **_macros(chosen, dropout, key),
+            shared_bytes=chosen.forward_bytes,
+            **chosen.macros(dropout > 0 and key is not None),
         )
         return out, logsumexp
 
@@ -118,12 +143,12 @@ class Attention(Operation):
         batch, heads, queries, size = q.shape
         keys = k.shape[2]
         chosen = self._plan(q)
-        padded = -(-queries // chosen.others) * chosen.others
+        padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
         rows = xp.empty((batch * heads, padded, 2), np.float32)
         views = [_view(each) for each in (grad, q, k, v)]
         targets = [each if _fits(each) else xp.empty(each.shape, each.dtype) for each in grads]
         written = [_view(each) for each in targets]
-        macros = _macros(chosen, dropout, key)
+        macros = chosen.macros(dropout > 0 and key is not None)
         out_view = _view(out)
         self.launch(
             "attention",
@@ -144,24 +169,23 @@ class Attention(Operation):
             np.float32(scale),
             *mask_arguments(dropout, key),
         )
-        tiles = chosen.shared_bytes(2 * chosen.backward_own + 4 * chosen.others)
         self.launch(
             "attention",
             "attention_backward_queries",
-            (batch * heads, -(-queries // chosen.backward_own)),
+            (batch * heads, -(-queries // chosen.own)),
             THREADS,
             *(each.span for each in views),
             rows,
             written[0].span,
             *_strides([*views, written[0]]),
             *shared,
-            shared_bytes=tiles,
+            shared_bytes=chosen.backward_bytes,
             **macros,
         )
         self.launch(
             "attention",
             "attention_backward_keys",
-            (batch * heads, -(-keys // chosen.backward_own)),
+            (batch * heads, -(-keys // chosen.own)),
             THREADS,
             *(each.span for each in views),
             rows,
@@ -169,7 +193,7 @@ class Attention(Operation):
             written[2].span,
             *_strides([*views, *written[1:]]),
             *shared,
-            shared_bytes=tiles + 2 * chosen.others * 2 * rows.itemsize,
+            shared_bytes=chosen.backward_bytes,
             **macros,
         )
         for target, asked in zip(targets, grads, strict=True):
@@ -217,18 +241,6 @@ def _fits(array: Array) -> bool:
 
 def _strides(views: list[_View]) -> tuple[np.int64, ...]:
     return tuple(np.int64(step) for each in views for step in each.steps)
-
-
-def _macros(chosen: Plan, dropout: float, key: MaskSource | None) -> dict[str, Any]:
-    return {
-        "SCALAR": SCALARS["bfloat16" if chosen.precision == "BF16" else "float32"],
-        "PRECISION": chosen.precision,
-        "HEAD": chosen.head,
-        "FORWARD_ROWS": chosen.forward_rows,
-        "BACKWARD_ROWS": chosen.backward_rows,
-        "OTHERS": chosen.others,
-        "DROPOUT": int(dropout > 0 and key is not None),
-    }
 
 
 def _serves(

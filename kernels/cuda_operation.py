@@ -41,7 +41,8 @@ class Operation:
         **defines: int | str,
     ) -> None:
         """Run a kernel of `source`.cu with these macros, on blocks of one dimension."""
-        kernel = _kernel(source, function, tuple(sorted(defines.items())))
+        macros = tuple((name, str(value)) for name, value in sorted(defines.items()))
+        kernel = _kernel(source, function, macros)
         self.launcher.run(Launch(kernel, grid, (threads,), arguments, shared_bytes))
 
     def sum_rows(self, partial: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:

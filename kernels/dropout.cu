@@ -1,6 +1,8 @@
 /* Dropout with counter-based random bits: see dropout.py.
  *
- * SCALAR is the type of x and y: float or __nv_bfloat16. */
+ * SCALAR is the type of x and y: float or __nv_bfloat16.
+ *
+ * Variants: SCALAR=float|__nv_bfloat16 */
 #include "columns.cuh"
 
 /* y = x * mask * scale, forward and backward. Each warp takes four rows of 128 elements. */

@@ -1,6 +1,9 @@
 /* Rows of a table by index: see embedding.py.
  *
- * SCALAR is the type of the table and of its gradient: float or __nv_bfloat16. */
+ * SCALAR is the type of the table and of its gradient: float or __nv_bfloat16.
+ *
+ * Variants: SCALAR=float VECTOR=1|4
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 */
 #include "pack.cuh"
 #include "reduce.cuh"
 

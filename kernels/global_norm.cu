@@ -1,6 +1,8 @@
 /* The Euclidean norm of a flat buffer, in two stages: see global_norm.py.
  *
- * SCALAR is the type of the buffer: float or __nv_bfloat16. */
+ * SCALAR is the type of the buffer: float or __nv_bfloat16.
+ *
+ * Variants: SCALAR=float|__nv_bfloat16 */
 #include "pack.cuh"
 #include "reduce.cuh"
 

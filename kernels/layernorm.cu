@@ -3,7 +3,10 @@
  * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns);
  * weight, bias, mean, rstd and all sums are float32. VECTOR numbers, which divide `columns`, are
  * moved at a time. WARPS warps, 1 or all 8, share a row, and read it again from the cache for
- * each pass. */
+ * each pass.
+ *
+ * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
 #include "pack.cuh"
 #include "reduce.cuh"
 

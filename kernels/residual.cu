@@ -1,7 +1,9 @@
 /* A residual connection: residual + dropout(x + bias), see residual.py for the equations.
  *
  * SCALAR, float or __nv_bfloat16, is the type of all arrays (rows, columns); bias and sums are
- * float32. With DROPOUT, backward draws the mask of forward again. */
+ * float32. With DROPOUT, backward draws the mask of forward again.
+ *
+ * Variants: SCALAR=float|__nv_bfloat16 DROPOUT=0|1 */
 #include "columns.cuh"
 
 /* The factors of four columns in each of four rows. */

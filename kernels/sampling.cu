@@ -1,7 +1,9 @@
 /* One token for each row of logits: see sampling.py.
  *
  * SCALAR is the type of the logits: float or __nv_bfloat16. One block for each row; each thread
- * has a stretch of neighbouring classes. */
+ * has a stretch of neighbouring classes.
+ *
+ * Variants: SCALAR=float|__nv_bfloat16 */
 #include "pack.cuh"
 #include "reduce.cuh"
 

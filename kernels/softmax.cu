@@ -3,7 +3,10 @@
  * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns); sums
  * are float32. VECTOR numbers, which divide `columns`, are moved at a time. WARPS warps, 1 or all
  * 8, share a row: one pass finds the peak and the sum together (Milakov and Gimelshein 2018,
- * arXiv:1805.02867), the second writes. */
+ * arXiv:1805.02867), the second writes.
+ *
+ * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
 #include "online.cuh"
 #include "pack.cuh"
 #include "reduce.cuh"

@@ -1,10 +1,13 @@
 """The CUDA kernels, executed on the CPU: quickly, or with every access checked."""
 
+from functools import cache
+
 import pytest
 
 from kernels.launcher import Launcher
 from kernels.runner import CpuExecutor, RunnerError
 from kernels.runner.compiler import find_compiler
+from kernels.variants import variants
 
 
 def _launcher(mode):
@@ -12,7 +15,20 @@ def _launcher(mode):
         find_compiler()
     except RunnerError as error:
         pytest.skip(str(error))
-    return Launcher(CpuExecutor(mode))
+    return Launcher(CompiledExecutor(mode))
+
+
+class CompiledExecutor(CpuExecutor):
+    """Runs only what the compile gate compiles for GPUs, too."""
+
+    def limits(self, kernel):
+        assert kernel.defines in _variants(kernel.path)
+        return super().limits(kernel)
+
+
+@cache
+def _variants(path):
+    return set(variants(path.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="session")

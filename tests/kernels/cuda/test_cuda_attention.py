@@ -10,6 +10,8 @@ from kernels import attention as reference_attention
 from kernels.cuda_attention import MOST_HEAD, Attention, plan
 from kernels.cuda_mask import RecordedKey
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from kernels.launcher import FOLDER
+from kernels.variants import variants
 
 KEY = DropoutKey(0xFEDCBA9876543210, 99)
 KINDS = {
@@ -198,12 +200,20 @@ def test_gradients_repeat_themselves(launcher):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
-def test_tiles_of_every_plan_fit_in_shared_memory():
-    for precision in ("PLAIN", "TF32", "BF16"):
-        for size in range(4, MOST_HEAD + 1, 4):
-            chosen = plan(precision, size)
-            rows = max(chosen.forward_own, 2 * chosen.backward_own) + 4 * chosen.others
-            assert chosen.shared_bytes(rows) < 160 * 1024
+def test_every_plan_is_compiled_and_fits_in_shared_memory():
+    plans = {
+        plan(precision, size)
+        for precision in ("PLAIN", "TF32", "BF16")
+        for size in range(4, MOST_HEAD + 1, 4)
+    }
+    macros = {
+        tuple((name, str(value)) for name, value in sorted(each.macros(dropout).items()))
+        for each in plans
+        for dropout in (False, True)
+    }
+    assert macros == set(variants((FOLDER / "attention.cu").read_text()))
+    a100 = 163 * 1024
+    assert max(max(each.forward_bytes, each.backward_bytes) for each in plans) <= a100
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
