@@ -72,6 +72,11 @@ class DeviceArray(np.ndarray):
         result = compute()
         return _adopt(result) if np.may_share_memory(result, self) else _produce(compute)
 
+    def set(self, array: np.ndarray) -> None:
+        """Copy the values of an array on the host, of the same shape and dtype."""
+        _refuse_reading()
+        np.copyto(_plain(self), array, casting="no")
+
     def get(self) -> np.ndarray:
         """Return a copy on the host."""
         _refuse_reading()
@@ -96,7 +101,7 @@ class Recorder:
 
         def replay() -> None:
             for action in actions:
-                action()
+                perform(action)
 
         return result, replay
 
@@ -104,7 +109,8 @@ class Recorder:
 def perform(action: _Action) -> None:
     """Do something on the device, or note it where a recorder records."""
     if _state.actions is None:
-        action()
+        with np.errstate(all="ignore"):  # as a GPU does
+            action()
     else:
         _state.actions.append(action)
 
@@ -157,10 +163,10 @@ def _produce(compute: _Action, sources: list[DeviceArray] | None = None) -> Any:
 
     A result that is a view of one of the sources needs no filling.
     """
-    if _state.actions is None:
-        return _adopt(compute())
-    with np.errstate(all="ignore"):  # while recording, memory holds anything
+    with np.errstate(all="ignore"):
         result = _adopt(compute())
+    if _state.actions is None:
+        return result
     is_view = any(np.may_share_memory(result, _plain(each)) for each in sources or ())
     if isinstance(result, DeviceArray) and not is_view:
         target = _plain(result)
