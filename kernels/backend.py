@@ -140,6 +140,25 @@ def get_backend(device: str) -> Backend:
     raise DeviceError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")
 
 
+@cache
+def bfloat16() -> np.dtype:
+    """Return the dtype with float32's range and eight bits of precision.
+
+    Raises
+    ------
+    DeviceError
+        The package ml_dtypes, which brings it to NumPy and CuPy, is not installed.
+    """
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise DeviceError(
+            "bfloat16 needs the package ml_dtypes, which is not installed: pip install ml_dtypes, "
+            "or use precision tf32 or float32"
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def backend_of(array: Array) -> Backend:
     """Return the backend that an array belongs to."""
     if isinstance(array, np.ndarray | np.generic):

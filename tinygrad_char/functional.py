@@ -6,7 +6,7 @@ from typing import Any
 
 from kernels.dropout import DropoutKey
 from tinygrad_char.autograd import TensorBase
-from tinygrad_char.coerce import boolean_mask, floating, operands, tensor_like
+from tinygrad_char.coerce import DEFAULT_DTYPE, boolean_mask, floating, operands, tensor_like
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.tensor import Tensor
@@ -86,18 +86,24 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + b: x (..., in), weight (out, in), bias (out,) or None."""
-    tensors = [x, weight] if bias is None else [x, weight, bias]
-    _same_dtype("linear", tensors)
+    """Return x W^T + b: x (..., in), weight (out, in), bias (out,) or None.
+
+    x in bfloat16 goes with parameters in float32, too.
+    """
+    _same_dtype("linear", [x, weight] if bias is None else [x, weight, bias], mixed=True)
     return neural.Linear.apply(x, weight, bias)
 
 
 def layer_norm(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis."""
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis.
+
+    x in bfloat16 goes with parameters in float32, too.
+    """
     x = floating(x)
-    _same_dtype("layer_norm", [each for each in (x, weight, bias) if each is not None])
+    given = [each for each in (x, weight, bias) if each is not None]
+    _same_dtype("layer_norm", given, mixed=True)
     return neural.LayerNorm.apply(x, weight, bias, eps=eps)
 
 
@@ -207,7 +213,8 @@ def _first(name: str, *values: Any) -> Any:
     )
 
 
-def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Sequence[Any]:
+    """Return the tensors if all have one dtype, or if `mixed` those after a bfloat16 float32."""
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
@@ -215,6 +222,8 @@ def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
     dtypes = {each.array.dtype for each in tensors}
+    if mixed and tensors[0].array.dtype.name == "bfloat16":
+        dtypes = {each.array.dtype for each in tensors[1:]} - {DEFAULT_DTYPE} | {tensors[0].dtype}
     if len(dtypes) > 1:
         raise TypeError(f"{name}: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one")
     return tensors

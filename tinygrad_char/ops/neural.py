@@ -41,7 +41,9 @@ class Linear(Function):
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"linear: bias {bias.shape}; expected {weight.shape[:1]}")
         need_x, need_weight, _ = self.needs
-        self.saved = (x if need_weight else None, weight if need_x else None)
+        # A weight of another dtype than x is kept for its dtype, which is that of its gradient.
+        keep_weight = need_x or weight.dtype != x.dtype
+        self.saved = (x if need_weight else None, weight if keep_weight else None)
         return self.backend.linear.forward(x, weight, bias)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
