@@ -66,7 +66,7 @@ def build(
         (folder / name).write_text(source, encoding="utf-8")
         kernel = ("-x", "c++", str(folder / name))
         _compile(*options, "-c", *kernel, "-o", str(folder / "kernel.o"))
-        objects = [str(folder / "kernel.o"), str(runtime / "runtime.o")]
+        objects = map(str, [folder / "kernel.o", *sorted(runtime.glob("*.o"))])
         _compile("-shared", *objects, "-o", str(folder / "library.so"))
         (folder / "kernel.o").unlink()
 
@@ -74,7 +74,7 @@ def build(
 
 
 def build_runtime(mode: str) -> Path:
-    """Return a folder with `runtime.o`, all of the runtime for one mode.
+    """Return a folder with the object files of the runtime for one mode.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def build_runtime(mode: str) -> Path:
     sources = [str(file) for file in files if file.suffix == ".cpp"]
 
     def make(folder: Path) -> None:
-        _compile(*options, "-r", "-nostdlib", *sources, "-o", str(folder / "runtime.o"))
+        _compile(*options, "-c", *sources, folder=folder)
 
     return _kept("runtime", [*options, *(file.read_text(encoding="utf-8") for file in files)], make)
 
@@ -116,8 +116,9 @@ def find_compiler() -> str:
     )
 
 
-def _compile(*arguments: str) -> None:
-    result = subprocess.run([find_compiler(), *arguments], capture_output=True, text=True)
+def _compile(*arguments: str, folder: Path | None = None) -> None:
+    command = [find_compiler(), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if result.returncode != 0:
         raise RunnerError(f"{find_compiler()} cannot compile the kernel:\n{result.stderr.strip()}")
 
