@@ -77,14 +77,14 @@ def assert_attention(results, arrays, rounding, causal, scale, p=0.0):
         assert error.max(initial=0) <= allowed, (number, error.max(), allowed)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.integers(1, 2),
     st.integers(1, 3),
     LENGTHS,
     LENGTHS,
-    st.sampled_from([8, 16, 64]),
+    st.sampled_from([8, 16]),
     st.booleans(),
     st.sampled_from([0.0, 0.3]),
     st.integers(0, 1000),
@@ -99,7 +99,9 @@ def test_attention_is_its_reference(
     assert_attention(results, arrays, rounding, *options)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("plain", 4), ("tf32", 100), ("bf16", 128)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("plain", 60), ("tf32", 64), ("bf16", 64), ("bf16", 128)]
+)
 def test_other_head_sizes(launcher, kind, size):
     dtype, tf32, rounding = KINDS[kind]
     arrays = inputs(1, dtype, 1, 2, 70, 90, size)
@@ -194,7 +196,7 @@ def test_nothing_to_attend(launcher):
 
 
 def test_gradients_repeat_themselves(launcher):
-    arrays = inputs(0, BF16, 2, 2, 150, 150, 32)
+    arrays = inputs(0, BF16, 2, 2, 150, 150, 16)
     first, again = (run(Attention(launcher), arrays, True, 0.2, 0.1) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
@@ -219,6 +221,6 @@ def test_every_plan_is_compiled_and_fits_in_shared_memory():
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_check_mode_finds_nothing(checking_launcher, kind):
     dtype, tf32, _ = KINDS[kind]
-    for p, queries, keys in ((0.0, 70, 90), (0.3, 90, 70)):
+    for queries, keys in ((70, 90), (90, 70)):
         arrays = inputs(0, dtype, 1, 2, queries, keys, 16)
-        run(Attention(checking_launcher, tf32), arrays, True, 0.25, p)
+        run(Attention(checking_launcher, tf32), arrays, True, 0.25, 0.3)

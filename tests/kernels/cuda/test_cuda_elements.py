@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 1000)
 ACTIVATIONS = reference_bias_activation.ACTIVATIONS
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=25)
 @given(
     ROWS,
     COLUMNS,
@@ -89,7 +89,7 @@ def test_sum_over_more_rows_than_blocks_repeats_itself(launcher):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 5000), st.sampled_from(DTYPES), st.sampled_from([0.0, 0.1, 0.5, 1.0]), SEEDS)
 def test_dropout_has_the_masks_of_its_reference(launcher, size, dtype, p, seed):
     x = draw(np.random.default_rng(seed), size, dtype)
@@ -115,7 +115,7 @@ def test_dropout_of_a_recorded_graph_counts_on_the_device(launcher):
         assert key.keep_scale(0.5, x.dtype) == 2
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=25)
 @given(
     ROWS,
     COLUMNS,
@@ -159,16 +159,14 @@ def test_masks_from_elsewhere_are_the_references(launcher):
     assert (dbias == [6, 0, 6, 0]).all()
 
 
-@pytest.mark.parametrize("dtype", [FLOAT, BF16])
-@pytest.mark.parametrize("columns", [144, 65])
+@pytest.mark.parametrize(("dtype", "columns"), [(FLOAT, 65), (BF16, 144)])
 def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     rng = np.random.default_rng(0)
     x, grad = draw(rng, (2, 37, columns), dtype)
     bias = draw(rng, columns)
     kernel = BiasActivation(checking_launcher)
-    for activation in ACTIVATIONS[:2]:
-        _, saved = kernel.forward(x, bias, activation)
-        kernel.backward(grad, saved, bias, activation)
+    _, saved = kernel.forward(x, bias, "gelu")
+    kernel.backward(grad, saved, bias, "gelu")
     Dropout(checking_launcher).forward(x, 0.5, KEY)
     Residual(checking_launcher).forward(grad, x, bias, 0.5, KEY)
     Residual(checking_launcher).backward(grad, 0.5, KEY)
