@@ -37,7 +37,7 @@ FUSED = Extension(
     ],
     optional=True,  # without a compiler the references in NumPy serve
 )
-TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3", "ml_dtypes>=0.5"]
 
 setup(
     name="tinygrad-char",
@@ -49,6 +49,7 @@ setup(
     ext_modules=[FUSED],
     packages=[
         "kernels",
+        "kernels.runner",
         "tinygrad_char",
         "tinygrad_char.nn",
         "tinygrad_char.ops",
@@ -57,6 +58,7 @@ setup(
     ],
     package_data={
         "kernels": ["*.c", "*.h", "*.cu", "*.cuh", "py.typed"],
+        "kernels.runner": ["runtime/*"],
         "tinygrad_char": ["py.typed"],
         "models": ["py.typed"],
         "benchmarks": ["*.json"],
@@ -72,8 +74,8 @@ setup(
         "filelock>=3.16",
     ],
     extras_require={
-        "cuda12": ["cupy-cuda12x>=14"],
-        "cuda13": ["cupy-cuda13x>=14"],
+        "cuda12": ["cupy-cuda12x[ctk]>=14", "ml_dtypes>=0.5"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14", "ml_dtypes>=0.5"],
         "parity": ["torch>=2.6"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],

@@ -11,7 +11,14 @@ Array = Any
 
 
 def namespace(array: Array) -> ModuleType:
-    """Return the array module of `array`: numpy, or cupy for an array on a CUDA device."""
-    if isinstance(array, np.ndarray | np.generic):
+    """Return the array module of `array`: numpy, or what has its functions for a device."""
+    if type(array) is np.ndarray or isinstance(array, np.generic):
         return np
+    if isinstance(array, np.ndarray):
+        return array.__array_namespace__()
     return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Return whether numbers of this dtype can have gradients; NumPy has no kind for bfloat16."""
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")

@@ -1,5 +1,7 @@
 """A backend: an array module and the table of which implementation serves each operation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -16,6 +18,7 @@ from kernels import (
     embedding,
     fused,
     gelu,
+    global_norm,
     layernorm,
     linear,
     log_softmax,
@@ -23,10 +26,11 @@ from kernels import (
     relu,
     residual,
     running_mean,
+    sampling,
     sgd,
     softmax,
 )
-from kernels.array import Array
+from kernels.array import Array, namespace
 
 
 class DeviceError(RuntimeError):
@@ -51,6 +55,7 @@ class Backend:
     dropout: Any = dropout
     embedding: Any = embedding
     gelu: Any = gelu
+    global_norm: Any = global_norm
     layernorm: Any = layernorm
     linear: Any = linear
     log_softmax: Any = log_softmax
@@ -58,8 +63,11 @@ class Backend:
     relu: Any = relu
     residual: Any = residual
     running_mean: Any = running_mean
+    sampling: Any = sampling
     sgd: Any = sgd
     softmax: Any = softmax
+    recorder: Any = None
+    """Records what is done on the device and replays it, see cuda_graph.Recorder."""
 
     def __repr__(self) -> str:
         return self.name
@@ -72,21 +80,54 @@ class Backend:
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """Return an array of this backend as a numpy.ndarray (the same one on the CPU)."""
-        return array if isinstance(array, np.ndarray) else array.get()
+        return array.get() if hasattr(array, "get") else array
+
+    @property
+    def on_host(self) -> bool:
+        """Whether arrays are the host's own, and its cores compute."""
+        return self.xp is np
+
+    def use_tf32(self, use: bool) -> None:
+        """Let float32 products round their operands to ten bits after the point, or not.
+
+        Raises
+        ------
+        DeviceError
+            They are to, and this backend has no such products.
+        """
+        if self.on_host:
+            if use:
+                raise DeviceError(f"device {self.name!r} has no TF32 products; use device 'cuda'")
+            return
+        for operation in (self.attention, self.linear, self.matmul):
+            operation.tf32 = use
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Let indices and targets be what they are: checking them would wait for the device."""
+        operations = (self.cross_entropy, self.embedding)
+        before = [each.check for each in operations]
+        for each in operations:
+            each.check = False
+        try:
+            yield
+        finally:
+            for each, check in zip(operations, before, strict=True):
+                each.check = check
 
 
 CPU = Backend("cpu", np, np.ndarray, **fused.TABLE)
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "cuda-on-cpu")
 
 
 @cache
 def get_backend(device: str) -> Backend:
-    """Return the backend of a device: "cpu" or "cuda".
+    """Return the backend of a device: "cpu", "cuda", or "cuda-on-cpu" (CUDA kernels on the CPU).
 
     Raises
     ------
     DeviceError
-        The device is unknown, or is "cuda" and this machine has no CuPy, driver or GPU.
+        The device is unknown, or this machine lacks what it needs.
     """
     if device == "cpu":
         return CPU
@@ -94,9 +135,34 @@ def get_backend(device: str) -> Backend:
         from kernels import cuda
 
         return cuda.load()
+    if device == "cuda-on-cpu":
+        from kernels import cuda_on_cpu
+
+        return cuda_on_cpu.load()
     raise DeviceError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")
+
+
+@cache
+def bfloat16() -> np.dtype:
+    """Return the dtype with float32's range and eight bits of precision.
+
+    Raises
+    ------
+    DeviceError
+        The package ml_dtypes, which brings it to NumPy and CuPy, is not installed.
+    """
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise DeviceError(
+            "bfloat16 needs the package ml_dtypes, which is not installed: pip install ml_dtypes, "
+            "or use precision tf32 or float32"
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def backend_of(array: Array) -> Backend:
     """Return the backend that an array belongs to."""
-    return CPU if isinstance(array, np.ndarray | np.generic) else get_backend("cuda")
+    if isinstance(array, np.ndarray | np.generic):
+        return CPU if namespace(array) is np else get_backend("cuda-on-cpu")
+    return get_backend("cuda")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.backend import get_backend
 from models.bigram import Bigram
 from models.config import Device, TrainConfig
 from models.errors import RunError, UsageError
@@ -25,6 +26,8 @@ def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> G
         model: GPT | Bigram = Bigram(vocab_size, config.gpt.block_size, generator=generator)
     else:
         model = GPT(config.gpt, vocab_size, generator=generator)
+        model.low_precision = config.precision == "bf16"
+    get_backend(config.device).use_tf32(config.precision == "tf32")
     return model.to(config.device)
 
 
@@ -58,7 +61,8 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
     except (AttributeError, KeyError, TypeError, UsageError) as error:
         raise RunError(f"{path} holds no model that can be used: {error!r}") from error
     if device is not None:
-        config = replace(config, device=device)
+        precision = "float32" if device == "cpu" else config.precision
+        config = replace(config, device=device, precision=precision)
     model = build_model(config, len(tokenizer), Generator(config.seed))
     weights = {
         name.removeprefix(MODEL_PREFIX): array

@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from kernels.backend import DeviceError
+from kernels.backend import DEVICES, DeviceError
 from models.build import load_checkpoint
 from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
 from models.console import PlainConsole
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models.train import Result
 
 RUNS = "runs"
+DEVICE_VARIABLE = "TINYGRAD_CHAR_DEVICE"
 BROKEN_PIPE = 128 + 13  # how shells report a program that SIGPIPE ended
 
 
@@ -326,15 +327,25 @@ def _commands(arguments: list[str]) -> Any:
             config = TrainConfig.from_json(loaded.metadata["config"])
         elif preset in PRESETS:
             config = PRESETS[preset]
+        if not resume:
+            config = replace(config, device=_default_device())
     default = Train(config=config)
     command = tyro.conf.subcommand
     return (
         Annotated[Train, command("train", default=default)]
-        | Annotated[Generate, command("generate")]
-        | Annotated[Evaluate, command("evaluate")]
+        | Annotated[Generate, command("generate", default=Generate(device=_default_device()))]
+        | Annotated[Evaluate, command("evaluate", default=Evaluate(device=_default_device()))]
         | Annotated[Data, command("data")]
         | Annotated[Doctor, command("doctor")]
     )
+
+
+def _default_device() -> Device:
+    """Return the device that the environment names, or the CPU."""
+    device = os.environ.get(DEVICE_VARIABLE) or "cpu"
+    if device not in DEVICES:
+        raise UsageError(f"{DEVICE_VARIABLE}={device}; expected one of {', '.join(DEVICES)}")
+    return cast(Device, device)
 
 
 def _option(arguments: list[str], name: str) -> str | None:

@@ -11,7 +11,8 @@ from models.errors import UsageError
 from models.gpt import GPTConfig
 
 ModelName = Literal["gpt", "bigram"]
-Device = Literal["cpu", "cuda"]
+Device = Literal["cpu", "cuda", "cuda-on-cpu"]
+Precision = Literal["float32", "tf32", "bf16"]
 PresetName = Literal["tiny", "small", "full"]
 
 
@@ -30,7 +31,7 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients are averaged for one update."""
     shards: int = 1
-    """Parts of a batch that are computed side by side, each on a core."""
+    """Parts of a batch that are computed side by side, each on a core; a GPU takes it whole."""
     lr: float = 1e-3
     """Peak learning rate."""
     min_lr: float = 0.1
@@ -56,7 +57,9 @@ class TrainConfig:
     seed: int = 1337
     """Of the initial weights, the batches, dropout and the samples."""
     device: Device = "cpu"
-    """Where to compute."""
+    """Where to compute; cuda-on-cpu runs the CUDA kernels on the CPU, slowly."""
+    precision: Precision = "float32"
+    """Of products on CUDA devices; bf16 keeps activations so, too. Weights are float32."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -82,6 +85,14 @@ class TrainConfig:
             raise UsageError(f"model is {self.model!r}; expected gpt or bigram")
         if self.device not in DEVICES:
             raise UsageError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
+            )
+        if self.precision != "float32" and self.device == "cpu":
+            raise UsageError(
+                f"precision {self.precision} is for CUDA devices; expected float32 on device cpu"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values, the GPT's under "gpt"."""
@@ -96,6 +107,7 @@ class TrainConfig:
         return cls(**{**values, "gpt": GPTConfig(**shape)})
 
 
+PRECISIONS = ("float32", "tf32", "bf16")
 _LEAST = {
     "steps": 1,
     "batch_size": 1,

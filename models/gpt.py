@@ -11,8 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from kernels.backend import bfloat16
 from models.errors import UsageError
 from tinygrad_char import functional as F
 from tinygrad_char.nn import (
@@ -122,6 +121,9 @@ class Block(Module):
 class GPT(Module):
     """A GPT over `vocab_size` characters.
 
+    With `low_precision`, for CUDA devices, activations and the products of them are bfloat16;
+    parameters, their gradients, statistics, sums and the loss stay float32.
+
     Weights start normal with standard deviation 0.02, and 0.02 / sqrt(2 n_layer) where a block
     writes to the residual stream; biases start at 0.
     """
@@ -132,6 +134,7 @@ class GPT(Module):
         super().__init__()
         generator = generator or default_generator()
         self.config, self.vocab_size, self.block_size = config, vocab_size, config.block_size
+        self.low_precision = False
         self.token_embedding = Embedding(vocab_size, config.n_embd, generator=generator)
         self.position_embedding = Embedding(config.block_size, config.n_embd, generator=generator)
         self.blocks = ModuleList(Block(config, generator) for _ in range(config.n_layer))
@@ -174,7 +177,9 @@ class GPT(Module):
             raise ValueError(
                 f"{start + length} characters of context, but block_size is {self.block_size}"
             )
-        x = x + self.position_embedding(np.arange(start, start + length))  # (T, C)
+        x = x + self.position_embedding.weight[start : start + length]  # (T, C)
+        if self.low_precision:
+            x = x.astype(bfloat16())
         for position, block in enumerate(self.blocks):
             x = block(x, cache[position] if cache else None)
         x = self.norm(x)

@@ -71,7 +71,7 @@ def train(
     if resumed:
         _check_same_text(resumed, corpus)
     split = split_corpus(tokenizer.encode(corpus.text), config.gpt.block_size)
-    trainer = Trainer(config, tokenizer, split)
+    trainer = Trainer(config, tokenizer, split, note=console.note)
     if resumed:
         trainer.restore(resumed)
     run = _Run(trainer, corpus, folder, console)

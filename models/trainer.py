@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from kernels.backend import get_backend
 from models.batches import Split, cut_batch, random_batch
 from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model
 from models.config import TrainConfig
@@ -16,6 +19,7 @@ from models.evaluate import Loss, fixed_batches, mean_loss
 from models.tokenizer import CharTokenizer
 from tinygrad_char import checkpoint, parallel
 from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
+from tinygrad_char.capture import TrainingStep
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
@@ -49,6 +53,8 @@ class Trainer:
     workers
         The threads that compute, by default one for each core. How many makes no difference to
         any result.
+    recorded
+        The step as one CUDA graph, on devices that record; `note` is told where that fails.
     """
 
     def __init__(
@@ -57,11 +63,14 @@ class Trainer:
         tokenizer: CharTokenizer,
         split: Split,
         threads: int | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config, self.tokenizer, self.split = config, tokenizer, split
-        self.workers = Workers(threads)
         self.generator = Generator(config.seed)
         self.model = build_model(config, len(tokenizer), self.generator)
+        on_host = get_backend(config.device).on_host
+        self.workers = Workers(threads if on_host else 1)
+        self.shards = config.shards if on_host else 1
         self.optimizer = AdamW(
             decay_groups(self.model.parameters(), config.weight_decay),
             lr=config.lr,
@@ -70,6 +79,15 @@ class Trainer:
         self.schedule = warmup_cosine(
             config.lr, config.warmup, config.steps, config.lr * config.min_lr
         )
+        self.recorded = None
+        if not on_host and config.accumulate == 1:
+            self.recorded = TrainingStep(
+                lambda x, y: self.model(x, y)[1],
+                self.optimizer,
+                self.generator.dropout,
+                max_norm=config.clip or math.inf,
+                note=note,
+            )
         self.step = 0
         self.best_loss, self.best_step = math.inf, 0
         self.evaluated = False
@@ -86,12 +104,14 @@ class Trainer:
             are as before, and the message names the first operation that went wrong.
         """
         before = self.generator.get_state()
-        loss = self._backward()
         lr = self.schedule(self.step)
         self.optimizer.set_lr(lr)
-        norm = math.nan
-        if math.isfinite(loss):
-            norm = self.optimizer.step(max_norm=self.config.clip or math.inf) or 0.0
+        if self.recorded:
+            loss, norm = self.recorded(*self._batch())
+        else:
+            loss, norm = self._backward(), math.nan
+            if math.isfinite(loss):
+                norm = self.optimizer.step(max_norm=self.config.clip or math.inf) or 0.0
         if not math.isfinite(norm):
             what, value = ("norm of the gradient", norm) if math.isfinite(loss) else ("loss", loss)
             self.generator.set_state(before)
@@ -107,10 +127,7 @@ class Trainer:
         self.optimizer.zero_grad()
         shards = []
         for _ in range(config.accumulate):
-            x, y = random_batch(
-                self.split.train, config.gpt.block_size, config.batch_size, self.generator.batches
-            )
-            shards += cut_batch(x, y, config.shards)
+            shards += cut_batch(*self._batch(), self.shards)
         return parallel.backward(
             lambda shard: self.model(*shard)[1],
             shards,
@@ -118,6 +135,12 @@ class Trainer:
             self.optimizer.parameters,
             workers=self.workers,
             dropout=self.generator.dropout,
+        )
+
+    def _batch(self) -> tuple[np.ndarray, np.ndarray]:
+        config = self.config
+        return random_batch(
+            self.split.train, config.gpt.block_size, config.batch_size, self.generator.batches
         )
 
     def _diverged(self, what: str, value: float, repeat: Callable[[], object]) -> DivergedError:

@@ -190,7 +190,7 @@ def test_setup_declares_what_the_packages_import(setup_arguments):
         for path in python_files(*LAYERS)
         for _, module in imported_modules(path)
     }
-    assert foreign - set(sys.stdlib_module_names) - own - declared - {"cupy"} == set()
+    assert foreign - set(sys.stdlib_module_names) - own - declared - {"cupy", "cuda"} == set()
 
 
 def _names(requirement):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from kernels.array import Array
+from kernels.array import Array, is_floating
 from kernels.backend import Backend, DeviceError
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _check_gradient(name: str, edge: Edge, grad: Any) -> None:
 
 def _check_finite(name: str, stage: str, results: Sequence[Any], inputs: Sequence[Any]) -> None:
     for result in results:
-        if result.dtype.kind != "f" or bool((abs(result) < float("inf")).all()):
+        if not is_floating(result.dtype) or bool((abs(result) < float("inf")).all()):
             continue
         ranges = ", ".join(
             _describe_range(each) for each in inputs if hasattr(each, "dtype") and each.size
@@ -251,7 +251,7 @@ def _check_finite(name: str, stage: str, results: Sequence[Any], inputs: Sequenc
 
 def _describe_range(array: Array) -> str:
     text = f"{array.dtype} {tuple(array.shape)}"
-    if array.dtype.kind == "f":
+    if is_floating(array.dtype):
         bad = int((~(abs(array) < float("inf"))).sum())
         text += f" from {float(array.min()):.4g} to {float(array.max()):.4g}"
         if bad:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.array import is_floating
+from kernels.backend import CPU, DeviceError, backend_of
 from tinygrad_char.autograd import TensorBase
 
 DEFAULT_DTYPE = np.dtype(np.float32)
@@ -52,18 +54,23 @@ def tensor_like(name: str, value: Any, like: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool | int | float):
-        weak = like.array.dtype.kind == "f" and not isinstance(value, bool)
+        weak = is_floating(like.array.dtype) and not isinstance(value, bool)
         array = from_python(value, like.array.dtype if weak else None)
-    elif isinstance(value, like.backend.array_type):
+    elif isinstance(value, like.backend.array_type | np.ndarray):
         array = value
-    elif isinstance(value, list | tuple | np.ndarray):
-        array = value if isinstance(value, np.ndarray) else from_python(value, None)
+        if backend_of(array) not in (CPU, like.backend):
+            raise DeviceError(
+                f"{name}: an array on {backend_of(array)} and a tensor on {like.backend}; move "
+                "one of them"
+            )
+    elif isinstance(value, list | tuple):
+        array = from_python(value, None)
     else:
         raise TypeError(
             f"{name}: expected a tensor, a number, an array or a nested list, got "
             f"{type(value).__name__}"
         )
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "iub" and not is_floating(array.dtype):
         raise TypeError(f"{name}: expected booleans, integers or floats, got {array.dtype}")
     return like._result(like.backend.xp.asarray(array))
 
@@ -84,7 +91,7 @@ def boolean_mask(name: str, mask: Any, x: Any) -> Any:
 
 def floating(tensor: Any) -> Any:
     """Return the tensor itself if it is floating, else its values as float32."""
-    return tensor if tensor.array.dtype.kind == "f" else tensor.astype(DEFAULT_DTYPE)
+    return tensor if is_floating(tensor.array.dtype) else tensor.astype(DEFAULT_DTYPE)
 
 
 def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any, Any]:
@@ -98,21 +105,21 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
     like = a if isinstance(a, TensorBase) else b
     a, b = _number_or_tensor(name, a, like), _number_or_tensor(name, b, like)
     dtype_a, dtype_b = _dtype(a), _dtype(b)
-    if dtype_a is not None and dtype_a == dtype_b and (dtype_a.kind == "f" or not quotient):
+    if dtype_a is not None and dtype_a == dtype_b and (is_floating(dtype_a) or not quotient):
         return a, b
     if dtype_a is None or dtype_b is None:
         tensor, number = (b, a) if dtype_a is None else (a, b)
-        if tensor.array.dtype.kind != "f" and (quotient or isinstance(number, float)):
+        if not is_floating(tensor.array.dtype) and (quotient or isinstance(number, float)):
             tensor = floating(tensor)
         return (number, tensor) if dtype_a is None else (tensor, number)
-    if dtype_a.kind == "f" and dtype_b.kind == "f":
+    if is_floating(dtype_a) and is_floating(dtype_b):
         raise TypeError(
             f"{name}: dtypes {dtype_a} and {dtype_b}; floating dtypes do not mix silently, convert "
             f"one of them with .astype({str(dtype_a)!r})"
         )
-    if dtype_a.kind == "f":
+    if is_floating(dtype_a):
         return a, b.astype(dtype_a)
-    if dtype_b.kind == "f":
+    if is_floating(dtype_b):
         return a.astype(dtype_b), b
     return (floating(a), floating(b)) if quotient else (a, b)
 
@@ -132,7 +139,7 @@ def raw_index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(raw_index(each) for each in index)
     if isinstance(index, TensorBase):
-        if index.array.dtype.kind == "f":
+        if is_floating(index.array.dtype):
             raise IndexError(
                 f"index: a tensor of {index.array.dtype}, expected integers or booleans"
             )

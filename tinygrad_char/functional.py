@@ -6,7 +6,7 @@ from typing import Any
 from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.autograd import TensorBase
-from tinygrad_char.coerce import boolean_mask, floating, operands, tensor_like
+from tinygrad_char.coerce import DEFAULT_DTYPE, boolean_mask, floating, operands, tensor_like
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.tensor import Tensor
@@ -91,8 +91,9 @@ def linear(
     """Return activation(x W^T + b): x (..., in), weight (out, in), bias (out,) or None.
 
     `activation` is None, "relu", "gelu" (exact) or "gelu_tanh"; it costs no pass of its own.
+    x in bfloat16 goes with parameters in float32, too.
     """
-    _same_dtype("linear", [x, weight] if bias is None else [x, weight, bias])
+    _same_dtype("linear", [x, weight] if bias is None else [x, weight, bias], mixed=True)
     check_activation("linear", activation)
     if activation is None:
         return neural.Linear.apply(x, weight, bias)
@@ -114,7 +115,7 @@ def linear_residual(
     `random.Stream.dropout_key`.
     """
     given = [each for each in (x, weight, bias, residual) if each is not None]
-    _same_dtype("linear_residual", given)
+    _same_dtype("linear_residual", given, mixed=True)
     _check_dropout("linear_residual", dropout, key)
     return neural.LinearResidual.apply(x, weight, bias, residual, p=dropout, key=key)
 
@@ -122,9 +123,13 @@ def linear_residual(
 def layer_norm(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis."""
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis.
+
+    x in bfloat16 goes with parameters in float32, too.
+    """
     x = floating(x)
-    _same_dtype("layer_norm", [each for each in (x, weight, bias) if each is not None])
+    given = [each for each in (x, weight, bias) if each is not None]
+    _same_dtype("layer_norm", given, mixed=True)
     return neural.LayerNorm.apply(x, weight, bias, eps=eps)
 
 
@@ -235,7 +240,8 @@ def _first(name: str, *values: Any) -> Any:
     )
 
 
-def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
+def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Sequence[Any]:
+    """Return the tensors if all have one dtype, or if `mixed` those after a bfloat16 float32."""
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
@@ -243,11 +249,11 @@ def _same_dtype(name: str, tensors: Sequence[Any]) -> Sequence[Any]:
     for each in tensors:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
-        mixed = mixed or (dtype is not None and each.array.dtype != dtype)
-        dtype = each.array.dtype
-    if mixed:
-        dtypes = sorted({str(each.array.dtype) for each in tensors})
-        raise TypeError(f"{name}: dtypes {', '.join(dtypes)}; expected one")
+    dtypes = {each.array.dtype for each in tensors}
+    if mixed and tensors[0].array.dtype.name == "bfloat16":
+        dtypes = {each.array.dtype for each in tensors[1:]} - {DEFAULT_DTYPE} | {tensors[0].dtype}
+    if len(dtypes) > 1:
+        raise TypeError(f"{name}: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one")
     return tensors
 
 

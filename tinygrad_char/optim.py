@@ -168,11 +168,13 @@ class Optimizer:
     def grad_norm(self) -> float:
         """Return the Euclidean norm of all gradients together."""
         self._collect()
-        total = 0.0
-        for group in self.groups:
-            for span, _ in self._spans(group):
-                total += sum(float(part @ part) for part in _chunks(self.flat_grad[span]))
-        return math.sqrt(total)
+        norm_of = self.parameters[0].backend.global_norm.forward
+        norms = [
+            float(norm_of(self.flat_grad[span]))
+            for group in self.groups
+            for span, _ in self._spans(group)
+        ]
+        return math.hypot(*norms)
 
     def step(self, *, max_norm: float | None = None) -> float | None:
         """Update every parameter that has a gradient.
@@ -252,10 +254,6 @@ def _check_number(name: str, option: str, value: float) -> None:
 def _check_max_norm(name: str, max_norm: float) -> None:
     if not max_norm > 0:
         raise ValueError(f"{name}: max_norm={max_norm}, expected a number above 0")
-
-
-def _chunks(array: Array, size: int = 1 << 16) -> Iterator[Array]:
-    return (array[start : start + size] for start in range(0, array.size, size))
 
 
 class SGD(Optimizer):

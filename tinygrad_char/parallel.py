@@ -124,7 +124,7 @@ def backward(
         shard, weight, keys = work
         with dropout.using(keys):
             value = loss(shard)
-        cotangent = value.array.dtype.type(weight).reshape(value.shape)
+        cotangent = value.backend.xp.full(value.shape, weight, value.dtype)
         return weight * value.item(), leaf_gradients(value, cotangent, parameters)
 
     with dropout.shards(len(shards)) as keys:

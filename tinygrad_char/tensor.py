@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array
+from kernels.array import Array, is_floating
 from kernels.backend import DEVICES, Backend, DeviceError, backend_of, get_backend
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, Version
@@ -46,7 +46,7 @@ class Tensor(TensorBase):
     dtype
         Another dtype, as NumPy names it: boolean, integer or floating.
     device
-        "cpu" or "cuda"; None keeps an array where it is.
+        "cpu", "cuda" or "cuda-on-cpu"; None keeps an array where it is.
     requires_grad
         Whether operations on this tensor are recorded, so that `backward` fills `.grad`.
     """
@@ -68,7 +68,7 @@ class Tensor(TensorBase):
             array = backend_of(data).xp.array(data, dtype=dtype)
         else:
             array = from_python(data, dtype)
-        if array.dtype.kind not in "fiub":
+        if array.dtype.kind not in "iub" and not is_floating(array.dtype):
             raise TypeError(
                 f"a tensor holds booleans, integers or floats, not {array.dtype} (from "
                 f"{type(data).__name__})"
@@ -129,7 +129,7 @@ class Tensor(TensorBase):
 
     @property
     def device(self) -> str:
-        """Where the array lives: "cpu" or "cuda"."""
+        """Where the array lives: "cpu", "cuda" or "cuda-on-cpu"."""
         return self.backend.name
 
     @property
@@ -181,7 +181,9 @@ class Tensor(TensorBase):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.device != "cpu":
-            raise TypeError("a tensor on 'cuda' does not turn into a NumPy array: call .to('cpu')")
+            raise TypeError(
+                f"a tensor on {self.device!r} does not turn into a NumPy array: call .to('cpu')"
+            )
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
@@ -220,7 +222,7 @@ class Tensor(TensorBase):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask for a gradient, or no longer, and return self; TypeError unless floating."""
-        if requires_grad and self.array.dtype.kind != "f":
+        if requires_grad and not is_floating(self.array.dtype):
             raise TypeError(
                 f"only floating tensors can require a gradient, this one is {self.dtype}"
             )
@@ -353,7 +355,7 @@ class Tensor(TensorBase):
     # Where and what dtype
 
     def to(self, target: Any) -> Tensor:
-        """Return this tensor on another device ("cpu", "cuda") or in another dtype."""
+        """Return this tensor on another device (see `device`) or in another dtype."""
         if target == self.device:
             return self
         if isinstance(target, str) and target in DEVICES:
@@ -379,9 +381,9 @@ class Tensor(TensorBase):
         dtype = np.dtype(dtype)
         if dtype == self.dtype:
             return self
-        if dtype.kind not in "fiub":
+        if dtype.kind not in "iub" and not is_floating(dtype):
             raise TypeError(f"astype({str(dtype)!r}): a tensor holds booleans, integers or floats")
-        if dtype.kind == "f" and self.dtype.kind == "f":
+        if is_floating(dtype) and is_floating(self.dtype):
             return elementwise.Cast.apply(self, dtype=dtype)
         return self._result(self.array.astype(dtype))
 
@@ -542,7 +544,7 @@ class Tensor(TensorBase):
 
     def _logical(self, other: Any, name: str) -> Tensor:
         other = tensor_like(name, other, self)
-        if self.dtype.kind == "f" or other.dtype.kind == "f":
+        if is_floating(self.dtype) or is_floating(other.dtype):
             raise TypeError(
                 f"{name}: {self.dtype} and {other.dtype}; expected booleans or integers"
             )
@@ -563,7 +565,7 @@ class Tensor(TensorBase):
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     def __invert__(self) -> Tensor:
-        if self.dtype.kind == "f":
+        if is_floating(self.dtype):
             raise TypeError(f"invert: {self.dtype}, expected booleans or integers")
         return self._result(~self.array)
 

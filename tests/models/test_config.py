@@ -101,7 +101,7 @@ RATES = ("lr", "min_lr", "beta1", "beta2", "weight_decay", "clip")
 
 
 def test_every_setting_is_tried_with_bad_values():
-    tried = {*LEAST, *RATES, "model", "gpt", "device"}
+    tried = {*LEAST, *RATES, "model", "gpt", "device", "precision"}
     assert tried == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
@@ -166,7 +166,7 @@ def test_an_unknown_model_is_refused(value):
 def test_an_unknown_device_is_refused(value):
     with pytest.raises(UsageError) as caught:
         TrainConfig(device=value)
-    assert str(caught.value) == f"device is {value!r}; expected one of cpu, cuda"
+    assert str(caught.value) == f"device is {value!r}; expected one of cpu, cuda, cuda-on-cpu"
 
 
 @pytest.mark.parametrize("value", [{"n_layer": 2}, None, "small"])

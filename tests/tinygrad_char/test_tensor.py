@@ -507,7 +507,7 @@ def test_to_and_astype():
     assert t.astype(int).tolist() == [1, 2]
     assert not t.astype(int).requires_grad
     for target in ("tpu", None, "flaot32"):
-        with pytest.raises(DeviceError, match=r"expected a device \('cpu', 'cuda'\) or a dtype"):
+        with pytest.raises(DeviceError, match=r"expected a device \('cpu', 'cuda', .* or a dtype"):
             t.to(target)
     with pytest.raises(TypeError, match=r"astype\('complex64'\)"):
         t.astype(np.complex64)

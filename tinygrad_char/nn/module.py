@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from kernels.array import is_floating
 from kernels.backend import get_backend
 from tinygrad_char.tensor import Tensor
 
@@ -161,11 +162,11 @@ class Module:
     def astype(self, dtype: Any) -> Self:
         """Convert parameters and floating buffers and return self; make the optimizer after it."""
         target = np.dtype(dtype)
-        if target.kind != "f":
+        if not is_floating(target):
             raise TypeError(f"astype({target}): parameters are floating")
 
         def convert(tensor: Tensor) -> None:
-            if tensor.dtype.kind == "f" and tensor.dtype != target:
+            if is_floating(tensor.dtype) and tensor.dtype != target:
                 tensor.array = tensor.array.astype(target)
                 tensor.grad = tensor.grad_buffer = None
 

@@ -36,7 +36,9 @@ class Linear(Function):
         """Return y; ValueError that names the shapes where they do not fit."""
         _check_linear(x, weight, bias)
         need_x, need_weight, _ = self.needs
-        self.saved = (x if need_weight else None, weight if need_x else None)
+        # A weight of another dtype than x is kept for its dtype, which is that of its gradient.
+        keep_weight = need_x or weight.dtype != x.dtype
+        self.saved = (x if need_weight else None, weight if keep_weight else None)
         return self.backend.linear.forward(x, weight, bias)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:

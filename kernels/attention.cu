@@ -1,0 +1,420 @@
+/* Scaled dot-product attention: see attention.py for the equations.
+ *
+ * Dao et al. 2022, arXiv:2205.14135, and Dao 2023, arXiv:2307.08691: the weights of a block of
+ * queries and a tile of keys are made, used and forgotten in registers; a row's peak and sum are
+ * corrected as tiles go by (the online softmax), and backward makes the weights again from the
+ * logarithm of the sum. What a block walks over is copied to shared memory one tile ahead.
+ *
+ * HEAD is the head size, or the next that there is, up to which tiles are filled with zeros;
+ * DROPOUT whether weights are dropped; ROWS how many times 16 rows each warp owns, and
+ * FORWARD_OTHERS how many rows are in a tile that it walks over (what fits in registers).
+ *
+ * Variants: PRECISION=PLAIN|TF32 SCALAR=float HEAD=16|32|64 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
+ * Variants: PRECISION=PLAIN|TF32 SCALAR=float HEAD=128 ROWS=1 FORWARD_OTHERS=32 DROPOUT=0|1
+ * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
+ * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
+ *
+ * q, k, v and the like are views: what a step along batch, head and position is, in numbers, is in
+ * the variables whose names end in b, h and t; the numbers of a head are neighbours and begin at a
+ * multiple of sixteen bytes. */
+#include "attention_tiles.cuh"
+
+constexpr int M = ROWS, OWN = 16 * M * WARPS, BACKWARD_OTHERS = 32;
+constexpr float LOG2_E = 1.44269504088896341f;
+
+/* How a block's rows and its mask are numbered. */
+struct Sequence {
+    int batch, head;
+
+    __device__ __forceinline__ explicit Sequence(int heads)
+        : batch(blockIdx.x / heads), head(blockIdx.x % heads)
+    {
+    }
+
+    template <typename T>
+    __device__ __forceinline__ T *rows(T *array, long long b, long long h) const
+    {
+        return array + batch * b + head * h;
+    }
+};
+
+/* One block for OWN queries of a sequence, those that see the most keys first. */
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
+                  const SCALAR *__restrict__ v, SCALAR *__restrict__ out,
+                  float *__restrict__ logsumexp, long long q_b, long long q_h, long long q_t,
+                  long long k_b, long long k_h, long long k_t, long long v_b, long long v_h,
+                  long long v_t, long long out_b, long long out_h, long long out_t, int heads,
+                  int queries, int keys, int size, bool causal, float scale,
+                  unsigned long long seed, unsigned long long call,
+                  const unsigned long long *__restrict__ recorded, unsigned threshold,
+                  float kept_scale)
+{
+    constexpr int OTHERS = FORWARD_OTHERS, N = OTHERS / 8;
+    extern __shared__ __align__(16) SCALAR shared[];
+    SCALAR *const q_tile = shared, *const others = shared + OWN * STRIDE;
+    const Sequence sequence(heads);
+    const Mask mask(seed, call, recorded, threshold, kept_scale);
+    const int first = (gridDim.y - 1 - blockIdx.y) * OWN, warp_row = threadIdx.x / WARP * 16 * M;
+    const int offset = keys - queries; /* query i sees the keys up to i + offset */
+    const int end = causal ? min(keys, first + OWN + offset) : keys;
+    k = sequence.rows(k, k_b, k_h);
+    v = sequence.rows(v, v_b, v_h);
+
+    const auto copy = [&](int start) {
+        SCALAR *const tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+        copy_tile<OTHERS>(tile, k + start * k_t, k_t, keys - start, size);
+        copy_tile<OTHERS>(tile + OTHERS * STRIDE, v + start * v_t, v_t, keys - start, size);
+    };
+    copy_tile<OWN>(q_tile, sequence.rows(q, q_b, q_h) + first * q_t, q_t, queries - first, size);
+    if (end > 0)
+        copy(0);
+    cp_async_commit();
+
+    float result[M][COLUMNS][4] = {}, peak[M][2], total[M][2] = {};
+#pragma unroll
+    for (int m = 0; m < M; m++)
+        peak[m][0] = peak[m][1] = -infinity();
+    const float factor = scale * LOG2_E;
+    for (int start = 0; start < end; start += OTHERS) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (start + OTHERS < end)
+            copy(start + OTHERS);
+        cp_async_commit();
+        const SCALAR *const k_tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+
+        unsigned kept[M][N / 2];
+        if constexpr (DROPOUT) {
+            const Word row = (Word)blockIdx.x * queries + first + warp_row;
+            draw_by_rows<M, N>(kept, mask, row * keys + start, keys);
+        }
+        float weights[M][N][4] = {};
+        multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
+        if (start + OTHERS > keys || (causal && start + OTHERS - 1 > first + offset)) {
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int n = 0; n < N; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int row = first + warp_row + 16 * m + lane_group() + e / 2 * 8;
+                        const int column = start + 8 * n + 2 * lane_member() + e % 2;
+                        if (column >= keys || (causal && column > row + offset))
+                            weights[m][n][e] = -infinity();
+                    }
+        }
+
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float highest = peak[m][half];
+#pragma unroll
+                for (int n = 0; n < N; n++)
+                    highest = fmaxf(highest, fmaxf(weights[m][n][2 * half],
+                                                   weights[m][n][2 * half + 1]));
+                highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 1));
+                highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 2));
+                /* as long as a row has seen no key nothing is subtracted */
+                const float base = highest == -infinity() ? 0.0f : highest * factor;
+                const float correction = exp2_fast(peak[m][half] * factor - base);
+                peak[m][half] = highest;
+                total[m][half] *= correction;
+#pragma unroll
+                for (int n = 0; n < COLUMNS; n++) {
+                    result[m][n][2 * half] *= correction;
+                    result[m][n][2 * half + 1] *= correction;
+                }
+#pragma unroll
+                for (int n = 0; n < N; n++)
+#pragma unroll
+                    for (int e = 2 * half; e < 2 * half + 2; e++) {
+                        weights[m][n][e] = exp2_fast(weights[m][n][e] * factor - base);
+                        total[m][half] += weights[m][n][e];
+                    }
+            }
+
+        if constexpr (DROPOUT) {
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int n = 0; n < N; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        if (!is_kept_by_rows(kept, m, n, e))
+                            weights[m][n][e] = 0.0f;
+        }
+        multiply_weights(result, weights, k_tile + OTHERS * STRIDE);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+
+    logsumexp += (long long)blockIdx.x * queries;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = total[m][half];
+            sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+            sum += __shfl_xor_sync(ALL_LANES, sum, 2);
+            const float inverse = sum == 0.0f ? 0.0f : (DROPOUT ? kept_scale : 1.0f) / sum;
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++) {
+                result[m][n][2 * half] *= inverse;
+                result[m][n][2 * half + 1] *= inverse;
+            }
+            const int row = first + warp_row + 16 * m + lane_group() + 8 * half;
+            if (lane_member() == 0 && row < queries)
+                logsumexp[row] = sum == 0.0f ? infinity() : peak[m][half] * scale + logf(sum);
+        }
+    const int row = first + warp_row;
+    store_rows(q_tile + warp_row * STRIDE, result, sequence.rows(out, out_b, out_h) + row * out_t,
+               out_t, queries - row, size);
+}
+
+/* For each query, what backward needs of it: logsumexp in units of log(2), and delta, the sum of
+ * dO * O; infinity and 0 for those that there are not, up to `padded`, a multiple of
+ * BACKWARD_OTHERS.
+ * Eight threads for each query. */
+extern "C" __global__ void __launch_bounds__(256)
+attention_rows(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ out,
+               const float *__restrict__ logsumexp, float *__restrict__ rows, long long grad_b,
+               long long grad_h, long long grad_t, long long out_b, long long out_h,
+               long long out_t, int heads, int queries, int padded, int size)
+{
+    const Sequence sequence(heads);
+    const int row = blockIdx.y * 32 + threadIdx.x / 8, member = threadIdx.x % 8;
+    float sum = 0.0f;
+    if (row < queries) {
+        grad = sequence.rows(grad, grad_b, grad_h) + row * grad_t;
+        out = sequence.rows(out, out_b, out_h) + row * out_t;
+        for (int column = member * UNIT; column < size; column += 8 * UNIT) {
+            float g[UNIT], o[UNIT];
+            load<UNIT>(g, grad + column);
+            load<UNIT>(o, out + column);
+#pragma unroll
+            for (int j = 0; j < UNIT; j++)
+                sum += g[j] * o[j];
+        }
+    }
+#pragma unroll
+    for (int distance = 4; distance; distance /= 2)
+        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    if (member || row >= padded)
+        return;
+    const float pair[2] = {
+        row < queries ? logsumexp[(long long)blockIdx.x * queries + row] * LOG2_E : infinity(),
+        sum};
+    store<2>(rows + 2 * ((long long)blockIdx.x * padded + row), pair);
+}
+
+/* dQ: one block for OWN queries of a sequence, which walks over the keys that they see. */
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_backward_queries(
+    const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
+    const SCALAR *__restrict__ v, const float *__restrict__ rows, SCALAR *__restrict__ grad_q,
+    long long grad_b, long long grad_h, long long grad_t, long long q_b, long long q_h,
+    long long q_t, long long k_b, long long k_h, long long k_t, long long v_b, long long v_h,
+    long long v_t, long long grad_q_b, long long grad_q_h, long long grad_q_t, int heads,
+    int queries, int keys, int padded, int size, bool causal, float scale,
+    unsigned long long seed, unsigned long long call,
+    const unsigned long long *__restrict__ recorded, unsigned threshold, float kept_scale)
+{
+    constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
+    extern __shared__ __align__(16) SCALAR shared[];
+    SCALAR *const q_tile = shared, *const grad_tile = shared + OWN * STRIDE;
+    SCALAR *const others = shared + 2 * OWN * STRIDE;
+    const Sequence sequence(heads);
+    const Mask mask(seed, call, recorded, threshold, kept_scale);
+    const int first = (gridDim.y - 1 - blockIdx.y) * OWN, warp_row = threadIdx.x / WARP * 16 * M;
+    const int offset = keys - queries;
+    const int end = causal ? min(keys, first + OWN + offset) : keys;
+    k = sequence.rows(k, k_b, k_h);
+    v = sequence.rows(v, v_b, v_h);
+    rows += 2 * (long long)blockIdx.x * padded;
+
+    const auto copy = [&](int start) {
+        SCALAR *const tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+        copy_tile<OTHERS>(tile, k + start * k_t, k_t, keys - start, size);
+        copy_tile<OTHERS>(tile + OTHERS * STRIDE, v + start * v_t, v_t, keys - start, size);
+    };
+    copy_tile<OWN>(q_tile, sequence.rows(q, q_b, q_h) + first * q_t, q_t, queries - first, size);
+    copy_tile<OWN>(grad_tile, sequence.rows(grad, grad_b, grad_h) + first * grad_t, grad_t,
+                   queries - first, size);
+    if (end > 0)
+        copy(0);
+    cp_async_commit();
+
+    float result[M][COLUMNS][4] = {}, logsumexp[M][2], delta[M][2];
+#pragma unroll
+    for (int i = 0; i < 2 * M; i++) {
+        const int row = first + warp_row + 8 * i + lane_group();
+        logsumexp[i / 2][i % 2] = row < queries ? rows[2 * row] : infinity();
+        delta[i / 2][i % 2] = row < queries ? rows[2 * row + 1] : 0.0f;
+    }
+    const float factor = scale * LOG2_E;
+    for (int start = 0; start < end; start += OTHERS) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (start + OTHERS < end)
+            copy(start + OTHERS);
+        cp_async_commit();
+        const SCALAR *const k_tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+
+        unsigned kept[M][N / 2];
+        if constexpr (DROPOUT) {
+            const Word row = (Word)blockIdx.x * queries + first + warp_row;
+            draw_by_rows<M, N>(kept, mask, row * keys + start, keys);
+        }
+        float weights[M][N][4] = {}, slopes[M][N][4] = {};
+        multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
+        multiply_rows(slopes, grad_tile + warp_row * STRIDE, k_tile + OTHERS * STRIDE);
+        const bool hidden =
+            start + OTHERS > keys || (causal && start + OTHERS - 1 > first + offset);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int row = first + warp_row + 16 * m + lane_group() + e / 2 * 8;
+                    const int column = start + 8 * n + 2 * lane_member() + e % 2;
+                    float weight = exp2_fast(weights[m][n][e] * factor - logsumexp[m][e / 2]);
+                    if (hidden && (column >= keys || (causal && column > row + offset)))
+                        weight = 0.0f;
+                    float slope = slopes[m][n][e];
+                    if constexpr (DROPOUT)
+                        slope = is_kept_by_rows(kept, m, n, e) ? slope * kept_scale : 0.0f;
+                    weights[m][n][e] = weight * (slope - delta[m][e / 2]);
+                }
+        multiply_weights(result, weights, k_tile);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                result[m][n][e] *= scale;
+    const int row = first + warp_row;
+    store_rows(q_tile + warp_row * STRIDE, result,
+               sequence.rows(grad_q, grad_q_b, grad_q_h) + row * grad_q_t, grad_q_t, queries - row,
+               size);
+}
+
+/* dK and dV: one block for OWN keys of a sequence, which walks over the queries that see them.
+ *
+ * Its weights are transposed, keys by queries. dQ has a pass of its own, which makes scores and
+ * slopes a second time (seven products instead of five) but adds up in a fixed order. Faster for
+ * long sequences: an atomicAdd of each tile's share of dQ from here; its sums differ from run to
+ * run. */
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_backward_keys(
+    const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
+    const SCALAR *__restrict__ v, const float *__restrict__ rows, SCALAR *__restrict__ grad_k,
+    SCALAR *__restrict__ grad_v, long long grad_b, long long grad_h, long long grad_t,
+    long long q_b, long long q_h, long long q_t, long long k_b, long long k_h, long long k_t,
+    long long v_b, long long v_h, long long v_t, long long grad_k_b, long long grad_k_h,
+    long long grad_k_t, long long grad_v_b, long long grad_v_h, long long grad_v_t, int heads,
+    int queries, int keys, int padded, int size, bool causal, float scale,
+    unsigned long long seed, unsigned long long call,
+    const unsigned long long *__restrict__ recorded, unsigned threshold, float kept_scale)
+{
+    constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
+    constexpr int PART = 2 * OTHERS * STRIDE + 2 * OTHERS * sizeof(float) / sizeof(SCALAR);
+    extern __shared__ __align__(16) SCALAR shared[];
+    SCALAR *const k_tile = shared, *const v_tile = shared + OWN * STRIDE;
+    SCALAR *const others = shared + 2 * OWN * STRIDE;
+    const Sequence sequence(heads);
+    const Mask mask(seed, call, recorded, threshold, kept_scale);
+    const int first = blockIdx.y * OWN, warp_row = threadIdx.x / WARP * 16 * M;
+    const int offset = keys - queries;
+    const int begin = causal ? max(0, first - offset) / OTHERS * OTHERS : 0;
+    q = sequence.rows(q, q_b, q_h);
+    grad = sequence.rows(grad, grad_b, grad_h);
+    rows += 2 * (long long)blockIdx.x * padded;
+
+    const auto copy = [&](int start) {
+        SCALAR *const tile = others + start / OTHERS % 2 * PART;
+        copy_tile<OTHERS>(tile, q + start * q_t, q_t, queries - start, size);
+        copy_tile<OTHERS>(tile + OTHERS * STRIDE, grad + start * grad_t, grad_t, queries - start,
+                          size);
+        float *const row_tile = reinterpret_cast<float *>(tile + 2 * OTHERS * STRIDE);
+        if (threadIdx.x < OTHERS / 2)
+            cp_async16(row_tile + 4 * threadIdx.x, rows + 2 * start + 4 * threadIdx.x);
+    };
+    copy_tile<OWN>(k_tile, sequence.rows(k, k_b, k_h) + first * k_t, k_t, keys - first, size);
+    copy_tile<OWN>(v_tile, sequence.rows(v, v_b, v_h) + first * v_t, v_t, keys - first, size);
+    if (begin < queries)
+        copy(begin);
+    cp_async_commit();
+
+    float k_result[M][COLUMNS][4] = {}, v_result[M][COLUMNS][4] = {};
+    const float factor = scale * LOG2_E;
+    for (int start = begin; start < queries; start += OTHERS) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (start + OTHERS < queries)
+            copy(start + OTHERS);
+        cp_async_commit();
+        const SCALAR *const q_tile = others + start / OTHERS % 2 * PART;
+        const SCALAR *const grad_tile = q_tile + OTHERS * STRIDE;
+        const float *const row_tile = reinterpret_cast<const float *>(grad_tile + OTHERS * STRIDE);
+
+        unsigned kept[M][N];
+        if constexpr (DROPOUT) {
+            const Word row = (Word)blockIdx.x * queries + start;
+            draw_by_columns<M, N>(kept, mask, row * keys + first + warp_row, keys);
+        }
+        float weights[M][N][4] = {}, slopes[M][N][4] = {};
+        multiply_rows(weights, k_tile + warp_row * STRIDE, q_tile);
+        multiply_rows(slopes, v_tile + warp_row * STRIDE, grad_tile);
+        const bool hidden = causal && first + OWN - 1 > start + offset;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            float of_rows[4]; /* logsumexp and delta of two queries */
+            load<4>(of_rows, row_tile + 2 * (8 * n + 2 * lane_member()));
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int key = first + warp_row + 16 * m + lane_group() + e / 2 * 8;
+                    const int query = start + 8 * n + 2 * lane_member() + e % 2;
+                    float &weight = weights[m][n][e], &slope = slopes[m][n][e];
+                    weight = exp2_fast(weight * factor - of_rows[e % 2 * 2]);
+                    if (hidden && key > query + offset)
+                        weight = 0.0f;
+                    const bool used = !DROPOUT || is_kept_by_columns(kept, m, n, e);
+                    if constexpr (DROPOUT)
+                        slope = used ? slope * kept_scale : 0.0f;
+                    slope = weight * (slope - of_rows[e % 2 * 2 + 1]);
+                    weight = used ? weight : 0.0f;
+                }
+        }
+        multiply_weights(v_result, weights, grad_tile);
+        multiply_weights(k_result, slopes, q_tile);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                k_result[m][n][e] *= scale;
+                v_result[m][n][e] *= DROPOUT ? kept_scale : 1.0f;
+            }
+    const int row = first + warp_row;
+    store_rows(k_tile + warp_row * STRIDE, k_result,
+               sequence.rows(grad_k, grad_k_b, grad_k_h) + row * grad_k_t, grad_k_t, keys - row,
+               size);
+    store_rows(v_tile + warp_row * STRIDE, v_result,
+               sequence.rows(grad_v, grad_v_b, grad_v_h) + row * grad_v_t, grad_v_t, keys - row,
+               size);
+}

@@ -1,0 +1,300 @@
+/* What the passes of attention.cu share: tiles in shared memory and their products by warps.
+ *
+ * A tile is rows of HEAD numbers, padded by sixteen bytes so that the accesses of a warp, which go
+ * down a column of sixteen-byte units, meet no bank twice. Rows and columns that do not exist are
+ * zeros.
+ *
+ * Sums are in the layout that the tensor cores have them in (mma.cuh): of a matrix of 16 M rows
+ * and 8 N columns, c[m][n][e] is in row 16 m + g + 8 (e / 2) and column 8 n + 2 t + e % 2, where
+ * lane = 4 g + t. The path without tensor cores keeps to it, so that the passes are the same.
+ *
+ * SCALAR is float or __nv_bfloat16; PRECISION is PLAIN (float32 sums of float32 products), TF32 or
+ * BF16. */
+#pragma once
+#include "async_copy.cuh"
+#include "mma.cuh"
+#include "pack.cuh"
+#include "philox.cuh"
+#include "reduce.cuh"
+
+enum Precision { PLAIN, TF32, BF16 };
+
+constexpr int UNIT = WIDTH<SCALAR>, UNITS = HEAD / UNIT, STRIDE = HEAD + UNIT;
+constexpr int WARPS = 4, THREADS = WARPS * WARP, COLUMNS = HEAD / 8;
+
+static_assert(HEAD % 16 == 0, "tensor cores multiply sixteen bfloat16 at a time");
+static_assert((PRECISION == BF16) == (sizeof(SCALAR) == 2), "the precision of another type");
+
+__device__ __forceinline__ int lane_group() { return threadIdx.x % WARP / 4; }
+__device__ __forceinline__ int lane_member() { return threadIdx.x % 4; }
+
+/* 2^x, 0 where that would not be a normal number. */
+__device__ __forceinline__ float exp2_fast(float x)
+{
+#ifdef CUDA_ON_CPU
+    return exp2f(x);
+#else
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#endif
+}
+
+/* Starts to copy COUNT rows of `size` numbers, `stride` apart, of which `left` exist. */
+template <int COUNT>
+__device__ __forceinline__ void copy_tile(SCALAR *tile, const SCALAR *source, long long stride,
+                                          int left, int size)
+{
+#pragma unroll
+    for (int i = threadIdx.x; i < COUNT * UNITS; i += THREADS) {
+        const int row = i / UNITS, column = i % UNITS * UNIT;
+        const bool exists = row < left && column < size;
+        cp_async16_zero_fill(tile + row * STRIDE + column,
+                             exists ? source + row * stride + column : source, exists ? 16 : 0);
+    }
+}
+
+/* Writes a warp's 16 M rows, of which `left` exist, by way of a tile that only this warp uses. */
+template <int M>
+__device__ __forceinline__ void store_rows(SCALAR *tile, const float (&c)[M][COLUMNS][4],
+                                           SCALAR *target, long long stride, int left, int size)
+{
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = 16 * m + lane_group() + 8 * half;
+                const float pair[2] = {c[m][n][2 * half], c[m][n][2 * half + 1]};
+                store<2>(tile + row * STRIDE + 8 * n + 2 * lane_member(), pair);
+            }
+    __syncwarp();
+#pragma unroll
+    for (int i = threadIdx.x % WARP; i < 16 * M * UNITS; i += WARP) {
+        const int row = i / UNITS, column = i % UNITS * UNIT;
+        if (row < left && column < size)
+            *reinterpret_cast<uint4 *>(target + row * stride + column) =
+                *reinterpret_cast<const uint4 *>(tile + row * STRIDE + column);
+    }
+}
+
+/* The operand a of sixteen rows, and b of sixteen rows for two products: 32 bytes of each row, by
+ * one instruction, which for TF32 moves each number as two halves. */
+__device__ __forceinline__ void load_a(unsigned (&a)[4], const SCALAR *rows)
+{
+    const int lane = threadIdx.x % WARP;
+    ldmatrix_x4(a, rows + lane % 16 * STRIDE + lane / 16 * UNIT);
+    if constexpr (PRECISION == TF32)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = to_tf32(__uint_as_float(a[i]));
+}
+
+__device__ __forceinline__ void load_b(unsigned (&b)[4], const SCALAR *rows)
+{
+    const int lane = threadIdx.x % WARP;
+    ldmatrix_x4(b, rows + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * UNIT);
+    if constexpr (PRECISION == TF32)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            b[i] = to_tf32(__uint_as_float(b[i]));
+}
+
+__device__ __forceinline__ void multiply(float *c, const unsigned *a, const unsigned *b)
+{
+    if constexpr (PRECISION == BF16)
+        mma_m16n8k16_bf16(c, a, b);
+    else
+        mma_m16n8k8_tf32(c, a, b);
+}
+
+__device__ __forceinline__ float dot(const float4 &a, const float4 &b, float sum)
+{
+    return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+/* c += a b^T, for the warp's 16 M rows of a tile a and all 8 N rows of a tile b. */
+template <int M, int N>
+__device__ __forceinline__ void multiply_rows(float (&c)[M][N][4], const SCALAR *a,
+                                              const SCALAR *b)
+{
+    if constexpr (PRECISION == PLAIN) {
+        const SCALAR *own = a + lane_group() * STRIDE, *other = b + 2 * lane_member() * STRIDE;
+#pragma unroll 4
+        for (int k = 0; k < HEAD; k += 4) {
+            float4 rows[2 * M];
+#pragma unroll
+            for (int i = 0; i < 2 * M; i++)
+                rows[i] = *reinterpret_cast<const float4 *>(own + 8 * i * STRIDE + k);
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    const float4 column =
+                        *reinterpret_cast<const float4 *>(other + (8 * n + j) * STRIDE + k);
+#pragma unroll
+                    for (int i = 0; i < 2 * M; i++) {
+                        float &sum = c[i / 2][n][i % 2 * 2 + j];
+                        sum = dot(rows[i], column, sum);
+                    }
+                }
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < HEAD; k += 2 * UNIT) {
+            unsigned rows[M][4];
+#pragma unroll
+            for (int m = 0; m < M; m++)
+                load_a(rows[m], a + 16 * m * STRIDE + k);
+#pragma unroll
+            for (int n = 0; n < N; n += 2) {
+                unsigned columns[4];
+                load_b(columns, b + 8 * n * STRIDE + k);
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    multiply(c[m][n], rows[m], columns);
+                    multiply(c[m][n + 1], rows[m], columns + 2);
+                }
+            }
+        }
+    }
+}
+
+__device__ __forceinline__ unsigned pack_bf16(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const unsigned *>(&pair);
+}
+
+/* c += w b, for the warp's 16 M rows of weights w, in registers in the layout of sums, and the 8 N
+ * rows of a tile b.
+ *
+ * The layout of sums is not that of the operand a. For BF16 it is but a matter of which registers
+ * go together. For TF32 the order of a product's eight terms is changed in both operands: t and
+ * t + 4 stand for the columns 2 t and 2 t + 1. */
+template <int M, int N>
+__device__ __forceinline__ void multiply_weights(float (&c)[M][COLUMNS][4],
+                                                 const float (&w)[M][N][4], const SCALAR *b)
+{
+    const int lane = threadIdx.x % WARP, g = lane_group(), t = lane_member();
+    if constexpr (PRECISION == BF16) {
+#pragma unroll
+        for (int k = 0; k < N; k += 2) {
+            unsigned rows[M][4];
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    rows[m][i] = pack_bf16(w[m][k + i / 2][i % 2 * 2],
+                                           w[m][k + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n += 2) {
+                unsigned columns[4];
+                ldmatrix_x4_trans(columns, b + (8 * k + lane % 16) * STRIDE + 8 * (n + lane / 16));
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    multiply(c[m][n], rows[m], columns);
+                    multiply(c[m][n + 1], rows[m], columns + 2);
+                }
+            }
+        }
+    } else if constexpr (PRECISION == TF32) {
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            unsigned rows[M][4];
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    rows[m][i] = to_tf32(w[m][k][i % 2 * 2 + i / 2]);
+            const SCALAR *first = b + (8 * k + 2 * t) * STRIDE + g;
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++) {
+                const unsigned columns[2] = {to_tf32(first[8 * n]),
+                                             to_tf32(first[STRIDE + 8 * n])};
+#pragma unroll
+                for (int m = 0; m < M; m++)
+                    multiply(c[m][n], rows[m], columns);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < 8 * N; k++) {
+            /* the weights of column k, from the lanes of this row that have them */
+            float rows[2 * M];
+#pragma unroll
+            for (int i = 0; i < 2 * M; i++)
+                rows[i] = __shfl_sync(ALL_LANES, w[i / 2][k / 8][i % 2 * 2 + k % 2],
+                                      4 * g + k % 8 / 2);
+            const SCALAR *first = b + k * STRIDE + 2 * t;
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++) {
+                float columns[2];
+                load<2>(columns, first + 8 * n);
+#pragma unroll
+                for (int i = 0; i < 2 * M; i++)
+#pragma unroll
+                    for (int j = 0; j < 2; j++)
+                        c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
+            }
+        }
+    }
+}
+
+/* Draws the mask of the warp's 16 M rows and 8 N columns: `element` is the number of the first,
+ * rows are `stride` apart. kept[m][i] has columns 16 i to 16 i + 15 of row 16 m + g in its low
+ * half and of row 16 m + g + 8 in its high half. */
+template <int M, int N>
+__device__ __forceinline__ void draw_by_rows(unsigned (&kept)[M][N / 2], const Mask &mask,
+                                             Word element, Word stride)
+{
+    const int g = lane_group(), t = lane_member();
+#pragma unroll
+    for (int first = 0; first < M * N; first += 4) {
+        /* the four lanes of a row each draw sixteen columns of one of its two halves */
+        const int mine = first + t, pair = mine / 2;
+        const int row = pair / (N / 2) * 16 + g + mine % 2 * 8, column = pair % (N / 2) * 16;
+        const unsigned drawn = mask.kept(element + row * stride + column);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned other = __shfl_sync(ALL_LANES, drawn, 4 * g + i);
+            unsigned &both = kept[(first + i) / 2 / (N / 2)][(first + i) / 2 % (N / 2)];
+            both = i % 2 ? both | other << 16 : other;
+        }
+    }
+}
+
+template <int M, int N>
+__device__ __forceinline__ bool is_kept_by_rows(const unsigned (&kept)[M][N], int m, int n, int e)
+{
+    return kept[m][n / 2] >> (e / 2 * 16 + n % 2 * 8 + 2 * lane_member() + e % 2) & 1u;
+}
+
+/* The same where the mask's rows are the columns here: columns are `stride` apart. kept[m][n] has
+ * rows 16 m to 16 m + 15 of column 8 n + 2 t in its low half, of the next in its high half. */
+template <int M, int N>
+__device__ __forceinline__ void draw_by_columns(unsigned (&kept)[M][N], const Mask &mask,
+                                                Word element, Word stride)
+{
+    const int t = lane_member();
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int first = 0; first < N; first += 4) {
+            const int column = 8 * first + threadIdx.x % WARP;
+            const unsigned drawn = mask.kept(element + column * stride + 16 * m);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                kept[m][first + i] = __shfl_sync(ALL_LANES, drawn, 8 * i + 2 * t) |
+                                     __shfl_sync(ALL_LANES, drawn, 8 * i + 2 * t + 1) << 16;
+        }
+}
+
+template <int M, int N>
+__device__ __forceinline__ bool is_kept_by_columns(const unsigned (&kept)[M][N], int m, int n,
+                                                   int e)
+{
+    return kept[m][n] >> (e % 2 * 16 + lane_group() + e / 2 * 8) & 1u;
+}

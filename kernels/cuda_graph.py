@@ -1,0 +1,66 @@
+"""Recording what is done on a GPU as one CUDA graph, which replays it with a single call."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+Allocator = Callable[[int], Any]
+
+
+class Recorder:
+    """Records what a function does on the device.
+
+    Recorded work keeps its addresses, so its memory is a pool of its own, which nothing else is
+    given parts of. `cupy` is the module; `allocator` gives that of a pool.
+    """
+
+    def __init__(self, cupy: Any, allocator: Callable[[Any, Any], Allocator]) -> None:
+        self._cupy = cupy
+        self._allocator = allocator
+        self._places: dict[int, tuple[Any, Allocator]] = {}
+
+    def warm_up(self, function: Callable[[], Any]) -> Any:
+        """Call the function where recordings are made.
+
+        So kernels are compiled, handles made and memory taken: none of it could be recorded.
+        """
+        with self._recording_stream() as stream:
+            result = function()
+            stream.synchronize()
+        return result
+
+    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """Return what the function returns, with arrays not filled yet, and what replays it.
+
+        Nothing that the function does is done before the first replay. Replays go to the stream
+        that is current then.
+
+        Raises
+        ------
+        Exception
+            Whatever the function, or CUDA, raises at something that cannot be recorded, such as
+            reading a value.
+        """
+        with self._recording_stream() as stream:
+            stream.begin_capture()
+            try:
+                result = function()
+            except BaseException:
+                with suppress(Exception):  # of the capture, which the first error has ended
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
+        return result, graph.launch
+
+    @contextmanager
+    def _recording_stream(self) -> Iterator[Any]:
+        cuda = self._cupy.cuda
+        device = cuda.runtime.getDevice()
+        if device not in self._places:
+            pool = cuda.MemoryPool()
+            stream = cuda.Stream(non_blocking=True)
+            self._places[device] = (stream, self._allocator(self._cupy, pool))
+        stream, allocator = self._places[device]
+        cuda.get_current_stream().synchronize()  # of what the function will read
+        with cuda.using_allocator(allocator), stream:
+            yield stream

@@ -1,0 +1,100 @@
+"""What the operations that run CUDA kernels share: how they build launches."""
+
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from kernels.array import Array, namespace
+from kernels.launcher import Kernel, Launch, Launcher
+
+SCALARS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
+"""The dtypes that kernels serve, and what CUDA C calls them."""
+
+ACCESS_BYTES = 16
+"""The most that one instruction moves."""
+
+ROW_BLOCK = 256
+"""Threads of a block of the kernels that work by rows: eight warps."""
+
+WARP_COLUMNS = 1024
+"""Rows up to this long are one warp's; longer ones are shared by the warps of a block."""
+
+_kernel = cache(Kernel)
+
+
+class Operation:
+    """An operation whose kernels a launcher runs; the arrays say on which device."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+
+    def launch(
+        self,
+        source: str,
+        function: str,
+        grid: tuple[int, ...],
+        threads: int,
+        *arguments: Any,
+        shared_bytes: int = 0,
+        **defines: int | str,
+    ) -> None:
+        """Run a kernel of `source`.cu with these macros, on blocks of one dimension."""
+        macros = tuple((name, str(value)) for name, value in sorted(defines.items()))
+        kernel = _kernel(source, function, macros)
+        self.launcher.run(Launch(kernel, grid, (threads,), arguments, shared_bytes))
+
+    def sum_rows(self, partial: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`."""
+        sums = namespace(partial).empty(shape, dtype)
+        self.launch(
+            "column_sum",
+            "column_sum",
+            (-(-sums.size // 32),),
+            1024,
+            partial,
+            sums,
+            np.int32(len(partial)),
+            np.int64(sums.size),
+            SCALAR=SCALARS[dtype.name],
+        )
+        return sums
+
+
+def serves(*arrays: Array | None) -> bool:
+    """Return whether the kernels serve arrays of these dtypes, which must be the same."""
+    names = {each.dtype.name for each in arrays if each is not None}
+    return len(names) == 1 and names <= SCALARS.keys()
+
+
+def contiguous(array: Array) -> Array:
+    """Return the array, or a contiguous copy where it is a view that kernels cannot read."""
+    return array if array.flags.c_contiguous else namespace(array).ascontiguousarray(array)
+
+
+def address(array: Array) -> int:
+    """Return the address of an array's first element, on whatever device it is."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
+def vector_width(columns: int, *arrays: Array | None) -> int:
+    """Return how many numbers kernels can move at a time in rows of these arrays: 4 or 8, or 1.
+
+    The first array's dtype decides how many are sixteen bytes.
+    """
+    first = arrays[0]
+    width = ACCESS_BYTES // first.dtype.itemsize  # type: ignore[union-attr]
+    fits = all(each is None or address(each) % ACCESS_BYTES == 0 for each in arrays)
+    return width if columns % width == 0 and fits else 1
+
+
+def row_plan(rows: int, columns: int) -> tuple[int, int]:
+    """Return how many warps share a row, and how many blocks that makes."""
+    warps = 1 if columns <= WARP_COLUMNS else ROW_BLOCK // 32
+    return warps, -(-rows * warps // (ROW_BLOCK // 32))
+
+
+def by_rows(array: Array) -> tuple[int, int]:
+    """Return the number of rows and their length, for an array seen as a matrix."""
+    return prod(array.shape[:-1]), array.shape[-1]

@@ -1,0 +1,304 @@
+"""LayerNorm, softmax and cross-entropy by CUDA kernels, which work row by row.
+
+Each class has the functions of the reference of its name, and hands over to it what its kernels
+do not serve. Inputs and outputs are float32 or bfloat16; statistics, losses and the gradients of
+LayerNorm's parameters are float32.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kernels import cross_entropy, layernorm, softmax
+from kernels.array import Array, namespace
+from kernels.cuda_operation import (
+    ROW_BLOCK,
+    SCALARS,
+    Operation,
+    by_rows,
+    contiguous,
+    row_plan,
+    serves,
+    vector_width,
+)
+from kernels.embedding import check_indices
+from kernels.launcher import Launcher
+
+MOST_PARTS = 256
+"""Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
+the device's size."""
+
+MOST_CHANNELS = 24 * 1024
+"""Channels that LayerNorm's backward has shared memory for."""
+
+
+class LayerNorm(Operation):
+    """See layernorm.py; layernorm.cu."""
+
+    def forward(
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+    ) -> tuple[Array, Array, Array]:
+        """See layernorm.forward."""
+        if not (serves(x) and _single(weight, bias)):
+            return layernorm.forward(x, weight, bias, eps)
+        xp = namespace(x)
+        x = contiguous(x)
+        rows, columns = by_rows(x)
+        y = xp.empty(x.shape, x.dtype)
+        mean, rstd = (xp.empty((*x.shape[:-1], 1), np.float32) for _ in range(2))
+        warps, blocks = row_plan(rows, columns)
+        self.launch(
+            "layernorm",
+            "layernorm_forward",
+            (blocks,),
+            ROW_BLOCK,
+            x,
+            weight,
+            bias,
+            y,
+            mean,
+            rstd,
+            np.int64(rows),
+            np.int32(columns),
+            np.float32(eps),
+            SCALAR=SCALARS[x.dtype.name],
+            VECTOR=vector_width(columns, x, y, weight, bias),
+            WARPS=warps,
+        )
+        return y, mean, rstd
+
+    def backward(
+        self,
+        grad: Array,
+        x: Array,
+        weight: Array | None,
+        mean: Array,
+        rstd: Array,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """See layernorm.backward."""
+        rows, columns = by_rows(x)
+        if not (serves(grad, x) and _single(weight, mean, rstd)) or columns > MOST_CHANNELS:
+            return layernorm.backward(grad, x, weight, mean, rstd, needs)
+        xp = namespace(x)
+        grad, x = contiguous(grad), contiguous(x)
+        warps, blocks = row_plan(rows, columns)
+        blocks = min(blocks, MOST_PARTS)
+        grad_x = xp.empty(x.shape, x.dtype) if needs[0] else None
+        partial = xp.empty((blocks, 2, columns), np.float32) if needs[1] or needs[2] else None
+        self.launch(
+            "layernorm",
+            "layernorm_backward",
+            (blocks,),
+            ROW_BLOCK,
+            grad,
+            x,
+            weight,
+            mean,
+            rstd,
+            grad_x,
+            partial,
+            np.int64(rows),
+            np.int32(columns),
+            shared_bytes=0 if partial is None else 8 // warps * 2 * columns * 4,
+            SCALAR=SCALARS[x.dtype.name],
+            VECTOR=vector_width(columns, x, grad, weight, grad_x),
+            WARPS=warps,
+        )
+        if partial is None:
+            return grad_x, None, None
+        sums = self.sum_rows(partial, (2, columns), np.dtype(np.float32))
+        return grad_x, sums[0] if needs[1] else None, sums[1] if needs[2] else None
+
+
+class Softmax(Operation):
+    """See softmax.py; softmax.cu. Along another axis than the last the reference serves."""
+
+    def forward(self, x: Array, mask: Array | None = None, axis: int = -1) -> Array:
+        """See softmax.forward."""
+        if not serves(x) or axis not in (-1, x.ndim - 1) or x.size == 0:
+            return softmax.forward(x, mask, axis)
+        x = contiguous(x)
+        rows, columns = by_rows(x)
+        if mask is not None:
+            mask = _repeated(mask, x)
+        y = namespace(x).empty(x.shape, x.dtype)
+        warps, blocks = row_plan(rows, columns)
+        self.launch(
+            "softmax",
+            "softmax_forward",
+            (blocks,),
+            ROW_BLOCK,
+            x,
+            mask,
+            y,
+            np.int64(rows),
+            np.int64(1 if mask is None else by_rows(mask)[0]),
+            np.int32(columns),
+            SCALAR=SCALARS[x.dtype.name],
+            VECTOR=vector_width(columns, x, y),
+            WARPS=warps,
+        )
+        return y
+
+    def backward(self, grad: Array, y: Array, axis: int = -1) -> Array:
+        """See softmax.backward."""
+        if not serves(grad, y) or axis not in (-1, y.ndim - 1) or y.size == 0:
+            return softmax.backward(grad, y, axis)
+        grad, y = contiguous(grad), contiguous(y)
+        rows, columns = by_rows(y)
+        grad_x = namespace(y).empty(y.shape, y.dtype)
+        warps, blocks = row_plan(rows, columns)
+        self.launch(
+            "softmax",
+            "softmax_backward",
+            (blocks,),
+            ROW_BLOCK,
+            grad,
+            y,
+            grad_x,
+            np.int64(rows),
+            np.int32(columns),
+            SCALAR=SCALARS[y.dtype.name],
+            VECTOR=vector_width(columns, y, grad, grad_x),
+            WARPS=warps,
+        )
+        return grad_x
+
+
+class CrossEntropy(Operation):
+    """See cross_entropy.py; cross_entropy.cu.
+
+    With `check`, a target that is no class raises IndexError, for which the host waits for the
+    device. Without, as under graph capture, its loss is NaN.
+    """
+
+    def __init__(self, launcher: Launcher, check: bool = True) -> None:
+        super().__init__(launcher)
+        self.check = check
+
+    def forward(
+        self, logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
+    ) -> tuple[Array, Array]:
+        """See cross_entropy.forward."""
+        if not serves(logits):
+            return cross_entropy.forward(logits, targets, reduction, ignore_index)
+        xp = namespace(logits)
+        rows, classes = logits.shape
+        if self.check:
+            counted = targets != ignore_index
+            check_indices(xp.where(counted, targets, 0), classes, "cross_entropy: target")
+        logits, targets = contiguous(logits), _indices(targets)
+        losses, logsumexp = (xp.empty(rows, np.float32) for _ in range(2))
+        warps, blocks = row_plan(rows, classes)
+        macros = _macros(logits, warps)
+        self.launch(
+            "cross_entropy",
+            "cross_entropy_forward",
+            (blocks,),
+            ROW_BLOCK,
+            logits,
+            targets,
+            losses,
+            logsumexp,
+            np.int64(rows),
+            np.int32(classes),
+            np.int64(ignore_index),
+            **macros,
+        )
+        if reduction == "none":
+            return losses, logsumexp
+        loss = xp.empty((), np.float32)
+        self.launch(
+            "cross_entropy",
+            "cross_entropy_reduce",
+            (1,),
+            1024,
+            losses,
+            targets,
+            loss,
+            np.int64(rows),
+            np.int64(ignore_index),
+            np.bool_(reduction == "mean"),
+            **macros,
+        )
+        return loss, logsumexp
+
+    def backward(
+        self,
+        grad: Array,
+        logits: Array,
+        targets: Array,
+        logsumexp: Array,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+    ) -> Array:
+        """See cross_entropy.backward."""
+        if not (serves(logits) and _single(logsumexp)):
+            return cross_entropy.backward(grad, logits, targets, logsumexp, reduction, ignore_index)
+        xp = namespace(logits)
+        rows, classes = logits.shape
+        logits, targets = contiguous(logits), _indices(targets)
+        scale = contiguous(xp.asarray(grad, np.float32))
+        warps, blocks = row_plan(rows, classes)
+        macros = _macros(logits, warps)
+        if reduction == "mean":
+            total, scale = scale, xp.empty((), np.float32)
+            self.launch(
+                "cross_entropy",
+                "cross_entropy_mean_scale",
+                (1,),
+                1024,
+                total,
+                targets,
+                scale,
+                np.int64(rows),
+                np.int64(ignore_index),
+                **macros,
+            )
+        grad_logits = xp.empty(logits.shape, logits.dtype)
+        self.launch(
+            "cross_entropy",
+            "cross_entropy_backward",
+            (blocks,),
+            ROW_BLOCK,
+            scale,
+            logits,
+            targets,
+            logsumexp,
+            grad_logits,
+            np.int64(rows),
+            np.int32(classes),
+            np.int64(ignore_index),
+            np.bool_(reduction == "none"),
+            **macros,
+        )
+        return grad_logits
+
+
+def _macros(logits: Array, warps: int) -> dict[str, Any]:
+    return {
+        "SCALAR": SCALARS[logits.dtype.name],
+        "VECTOR": vector_width(logits.shape[1], logits),
+        "WARPS": warps,
+    }
+
+
+def _indices(array: Array) -> Array:
+    return contiguous(array).astype(np.int64, copy=False)
+
+
+def _single(*arrays: Array | None) -> bool:
+    return all(
+        each is None or (each.dtype == np.float32 and each.flags.c_contiguous) for each in arrays
+    )
+
+
+def _repeated(mask: Array, x: Array) -> Array:
+    """Return the mask with x's last axes, such that its rows serve those of x in turn."""
+    xp = namespace(x)
+    lengths = mask.shape
+    while len(lengths) > 1 and lengths[0] == 1:
+        lengths = lengths[1:]
+    shape = x.shape[x.ndim - max(len(lengths), 1) :]
+    return contiguous(xp.broadcast_to(mask.reshape(lengths), shape).astype(bool, copy=False))

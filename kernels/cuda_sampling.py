@@ -1,0 +1,36 @@
+"""Sampling by a CUDA kernel."""
+
+import numpy as np
+
+from kernels import sampling
+from kernels.array import Array, namespace
+from kernels.cuda_operation import SCALARS, Operation, contiguous, serves
+
+THREADS = 256
+
+
+class Sampling(Operation):
+    """See sampling.py; sampling.cu."""
+
+    def forward(
+        self, logits: Array, uniform: Array, temperature: float = 1.0, top_k: int | None = None
+    ) -> Array:
+        """See sampling.forward; sums are float32."""
+        if not serves(logits):
+            return sampling.forward(logits, uniform, temperature, top_k)
+        rows, classes = logits.shape
+        tokens = namespace(logits).empty(rows, np.int64)
+        self.launch(
+            "sampling",
+            "sampling",
+            (rows,),
+            THREADS,
+            contiguous(logits),
+            contiguous(uniform).astype(np.float32, copy=False),
+            tokens,
+            np.int32(classes),
+            np.float32(temperature),
+            np.int32(classes if top_k is None else min(top_k, classes)),
+            SCALAR=SCALARS[logits.dtype.name],
+        )
+        return tokens

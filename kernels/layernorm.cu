@@ -1,0 +1,161 @@
+/* Layer normalisation over the last axis: see layernorm.py for the equations.
+ *
+ * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns);
+ * weight, bias, mean, rstd and all sums are float32. VECTOR numbers, which divide `columns`, are
+ * moved at a time. WARPS warps, 1 or all 8, share a row, and read it again from the cache for
+ * each pass.
+ *
+ * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
+#include "pack.cuh"
+#include "reduce.cuh"
+
+constexpr int N = VECTOR, BLOCK_WARPS = 8;
+
+extern "C" __global__ void __launch_bounds__(256, 4)
+layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
+                  const float *__restrict__ bias, SCALAR *__restrict__ y, float *__restrict__ mean,
+                  float *__restrict__ rstd, long long rows, int columns, float eps)
+{
+    __shared__ float scratch[WARPS];
+    const int group = threadIdx.x / (WARPS * WARP);
+    const long long row = (long long)blockIdx.x * (BLOCK_WARPS / WARPS) + group;
+    if (row >= rows)
+        return;
+    x += row * columns;
+    y += row * columns;
+    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+
+    float sum = 0.0f;
+    for (int c = first; c < columns; c += step) {
+        float values[N];
+        load<N>(values, x + c);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += values[j];
+    }
+    const float center = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+
+    sum = 0.0f;
+    for (int c = first; c < columns; c += step) {
+        float values[N];
+        load<N>(values, x + c);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += (values[j] - center) * (values[j] - center);
+    }
+    const float scale = 1.0f / sqrtf(reduce_warps<Sum, WARPS>(sum, scratch) / columns + eps);
+
+    for (int c = first; c < columns; c += step) {
+        float values[N], factor[N], shift[N];
+        load<N>(values, x + c);
+        if (weight)
+            load<N>(factor, weight + c);
+        if (bias)
+            load<N>(shift, bias + c);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            values[j] = (values[j] - center) * scale;
+            if (weight)
+                values[j] *= factor[j];
+            if (bias)
+                values[j] += shift[j];
+        }
+        store<N>(y + c, values);
+    }
+    if (first == 0) {
+        mean[row] = center;
+        rstd[row] = scale;
+    }
+}
+
+/* Writes grad_x, where not null, and for each block the part (2, columns) of the sums over rows
+ * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
+ * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
+ * left to chance. Faster for few columns and very many rows: one atomicAdd for each column and
+ * block to dweight and dbias, which saves the second stage; its sums differ from run to run. */
+extern "C" __global__ void __launch_bounds__(256, 4)
+layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
+                   const float *__restrict__ weight, const float *__restrict__ mean,
+                   const float *__restrict__ rstd, SCALAR *__restrict__ grad_x,
+                   float *__restrict__ partial, long long rows, int columns)
+{
+    constexpr int GROUPS = BLOCK_WARPS / WARPS;
+    extern __shared__ __align__(16) float sums[]; /* (GROUPS, 2, columns) */
+    __shared__ float scratch[WARPS];
+    const int group = threadIdx.x / (WARPS * WARP);
+    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+    float *weight_sums = sums + group * 2 * columns, *bias_sums = weight_sums + columns;
+    if (partial)
+        for (int c = first; c < columns; c += step) {
+            const float zeros[N] = {};
+            store<N>(weight_sums + c, zeros);
+            store<N>(bias_sums + c, zeros);
+        }
+
+    /* all warps that share a row meet in reduce_warps: `row` is the same for each of them */
+    for (long long row = (long long)blockIdx.x * GROUPS + group; row < rows;
+         row += (long long)gridDim.x * GROUPS) {
+        const SCALAR *grad_row = grad + row * columns, *x_row = x + row * columns;
+        const float center = mean[row], scale = rstd[row];
+        float sum = 0.0f, projection = 0.0f;
+        for (int c = first; c < columns; c += step) {
+            float g[N], normalized[N], factor[N];
+            load<N>(g, grad_row + c);
+            load<N>(normalized, x_row + c);
+            if (weight)
+                load<N>(factor, weight + c);
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                normalized[j] = (normalized[j] - center) * scale;
+            if (partial) {
+                float weight_sum[N], bias_sum[N];
+                load<N>(weight_sum, weight_sums + c);
+                load<N>(bias_sum, bias_sums + c);
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    weight_sum[j] += g[j] * normalized[j];
+                    bias_sum[j] += g[j];
+                }
+                store<N>(weight_sums + c, weight_sum);
+                store<N>(bias_sums + c, bias_sum);
+            }
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (weight)
+                    g[j] *= factor[j];
+                sum += g[j];
+                projection += g[j] * normalized[j];
+            }
+        }
+        if (!grad_x)
+            continue;
+        sum = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+        projection = reduce_warps<Sum, WARPS>(projection, scratch) / columns;
+        for (int c = first; c < columns; c += step) {
+            float g[N], normalized[N], factor[N];
+            load<N>(g, grad_row + c);
+            load<N>(normalized, x_row + c);
+            if (weight)
+                load<N>(factor, weight + c);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (weight)
+                    g[j] *= factor[j];
+                normalized[j] = (normalized[j] - center) * scale;
+                g[j] = (g[j] - sum - normalized[j] * projection) * scale;
+            }
+            store<N>(grad_x + row * columns + c, g);
+        }
+    }
+    if (!partial)
+        return;
+    __syncthreads();
+    for (int c = threadIdx.x; c < 2 * columns; c += BLOCK_WARPS * WARP) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int each = 0; each < GROUPS; each++)
+            sum += sums[each * 2 * columns + c];
+        partial[blockIdx.x * 2LL * columns + c] = sum;
+    }
+}

@@ -1,0 +1,91 @@
+/* Numbers in memory and in registers: float32 or bfloat16 in memory, always float32 in registers.
+ *
+ * Kernels move N numbers at a time: WIDTH<T> where everything is aligned, which is sixteen bytes,
+ * the most that one instruction moves; one number otherwise. */
+#pragma once
+#include <cuda_bf16.h>
+
+template <typename T> constexpr int WIDTH = 16 / sizeof(T);
+
+template <typename T, int N> struct alignas(N * sizeof(T)) Pack {
+    T at[N];
+};
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ void from_float(float x, float &result) { result = x; }
+__device__ __forceinline__ void from_float(float x, __nv_bfloat16 &result)
+{
+    result = __float2bfloat16_rn(x);
+}
+
+/* How many of N numbers one access moves. */
+template <typename T, int N> constexpr int ACCESS = N < WIDTH<T> ? N : WIDTH<T>;
+
+/* Reads N numbers from an address that is a multiple of the size of an access. */
+template <int N, typename T>
+__device__ __forceinline__ void load(float (&values)[N], const T *source)
+{
+    constexpr int M = ACCESS<T, N>;
+#pragma unroll
+    for (int start = 0; start < N; start += M) {
+        const Pack<T, M> pack = *reinterpret_cast<const Pack<T, M> *>(source + start);
+#pragma unroll
+        for (int j = 0; j < M; j++)
+            values[start + j] = to_float(pack.at[j]);
+    }
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store(T *target, const float (&values)[N])
+{
+    constexpr int M = ACCESS<T, N>;
+#pragma unroll
+    for (int start = 0; start < N; start += M) {
+        Pack<T, M> pack;
+#pragma unroll
+        for (int j = 0; j < M; j++)
+            from_float(values[start + j], pack.at[j]);
+        *reinterpret_cast<Pack<T, M> *>(target + start) = pack;
+    }
+}
+
+/* Whether an access to N numbers is aligned at each address. */
+template <int N, typename T, typename... Rest>
+__device__ __forceinline__ bool aligned(const T *address, const Rest *...rest)
+{
+    const bool fits =
+        reinterpret_cast<unsigned long long>(address) % (ACCESS<T, N> * sizeof(T)) == 0;
+    if constexpr (sizeof...(rest) > 0)
+        return fits && aligned<N>(rest...);
+    else
+        return fits;
+}
+
+/* Reads the first `left` of N numbers, zeros for the others; at once where `whole`. */
+template <int N, typename T>
+__device__ __forceinline__ void load_some(float (&values)[N], const T *source, long long left,
+                                          bool whole)
+{
+    if (whole) {
+        load<N>(values, source);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        values[j] = j < left ? to_float(source[j]) : 0.0f;
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store_some(T *target, const float (&values)[N], long long left,
+                                           bool whole)
+{
+    if (whole) {
+        store<N>(target, values);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        if (j < left)
+            from_float(values[j], target[j]);
+}

@@ -1,0 +1,97 @@
+/* Softmax over the last axis, with an optional mask: see softmax.py for the equations.
+ *
+ * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns); sums
+ * are float32. VECTOR numbers, which divide `columns`, are moved at a time. WARPS warps, 1 or all
+ * 8, share a row: one pass finds the peak and the sum together (Milakov and Gimelshein 2018,
+ * arXiv:1805.02867), the second writes.
+ *
+ * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
+#include "online.cuh"
+#include "pack.cuh"
+#include "reduce.cuh"
+
+constexpr int N = VECTOR, ROWS = 8 / WARPS;
+
+/* Reads N numbers of a row, -infinity where they are masked. */
+__device__ __forceinline__ void load_seen(float (&values)[N], const SCALAR *x, const bool *mask)
+{
+    load<N>(values, x);
+    if (!mask)
+        return;
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        if (!mask[j])
+            values[j] = -infinity();
+}
+
+/* `mask`, where not null, is (mask_rows, columns) and its rows serve those of x in turn. */
+extern "C" __global__ void __launch_bounds__(256)
+softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
+                SCALAR *__restrict__ y, long long rows, long long mask_rows, int columns)
+{
+    __shared__ float scratch[WARPS];
+    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    if (row >= rows)
+        return;
+    x += row * columns;
+    y += row * columns;
+    if (mask)
+        mask += row % mask_rows * columns;
+    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+
+    Online online;
+    for (int c = first; c < columns; c += step) {
+        float values[N];
+        load_seen(values, x + c, mask ? mask + c : nullptr);
+        online.add(values);
+    }
+    online.reduce<WARPS>(scratch);
+    /* where a mask leaves nothing the row is zeros, not NaN */
+    const float scale = mask && online.total == 0.0f ? 0.0f : 1.0f / online.total;
+    const float peak = online.base();
+
+    for (int c = first; c < columns; c += step) {
+        float values[N];
+        load_seen(values, x + c, mask ? mask + c : nullptr);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            values[j] = expf(values[j] - peak) * scale;
+        store<N>(y + c, values);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+softmax_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ y,
+                 SCALAR *__restrict__ grad_x, long long rows, int columns)
+{
+    __shared__ float scratch[WARPS];
+    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    if (row >= rows)
+        return;
+    grad += row * columns;
+    y += row * columns;
+    grad_x += row * columns;
+    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+
+    float projection = 0.0f;
+    for (int c = first; c < columns; c += step) {
+        float g[N], weights[N];
+        load<N>(g, grad + c);
+        load<N>(weights, y + c);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            projection += g[j] * weights[j];
+    }
+    projection = reduce_warps<Sum, WARPS>(projection, scratch);
+
+    for (int c = first; c < columns; c += step) {
+        float g[N], weights[N];
+        load<N>(g, grad + c);
+        load<N>(weights, y + c);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            g[j] = weights[j] * (g[j] - projection);
+        store<N>(grad_x + c, g);
+    }
+}

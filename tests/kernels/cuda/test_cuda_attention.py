@@ -1,0 +1,226 @@
+"""Attention in CUDA against its reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from precision import BF16, FLOAT, draw
+
+from kernels import attention as reference_attention
+from kernels.cuda_attention import MOST_HEAD, Attention, plan
+from kernels.cuda_mask import RecordedKey
+from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from kernels.launcher import FOLDER
+from kernels.variants import variants
+
+KEY = DropoutKey(0xFEDCBA9876543210, 99)
+KINDS = {
+    "plain": (FLOAT, False, 2.0**-24),
+    "tf32": (FLOAT, True, 2.0**-11),
+    "bf16": (BF16, False, 2.0**-9),
+}
+"""dtype, whether tensor cores take float32, and the rounding of what is multiplied."""
+
+LENGTHS = st.sampled_from([1, 2, 15, 16, 31, 33, 64, 65, 127, 129, 144])
+
+
+def inputs(seed, dtype, batch, heads, queries, keys, size):
+    """Return q, k, v and the gradient of out."""
+    rng = np.random.default_rng(seed)
+    return [draw(rng, (batch, heads, n, size), dtype) for n in (queries, keys, keys, queries)]
+
+
+def run(kernel, arrays, causal, scale, p=0.0, key=KEY):
+    """Return out, logsumexp, dq, dk and dv."""
+    q, k, v, grad = arrays
+    out, logsumexp = kernel.forward(q, k, v, causal, scale, p, key)
+    grads = tuple(np.full_like(each, np.nan) for each in (q, k, v))
+    kernel.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, p, key)
+    return out, logsumexp, *grads
+
+
+def magnitudes(arrays, logsumexp, causal, scale, p):
+    """Return for each result the sum of its terms' sizes, and the size of scores."""
+    q, k, v, grad = arrays
+    scores = scale * q @ k.swapaxes(-1, -2)
+    seen = np.tri(*scores.shape[2:], k.shape[2] - q.shape[2] if causal else k.shape[2], bool)
+    weights = np.exp(np.where(seen, scores, -np.inf) - logsumexp[..., None])
+    kept = keep_mask(np, weights.shape, p, KEY) * keep_scale(p) if p else 1.0
+    q, k, v, grad = (np.abs(each) for each in arrays)
+    slopes = grad @ v.swapaxes(-1, -2) * kept
+    slopes = weights * (slopes + (weights * slopes).sum(-1, keepdims=True))
+    score = scale * (q @ k.swapaxes(-1, -2)).max()
+    return (
+        weights * kept @ v,
+        1 + np.abs(scores).max(),
+        scale * slopes @ k,
+        scale * slopes.swapaxes(-1, -2) @ q,
+        (weights * kept).swapaxes(-1, -2) @ grad,
+    ), score
+
+
+def assert_attention(results, arrays, rounding, causal, scale, p=0.0):
+    """Assert that errors are some roundings of what each result is the sum of."""
+    assert {each.dtype for each in (results[0], *results[2:])} == {arrays[0].dtype}
+    assert results[1].dtype == np.float32
+    wide = [each.astype(np.float64) for each in arrays]
+    truth = run(reference_attention, wide, causal, scale, p)
+    sizes, score = magnitudes(wide, truth[1], causal, scale, p)
+    # a score's rounding is a relative error of its weight; the products of bfloat16 are exact
+    condition = 1 + score * (rounding if rounding != 2.0**-9 else 2.0**-24) / rounding
+    for number, (mine, exact, size) in enumerate(zip(results, truth, sizes, strict=True)):
+        finite = np.isfinite(exact)
+        np.testing.assert_array_equal(np.isposinf(mine), ~finite)
+        unit = 2.0**-24 if number == 1 and rounding == 2.0**-9 else rounding
+        error = np.abs(mine.astype(np.float64)[finite] - exact[finite])
+        allowed = 8 * unit * condition * np.max(size)
+        assert error.max(initial=0) <= allowed, (number, error.max(), allowed)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    LENGTHS,
+    LENGTHS,
+    st.sampled_from([8, 16]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.3]),
+    st.integers(0, 1000),
+)
+def test_attention_is_its_reference(
+    launcher, kind, batch, heads, queries, keys, size, causal, p, seed
+):
+    dtype, tf32, rounding = KINDS[kind]
+    arrays = inputs(seed, dtype, batch, heads, queries, keys, size)
+    options = (causal, size**-0.5, p)
+    results = run(Attention(launcher, tf32), arrays, *options)
+    assert_attention(results, arrays, rounding, *options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("plain", 60), ("tf32", 64), ("bf16", 64), ("bf16", 128)]
+)
+def test_other_head_sizes(launcher, kind, size):
+    dtype, tf32, rounding = KINDS[kind]
+    arrays = inputs(1, dtype, 1, 2, 70, 90, size)
+    results = run(Attention(launcher, tf32), arrays, True, 0.3, 0.1)
+    assert_attention(results, arrays, rounding, True, 0.3, 0.1)
+
+
+@pytest.mark.parametrize("keys", [32, 41])
+@pytest.mark.parametrize("kind", ["plain", "bf16"])
+def test_each_element_has_the_mask_of_the_reference(launcher, kind, keys):
+    dtype, tf32, _ = KINDS[kind]
+    q = np.zeros((2, 2, 37, 16), dtype)
+    k = np.zeros((2, 2, keys, 16), dtype)
+    mask = keep_mask(np, (2, 2, 37, keys), 0.5, KEY)
+    for start in range(0, keys, 16):
+        v = np.zeros(k.shape, dtype)
+        width = min(16, keys - start)
+        v[:, :, range(start, start + width), range(width)] = keys  # column j shows key start + j
+        out, _ = Attention(launcher, tf32).forward(q, k, v, False, 1.0, 0.5, KEY)
+        np.testing.assert_array_equal(out[..., :width] > 0, mask[..., start : start + width])
+
+
+def test_masks_of_a_recorded_graph_count_on_the_device(launcher):
+    arrays = inputs(0, FLOAT, 1, 1, 20, 20, 16)
+    recorded = np.array([4], np.uint64)
+    kernel = Attention(launcher)
+    key = RecordedKey(KEY.seed, KEY.call - 4, recorded)
+    mine = run(kernel, arrays, True, 0.5, 0.5, key)
+    for one, other in zip(mine, run(kernel, arrays, True, 0.5, 0.5, KEY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_dropout_of_everything_gives_zeros(launcher):
+    for result in run(Attention(launcher), inputs(0, FLOAT, 1, 2, 20, 20, 16), True, 0.5, 1.0)[::2]:
+        assert (result == 0).all()
+
+
+def test_views_as_inputs_and_as_outputs(launcher):
+    rng = np.random.default_rng(0)
+    packed = draw(rng, (2, 40, 3, 4, 8))  # (B, T, 3, H, D)
+    q, k, v = packed.transpose(2, 0, 3, 1, 4)
+    grad = draw(rng, (2, 40, 4, 8)).transpose(0, 2, 1, 3)
+    kernel = Attention(launcher)
+    out, logsumexp = kernel.forward(q, k, v, True, 0.5)
+    assert np.shares_memory(out.transpose(0, 2, 1, 3).reshape(2, 40, 32), out)
+    result = np.full_like(packed, np.nan)
+    grads = tuple(result.transpose(2, 0, 3, 1, 4))
+    kernel.backward(grad, q, k, v, out, logsumexp, grads, True, 0.5)
+    assert_attention((out, logsumexp, *grads), (q, k, v, grad), 2.0**-24, True, 0.5)
+
+
+def test_views_that_kernels_cannot_read_are_copied(launcher):
+    q, k, v, grad = inputs(0, FLOAT, 2, 2, 20, 20, 9)
+    views = [each[:, ::-1, ::2, 1:] for each in (q, k, v, grad)]
+    kernel = Attention(launcher)
+    out, logsumexp = kernel.forward(*views[:3], True, 0.5)
+    grads = tuple(np.empty_like(each)[:, ::-1, ::2, 1:] for each in (q, k, v))
+    kernel.backward(views[3], *views[:3], out, logsumexp, grads, True, 0.5)
+    assert_attention((out, logsumexp, *grads), views, 2.0**-24, True, 0.5)
+
+
+def test_large_scores_do_not_overflow(launcher):
+    q, k, v, grad = inputs(0, FLOAT, 1, 2, 40, 40, 16)
+    arrays = [q * 100, k * 100, v, grad]
+    assert_attention(run(Attention(launcher), arrays, True, 0.5), arrays, 2.0**-24, True, 0.5)
+
+
+def test_hidden_keys_may_hold_anything(launcher):
+    q, k, v, grad = inputs(0, FLOAT, 1, 1, 40, 40, 16)
+    k[:, :, 39] = 1e30
+    results = run(Attention(launcher), (q, k, v, grad), True, 0.5)
+    shorter = [each[:, :, :39] for each in (q, k, v, grad)]
+    for one, other in zip(results[:3], run(Attention(launcher), shorter, True, 0.5), strict=False):
+        np.testing.assert_array_equal(one[:, :, :39], other)
+
+
+@pytest.mark.parametrize("size", [5, MOST_HEAD + 16])
+def test_what_kernels_do_not_serve_is_the_references(launcher, size):
+    arrays = inputs(0, FLOAT, 1, 2, 7, 9, size)
+    mine, theirs = (
+        run(each, arrays, True, 0.5) for each in (Attention(launcher), reference_attention)
+    )
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_nothing_to_attend(launcher):
+    kernel = Attention(launcher)
+    for queries, keys in ((0, 3), (3, 0)):
+        arrays = inputs(0, FLOAT, 1, 2, queries, keys, 16)
+        assert (run(kernel, arrays, True, 0.5)[0] == 0).all()
+
+
+def test_gradients_repeat_themselves(launcher):
+    arrays = inputs(0, BF16, 2, 2, 150, 150, 16)
+    first, again = (run(Attention(launcher), arrays, True, 0.2, 0.1) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+def test_every_plan_is_compiled_and_fits_in_shared_memory():
+    plans = {
+        plan(precision, size)
+        for precision in ("PLAIN", "TF32", "BF16")
+        for size in range(4, MOST_HEAD + 1, 4)
+    }
+    macros = {
+        tuple((name, str(value)) for name, value in sorted(each.macros(dropout).items()))
+        for each in plans
+        for dropout in (False, True)
+    }
+    assert macros == set(variants((FOLDER / "attention.cu").read_text()))
+    a100 = 163 * 1024
+    assert max(max(each.forward_bytes, each.backward_bytes) for each in plans) <= a100
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_check_mode_finds_nothing(checking_launcher, kind):
+    dtype, tf32, _ = KINDS[kind]
+    for queries, keys in ((70, 90), (90, 70)):
+        arrays = inputs(0, dtype, 1, 2, queries, keys, 16)
+        run(Attention(checking_launcher, tf32), arrays, True, 0.25, 0.3)

@@ -1,0 +1,181 @@
+"""Activations, dropout and residual connections in CUDA against their references."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from precision import BF16, DTYPES, FLOAT, assert_precise, draw
+
+from kernels import bias_activation as reference_bias_activation
+from kernels import gelu as reference_gelu
+from kernels import relu as reference_relu
+from kernels import residual as reference_residual
+from kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
+from kernels.cuda_mask import RecordedKey
+from kernels.dropout import DropoutKey, keep_mask, keep_scale
+
+KEY = DropoutKey(0x123456789ABCDEF0, 77)
+ROWS = st.integers(1, 70)
+COLUMNS = st.sampled_from([1, 2, 5, 16, 31, 33, 64, 65, 127, 128, 129, 144, 256, 300])
+SEEDS = st.integers(0, 1000)
+ACTIVATIONS = reference_bias_activation.ACTIVATIONS
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    ROWS,
+    COLUMNS,
+    st.sampled_from(DTYPES),
+    st.sampled_from(ACTIVATIONS),
+    st.booleans(),
+    st.booleans(),
+    SEEDS,
+)
+def test_bias_activation_is_its_reference(
+    launcher, rows, columns, dtype, activation, shifted, need_bias, seed
+):
+    rng = np.random.default_rng(seed)
+    x, grad = draw(rng, (2, rows, columns), dtype)
+    bias = draw(rng, columns) if shifted else None
+    kernel = BiasActivation(launcher)
+    y, kept = kernel.forward(x, bias, activation)
+    assert y.dtype == dtype
+    assert_precise(
+        y,
+        lambda x, bias: reference_bias_activation.forward(x.copy(), bias, activation)[0],
+        (x, bias),
+        units=8,
+    )
+    grads = kernel.backward(grad, kept, activation, need_bias)
+    assert grads[0].dtype == dtype
+    assert grads[1] is None or grads[1].dtype == np.float32
+    assert_precise(
+        grads,
+        lambda grad, *kept: reference_bias_activation.backward(grad, kept, activation, need_bias),
+        (grad, *kept),
+        units=16,
+    )
+
+
+def test_activations_keep_what_is_not_finite(launcher):
+    x = np.array([np.nan, np.inf, -np.inf, 0, -0.0], np.float32)
+    y = Relu(launcher).forward(x)
+    np.testing.assert_array_equal(y, reference_relu.forward(x))
+    y = Gelu(launcher).forward(x[:2], "tanh")
+    assert np.isnan(y[0])
+    assert y[1] == np.inf
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (0, 4), (2, 130)])
+def test_activations_alone_are_their_references(launcher, shape):
+    x, grad = draw(np.random.default_rng(0), (2, *shape))
+    kernel = Relu(launcher)
+    y = kernel.forward(x)
+    np.testing.assert_array_equal(y, reference_relu.forward(x))
+    np.testing.assert_array_equal(kernel.backward(grad, y), reference_relu.backward(grad, y))
+    kernel = Gelu(launcher)
+    for approximate in reference_gelu.APPROXIMATE:
+        y = kernel.forward(x, approximate)
+        assert_precise(y, reference_gelu.forward, (x, approximate))
+        dx = kernel.backward(grad, x, approximate)
+        assert_precise(dx, reference_gelu.backward, (grad, x, approximate))
+
+
+def test_sum_over_more_rows_than_blocks_repeats_itself(launcher):
+    grad, x = draw(np.random.default_rng(0), (2, 9000, 3))
+    kernel = BiasActivation(launcher)
+    first = kernel.backward(grad, (x, None), "gelu", True)
+    again = kernel.backward(grad, (x, None), "gelu", True)
+    np.testing.assert_array_equal(first[1], again[1])
+    assert_precise(
+        first,
+        lambda grad, x: reference_bias_activation.backward(grad, (x, None), "gelu", True),
+        (grad, x),
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 5000), st.sampled_from(DTYPES), st.sampled_from([0.0, 0.1, 0.5, 1.0]), SEEDS)
+def test_dropout_has_the_masks_of_its_reference(launcher, size, dtype, p, seed):
+    x = draw(np.random.default_rng(seed), size, dtype)
+    key = DropoutKey(seed * 0x9E3779B97F4A7C15 % (1 << 64), seed)
+    mask = keep_mask(np, x.shape, p, key)
+    expected = np.where(mask, x.astype(np.float32) * np.float32(keep_scale(p)), 0).astype(dtype)
+    kernel = Dropout(launcher)
+    np.testing.assert_array_equal(kernel.forward(x, p, key), expected)
+    np.testing.assert_array_equal(kernel.backward(x, p, key), expected)
+
+
+def test_dropout_of_a_recorded_graph_counts_on_the_device(launcher):
+    x = np.ones(3000, np.float32)
+    recorded = np.array([5], np.uint64)
+    key = RecordedKey(KEY.seed, KEY.call, recorded)
+    kernel = Dropout(launcher)
+    for count in (5, 6):
+        recorded[0] = count
+        y = kernel.forward(x, 0.5, key)
+        expected = kernel.forward(x, 0.5, DropoutKey(KEY.seed, KEY.call + count))
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(y > 0, keep_mask(np, x.shape, 0.5, key))
+        assert key.keep_scale(0.5, x.dtype) == 2
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    ROWS,
+    COLUMNS,
+    st.sampled_from(DTYPES),
+    st.sampled_from([0.0, 0.2, 1.0]),
+    st.booleans(),
+    st.booleans(),
+    SEEDS,
+)
+def test_residual_is_its_reference(launcher, rows, columns, dtype, p, shifted, need_bias, seed):
+    rng = np.random.default_rng(seed)
+    residual, x, grad = draw(rng, (3, rows, columns), dtype)
+    bias = draw(rng, columns) if shifted else None
+    kernel = Residual(launcher)
+    y = kernel.forward(x, bias, residual, p, KEY)
+    assert y.dtype == dtype
+    assert_precise(
+        y,
+        lambda z, *rest: reference_residual.forward(z.copy(), *rest),
+        (x, bias, residual, p, KEY),
+    )
+    grads = kernel.backward(grad, p, KEY, need_bias)
+    assert grads[0].dtype == dtype
+    assert_precise(grads, reference_residual.backward, (grad, p, KEY, need_bias), units=16)
+
+
+class Alternating:
+    """A mask from elsewhere: every second element is kept."""
+
+    def keep_mask(self, shape, p, block):
+        return np.arange(np.prod(shape)).reshape(shape) % 2 == 0
+
+    def keep_scale(self, p, dtype):
+        return 3.0
+
+
+def test_masks_from_elsewhere_are_the_references(launcher):
+    x = np.ones((2, 4), np.float32)
+    expected = [[3, 0, 3, 0]] * 2
+    assert (Dropout(launcher).forward(x, 0.5, Alternating()) == expected).all()
+    y = Residual(launcher).forward(x, x, None, 0.5, Alternating())
+    assert (y == x + expected).all()
+    dx, dbias = Residual(launcher).backward(x, 0.5, Alternating())
+    assert (dx == expected).all()
+    assert (dbias == [6, 0, 6, 0]).all()
+
+
+@pytest.mark.parametrize(("dtype", "columns"), [(FLOAT, 65), (BF16, 144)])
+def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
+    rng = np.random.default_rng(0)
+    x, grad = draw(rng, (2, 37, columns), dtype)
+    bias = draw(rng, columns)
+    kernel = BiasActivation(checking_launcher)
+    _, saved = kernel.forward(x, bias, "gelu")
+    kernel.backward(grad, saved, bias, "gelu")
+    Dropout(checking_launcher).forward(x, 0.5, KEY)
+    Residual(checking_launcher).forward(grad, x, bias, 0.5, KEY)
+    Residual(checking_launcher).backward(grad, 0.5, KEY)

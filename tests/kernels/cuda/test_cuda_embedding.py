@@ -1,0 +1,69 @@
+"""Embedding in CUDA against its reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from precision import DTYPES, assert_precise, draw
+
+from kernels import cuda_embedding
+from kernels import embedding as reference_embedding
+from kernels.cuda_embedding import Embedding
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from([(0,), (1,), (7,), (3, 43), (2, 300)]),
+    st.sampled_from([1, 2, 31, 33, 65, 100]),
+    st.sampled_from([1, 7, 32, 128, 130, 384]),
+    st.sampled_from(DTYPES),
+    st.integers(0, 1000),
+)
+def test_embedding_is_its_reference(launcher, shape, rows, columns, dtype, seed):
+    rng = np.random.default_rng(seed)
+    idx = rng.integers(0, rows, shape)
+    weight, grad = draw(rng, (rows, columns), dtype), draw(rng, (*shape, columns), dtype)
+    kernel = Embedding(launcher)
+    out = kernel.forward(idx, weight)
+    np.testing.assert_array_equal(out, reference_embedding.forward(idx, weight))
+    dweight = kernel.backward(grad, idx, rows)
+    assert dweight.dtype == dtype
+    assert_precise(dweight, reference_embedding.backward, (grad, idx, rows), units=16)
+
+
+@pytest.mark.parametrize("most", [1, 8, 1024])
+def test_sum_in_one_part_or_in_several(launcher, monkeypatch, most):
+    monkeypatch.setattr(cuda_embedding, "MOST_BLOCKS", most)
+    rng = np.random.default_rng(0)
+    idx, grad = rng.integers(0, 40, 1000).astype(np.int32), draw(rng, (1000, 5))
+    kernel = Embedding(launcher)
+    dweight = kernel.backward(grad, idx, 40)
+    assert_precise(dweight, reference_embedding.backward, (grad, idx, 40))
+    np.testing.assert_array_equal(dweight, kernel.backward(grad, idx, 40))
+
+
+def test_index_that_is_no_row_raises_or_gives_nan(launcher):
+    weight, idx = np.ones((3, 4), np.float32), np.array([2, 3, -1])
+    with pytest.raises(IndexError, match=r"index at position \(1,\) is 3"):
+        Embedding(launcher).forward(idx, weight)
+    out = Embedding(launcher, check=False).forward(idx, weight)
+    assert np.isnan(out).all(axis=1).tolist() == [False, True, True]
+    grad = np.ones((3, 4), np.float32)
+    assert (Embedding(launcher).backward(grad, idx, 3).sum(axis=1) == [0, 0, 4]).all()
+
+
+def test_double_precision_is_the_references(launcher):
+    weight = np.eye(3)
+    idx = np.array([1, 1])
+    kernel = Embedding(launcher)
+    assert kernel.forward(idx, weight).dtype == np.float64
+    assert kernel.backward(weight[:2], idx, 3).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_check_mode_finds_nothing(checking_launcher, dtype):
+    rng = np.random.default_rng(0)
+    idx, kernel = rng.integers(0, 40, 300), Embedding(checking_launcher)
+    weight, grad = draw(rng, (40, 130), dtype), draw(rng, (300, 130), dtype)
+    kernel.forward(idx, weight)
+    kernel.backward(grad, idx, 40)

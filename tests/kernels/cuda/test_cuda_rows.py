@@ -1,0 +1,204 @@
+"""LayerNorm, softmax and cross-entropy in CUDA against their references."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from precision import BF16, DTYPES, FLOAT, assert_precise, draw
+
+from kernels import cross_entropy as reference_cross_entropy
+from kernels import layernorm as reference_layernorm
+from kernels import softmax as reference_softmax
+from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
+
+ROWS = st.integers(1, 20)
+COLUMNS = st.sampled_from([1, 3, 8, 31, 33, 64, 65, 127, 128, 129, 256, 384, 1500])
+SEEDS = st.integers(0, 1000)
+NEEDS = st.tuples(st.booleans(), st.booleans(), st.booleans())
+
+
+@settings(deadline=None, max_examples=25)
+@given(ROWS, COLUMNS, st.sampled_from(DTYPES), st.booleans(), st.booleans(), NEEDS, SEEDS)
+def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shifted, needs, seed):
+    rng = np.random.default_rng(seed)
+    x, grad = draw(rng, (2, rows, columns), dtype)
+    x = (x.astype(np.float32) + 3).astype(dtype)
+    weight = draw(rng, columns) if scaled else None
+    bias = draw(rng, columns) if shifted else None
+    kernel = LayerNorm(launcher)
+    results = kernel.forward(x, weight, bias)
+    assert [each.dtype for each in results] == [dtype, FLOAT, FLOAT]
+    assert_precise(results, reference_layernorm.forward, (x, weight, bias, 1e-5), factor=8)
+
+    _, mean, rstd = results
+    grads = kernel.backward(grad, x, weight, mean, rstd, needs)
+    _, mean, rstd = reference_layernorm.forward(x.astype(np.float64), None, None)
+    assert_precise(
+        grads,
+        lambda grad, x, weight: reference_layernorm.backward(
+            grad, x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype), needs
+        ),
+        (grad, x, weight),
+        factor=8,
+        units=16,
+    )
+
+
+def test_layernorm_far_from_zero_is_not_cancelled(launcher):
+    x = 3000 + draw(np.random.default_rng(0), (2, 1000))
+    rstd = LayerNorm(launcher).forward(x, None, None, 0.0)[2]
+    exact = x.astype(np.float64).std(axis=-1, keepdims=True)
+    assert np.abs(rstd * exact - 1).max() < 1e-4
+
+
+def test_layernorm_of_no_rows_has_zero_gradients(launcher):
+    x, weight = np.empty((0, 7), np.float32), np.ones(7, np.float32)
+    kernel = LayerNorm(launcher)
+    y, mean, rstd = kernel.forward(x, weight, weight)
+    assert y.shape == x.shape
+    _, *grads = kernel.backward(x, x, weight, mean, rstd, (True, True, True))
+    assert all((each == np.zeros(7)).all() for each in grads)
+
+
+def test_layernorm_sums_more_rows_than_it_has_blocks_and_repeats_itself(launcher):
+    rng = np.random.default_rng(3)
+    x, grad = draw(rng, (2, 5000, 9))
+    kernel = LayerNorm(launcher)
+    _, mean, rstd = kernel.forward(x, None, None)
+    needs = (False, True, True)
+    first = kernel.backward(grad, x, None, mean, rstd, needs)
+    again = kernel.backward(grad, x, None, mean, rstd, needs)
+    for one, other in zip(first[1:], again[1:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert_precise(
+        first[1:],
+        lambda *a: reference_layernorm.backward(*a, needs)[1:],
+        (grad, x, None, mean, rstd),
+    )
+
+
+MASKS = st.sampled_from(["none", "all", "rows", "broadcast", "column"])
+
+
+@settings(deadline=None, max_examples=25)
+@given(ROWS, COLUMNS, st.sampled_from(DTYPES), MASKS, SEEDS)
+def test_softmax_is_its_reference(launcher, rows, columns, dtype, masked, seed):
+    rng = np.random.default_rng(seed)
+    x, grad = draw(rng, (2, 2, 1, rows, columns), dtype)
+    shape = {
+        "none": None,
+        "all": x.shape,
+        "rows": (rows, columns),
+        "broadcast": (2, 1, 1, columns),
+        "column": (rows, 1),
+    }[masked]
+    mask = None if shape is None else rng.random(shape) < 0.7
+    kernel = Softmax(launcher)
+    y = kernel.forward(x, mask)
+    assert y.dtype == dtype
+    assert_precise(y, reference_softmax.forward, (x, mask))
+    dx = kernel.backward(grad, y)
+    assert dx.dtype == dtype
+    assert_precise(dx, reference_softmax.backward, (grad, y), factor=8)
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])
+def test_softmax_keeps_what_is_not_finite(launcher, value):
+    x = np.zeros((4, 40), np.float32)
+    x[1, 3] = x[2] = value
+    for mask in (None, x[:1] == 0):
+        with np.errstate(invalid="ignore"):
+            expected = reference_softmax.forward(x, mask)
+        np.testing.assert_allclose(Softmax(launcher).forward(x, mask), expected, rtol=1e-6)
+
+
+def test_softmax_along_another_axis_is_the_references(launcher):
+    x = draw(np.random.default_rng(0), (3, 4, 5))
+    kernel = Softmax(launcher)
+    y = kernel.forward(x, None, 1)
+    np.testing.assert_array_equal(y, reference_softmax.forward(x, None, 1))
+    np.testing.assert_array_equal(kernel.backward(x, y, 1), reference_softmax.backward(x, y, 1))
+
+
+REDUCTIONS = st.sampled_from(["none", "sum", "mean"])
+
+
+@settings(deadline=None, max_examples=25)
+@given(ROWS, COLUMNS, st.sampled_from(DTYPES), REDUCTIONS, st.booleans(), SEEDS)
+def test_cross_entropy_is_its_reference(launcher, rows, classes, dtype, reduction, ignored, seed):
+    rng = np.random.default_rng(seed)
+    logits = (3 * draw(rng, (rows, classes)) + 10).astype(dtype)
+    targets = rng.integers(0, classes, rows)
+    if ignored:
+        targets[rng.random(rows) < 0.5] = -100
+        targets[0] = 0
+    options = (reduction, -100)
+    kernel = CrossEntropy(launcher)
+    results = kernel.forward(logits, targets, *options)
+    assert {each.dtype for each in results} == {FLOAT}
+    assert_precise(results, reference_cross_entropy.forward, (logits, targets, *options))
+
+    grad = draw(rng, rows if reduction == "none" else ())
+    dlogits = kernel.backward(grad, logits, targets, results[1], *options)
+    assert dlogits.dtype == dtype
+    _, exact = reference_cross_entropy.forward(logits.astype(np.float64), targets)
+    assert_precise(
+        dlogits,
+        lambda grad, logits: reference_cross_entropy.backward(
+            grad, logits, targets, exact.astype(logits.dtype), *options
+        ),
+        (np.asarray(grad), logits),
+        factor=8,
+    )
+
+
+def test_cross_entropy_of_ignored_targets_alone(launcher):
+    logits, targets = np.ones((3, 5), np.float32), np.full(3, -100)
+    kernel = CrossEntropy(launcher)
+    loss, logsumexp = kernel.forward(logits, targets)
+    assert np.isnan(loss)
+    grad = kernel.backward(np.float32(1), logits, targets, logsumexp)
+    assert (grad == 0).all()
+
+
+def test_target_that_is_no_class_raises_or_gives_nan(launcher):
+    logits, targets = np.ones((3, 5), np.float32), np.array([0, 5, -1])
+    with pytest.raises(IndexError, match=r"target at position \(1,\) is 5"):
+        CrossEntropy(launcher).forward(logits, targets)
+    losses, _ = CrossEntropy(launcher, check=False).forward(logits, targets, "none")
+    assert np.isnan(losses).tolist() == [False, True, True]
+
+
+def test_double_precision_is_the_references(launcher):
+    x = np.random.default_rng(0).standard_normal((3, 5))
+    y, mean, rstd = LayerNorm(launcher).forward(x, None, None)
+    np.testing.assert_array_equal(y, reference_layernorm.forward(x, None, None)[0])
+    assert y.dtype == mean.dtype == rstd.dtype == np.float64
+    assert Softmax(launcher).forward(x).dtype == np.float64
+    assert CrossEntropy(launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
+
+
+def test_views_are_read_as_they_are(launcher):
+    x = draw(np.random.default_rng(0), (8, 6)).T[::2]
+    y, _, _ = LayerNorm(launcher).forward(x, None, None)
+    np.testing.assert_allclose(y, reference_layernorm.forward(x, None, None)[0], atol=1e-6)
+    begun_anywhere = draw(np.random.default_rng(0), 65)[1:].reshape(4, 16)
+    y = Softmax(launcher).forward(begun_anywhere)
+    np.testing.assert_allclose(y, reference_softmax.forward(begun_anywhere), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "columns"), [(FLOAT, 65), (BF16, 40), (FLOAT, 1500)])
+def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
+    rng = np.random.default_rng(0)
+    x, grad = draw(rng, (2, 11, columns), dtype)
+    weight = draw(rng, columns)
+    kernel = LayerNorm(checking_launcher)
+    y, mean, rstd = kernel.forward(x, weight, weight)
+    kernel.backward(grad, x, weight, mean, rstd, (True, True, True))
+    kernel = Softmax(checking_launcher)
+    y = kernel.forward(x, rng.random((11, columns)) < 0.7)
+    kernel.backward(grad, y)
+    kernel = CrossEntropy(checking_launcher)
+    targets = rng.integers(0, columns, 11)
+    loss, logsumexp = kernel.forward(x, targets)
+    kernel.backward(loss, x, targets, logsumexp)

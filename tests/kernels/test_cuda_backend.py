@@ -1,0 +1,194 @@
+"""The CUDA backend: what it says where it cannot be used, and its double on the CPU."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kernels import backend, cublas, cuda
+from kernels.backend import CPU, DeviceError, backend_of, get_backend
+from kernels.device_array import DeviceArray
+from kernels.runner.compiler import find_compiler
+from tinygrad_char import Tensor
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+class FakeCupy:
+    """As much of CuPy as making a backend needs, with a GPU of a given capability."""
+
+    __version__ = "14.2.0"
+    ndarray = type("ndarray", (), {})
+
+    def __init__(self, capability="90", available=True):
+        properties = {"name": b"NVIDIA T4"}
+        self.allocator = None
+        self.cuda = SimpleNamespace(
+            is_available=lambda: available,
+            Device=lambda: SimpleNamespace(compute_capability=capability),
+            runtime=SimpleNamespace(
+                getDevice=lambda: 0,
+                getDeviceProperties=lambda number: properties,
+                memGetInfo=lambda: (3 << 20, 40 << 30),
+            ),
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            set_allocator=lambda allocator: setattr(self, "allocator", allocator),
+        )
+        self.used = 0
+
+    def get_default_memory_pool(self):
+        return SimpleNamespace(malloc=self.malloc, used_bytes=lambda: 5 << 20)
+
+    def malloc(self, size):
+        if size > 1 << 20:
+            raise OutOfMemoryError(f"Out of memory allocating {size} bytes")
+        return size
+
+
+@pytest.fixture
+def with_cupy(monkeypatch):
+    """Return a function that loads the backend with a CuPy in the place of the installed one."""
+
+    def load(cupy):
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        return cuda.load()
+
+    monkeypatch.setattr(cuda, "load_library", SimpleNamespace)
+    return load
+
+
+def test_a_machine_without_driver_or_gpu_is_told_so(with_cupy):
+    with pytest.raises(DeviceError, match=r"CuPy 14\.2\.0 is installed but finds no NVIDIA driver"):
+        with_cupy(FakeCupy(available=False))
+
+
+@pytest.mark.parametrize("capability", ["75", "61"])
+def test_a_gpu_that_is_too_old_is_named(with_cupy, capability):
+    number = f"{capability[0]}.{capability[1]}"
+    with pytest.raises(DeviceError, match=f"NVIDIA T4 has compute capability {number}.*need 8.0"):
+        with_cupy(FakeCupy(capability))
+
+
+@pytest.mark.parametrize("capability", ["80", "90", "103", "120"])
+def test_newer_gpus_are_served(with_cupy, capability):
+    loaded = with_cupy(FakeCupy(capability))
+    assert loaded.name == "cuda"
+    assert loaded.array_type is FakeCupy.ndarray
+    assert not loaded.on_host
+
+
+def test_missing_cublas_is_an_error_of_the_device(with_cupy, monkeypatch):
+    def missing():
+        raise DeviceError("cuBLAS was not found")
+
+    monkeypatch.setattr(cuda, "load_library", missing)
+    with pytest.raises(DeviceError, match="cuBLAS was not found"):
+        with_cupy(FakeCupy())
+
+
+def test_out_of_memory_says_what_was_asked_what_is_free_and_what_to_reduce(with_cupy):
+    cupy = FakeCupy()
+    with_cupy(cupy)
+    assert cupy.allocator(512) == 512
+    message = (
+        r"2,048\.0 MiB were asked for, of 40,960\.0 MiB in all 3\.0 MiB are free and 5\.0 MiB "
+        r"hold arrays.*lower --batch-size, --block-size or --n-embd"
+    )
+    with pytest.raises(DeviceError, match=message):
+        cupy.allocator(2 << 30)
+
+
+def test_no_compiler_is_an_error_of_cuda_on_cpu(monkeypatch):
+    find_compiler.cache_clear()
+    monkeypatch.setenv("CXX", "no-compiler-at-all")
+    get_backend.cache_clear()
+    with pytest.raises(DeviceError, match=r"'cuda-on-cpu'.*CXX=no-compiler-at-all is not one"):
+        get_backend("cuda-on-cpu")
+    monkeypatch.undo()
+    find_compiler.cache_clear()
+
+
+@pytest.fixture
+def on_cpu():
+    try:
+        return get_backend("cuda-on-cpu")
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+def test_arrays_know_their_device(on_cpu):
+    host = np.arange(6, dtype=np.float32).reshape(2, 3)
+    array = on_cpu.from_numpy(host)
+    assert type(array) is on_cpu.array_type is DeviceArray
+    assert backend_of(array) is backend_of(array[0, 0]) is backend_of(array.sum()) is on_cpu
+    assert backend_of(host) is CPU
+    back = on_cpu.to_numpy(array)
+    assert type(back) is np.ndarray
+    back[0] = 9
+    host[0] = 8
+    assert array.get().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_tensors_move_there_and_back_with_their_gradients(on_cpu):
+    x = Tensor([[1.0, -2.0], [3.0, 4.0]], requires_grad=True)
+    y = x.to("cuda-on-cpu")
+    assert y.device == "cuda-on-cpu"
+    assert (y * y).relu().sum().device == "cuda-on-cpu"
+    (y.relu() @ y.T).sum().to("cpu").backward()
+    assert x.grad.device == "cpu"
+    z = Tensor(x.numpy() if not x.requires_grad else x.detach().numpy(), requires_grad=True)
+    (z.relu() @ z.T).sum().backward()
+    assert x.grad.tolist() == z.grad.tolist()
+    with pytest.raises(TypeError, match="'cuda-on-cpu' does not turn into a NumPy array"):
+        np.asarray(y.detach())
+
+
+def test_devices_do_not_mix(on_cpu):
+    x, y = Tensor([1.0]), Tensor([1.0], device="cuda-on-cpu")
+    for mix in (lambda: x + y, lambda: y @ x, lambda: x.copy_(y), lambda: x + y.array):
+        with pytest.raises(DeviceError, match="cuda-on-cpu"):
+            mix()
+    assert (y + np.ones(1, np.float32)).device == "cuda-on-cpu"
+
+
+def test_what_the_kernels_serve_is_not_left_to_the_references(on_cpu):
+    references = {
+        name
+        for name, operation in vars(on_cpu).items()
+        if getattr(backend, name, None) is operation
+    }
+    assert references == {"log_softmax", "sgd"}
+
+
+def test_tf32_is_a_choice_for_products_and_attention(on_cpu):
+    operations = (on_cpu.attention, on_cpu.linear, on_cpu.matmul)
+    on_cpu.use_tf32(True)
+    try:
+        assert all(each.tf32 for each in operations)
+        x = Tensor(np.full((2, 2), 1 + 2.0**-12, np.float32), device="cuda-on-cpu")
+        assert (x @ x).tolist() == [[2, 2], [2, 2]]
+    finally:
+        on_cpu.use_tf32(False)
+    assert not any(each.tf32 for each in operations)
+    CPU.use_tf32(False)
+    with pytest.raises(DeviceError, match="'cpu' has no TF32 products"):
+        CPU.use_tf32(True)
+
+
+def test_checks_come_back_after_what_is_unchecked(on_cpu):
+    with on_cpu.unchecked():
+        assert not on_cpu.embedding.check
+        assert not on_cpu.cross_entropy.check
+    assert on_cpu.embedding.check
+    assert on_cpu.cross_entropy.check
+
+
+def test_cublas_is_looked_for_on_this_machine():
+    try:
+        library = cublas.load_library()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    assert len(library.cublasGemmEx.argtypes) == 19

@@ -1,0 +1,201 @@
+"""Training steps that are recorded once and replayed are those that are computed each time."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kernels.backend import DeviceError, get_backend
+from models.gpt import GPT, GPTConfig
+from tinygrad_char import Tensor, detect_nonfinite
+from tinygrad_char.capture import TrainingStep
+from tinygrad_char.nn import Linear
+from tinygrad_char.optim import SGD, AdamW, decay_groups
+from tinygrad_char.random import Generator
+
+DEVICE = "cuda-on-cpu"
+
+
+@pytest.fixture(autouse=True)
+def on_cpu():
+    try:
+        return get_backend(DEVICE)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+class Run:
+    """A small GPT in training, with dropout, two groups, clipping and a changing rate."""
+
+    def __init__(self, eager=False):
+        self.generator = Generator(5)
+        config = GPTConfig(8, 1, 2, 16, dropout=0.25, bias=True, tied=True)
+        self.model = GPT(config, 11, generator=self.generator).to(DEVICE)
+        self.optimizer = AdamW(decay_groups(self.model.parameters(), 0.1))
+        self.notes = []
+        self.step = TrainingStep(
+            lambda x, y: self.model(x, y)[1],
+            self.optimizer,
+            self.generator.dropout,
+            max_norm=0.5,
+            note=self.notes.append,
+        )
+        if eager:
+            self.step.reason = "the test asks for it"
+        self.rng = np.random.default_rng(0)
+
+    def make(self, steps, batch=2):
+        results = []
+        for number in range(steps):
+            self.optimizer.set_lr(1e-2 / (number + 1))
+            results.append(self.step(*self.rng.integers(0, 11, (2, batch, 7))))
+        return results
+
+    def weights(self):
+        return self.optimizer.flat.get()
+
+
+def assert_same(run, other, results, expected):
+    for field in range(2):
+        np.testing.assert_allclose(
+            [each[field] for each in results], [each[field] for each in expected], rtol=1e-5
+        )
+    np.testing.assert_allclose(run.weights(), other.weights(), rtol=1e-5, atol=1e-6)
+    assert run.generator.get_state() == other.generator.get_state()
+    np.testing.assert_array_equal(run.optimizer.updates, other.optimizer.updates)
+
+
+def test_replays_are_the_steps_that_are_computed_each_time():
+    recorded, computed = Run(), Run(eager=True)
+    results, expected = recorded.make(6), computed.make(6)
+    assert recorded.step.replays
+    assert recorded.notes == []
+    assert not computed.step.replays
+    assert_same(recorded, computed, results, expected)
+    masks = {round(each.loss, 4) for each in results}
+    assert len(masks) == 6
+
+
+def test_a_replay_launches_nothing_from_python(monkeypatch):
+    run = Run()
+    run.make(3)
+    monkeypatch.setattr(run.step, "loss", None)
+    monkeypatch.setattr(run.optimizer, "zero_grad", None)
+    before = run.weights()
+    run.make(1)
+    assert not np.array_equal(run.weights(), before)
+
+
+def test_a_state_that_is_restored_is_gone_on_from():
+    run, other = Run(), Run()
+    run.make(4)
+    saved = run.generator.get_state(), run.weights(), run.optimizer.state_dict()
+    saved = saved[0], saved[1], {name: each.copy() for name, each in saved[2].items()}
+    batches = run.rng.bit_generator.state
+    expected = run.make(3)
+    other.make(5)
+    other.generator.set_state(saved[0])
+    other.optimizer.flat.set(saved[1])
+    other.optimizer.load_state_dict(saved[2])
+    other.rng.bit_generator.state = batches
+    assert other.make(3) == expected
+
+
+def test_what_changes_between_replays_is_seen():
+    run, other = Run(), Run(eager=True)
+    assert_same(run, other, run.make(4), other.make(4))
+    for each in (run, other):
+        each.optimizer.flat[...] *= np.float32(0.5)
+    assert_same(run, other, run.make(2), other.make(2))
+
+
+def test_another_shape_of_batch_is_recorded_anew():
+    run, other = Run(), Run(eager=True)
+    results = run.make(4) + run.make(1, batch=3)
+    assert not run.step.replays
+    results += run.make(2, batch=3)
+    assert run.step.replays
+    assert_same(run, other, results, other.make(4) + other.make(1, batch=3) + other.make(2, 3))
+
+
+def test_gradients_that_are_not_finite_change_nothing_and_are_not_counted():
+    run = Run()
+    run.make(4)
+    weights = run.weights()
+    run.model.norm.weight.array[...] = np.inf
+    before = run.weights()
+    (result,) = run.make(1)
+    assert not math.isfinite(result.norm)
+    np.testing.assert_array_equal(run.weights(), before)
+    assert set(run.optimizer.updates.tolist()) == {4}
+    run.optimizer.flat.set(weights)
+    assert math.isfinite(run.make(1)[0].norm)
+    assert set(run.optimizer.updates.tolist()) == {5}
+
+
+def test_detecting_what_is_not_finite_computes_each_operation():
+    run, other = Run(), Run(eager=True)
+    results = run.make(4)
+    with detect_nonfinite():
+        results += run.make(1)
+    results += run.make(1)
+    assert_same(run, other, results, other.make(4) + other.make(1) + other.make(1))
+
+
+def linear_step(loss, optimizer=AdamW, device=DEVICE, parameters=None):
+    generator = Generator(0)
+    model = Linear(3, 2, generator=generator).to(device)
+    notes = []
+    chosen = optimizer(parameters(model) if parameters else model.parameters(), lr=0.1)
+    step = TrainingStep(lambda x: loss(model, x), chosen, generator.dropout, note=notes.append)
+    return model, step, notes
+
+
+X = np.ones((4, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"device": "cpu"}, "device 'cpu' records nothing"),
+        ({"optimizer": SGD}, "SGD has no update that can be recorded"),
+        (
+            {"parameters": lambda model: model.astype(np.float64).parameters()},
+            "parameters are float64, not float32",
+        ),
+        ({"parameters": lambda model: [*model.parameters(), unused()]}, "has no gradient"),
+        ({"loss": lambda model, x: stop_at(model(x).sum())}, "RuntimeError: a value .* be read"),
+    ],
+)
+def test_what_cannot_be_recorded_is_computed_and_the_reason_noted(options, reason):
+    def loss(model, x):
+        return model(x.astype(model.weight.dtype)).sum()
+
+    _, step, notes = linear_step(**{"loss": loss, **options})
+    losses = [step(X).loss for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 5
+    assert not step.replays
+    assert len(notes) == 1
+    assert notes[0].startswith("each operation is launched by itself, not as one graph: ")
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(step.reason)
+    assert set(step.optimizer.updates.tolist()) <= {0, 5}
+
+
+def unused():
+    return Tensor(np.ones(2, np.float32), device=DEVICE, requires_grad=True)
+
+
+def stop_at(loss):
+    return loss if loss.item() < 1e6 else None
+
+
+def test_hooks_are_called_each_time():
+    model, step, notes = linear_step(lambda model, x: model(x).sum())
+    seen = []
+    model.weight.register_hook(lambda grad: seen.append(1))
+    for _ in range(4):
+        step(X)
+    assert len(seen) == 4
+    assert "has hooks" in notes[0]

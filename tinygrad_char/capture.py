@@ -1,0 +1,233 @@
+"""A training step that a device records once, as one graph, and replays.
+
+Recorded work gets the same memory each time. So what changes from step to step is written into
+arrays of fixed place before a replay: the batch, the learning rates, the number of steps so far
+and of dropout calls so far. Nothing in the step may read a value: the gradients are clipped, and
+the step counted, on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.array import Array
+from kernels.cuda_mask import RecordedKey
+from kernels.cuda_optimizer import FACTORS
+from tinygrad_char.autograd import is_detecting_nonfinite
+from tinygrad_char.optim import Adam, Optimizer
+from tinygrad_char.random import Stream
+from tinygrad_char.tensor import Tensor
+
+
+class StepResult(NamedTuple):
+    """The loss of a batch before the update, and the norm of its gradient before clipping."""
+
+    loss: float
+    norm: float
+
+
+class TrainingStep:
+    """Forward, backward, clipping and the update of Adam or AdamW, for one batch after the other.
+
+    The first call computes as usual, the second where recordings are made, the third records;
+    from then on each call is one replay. Every call is one update of the weights. Where a step
+    cannot be recorded, `reason` says why and calls go on as usual.
+
+    Parameters
+    ----------
+    loss
+        Gives the loss, of one element, of a batch's tensors; the same operations each time.
+    optimizer
+        Learning rates may change between calls; other options may not.
+    dropout
+        The stream of dropout keys that `loss` draws from. Masks are those of unrecorded steps.
+    max_norm
+        Largest norm of the gradient; larger ones are scaled down to it.
+    note
+        Called with `reason` when there is one.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Tensor],
+        optimizer: Optimizer,
+        dropout: Stream,
+        *,
+        max_norm: float = math.inf,
+        note: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.loss, self.optimizer, self.dropout = loss, optimizer, dropout
+        self.max_norm, self.note = max_norm, note
+        self.reason: str | None = None
+        self._computed = False
+        self._recorded: _RecordedStep | None = None
+
+    @property
+    def replays(self) -> bool:
+        """Whether the next call, with a batch of the same shapes, is a replay."""
+        return self._recorded is not None and self._recorded.replay is not None
+
+    def __call__(self, *batch: np.ndarray) -> StepResult:
+        """Make one update from a batch; one with a norm that is not finite changes no weight."""
+        if is_detecting_nonfinite() or self.reason is not None or not self._computed:
+            self._computed = True
+            return self._compute(batch)
+        if self._recorded is None or not self._recorded.fits(batch):
+            self.reason = self._obstacle()
+            if self.reason is None:
+                self._recorded = _RecordedStep(self, batch)
+                return self._recorded.warm_up(batch)
+        elif self._recorded.replay is None:
+            self.reason = self._recorded.record()
+        if self.reason is not None:
+            self._recorded = None
+            self.note(f"each operation is launched by itself, not as one graph: {self.reason}")
+            return self._compute(batch)
+        assert self._recorded is not None
+        return self._recorded.run(batch)
+
+    def _compute(self, batch: tuple[np.ndarray, ...]) -> StepResult:
+        optimizer = self.optimizer
+        optimizer.zero_grad()
+        device = optimizer.parameters[0].device
+        loss = self.loss(*(Tensor(each, device=device) for each in batch))
+        loss.backward()
+        value, norm = float(loss.item()), math.nan
+        if math.isfinite(value):
+            norm = optimizer.step(max_norm=self.max_norm) or 0.0
+        return StepResult(value, norm)
+
+    def _obstacle(self) -> str | None:
+        """Return why steps of this optimizer cannot be recorded, None where they can."""
+        optimizer, parameters = self.optimizer, self.optimizer.parameters
+        backend = parameters[0].backend
+        if backend.recorder is None:
+            return f"device {backend.name!r} records nothing"
+        if not isinstance(optimizer, Adam):
+            return f"{type(optimizer).__name__} has no update that can be recorded"
+        if parameters[0].dtype != np.float32:
+            return f"parameters are {parameters[0].dtype}, not float32"
+        for position, each in enumerate(parameters):
+            if each.grad is None:
+                return f"parameter {position} {each.shape} has no gradient"
+            if each.hooks:
+                return f"parameter {position} {each.shape} has hooks"
+        if (optimizer.updates != optimizer.updates[0]).any():
+            return "parameters have had different numbers of updates"
+        return None
+
+
+class RecordedKeys:
+    """The keys of dropout calls of which the number before the step is read when it is replayed."""
+
+    def __init__(self, seed: int, recorded: Array) -> None:
+        self.seed, self.recorded = seed, recorded
+        self.calls = 0
+
+    def next(self) -> RecordedKey:
+        """Return the key of the next call."""
+        self.calls += 1
+        return RecordedKey(self.seed, self.calls, self.recorded)
+
+
+class _RecordedStep:
+    """A step on arrays of fixed place, and what replays it once it is recorded."""
+
+    def __init__(self, step: TrainingStep, batch: tuple[np.ndarray, ...]) -> None:
+        self.step = step
+        self.backend = step.optimizer.parameters[0].backend
+        xp, groups = self.backend.xp, step.optimizer.groups
+        self.inputs = [Tensor(each, device=self.backend.name) for each in batch]
+        self.calls = xp.zeros(1, np.uint64)
+        self.updates = [xp.zeros(1, np.int64) for _ in groups]
+        self.rates = [xp.zeros(1, np.float64) for _ in groups]
+        self.factors = [xp.zeros(FACTORS, np.float32) for _ in groups]
+        with step.dropout.shards(1) as (keys,):
+            self.seed = keys.seed
+        self.draws = 0
+        self.replay: Callable[[], None] | None = None
+        self.results: tuple[Array, Array] | None = None
+
+    def fits(self, batch: tuple[np.ndarray, ...]) -> bool:
+        """Return whether the fixed arrays take this batch, and the dropout keys are the same."""
+        with self.step.dropout.shards(1) as (keys,):
+            seed = keys.seed
+        shapes = [(each.shape, each.dtype) for each in self.inputs]
+        return seed == self.seed and shapes == [(each.shape, each.dtype) for each in batch]
+
+    def warm_up(self, batch: tuple[np.ndarray, ...]) -> StepResult:
+        """Make an update where recordings are made."""
+        self._load(batch)
+        return self._finish(self.backend.recorder.warm_up(self._work))
+
+    def record(self) -> str | None:
+        """Record the step; return why that failed, None where it did not."""
+        try:
+            with self.backend.unchecked():
+                self.results, self.replay = self.backend.recorder.record(self._work)
+        except Exception as error:  # whatever CUDA, CuPy or the model's code objects to
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def run(self, batch: tuple[np.ndarray, ...]) -> StepResult:
+        """Make an update by a replay."""
+        assert self.replay is not None
+        assert self.results is not None
+        self._load(batch)
+        self.replay()
+        return self._finish(self.results)
+
+    def _load(self, batch: tuple[np.ndarray, ...]) -> None:
+        for target, each in zip(self.inputs, batch, strict=True):
+            target.array.set(each)
+        optimizer = self.step.optimizer
+        for group, rate, updates in zip(optimizer.groups, self.rates, self.updates, strict=True):
+            rate[...] = group.options["lr"]
+            updates[...] = int(optimizer.updates[0])
+        with self.step.dropout.shards(1) as (keys,):
+            self.calls[...] = keys.calls
+
+    def _work(self) -> tuple[Array, Array]:
+        """Do the whole step on the device; return loss and norm there."""
+        optimizer = self.step.optimizer
+        optimizer.zero_grad()
+        keys = RecordedKeys(self.seed, self.calls)
+        with self.step.dropout.using(keys):  # type: ignore[arg-type]
+            loss = self.step.loss(*self.inputs)
+        loss.backward()
+        self.draws = keys.calls
+        norm = self.backend.global_norm.forward(optimizer.flat_grad)
+        for number in range(len(optimizer.groups)):
+            self._update(number, norm)
+        return loss.array, norm
+
+    def _update(self, number: int, norm: Array) -> None:
+        optimizer: Any = self.step.optimizer
+        group, factors = optimizer.groups[number], self.factors[number]
+        options = {name: group.options[name] for name in ("betas", "weight_decay")}
+        options["decoupled"] = optimizer.decoupled
+        self.backend.adamw.count_step(
+            *(self.updates[number], self.rates[number], norm, factors),
+            max_norm=self.step.max_norm,
+            **options,
+        )
+        span = slice(optimizer.offsets[group.first], optimizer.offsets[group.last])
+        flat = (optimizer.flat, optimizer.flat_grad, *optimizer.state.values())
+        self.backend.adamw.update_recorded(
+            *(each[span] for each in flat), factors, eps=group.options["eps"], **options
+        )
+
+    def _finish(self, results: tuple[Array, Array]) -> StepResult:
+        """Read the results and count on the host what the device has counted."""
+        loss, norm = (float(each) for each in results)
+        with self.step.dropout.shards(1) as (keys,):
+            keys.calls += self.draws
+        if math.isfinite(norm):
+            self.step.optimizer.updates += 1
+            for each in self.step.optimizer.parameters:
+                each.version.value += 1
+        return StepResult(loss, norm)
