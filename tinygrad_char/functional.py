@@ -245,15 +245,16 @@ def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Seque
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
-    mixed, dtype = False, None
+    dtype = tensors[0].array.dtype if isinstance(tensors[0], TensorBase) else None
+    others = False
     for each in tensors:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
-    dtypes = {each.array.dtype for each in tensors}
-    if mixed and tensors[0].array.dtype.name == "bfloat16":
-        dtypes = {each.array.dtype for each in tensors[1:]} - {DEFAULT_DTYPE} | {tensors[0].dtype}
-    if len(dtypes) > 1:
-        raise TypeError(f"{name}: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one")
+        if each.array.dtype != dtype:
+            others |= not (mixed and dtype.name == "bfloat16" and each.array.dtype == DEFAULT_DTYPE)
+    if others:
+        dtypes = sorted({str(each.array.dtype) for each in tensors})
+        raise TypeError(f"{name}: dtypes {', '.join(dtypes)}; expected one")
     return tensors
 
 
