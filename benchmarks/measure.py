@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import threadpoolctl
 
-from models.doctor import examine
 from tinygrad_char.parallel import available_cores
 
 PAUSE = 0.03  # seconds after which the threads of the side that just ran no longer spin
@@ -275,6 +273,8 @@ class _Server:
     def libraries(self) -> dict[str, str]:
         torch: Any = sys.modules.get("torch")
         if torch is None:
+            from models.doctor import examine
+
             found = examine()
             return {
                 "version": f"NumPy {found['numpy']}",
@@ -292,6 +292,8 @@ class _Server:
 def limit_threads(threads: int | None) -> None:
     """Let this process use so many processors; None: all, and leave NumPy's library alone."""
     if threads is not None:
+        import threadpoolctl
+
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         threadpoolctl.threadpool_limits(threads)
