@@ -22,11 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import threadpoolctl
 
 from kernels.cores import available_cores
-from models.doctor import examine
-from models.openblas import VARIABLE, better_core_type
 
 PAUSE = 0.03  # seconds after which the threads of the side that just ran no longer spin
 
@@ -135,6 +132,8 @@ def hold(
         A contender failed, with its traceback.
     """
     contest = Contest(bound)
+    from models.openblas import VARIABLE, better_core_type
+
     if better := better_core_type():
         os.environ[VARIABLE] = better  # for the processes; here NumPy is loaded already
     with contextlib.ExitStack() as stack:
@@ -301,6 +300,8 @@ class _Server:
     def libraries(self) -> dict[str, str]:
         torch: Any = sys.modules.get("torch")
         if torch is None:
+            from models.doctor import examine
+
             found = examine()
             return {
                 "version": f"NumPy {found['numpy']}",
@@ -318,6 +319,8 @@ class _Server:
 def limit_threads(threads: int | None) -> None:
     """Let this process use so many processors; None: all, and leave NumPy's library alone."""
     if threads is not None:
+        import threadpoolctl
+
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         threadpoolctl.threadpool_limits(threads)

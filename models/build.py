@@ -14,7 +14,6 @@ from models.config import Device, TrainConfig
 from models.errors import RunError, UsageError
 from models.gpt import GPT
 from models.tokenizer import CharTokenizer
-from tinygrad_char import checkpoint
 from tinygrad_char.random import Generator
 
 MODEL_PREFIX, OPTIMIZER_PREFIX = "model.", "optimizer."
@@ -51,6 +50,8 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
     RunError
         The file cannot be read, was altered, or does not hold what its settings describe.
     """
+    from tinygrad_char import checkpoint
+
     try:
         tensors, metadata = checkpoint.load(path)
     except checkpoint.CheckpointError as error:

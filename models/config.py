@@ -107,7 +107,7 @@ class TrainConfig:
         return cls(**{**values, "gpt": GPTConfig(**shape)})
 
 
-PRECISIONS = ("float32", "tf32", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
 _LEAST = {
     "steps": 1,
     "batch_size": 1,

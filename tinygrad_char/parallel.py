@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from itertools import islice
-from typing import TypeVar
-
-import threadpoolctl
+from typing import TYPE_CHECKING, TypeVar
 
 from kernels.array import Array
 from kernels.cores import available_cores, one_core
 from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite, leaf_gradients
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
+
+if TYPE_CHECKING:
+    import threadpoolctl
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,6 +53,8 @@ class Workers:
 
     @cached_property
     def _libraries(self) -> threadpoolctl.ThreadpoolController:
+        import threadpoolctl
+
         return threadpoolctl.ThreadpoolController()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

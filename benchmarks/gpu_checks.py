@@ -1,0 +1,232 @@
+"""What the kernels of a CUDA device compute, beside their references in float64.
+
+Sizes are ragged on purpose. A result may be a small multiple of the float32 reference's own error
+away from the truth, and a few roundings of its largest number in the precision at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.array import Array
+from kernels.backend import Backend, bfloat16
+from kernels.dropout import DropoutKey
+
+FACTOR, UNITS = 4.0, 6.0
+ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
+KEY = DropoutKey(0x0123456789ABCDEF, 77)
+LENGTHS = (1, 2, 31, 33, 127, 129, 1000, 1025)
+HEADS = (16, 24, 32, 64, 80, 128)
+
+Arrays = dict[str, np.ndarray]
+Compute = Callable[[Any, Any], list[Array]]
+"""Takes the operations (a backend or the references) and an object with the arrays by name."""
+
+
+class Check(NamedTuple):
+    """One computation, its inputs, and the precisions it is made in.
+
+    Inputs whose names end in `_` stay float32 where the others are bfloat16, as parameters do.
+    """
+
+    name: str
+    case: str
+    compute: Compute
+    arrays: Arrays
+    precisions: tuple[str, ...] = ("float32", "bf16")
+
+
+class Outcome(NamedTuple):
+    """How far a computation was from the truth, and how far it might have been."""
+
+    name: str
+    case: str
+    precision: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number, and small enough."""
+        return self.error <= self.allowed
+
+
+class References:
+    """The references of all operations."""
+
+    def __getattr__(self, name: str) -> Any:
+        import importlib
+
+        return importlib.import_module(f"kernels.{name}")
+
+
+class _Named:
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self.__dict__.update(arrays)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no input {name!r}: there are {', '.join(self.__dict__)}")
+
+
+def run(check: Check, precision: str, backend: Backend) -> Outcome:
+    """Make a check on a device; the error is infinite where a result is missing or not finite."""
+    low = bfloat16() if precision == "bf16" else np.dtype(np.float32)
+    rounded = {
+        name: each.astype(low) if each.dtype == np.float32 and not name.endswith("_") else each
+        for name, each in check.arrays.items()
+    }
+
+    def wide(dtype: type) -> _Named:
+        return _Named(
+            {
+                name: each.astype(dtype) if each.dtype in (low, np.float32) else each
+                for name, each in rounded.items()
+            }
+        )
+
+    backend.use_tf32(precision == "tf32")
+    try:
+        device = {name: backend.from_numpy(each) for name, each in rounded.items()}
+        results = [backend.to_numpy(each) for each in check.compute(backend, _Named(device))]
+    finally:
+        backend.use_tf32(False)
+    single, truth = (check.compute(References(), wide(t)) for t in (np.float32, np.float64))
+    worst, bound = 0.0, 0.0
+    for result, rough, exact in zip(results, single, truth, strict=True):
+        scale = float(np.abs(exact).max(initial=0)) or 1.0
+        error = float(np.abs(result.astype(np.float64) - exact).max(initial=0)) / scale
+        own = float(np.abs(np.asarray(rough, np.float64) - exact).max(initial=0)) / scale
+        allowed = FACTOR * own + UNITS * ROUNDING[precision]
+        if not np.isfinite(error):
+            error = np.inf
+        if not bound or error / allowed > worst / bound:
+            worst, bound = error, allowed
+    return Outcome(check.name, check.case, precision, worst, bound)
+
+
+def checks(quick: bool) -> Iterator[Check]:
+    """Yield every check; fewer sizes if `quick`."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    lengths = LENGTHS[3:6:2] if quick else LENGTHS
+    for length in lengths:
+        rows = {"x": draw(5, length), "grad": draw(5, length)}
+        columns = {"weight_": draw(length), "bias_": draw(length)}
+        case = f"(5, {length})"
+        yield Check("layernorm", case, _layernorm, {**rows, **columns})
+        yield Check("softmax", case, _softmax, rows)
+        yield Check("dropout", case, _dropout, rows)
+        yield Check("residual", case, _residual, {**rows, "z": draw(5, length), **columns})
+        for activation in ("relu", "gelu", "gelu_tanh"):
+            compute = _bias_activation(activation)
+            yield Check("bias_activation", f"{activation} {case}", compute, {**rows, **columns})
+        targets = rng.integers(0, length, 5)
+        yield Check("cross_entropy", case, _cross_entropy, {"x": draw(5, length), "idx": targets})
+        indices = rng.integers(0, 7, 3 * length)
+        table = {"table": draw(7, 24), "idx": indices, "grad": draw(3 * length, 24)}
+        yield Check("embedding", f"{3 * length} of (7, 24)", _embedding, table)
+        state = {
+            "p_": draw(length),
+            "g_": draw(length),
+            "m_": draw(length),
+            "v_": draw(length) ** 2,
+        }
+        yield Check("adamw", f"({length},)", _adamw, state, ("float32",))
+        yield Check("global_norm", f"({length},)", _global_norm, {"x": draw(length)})
+        yield Check("sampling", case, _sampling, {"x": draw(5, length), "u_": rng.random(5)})
+        product = {"a": draw(3, 33, length), "b": draw(3, length, 17), "grad": draw(3, 33, 17)}
+        all_precisions = ("float32", "tf32", "bf16")
+        yield Check("matmul", f"(3, 33, {length}, 17)", _matmul, product, all_precisions)
+        layer = {"x": draw(3, 33, length), "weight_": draw(17, length), "grad": draw(3, 33, 17)}
+        yield Check("linear", f"(99, {length}, 17)", _linear, layer, all_precisions)
+    for size in (16, 64) if quick else HEADS:
+        for queries, keys in ((33, 33),) if quick else ((1, 65), (33, 33), (129, 129), (257, 300)):
+            shapes = {"q": queries, "k": keys, "v": keys, "grad": queries}
+            arrays = {name: draw(2, 3, length, size) for name, length in shapes.items()}
+            for causal, p in ((True, 0.2), (False, 0.0)):
+                case = f"(2, 3, {queries}, {keys}, {size}){' causal, dropout' if causal else ''}"
+                compute = _attention(causal, p)
+                yield Check("attention", case, compute, arrays, ("float32", "tf32", "bf16"))
+
+
+def _layernorm(ops: Any, i: Any) -> list[Array]:
+    y, mean, rstd = ops.layernorm.forward(i.x, i.weight_, i.bias_)
+    return [y, *ops.layernorm.backward(i.grad, i.x, i.weight_, mean, rstd, (True, True, True))]
+
+
+def _softmax(ops: Any, i: Any) -> list[Array]:
+    y = ops.softmax.forward(i.x)
+    return [y, ops.softmax.backward(i.grad, y)]
+
+
+def _dropout(ops: Any, i: Any) -> list[Array]:
+    return [ops.dropout.forward(i.x, 0.3, KEY), ops.dropout.backward(i.grad, 0.3, KEY)]
+
+
+def _residual(ops: Any, i: Any) -> list[Array]:
+    y = ops.residual.forward(i.x, i.z, i.bias_, 0.3, KEY)
+    return [y, *ops.residual.backward(i.grad, 0.3, KEY)]
+
+
+def _bias_activation(activation: str) -> Compute:
+    def compute(ops: Any, i: Any) -> list[Array]:
+        y, saved = ops.bias_activation.forward(i.x, i.bias_, activation)
+        return [y, *ops.bias_activation.backward(i.grad, saved, i.bias_, activation)]
+
+    return compute
+
+
+def _cross_entropy(ops: Any, i: Any) -> list[Array]:
+    loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
+    one = i.x[:1, 0].astype(loss.dtype).reshape(()) * 0 + 1
+    return [loss, logsumexp, ops.cross_entropy.backward(one, i.x, i.idx, logsumexp)]
+
+
+def _embedding(ops: Any, i: Any) -> list[Array]:
+    rows = i.table.shape[0]
+    return [ops.embedding.forward(i.idx, i.table), ops.embedding.backward(i.grad, i.idx, rows)]
+
+
+def _adamw(ops: Any, i: Any) -> list[Array]:
+    options = {"step": 3, "lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+    p, g, m, v = (each.copy() for each in (i.p_, i.g_, i.m_, i.v_))
+    ops.adamw.update(p, g, m, v, decoupled=True, grad_scale=0.5, **options)
+    return [p, m, v]
+
+
+def _global_norm(ops: Any, i: Any) -> list[Array]:
+    return [ops.global_norm.forward(i.x)]
+
+
+def _sampling(ops: Any, i: Any) -> list[Array]:
+    return [ops.sampling.forward(i.x, i.u_, temperature=0.0)]
+
+
+def _matmul(ops: Any, i: Any) -> list[Array]:
+    return [ops.matmul.forward(i.a, i.b), *ops.matmul.backward(i.grad, i.a, i.b, (True, True))]
+
+
+def _linear(ops: Any, i: Any) -> list[Array]:
+    y = ops.linear.forward(i.x, i.weight_, None)
+    return [y, *ops.linear.backward(i.grad, i.x, i.weight_, (True, True, False))[:2]]
+
+
+def _attention(causal: bool, p: float) -> Compute:
+    def compute(ops: Any, i: Any) -> list[Array]:
+        scale = i.q.shape[-1] ** -0.5
+        options = (causal, scale, p, KEY)
+        out, logsumexp = ops.attention.forward(i.q, i.k, i.v, *options)
+        grads = tuple(each * np.float32(np.nan) for each in (i.q, i.k, i.v))
+        grads = tuple(
+            each.astype(like.dtype) for each, like in zip(grads, (i.q, i.k, i.v), strict=True)
+        )
+        ops.attention.backward(i.grad, i.q, i.k, i.v, out, logsumexp, grads, *options)
+        return [out, *grads]
+
+    return compute
