@@ -37,7 +37,7 @@ FUSED = Extension(
     ],
     optional=True,  # without a compiler the references in NumPy serve
 )
-TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3", "ml_dtypes>=0.5"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3", "ml-dtypes>=0.5"]
 
 setup(
     name="tinygrad-char",
@@ -74,8 +74,8 @@ setup(
         "filelock>=3.16",
     ],
     extras_require={
-        "cuda12": ["cupy-cuda12x[ctk]>=14", "ml_dtypes>=0.5"],
-        "cuda13": ["cupy-cuda13x[ctk]>=14", "ml_dtypes>=0.5"],
+        "cuda12": ["cupy-cuda12x[ctk]>=14", "ml-dtypes>=0.5"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14", "ml-dtypes>=0.5"],
         "parity": ["torch>=2.6"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],

@@ -54,13 +54,7 @@ class Outcome(NamedTuple):
         return self.error <= self.allowed
 
 
-class References:
-    """The references of all operations."""
-
-    def __getattr__(self, name: str) -> Any:
-        import importlib
-
-        return importlib.import_module(f"kernels.{name}")
+REFERENCES = Backend("references", np, np.ndarray)
 
 
 class _Named:
@@ -93,7 +87,7 @@ def run(check: Check, precision: str, backend: Backend) -> Outcome:
         results = [backend.to_numpy(each) for each in check.compute(backend, _Named(device))]
     finally:
         backend.use_tf32(False)
-    single, truth = (check.compute(References(), wide(t)) for t in (np.float32, np.float64))
+    single, truth = (check.compute(REFERENCES, wide(t)) for t in (np.float32, np.float64))
     worst, bound = 0.0, 0.0
     for result, rough, exact in zip(results, single, truth, strict=True):
         scale = float(np.abs(exact).max(initial=0)) or 1.0
@@ -170,14 +164,14 @@ def _dropout(ops: Any, i: Any) -> list[Array]:
 
 
 def _residual(ops: Any, i: Any) -> list[Array]:
-    y = ops.residual.forward(i.x, i.z, i.bias_, 0.3, KEY)
-    return [y, *ops.residual.backward(i.grad, 0.3, KEY)]
+    y = ops.residual.forward(i.z.copy(), i.bias_, i.x, 0.3, KEY)
+    return [y, *ops.residual.backward(i.grad, 0.3, KEY, True)]
 
 
 def _bias_activation(activation: str) -> Compute:
     def compute(ops: Any, i: Any) -> list[Array]:
-        y, saved = ops.bias_activation.forward(i.x, i.bias_, activation)
-        return [y, *ops.bias_activation.backward(i.grad, saved, i.bias_, activation)]
+        y, kept = ops.bias_activation.forward(i.x.copy(), i.bias_, activation)
+        return [y, *ops.bias_activation.backward(i.grad, kept, activation, True)]
 
     return compute
 

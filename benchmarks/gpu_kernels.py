@@ -126,11 +126,11 @@ def _computations(
     yield (
         "bias and gelu backward",
         3 * size,
-        lambda: backend.bias_activation.backward(grad, x, bias, "gelu"),
+        lambda: backend.bias_activation.backward(grad, (x, bias), "gelu", True),
     )
     yield "relu", 2 * size, lambda: backend.relu.forward(x)
     yield "dropout", 2 * size, lambda: backend.dropout.forward(x, 0.2, KEY)
-    yield "residual and dropout", 3 * size, lambda: backend.residual.forward(x, y, bias, 0.2, KEY)
+    yield "residual and dropout", 3 * size, lambda: backend.residual.forward(x, bias, y, 0.2, KEY)
     yield "norm of gradients", size, lambda: backend.global_norm.forward(x)
     if dtype == np.float32:
         square = (y * y).reshape(-1)

@@ -245,13 +245,13 @@ def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Seque
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
-    dtype = tensors[0].array.dtype if isinstance(tensors[0], TensorBase) else None
     others = False
     for each in tensors:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
-        if each.array.dtype != dtype:
-            others |= not (mixed and dtype.name == "bfloat16" and each.array.dtype == DEFAULT_DTYPE)
+        dtype, first = each.array.dtype, tensors[0].array.dtype
+        if dtype != first:
+            others |= not (mixed and first.name == "bfloat16" and dtype == DEFAULT_DTYPE)
     if others:
         dtypes = sorted({str(each.array.dtype) for each in tensors})
         raise TypeError(f"{name}: dtypes {', '.join(dtypes)}; expected one")

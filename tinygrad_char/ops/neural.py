@@ -35,10 +35,7 @@ class Linear(Function):
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
         _check_linear(x, weight, bias)
-        need_x, need_weight, _ = self.needs
-        # A weight of another dtype than x is kept for its dtype, which is that of its gradient.
-        keep_weight = need_x or weight.dtype != x.dtype
-        self.saved = (x if need_weight else None, weight if keep_weight else None)
+        self.saved = _kept(x, weight, self.needs)
         return self.backend.linear.forward(x, weight, bias)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
@@ -55,8 +52,7 @@ class LinearActivation(Function):
         self.activation = activation
         product = self.backend.linear.forward(x, weight, None)
         y, kept = self.backend.bias_activation.forward(product, bias, activation)
-        need_x, need_weight, _ = self.needs
-        self.saved = (x if need_weight else None, weight if need_x else None, *kept)
+        self.saved = (*_kept(x, weight, self.needs), *kept)
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
@@ -87,10 +83,11 @@ class LinearResidual(Function):
         """Return y; ValueError that names the shapes where they do not fit."""
         _check_linear(x, weight, bias)
         shape = (*x.shape[:-1], weight.shape[0])
-        if residual is not None and residual.shape != shape:
-            raise ValueError(f"linear: residual {residual.shape}; expected {shape}")
-        need_x, need_weight, _, _ = self.needs
-        self.saved = (x if need_weight else None, weight if need_x else None)
+        if residual is not None and (residual.shape, residual.dtype) != (shape, x.dtype):
+            raise ValueError(
+                f"linear: residual {residual.shape} {residual.dtype}; expected {shape} {x.dtype}"
+            )
+        self.saved = _kept(x, weight, self.needs)
         self.options = (p, key)
         product = self.backend.linear.forward(x, weight, None)
         return self.backend.residual.forward(product, bias, residual, p, key)
@@ -104,6 +101,15 @@ class LinearResidual(Function):
         needs = (need_x, need_weight, False)
         grad_x, grad_weight, _ = self.backend.linear.backward(dropped, *self.saved, needs)
         return grad_x, grad_weight, grad_bias, grad if need_residual else None
+
+
+def _kept(x: Array, weight: Array, needs: tuple[bool, ...]) -> tuple[Array | None, Array | None]:
+    """Return of x and weight what the product's backward needs.
+
+    A weight of another dtype than x is kept for its dtype, which is that of its gradient.
+    """
+    need_x, need_weight = needs[:2]
+    return x if need_weight else None, weight if need_x or weight.dtype != x.dtype else None
 
 
 def _check_linear(x: Array, weight: Array, bias: Array | None) -> None:
