@@ -37,7 +37,13 @@ FUSED = Extension(
     ],
     optional=True,  # without a compiler the references in NumPy serve
 )
-TEST = ["pytest>=8", "hypothesis>=6.100", "pytest-timeout>=2.3", "ml-dtypes>=0.5"]
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "ml-dtypes>=0.5",
+]
 
 setup(
     name="tinygrad-char",

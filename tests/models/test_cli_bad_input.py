@@ -14,7 +14,9 @@ from models.config import TrainConfig
 from tinygrad_char import checkpoint
 
 WHOLE_NUMBERS = {
-    **dict.fromkeys(["steps", "batch-size", "accumulate", "eval-every", "eval-batches"], 1),
+    **dict.fromkeys(
+        ["steps", "batch-size", "accumulate", "shards", "eval-every", "eval-batches"], 1
+    ),
     **dict.fromkeys(["log-every", "block-size", "n-layer", "n-head", "n-embd"], 1),
     **dict.fromkeys(["warmup", "sample-every", "seed"], 0),
 }
