@@ -15,7 +15,6 @@ import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import measure
 from benchmarks.measure import (
     Contender,
     ContenderError,
@@ -28,6 +27,7 @@ from benchmarks.measure import (
     resident,
 )
 from kernels.cores import available_cores
+from models import openblas
 from models.openblas import VARIABLE
 
 whole = st.integers(-1000, 1000).map(float)
@@ -194,7 +194,7 @@ def count_as_check():
 )
 def test_contenders_have_the_better_kernels_of_openblas(monkeypatch):
     monkeypatch.setenv(VARIABLE, "")  # so that what is set below is undone
-    monkeypatch.setattr(measure, "better_core_type", lambda: "Nehalem")
+    monkeypatch.setattr(openblas, "better_core_type", lambda: "Nehalem")
     contest = hold({"a": Contender(numbers, (1.0,))}, bound=0, rounds=1, seconds=0.001)
     assert "for Nehalem" in contest.libraries["a"]["products"]
 

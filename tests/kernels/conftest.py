@@ -1,23 +1,10 @@
 """Every test of an operation that has a fused version runs on both: one body for all versions."""
 
 import pytest
+from versions import NAMES
 
 import kernels
 from kernels import fused
-
-NAMES = (
-    "adamw",
-    "attention",
-    "bias_activation",
-    "cross_entropy",
-    "dropout",
-    "embedding",
-    "gelu",
-    "layernorm",
-    "linear",
-    "residual",
-    "running_mean",
-)
 
 
 class Overlay:

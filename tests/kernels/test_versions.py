@@ -1,6 +1,6 @@
 """That a test of an operation really runs on each of its versions."""
 
-from conftest import NAMES
+from versions import NAMES
 
 from kernels import dropout, fused
 

@@ -107,7 +107,10 @@ def test_the_last_rung_is_the_gpt():
     assert results[0][1] == results[1][1]
     grads = {name: each.grad.numpy() for name, each in gpt.named_parameters()}
     for name, parameter in rung.named_parameters():
-        assert np.array_equal(parameter.grad.numpy(), grads[gpt_name(name)]), name
+        # Sums over rows are taken in another order where an activation is part of a layer.
+        np.testing.assert_allclose(
+            parameter.grad.numpy(), grads[gpt_name(name)], rtol=1e-4, atol=1e-7, err_msg=name
+        )
 
 
 def test_the_scaled_gpt_has_as_many_parameters_as_published():
