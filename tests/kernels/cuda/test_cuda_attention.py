@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, FLOAT, draw
 
@@ -89,6 +89,8 @@ def assert_attention(results, arrays, rounding, causal, scale, p=0.0):
     st.sampled_from([0.0, 0.3]),
     st.integers(0, 1000),
 )
+@example("plain", 1, 1, 33, 127, 16, False, 0.3, 0)
+@example("bf16", 1, 2, 127, 31, 16, True, 0.0, 0)
 def test_attention_is_its_reference(
     launcher, kind, batch, heads, queries, keys, size, causal, p, seed
 ):
