@@ -23,6 +23,7 @@ from tinygrad_char.capture import TrainingStep
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
+from tinygrad_char.trace import TracedLoss
 
 
 class DivergedError(RunError):
@@ -88,6 +89,9 @@ class Trainer:
                 max_norm=config.clip or math.inf,
                 note=note,
             )
+        self._loss: Any = lambda shard: self.model(*shard)[1]
+        if on_host:
+            self._loss = TracedLoss(self._loss, self.optimizer.parameters, self.generator.dropout)
         self.step = 0
         self.best_loss, self.best_step = math.inf, 0
         self.evaluated = False
@@ -129,7 +133,7 @@ class Trainer:
         for _ in range(config.accumulate):
             shards += cut_batch(*self._batch(), self.shards)
         return parallel.backward(
-            lambda shard: self.model(*shard)[1],
+            self._loss,
             shards,
             [len(x) / (config.batch_size * config.accumulate) for x, _ in shards],
             self.optimizer.parameters,

@@ -13,7 +13,7 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class NonFiniteError(FloatingPointError):
 class _ThreadState(threading.local):
     recording = True
     checking = False
+    trace: Trace | None = None
 
 
 _state = _ThreadState()
@@ -145,6 +146,8 @@ class Function:
             result.version = first.version
         if record:
             node._link(inputs, result)
+        if state.trace is not None:
+            state.trace.operations.append(Operation(node, inputs, options, result))
         return result
 
     def _link(self, inputs: tuple[Any, ...], result: Any) -> None:
@@ -281,6 +284,44 @@ def is_grad_enabled() -> bool:
 def is_detecting_nonfinite() -> bool:
     """Return whether `detect_nonfinite` is on in this thread."""
     return _state.checking
+
+
+class Operation(NamedTuple):
+    """One call of `Function.apply`."""
+
+    node: Function
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    result: Tensor
+
+
+class Trace:
+    """The operations of a thread in order.
+
+    `obstacle` says what was done besides that repeating them would leave out.
+    """
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.obstacle: str | None = None
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[Trace]:
+    """List the operations of this thread, recorded for backward or not."""
+    before = _state.trace
+    _state.trace = Trace()
+    try:
+        yield _state.trace
+    finally:
+        _state.trace = before
+
+
+def note_change(tensor: TensorBase) -> None:
+    """Count an in-place change of a tensor's memory."""
+    tensor.version.value += 1
+    if _state.trace is not None:
+        _state.trace.obstacle = "a tensor is changed in place"
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from kernels.cores import available_cores, one_core
 from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite, leaf_gradients
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
+from tinygrad_char.trace import TracedLoss
 
 if TYPE_CHECKING:
     import threadpoolctl
@@ -96,7 +97,7 @@ def _keeping_to_one_core(function: Callable[[Item], Result]) -> Callable[[Item],
 
 
 def backward(
-    loss: Callable[[Item], Tensor],
+    loss: Callable[[Item], Tensor] | TracedLoss,
     shards: Sequence[Item],
     weights: Sequence[float],
     parameters: Sequence[Tensor],
@@ -110,7 +111,8 @@ def backward(
     ----------
     loss
         Gives a tensor with one element; called on several threads at once. What it changes
-        besides, such as the running averages of a BatchNorm, is not kept in order.
+        besides, such as the running averages of a BatchNorm, is not kept in order. Or such a
+        loss traced, by the same parameters.
     weights
         For the mean over a batch, each shard's part of it.
     parameters
@@ -126,6 +128,8 @@ def backward(
     ) -> tuple[float, list[Array | None]]:
         shard, weight, keys = work
         with dropout.using(keys):
+            if isinstance(loss, TracedLoss):
+                return loss.gradients(shard, weight)
             value = loss(shard)
         cotangent = value.backend.xp.full(value.shape, weight, value.dtype)
         return weight * value.item(), leaf_gradients(value, cotangent, parameters)

@@ -90,9 +90,14 @@ class Stream:
         threshold = self._numpy.random(len(sums)) * sums[:, -1]
         return (sums <= threshold[:, None]).sum(axis=-1)
 
+    @property
+    def keys(self) -> DropoutKeys:
+        """The keys that this thread draws: its shard's, see `using`, or else the stream's own."""
+        return getattr(self._here, "keys", self._keys)
+
     def dropout_key(self) -> DropoutKey:
         """Return the key of the next dropout call's random bits."""
-        return getattr(self._here, "keys", self._keys).next()
+        return self.keys.next()
 
     @contextlib.contextmanager
     def shards(self, count: int) -> Iterator[list[DropoutKeys]]:

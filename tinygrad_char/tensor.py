@@ -350,7 +350,7 @@ class Tensor(TensorBase):
                 raise DeviceError(f"values on {values.backend} into a tensor on {self.backend}")
             values = values.array
         self.array[index] = values
-        self.version.value += 1
+        autograd.note_change(self)
 
     # Where and what dtype
 

@@ -1,0 +1,256 @@
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_char as tg
+from tinygrad_char import functional as F
+from tinygrad_char import nn, parallel
+from tinygrad_char.autograd import Function, NonFiniteError, detect_nonfinite
+from tinygrad_char.parallel import Workers
+from tinygrad_char.random import Generator
+from tinygrad_char.trace import TracedLoss
+
+RNG = np.random.default_rng(0)
+
+
+class Made:
+    """A model with its loss, plain and traced, and its dropout."""
+
+    def __init__(self, dropout=0.0, seed=0, dtype=np.float32):
+        self.generator = Generator(seed)
+        self.model = nn.Sequential(
+            nn.Embedding(11, 8, generator=self.generator),
+            nn.Dropout(dropout, generator=self.generator),
+            nn.CausalSelfAttention(8, 2, dropout=dropout, generator=self.generator),
+            nn.LayerNorm(8),
+            nn.Linear(8, 11, generator=self.generator),
+        ).astype(dtype)
+        self.leaves = list(self.model.parameters())
+        self.stream = self.generator.dropout
+        self.traced = TracedLoss(self.loss, self.leaves, self.stream)
+
+    def loss(self, batch):
+        x, y = batch
+        return F.cross_entropy(self.model(x), y)
+
+
+def draw(batch=3, length=5):
+    return tuple(RNG.integers(0, 11, (2, batch, length)))
+
+
+def on_tape(made, batch, weight):
+    value = made.loss(batch)
+    for each in made.leaves:
+        each.grad = None
+    value.backward(np.full((), weight, value.dtype))
+    return weight * value.item(), [
+        None if each.grad is None else each.grad.numpy() for each in made.leaves
+    ]
+
+
+def same(found, expected):
+    assert found[0] == expected[0]
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        if theirs is None:
+            assert ours is None
+        else:
+            assert ours.tobytes() == theirs.tobytes()
+
+
+def count_applied(monkeypatch):
+    counts = []
+    before = Function.apply.__func__
+
+    def apply(cls, *inputs, **options):
+        counts.append(cls)
+        return before(cls, *inputs, **options)
+
+    monkeypatch.setattr(Function, "apply", classmethod(apply))
+    return counts
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 4), st.floats(0.1, 2)), min_size=1, max_size=9
+    ),
+    st.sampled_from([0.0, 0.4]),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_every_call_gives_the_bits_of_the_tape(calls, dropout, dtype):
+    made, plain = Made(dropout, dtype=dtype), Made(dropout, dtype=dtype)
+    for batch, length, weight in calls:
+        arrays = draw(batch, length)
+        same(made.traced.gradients(arrays, weight), on_tape(plain, arrays, weight))
+        assert made.stream.get_state() == plain.stream.get_state()
+    assert made.traced.reason is None
+
+
+def test_from_the_third_call_on_nothing_is_put_on_the_tape(monkeypatch):
+    made = Made(0.3)
+    counts = count_applied(monkeypatch)
+    applied = []
+    for _ in range(4):
+        before = len(counts)
+        made.traced.gradients(draw(), 1.0)
+        applied.append(len(counts) - before)
+    assert applied[0] == applied[1] > 0
+    assert applied[2:] == [0, 0]
+
+
+def test_changed_weights_are_seen_and_so_is_another_array_in_their_place():
+    made, plain = Made(), Made()
+    for step in range(5):
+        arrays = draw()
+        for each in (made, plain):
+            each.leaves[0].copy_(each.leaves[0] * 0.5)
+            if step == 3:
+                each.leaves[2].array = each.leaves[2].array * 2
+        same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
+
+
+def test_a_leaf_that_the_loss_does_not_reach_has_no_gradient():
+    used, unused = (tg.ones(3).requires_grad_() for _ in range(2))
+    traced = TracedLoss(
+        lambda batch: (used * tg.tensor(2.0) * batch[0]).sum(),
+        [used, unused],
+        Generator(0).dropout,
+    )
+    for factor in (1, 2, 3):
+        loss, (grad, none) = traced.gradients((np.full(3, factor, np.float32),), 0.5)
+        assert loss == 3 * factor
+        np.testing.assert_array_equal(grad, np.full(3, factor, np.float32))
+        assert none is None
+    assert traced.reason is None
+
+
+def test_gradients_from_several_uses_of_a_leaf_and_of_a_result_add_up():
+    leaf = tg.tensor(RNG.standard_normal(4).astype(np.float32)).requires_grad_()
+
+    def loss(batch):
+        y = leaf * batch[0]
+        return (y * y + y * leaf + y.exp() * y).sum()
+
+    traced = TracedLoss(loss, [leaf], Generator(0).dropout)
+    for _ in range(4):
+        x = RNG.standard_normal(4).astype(np.float32)
+        leaf.grad = None
+        expected = loss((tg.tensor(x),))
+        expected.backward()
+        found = traced.gradients((x,), 1.0)
+        same(found, (expected.item(), [leaf.grad.numpy()]))
+
+
+def reason_after(loss, leaves, *batches, calls=2):
+    traced = TracedLoss(loss, leaves, Generator(0).dropout)
+    for batch in batches or [(RNG.standard_normal(3).astype(np.float32),) for _ in range(calls)]:
+        expected = loss(tuple(tg.tensor(each) for each in batch))
+        loss_found, (grad, *_) = traced.gradients(batch, 1.0)
+        assert loss_found == expected.item()
+        (theirs,) = tg.grad(expected, [leaves[0]])
+        np.testing.assert_array_equal(grad, theirs.numpy())
+    return traced.reason
+
+
+@pytest.fixture
+def leaf():
+    return tg.tensor([1.0, -2.0, 3.0]).requires_grad_()
+
+
+def test_a_batch_that_goes_around_the_operations_is_refused(leaf):
+    reason = reason_after(lambda batch: (leaf * float(np.asarray(batch[0])[0])).sum(), [leaf])
+    assert reason == "array 0 of the batch reaches no operation"
+
+
+def test_a_choice_by_the_data_is_found_at_the_second_call(leaf):
+    def loss(batch):
+        x = batch[0] if isinstance(batch[0], tg.Tensor) else tg.tensor(batch[0])
+        return (leaf * x * (2.0 if x.sum().item() > 0 else 3.0)).sum()
+
+    batches = [(np.full(3, sign, np.float32),) for sign in (1, -1, 1)]
+    reason = reason_after(loss, [leaf], *batches)
+    assert reason == "its operations, repeated on another batch, gave other results"
+
+
+def test_a_change_in_place_is_refused(leaf):
+    seen = tg.zeros(3)
+
+    def loss(batch):
+        y = leaf * batch[0]
+        seen.copy_(y.detach())
+        return y.sum()
+
+    assert reason_after(loss, [leaf]) == "a tensor is changed in place"
+
+
+def test_hooks_are_refused_and_run(leaf):
+    seen = []
+
+    def loss(batch):
+        y = leaf * batch[0]
+        y.register_hook(lambda grad: seen.append(1))
+        return y.sum()
+
+    assert reason_after(loss, [leaf]) == "a result of multiply has hooks"
+    assert len(seen) == 4
+    leaf.register_hook(lambda grad: grad)
+    assert reason_after(lambda batch: (leaf * batch[0]).sum(), [leaf]) == "a leaf has hooks"
+
+
+def test_nonfinite_values_are_named_after_the_loss_was_traced(leaf):
+    traced = TracedLoss(lambda batch: (leaf * batch[0]).log().sum(), [leaf], Generator(0).dropout)
+    for _ in range(3):
+        traced.gradients((np.array([1, -1, 1], np.float32),), 1.0)
+    with np.errstate(all="ignore"), detect_nonfinite(), pytest.raises(NonFiniteError, match="log"):
+        traced.gradients((np.array([1, 1, 0], np.float32),), 1.0)
+
+
+def test_threads_repeat_side_by_side():
+    made, plain = Made(0.2), Made(0.2)
+    for _ in range(4):
+        parts = [draw() for _ in range(6)]
+        for each, loss in ((made, made.traced), (plain, plain.loss)):
+            for leaf in each.leaves:
+                leaf.grad = None
+            each.total = parallel.backward(
+                loss,
+                parts,
+                [1 / 6] * 6,
+                each.leaves,
+                workers=Workers(3),
+                dropout=each.stream,
+            )
+        assert made.total == plain.total
+        assert made.stream.get_state() == plain.stream.get_state()
+        for ours, theirs in zip(made.leaves, plain.leaves, strict=True):
+            assert ours.grad.numpy().tobytes() == theirs.grad.numpy().tobytes()
+    assert made.traced.reason is None
+
+
+def test_a_failure_leaves_the_next_call_right():
+    made, plain = Made(), Made()
+    for _ in range(3):
+        arrays = draw()
+        same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
+    wrong = draw()
+    wrong[0][0, 0] = 11
+    with pytest.raises(IndexError, match="11"):
+        made.traced.gradients(wrong, 1.0)
+    for _ in range(3):
+        arrays = draw()
+        same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
+
+
+def test_tracing_is_of_one_thread(leaf):
+    from tinygrad_char.autograd import tracing
+
+    with tracing() as trace:
+        thread = threading.Thread(target=lambda: leaf * 2)
+        thread.start()
+        thread.join()
+        y = leaf * 3
+    leaf * 4
+    assert [operation.result for operation in trace.operations] == [y]
