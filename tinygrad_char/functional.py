@@ -5,7 +5,7 @@ from typing import Any
 
 from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
-from tinygrad_char.autograd import TensorBase
+from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import DEFAULT_DTYPE, boolean_mask, floating, operands, tensor_like
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops.reduction import normalize_axes
@@ -186,16 +186,21 @@ def self_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     key: DropoutKey | None = None,
+    cache: Any = None,
 ) -> Tensor:
     """Return the attention (B, T, C) of a sequence to itself, from qkv (B, T, 3C).
 
-    The last axis of qkv holds the queries of all heads, then the keys, then the values.
+    The last axis of qkv holds the queries of all heads, then the keys, then the values. With a
+    `nn.KeyValueCache` the sequence begins with the positions that it holds; RuntimeError where a
+    gradient is asked for.
     """
+    if cache is not None and qkv.requires_grad and is_grad_enabled():
+        raise RuntimeError("self_attention: a cache keeps no history for backward; use no_grad()")
     if heads < 1:
         raise ValueError(f"self_attention: heads={heads}, expected at least 1")
     size = qkv.shape[-1] // (3 * heads) if qkv.ndim else 0
     options = _attention_options(size, causal, scale, dropout, key)
-    return neural.SelfAttention.apply(floating(qkv), heads=heads, **options)
+    return neural.SelfAttention.apply(floating(qkv), heads=heads, cache=cache, **options)
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:

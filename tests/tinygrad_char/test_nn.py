@@ -493,7 +493,7 @@ class TestCache:
 
     def test_a_full_cache_says_so(self):
         cache = nn.KeyValueCache(3)
-        keys = tensor(1, 2, 2, 4)
+        keys = tensor(1, 2, 2, 4).numpy()
         cache.append(keys, keys)
         with pytest.raises(ValueError, match="cache of 3 positions cannot hold 4"):
             cache.append(keys, keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels.array import Array
+from kernels.array import Array, namespace
 from tinygrad_char import functional as F
 from tinygrad_char.nn.layers import Linear, ResidualLinear, check_size
 from tinygrad_char.nn.module import Module
@@ -31,19 +31,25 @@ class KeyValueCache:
         self.keys: Array | None = None
         self.values: Array | None = None
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, T, D) and return all so far, as views."""
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add keys and values (B, H, T, D) and return all so far, as views.
+
+        Raises
+        ------
+        ValueError
+            They are more than the capacity.
+        """
         end = self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"cache of {self.capacity} positions cannot hold {end}")
         if self.keys is None or self.values is None:
             shape = (*k.shape[:2], self.capacity, k.shape[3])
-            xp = k.backend.xp
+            xp = namespace(k)
             self.keys, self.values = xp.empty(shape, k.dtype), xp.empty(shape, k.dtype)
-        self.keys[:, :, self.length : end] = k.array
-        self.values[:, :, self.length : end] = v.array
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
         self.length = end
-        return k._result(self.keys[:, :, :end]), v._result(self.values[:, :, :end])
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class SelfAttention(Module):
@@ -102,25 +108,10 @@ class SelfAttention(Module):
             missing.
         """
         qkv = self.qkv(x)  # (B, T, 3C)
-        p = self.p if self.training else 0.0
-        if cache is None:
-            key = self._generator.dropout.dropout_key() if p else None
-            y = F.self_attention(qkv, self.n_head, causal=self.causal, dropout=p, key=key)
-        else:
-            y = self._attend_cached(qkv, cache)
+        p = self.p if self.training and cache is None else 0.0
+        key = self._generator.dropout.dropout_key() if p else None
+        y = F.self_attention(qkv, self.n_head, causal=self.causal, dropout=p, key=key, cache=cache)
         return self.projection(y, residual)
-
-    def _attend_cached(self, qkv: Tensor, cache: KeyValueCache) -> Tensor:
-        if qkv.requires_grad:
-            raise RuntimeError(
-                f"{type(self).__name__}: a cache keeps no history for backward; use no_grad()"
-            )
-        batch, length, width = qkv.shape
-        parts = qkv.reshape(batch, length, 3, self.n_head, width // (3 * self.n_head))
-        q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        keys, values = cache.append(k, v)
-        y = F.attention(q, keys, values, causal=self.causal)  # (B, H, T, D)
-        return y.permute(0, 2, 1, 3).reshape(batch, length, width // 3)
 
     def extra_repr(self) -> str:
         """Return the heads and dropout."""

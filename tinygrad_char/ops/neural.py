@@ -1,5 +1,7 @@
 """The operations of neural networks: each hands raw arrays to the backend's kernels."""
 
+from typing import Any
+
 from kernels.array import Array
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.linear import rows
@@ -301,6 +303,7 @@ class SelfAttention(Function):
         scale: float,
         dropout: float,
         key: DropoutKey | None,
+        cache: Any,
     ) -> Array:
         """Return out (B, T, C) for qkv (B, T, 3C); ValueError where the shape does not fit."""
         if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
@@ -310,7 +313,10 @@ class SelfAttention(Function):
             )
         self.heads = heads
         self.options = (causal, scale, dropout, key)
-        out, logsumexp = self.backend.attention.forward(*self._views(qkv), *self.options)
+        q, k, v = self._views(qkv)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        out, logsumexp = self.backend.attention.forward(q, k, v, *self.options)
         self.saved = (qkv, out, logsumexp)
         return self._join(out)
 
