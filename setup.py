@@ -20,10 +20,12 @@ FUSED = Extension(
             "linear",
             "residual",
             "running_mean",
+            "spread",
         )
     ],
     depends=[
-        f"kernels/{name}.h" for name in ("attention", "attention_blocks", "fused", "philox", "tile")
+        f"kernels/{name}.h"
+        for name in ("attention", "attention_blocks", "fused", "philox", "spread", "tile")
     ],
     # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
     # no contraction, so that AdamW's digits are those of its reference.

@@ -1,15 +1,12 @@
-"""The cores of this machine, and a kernel's work spread over them."""
+"""The cores of this machine, and how many of them a kernel takes."""
 
 import contextlib
-import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Iterator
 
-WORTH_SPREADING = 5e6
-"""Operations below which a kernel is done sooner than a thread has begun."""
+WORTH_SPREADING = 5e5
+"""Operations below which a kernel is done before another thread has begun."""
 
 
 class _ThreadState(threading.local):
@@ -37,28 +34,6 @@ def one_core() -> Iterator[None]:
         _state.alone = before
 
 
-def spread(work: Callable[[int, int], None], count: int, operations: float) -> None:
-    """Call work(first, last) for ranges that make up 0 to count: on all cores if it is worth it.
-
-    `work` must release the interpreter's lock, and its ranges be independent of each other.
-    """
-    parts = min(available_cores(), count)
-    if parts <= 1 or _state.alone or operations < WORTH_SPREADING:
-        work(0, count)
-        return
-    ends = [count * part // parts for part in range(parts + 1)]
-    others = [_pool().submit(work, first, last) for first, last in itertools.pairwise(ends[1:])]
-    try:
-        work(0, ends[1])
-    finally:
-        for each in others:
-            each.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, available_cores() - 1), "tinygrad-char-kernel")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no such threads
+def threads_for(operations: float) -> int:
+    """Return how many threads a kernel of so many operations is spread over, see spread.h."""
+    return 1 if _state.alone or operations < WORTH_SPREADING else available_cores()

@@ -6,10 +6,13 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stdatomic.h>
+
 #include "attention.h"
 #include "fused.h"
+#include "spread.h"
 
-enum { MOST = 18 };
+enum { MOST = 17 };
 
 typedef struct {
     int count; /* of buffers held */
@@ -158,26 +161,46 @@ static Attention attention_of(const Arguments *given, DropoutMask *mask)
     return attention;
 }
 
+typedef struct {
+    Attention attention;
+    int (*run)(const Attention *a, int64_t first, int64_t last);
+    atomic_int failed;
+} AttentionJob;
+
+static void run_heads(void *work, int64_t first, int64_t last)
+{
+    AttentionJob *const job = work;
+    if (job->run(&job->attention, first, last) < 0)
+        atomic_store(&job->failed, 1);
+}
+
+static int spread_heads(AttentionJob *job, const Arguments *given)
+{
+    const Py_ssize_t *const shape = given->at[0].view->shape;
+    spread(run_heads, job, shape[0] * shape[1], given->at[12].whole);
+    return job->failed;
+}
+
 static int forward_of(const Arguments *given)
 {
     DropoutMask mask;
-    const Attention attention = attention_of(given, &mask);
-    return attention_forward(&attention, given->at[12].whole, given->at[13].whole);
+    AttentionJob job = {attention_of(given, &mask), attention_forward, 0};
+    return spread_heads(&job, given);
 }
 
 static int backward_of(const Arguments *given)
 {
     DropoutMask mask;
-    Attention attention = attention_of(given, &mask);
-    attention.grad = heads_of(given->at[14].view);
-    attention.grad_q = heads_of(given->at[15].view);
-    attention.grad_k = heads_of(given->at[16].view);
-    attention.grad_v = heads_of(given->at[17].view);
-    return attention_backward(&attention, given->at[12].whole, given->at[13].whole);
+    AttentionJob job = {attention_of(given, &mask), attention_backward, 0};
+    job.attention.grad = heads_of(given->at[13].view);
+    job.attention.grad_q = heads_of(given->at[14].view);
+    job.attention.grad_k = heads_of(given->at[15].view);
+    job.attention.grad_v = heads_of(given->at[16].view);
+    return spread_heads(&job, given);
 }
 
-FUNCTION(attention_forward, "vvvVFirinnirii", failed = forward_of(&arguments))
-FUNCTION(attention_backward, "vvvvfirinniriivVVV", failed = backward_of(&arguments))
+FUNCTION(attention_forward, "vvvVFirinniri", failed = forward_of(&arguments))
+FUNCTION(attention_backward, "vvvvfirinnirivVVV", failed = backward_of(&arguments))
 
 RESULT(attention_choose_lanes, "i", attention_choose_lanes(WHOLE(0)))
 FUNCTION(bias_activation_forward, "ffFiii",
@@ -193,6 +216,9 @@ FUNCTION(residual_forward, "Fffiinnir",
 FUNCTION(residual_backward, "fFFiinnir",
          residual_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
                            NATURAL(6), WHOLE(7), REAL(8)))
+FUNCTION(linear_few_rows, "fffFiiii",
+         linear_few_rows(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5), WHOLE(6),
+                         WHOLE(7)))
 FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
 RESULT(count_targets, "tiii", count_targets(INDICES(0), WHOLE(1), WHOLE(2), WHOLE(3)))
 FUNCTION(cross_entropy_forward, "ftFFiii",
@@ -226,6 +252,7 @@ static PyMethodDef functions[] = {
     ENTRY(dropout_masked),
     ENTRY(residual_forward),
     ENTRY(residual_backward),
+    ENTRY(linear_few_rows),
     ENTRY(column_sums),
     ENTRY(count_targets),
     ENTRY(cross_entropy_forward),

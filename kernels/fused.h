@@ -51,6 +51,8 @@ INLINE float exp_float(float x)
     return p * half.number * (x < low ? 0.0f : x > high ? INFINITY : rest.number);
 }
 
+void linear_few_rows(const float *x, const float *weight, const float *bias, float *y, int64_t rows,
+                     int64_t inputs, int64_t outputs, int64_t threads);
 void layernorm_forward(const float *x, const float *weight, const float *bias, float *y,
                        float *mean, float *rstd, int64_t rows, int64_t channels, float eps);
 void layernorm_backward(const float *grad, const float *x, const float *weight,
@@ -82,9 +84,9 @@ int64_t embedding_backward(const float *grad, const int64_t *idx, float *grad_we
 void adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
                   int64_t size, float grad_scale, float decay, float addition, float rate1,
                   float beta2, float rate2, float correction, float eps, float step_size);
-void running_mean_forward(const float *x, float *y, int64_t length, int64_t channels,
-                          int64_t first, int64_t last);
-void running_mean_backward(const float *grad, float *grad_x, int64_t length, int64_t channels,
-                           int64_t first, int64_t last);
+void running_mean_forward(const float *x, float *y, int64_t sequences, int64_t length,
+                          int64_t channels, int64_t threads);
+void running_mean_backward(const float *grad, float *grad_x, int64_t sequences, int64_t length,
+                           int64_t channels, int64_t threads);
 
 #endif

@@ -27,7 +27,7 @@ from kernels import (
 )
 from kernels.array import Array
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
-from kernels.cores import spread
+from kernels.cores import threads_for
 from kernels.dropout import DropoutKey, MaskSource
 
 try:
@@ -39,7 +39,8 @@ GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
 }
 FLOAT32 = np.dtype(np.float32)
-FLOAT32 = np.dtype(np.float32)
+FEW_ROWS = 4
+"""Rows of a linear layer for which a weight is read from memory sooner than BLAS does it."""
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
 
 
@@ -106,11 +107,7 @@ def attention_forward(
     out = np.empty((batch, queries, heads, v.shape[-1]), np.float32).transpose(0, 2, 1, 3)
     logsumexp = np.empty((batch, heads, queries), np.float32)
     arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
-    spread(
-        lambda first, last: compiled.attention_forward(*arguments, first, last),
-        batch * heads,
-        4 * q.size * k.shape[2],
-    )
+    compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
     return out, logsumexp
 
 
@@ -132,11 +129,7 @@ def attention_backward(
         attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
         return
     arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
-    spread(
-        lambda first, last: compiled.attention_backward(*arguments, first, last, grad, *grads),
-        q.shape[0] * q.shape[1],
-        10 * q.size * k.shape[2],
-    )
+    compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *grads)
 
 
 def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
@@ -231,6 +224,18 @@ def residual_backward(
     grad_bias = np.zeros(grad.shape[-1], np.float32) if need_bias else None
     compiled.residual_backward(grad, grad_z, grad_bias, *_matrix(grad), *mask)
     return grad_z, grad_bias
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None) -> Array:
+    """See linear.forward, which serves where BLAS is as fast as the memory."""
+    count = x.size // max(x.shape[-1], 1)
+    if not 0 < count <= FEW_ROWS or not _fits(x, weight, bias):
+        return linear.forward(x, weight, bias)
+    outputs, inputs = weight.shape
+    y = np.empty((*x.shape[:-1], outputs), np.float32)
+    threads = threads_for(2 * count * weight.size)
+    compiled.linear_few_rows(x, weight, bias, y, count, inputs, outputs, threads)
+    return y
 
 
 def linear_backward(
@@ -390,11 +395,8 @@ def _each_sequence(kernel: Any, array: Array) -> Array:
     """Return what a kernel that reads and writes (B, T, C) once makes of an array."""
     result = np.empty_like(array)
     sequences, length, channels = array.shape
-    spread(
-        lambda first, last: kernel(array, result, length, channels, first, last),
-        sequences,
-        4 * array.size,  # read, add, divide and write
-    )
+    threads = threads_for(4 * array.size)  # read, add, divide and write
+    kernel(array, result, sequences, length, channels, threads)
     return result
 
 
@@ -414,7 +416,7 @@ def _table() -> dict[str, Any]:
         "embedding": SimpleNamespace(forward=embedding_forward, backward=embedding_backward),
         "gelu": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
-        "linear": SimpleNamespace(forward=linear.forward, backward=linear_backward),
+        "linear": SimpleNamespace(forward=linear_forward, backward=linear_backward),
         "residual": SimpleNamespace(forward=residual_forward, backward=residual_backward),
         "running_mean": SimpleNamespace(
             forward=running_mean_forward, backward=running_mean_backward

@@ -1,5 +1,52 @@
-/* The gradient of a linear layer's bias: see linear.py. The products are BLAS's. */
+/* A linear layer on few rows, and the gradient of its bias: see linear.py. Other products are
+ * BLAS's. */
 #include "fused.h"
+#include "spread.h"
+
+typedef struct {
+    const float *x, *weight, *bias;
+    float *y;
+    int64_t rows, inputs, outputs;
+} Linear;
+
+enum { LANES = 32, AHEAD = 256 };
+
+/* The weights are read once, in the order in which they lie in memory: that is what takes the time,
+ * and goes best if a processor is asked for them early. */
+MULTIVERSION static void some_outputs(void *job, int64_t first, int64_t last)
+{
+    const Linear *const a = job;
+    const int64_t whole = a->inputs - a->inputs % LANES;
+    for (int64_t o = first; o < last; o++) {
+        const float *const weight = a->weight + o * a->inputs;
+        for (int64_t row = 0; row < a->rows; row++) {
+            const float *const x = a->x + row * a->inputs;
+            float sums[LANES] = {0}, sum = a->bias ? a->bias[o] : 0;
+            for (int64_t i = 0; i < whole; i += LANES) {
+#ifdef __GNUC__
+                __builtin_prefetch(weight + i + AHEAD);
+                __builtin_prefetch(weight + i + AHEAD + LANES / 2);
+#endif
+                for (int64_t lane = 0; lane < LANES; lane++)
+                    sums[lane] += x[i + lane] * weight[i + lane];
+            }
+            for (int64_t i = whole; i < a->inputs; i++)
+                sum += x[i] * weight[i];
+            for (int64_t half = LANES / 2; half > 0; half /= 2)
+                for (int64_t lane = 0; lane < half; lane++)
+                    sums[lane] += sums[lane + half];
+            a->y[row * a->outputs + o] = sum + sums[0];
+        }
+    }
+}
+
+/* y (rows, outputs) = x (rows, inputs) weight^T + bias, the outputs spread over `threads`. */
+void linear_few_rows(const float *x, const float *weight, const float *bias, float *y, int64_t rows,
+                     int64_t inputs, int64_t outputs, int64_t threads)
+{
+    Linear job = {x, weight, bias, y, rows, inputs, outputs};
+    spread(some_outputs, &job, outputs, threads);
+}
 
 /* Adds the rows of grad (rows, columns) to sums, which starts as zeros, four at a time. */
 MULTIVERSION void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns)

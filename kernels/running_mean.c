@@ -1,15 +1,24 @@
 /* The mean of all positions so far: see running_mean.py for the equations. Arrays (B, T, C). */
 #include "fused.h"
+#include "spread.h"
+
+typedef struct {
+    const float *from;
+    float *to;
+    int64_t length, channels;
+} Sequences;
 
 /* Channels whose sums are kept at hand, in the fastest cache. */
 enum { CHANNELS = 512 };
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Sequences `first` to `last` of y. */
-MULTIVERSION void running_mean_forward(const float *x, float *y, int64_t length, int64_t channels,
-                                       int64_t first, int64_t last)
+MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
 {
+    const Sequences *const a = job;
+    const int64_t length = a->length, channels = a->channels;
+    const float *const x = a->from;
+    float *const y = a->to;
     float sum[CHANNELS];
     for (int64_t b = first; b < last; b++)
         for (int64_t c = 0; c < channels; c += CHANNELS) {
@@ -27,10 +36,12 @@ MULTIVERSION void running_mean_forward(const float *x, float *y, int64_t length,
         }
 }
 
-/* Sequences `first` to `last` of grad_x. */
-MULTIVERSION void running_mean_backward(const float *grad, float *grad_x, int64_t length,
-                                        int64_t channels, int64_t first, int64_t last)
+MULTIVERSION static void backward(void *job, int64_t first, int64_t last)
 {
+    const Sequences *const a = job;
+    const int64_t length = a->length, channels = a->channels;
+    const float *const grad = a->from;
+    float *const grad_x = a->to;
     float sum[CHANNELS];
     for (int64_t b = first; b < last; b++)
         for (int64_t c = 0; c < channels; c += CHANNELS) {
@@ -46,4 +57,16 @@ MULTIVERSION void running_mean_backward(const float *grad, float *grad_x, int64_
                 }
             }
         }
+}
+
+void running_mean_forward(const float *x, float *y, int64_t sequences, int64_t length,
+                          int64_t channels, int64_t threads)
+{
+    spread(forward, &(Sequences){x, y, length, channels}, sequences, threads);
+}
+
+void running_mean_backward(const float *grad, float *grad_x, int64_t sequences, int64_t length,
+                           int64_t channels, int64_t threads)
+{
+    spread(backward, &(Sequences){grad, grad_x, length, channels}, sequences, threads);
 }

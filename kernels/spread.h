@@ -1,0 +1,13 @@
+/* Work spread over threads that wait for it: a kernel may be too short to start threads for. */
+#ifndef TINYGRAD_CHAR_SPREAD_H
+#define TINYGRAD_CHAR_SPREAD_H
+
+#include <stdint.h>
+
+typedef void (*Work)(void *job, int64_t first, int64_t last);
+
+/* Calls work(job, first, last) for ranges that make up 0 to count, at most `parts` of them, side by
+ * side with each other. One caller at a time has the threads; another does its work alone. */
+void spread(Work work, void *job, int64_t count, int64_t parts);
+
+#endif
