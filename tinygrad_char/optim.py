@@ -168,13 +168,11 @@ class Optimizer:
     def grad_norm(self) -> float:
         """Return the Euclidean norm of all gradients together."""
         self._collect()
+        return self._norm([each for group in self.groups for each in self._spans(group)])
+
+    def _norm(self, spans: list[tuple[slice, int]]) -> float:
         norm_of = self.parameters[0].backend.global_norm.forward
-        norms = [
-            float(norm_of(self.flat_grad[span]))
-            for group in self.groups
-            for span, _ in self._spans(group)
-        ]
-        return math.hypot(*norms)
+        return math.hypot(*(float(norm_of(self.flat_grad[span])) for span, _ in spans))
 
     def step(self, *, max_norm: float | None = None) -> float | None:
         """Update every parameter that has a gradient.
@@ -191,16 +189,17 @@ class Optimizer:
         """
         norm = None
         scale = 1.0
-        if max_norm is None:
-            self._collect()
-        else:
+        if max_norm is not None:
             _check_max_norm(type(self).__name__, max_norm)
-            norm = self.grad_norm()
+        self._collect()
+        spans = [list(self._spans(group)) for group in self.groups]
+        if max_norm is not None:
+            norm = self._norm([each for members in spans for each in members])
             if not math.isfinite(norm):
                 return norm
             scale = min(1.0, max_norm / (norm + 1e-6))
-        for group in self.groups:
-            for span, count in self._spans(group):
+        for group, members in zip(self.groups, spans, strict=True):
+            for span, count in members:
                 self.update(span, count + 1, group.options, scale)
         self.updates += [each.grad is not None for each in self.parameters]
         for each in self.parameters:
