@@ -33,6 +33,8 @@ REFRESH = 50
 """Runs after which an array that is worked on in place gets its first values again."""
 ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 COMPARED_STEPS = 3
+LAYERS = 24
+"""Linear layers that one character passes on its way through the model, when text is generated."""
 
 
 class Dimensions(NamedTuple):
@@ -254,10 +256,18 @@ def linear(op: Any, at: Dimensions) -> dict[str, Task]:
         "grad": (at.rows, wide),
     }
     x, weight, bias, grad = operands(shapes).values()
+    weights = many_weights(at)
     return {
         "linear forward": Task(lambda: op.forward(x, weight, bias)),
         "linear backward": Task(lambda: op.backward(grad, x, weight, (True, True, True))),
+        "linear one row": Task(lambda: tuple(op.forward(x[:1], each, None) for each in weights)),
     }
+
+
+def many_weights(at: Dimensions) -> Array:
+    """Return weights (LAYERS, 4C, C) that are not in the cache by the time that they come again."""
+    shape = (LAYERS, 4 * at.channels, at.channels)
+    return operands({"weight": shape})["weight"]
 
 
 def residual(op: Any, at: Dimensions) -> dict[str, Task]:
@@ -336,6 +346,7 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
         "layernorm backward": ("bytes", 3 * stream),
         "linear forward": ("operations", product),
         "linear backward": ("operations", 2 * product),
+        "linear one row": ("bytes", 16.0 * LAYERS * at.channels**2),
         "residual forward": ("bytes", 3 * stream),
         "residual backward": ("bytes", 2 * stream),
         "running_mean forward": ("bytes", 2 * stream),

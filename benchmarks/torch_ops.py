@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import Task
-from benchmarks.ops import ADAMW, COMPARED_STEPS, Dimensions, P, indices, operands
+from benchmarks.ops import (
+    ADAMW,
+    COMPARED_STEPS,
+    Dimensions,
+    P,
+    indices,
+    many_weights,
+    operands,
+)
 
 
 def prepare_ops(names: list[str], at: Dimensions) -> dict[str, Task]:
@@ -173,7 +181,13 @@ def linear(at: Dimensions) -> dict[str, Task]:
     *inputs, grad = tensors(
         x=(at.rows, at.channels), weight=(wide, at.channels), bias=(wide,), grad=(at.rows, wide)
     )
-    return tasks("linear", F.linear, inputs, grad)
+    row = inputs[0][:1].detach()
+    weights = torch.from_numpy(many_weights(at))
+
+    return {
+        **tasks("linear", F.linear, inputs, grad),
+        "linear one row": Task(lambda: tuple(F.linear(row, each) for each in weights)),
+    }
 
 
 def residual(at: Dimensions) -> dict[str, Task]:
