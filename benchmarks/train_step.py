@@ -33,6 +33,9 @@ CONFIGS = {
 }
 ROUNDS = {"smoke": 2, "tiny": 15, "small": 15, "full": 5}
 VOCABULARY = CharTokenizer("".join(map(chr, range(ord(" "), ord(" ") + 65))))
+TURN = 0.5
+"""Seconds of each side's turn: a processor that has been idle takes a while to come up to speed,
+and training does not stop after ten steps."""
 CHECKED_UPDATES, CHECKED_BATCH = 3, 4
 BOUND = 1e-4
 """Ten times what rounding leaves in the norm of `full`, and far below what a tenth more learning
@@ -103,6 +106,7 @@ def main() -> None:
         contenders,
         bound=BOUND,
         rounds=ROUNDS[options.size],
+        seconds=TURN,
         case={"size": options.size, "batch_size": config.batch_size},
     )
     sys.exit(report.finish())
