@@ -2,22 +2,23 @@
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_checks
+from benchmarks import gpu, gpu_checks, gpu_parts, gpu_report
+from benchmarks.gpu_timing import Case
 from kernels.backend import DeviceError, get_backend
 
 ROOT = Path(__file__).resolve().parents[2]
-BARE = """
-import sys
-for name in ("tyro", "rich", "safetensors", "threadpoolctl", "pooch", "matplotlib", "filelock"):
-    sys.modules[name] = None
-"""
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+MISSING = ("tyro", "rich", "safetensors", "threadpoolctl", "pooch", "matplotlib")
 
 
 @pytest.fixture
@@ -28,53 +29,279 @@ def on_cpu():
         pytest.skip(str(error))
 
 
-def run_bare(program):
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Return the environment of a machine with few packages: the others fail to import."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in MISSING:
+        (folder / f"{name}.py").write_text(f"raise ImportError('no {name} here')\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def start(environment, *arguments, cwd=ROOT):
     return subprocess.run(
-        [sys.executable, "-c", BARE + program], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
     )
 
 
-def test_without_a_gpu_it_ends_with_the_reason(monkeypatch, capsys):
-    def refuse(device):
-        raise DeviceError(f"no device {device} here")
-
-    monkeypatch.setattr(gpu, "get_backend", refuse)
-    assert gpu.main([]) == 1
-    assert capsys.readouterr().err == "error: no device cuda here\n"
-
-
-@pytest.mark.usefixtures("on_cpu")
-def test_every_section_runs_with_few_packages(tmp_path, monkeypatch):
-    text = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def smoke(bare, tmp_path_factory):
+    """Return the results of all parts at the smallest sizes, and what was printed."""
+    try:
+        get_backend("cuda-on-cpu")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("smoke")
+    text = folder / "text.txt"
     text.write_text("".join(map(chr, range(32, 97))) * 20)
-    sections = ("memory", "attention", "steps", "training")
-    results = tmp_path / "gpu.json"
-    program = f"""
-from models.corpus import Corpus
-from benchmarks import gpu
-gpu.load_corpus = lambda *arguments: Corpus("x", "x", open({str(text)!r}).read(), "x")
-arguments = ["--device", "cuda-on-cpu", "--quick", "--json", {str(results)!r}, "--sections"]
-sys.exit(gpu.main([*arguments, *{sections!r}]))
-"""
-    done = run_bare(program)
+    parts = [name for name in gpu.PARTS if name not in ("machine", "checks")]
+    options = ("--device", "cuda-on-cpu", "--quick", "--data", text, "--json", "x.json")
+    done = start(bare, *options, "--parts", *parts, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(results.read_text())
-    assert found["machine"]["numpy"] == np.__version__
-    assert "none: CUDA kernels on the CPU" in found["machine"]["gpu"]
-    rows = {name: section["rows"] for name, section in found["sections"].items()}
-    assert tuple(rows) == sections
-    assert {row["kernel"] for row in rows["memory"]} >= {"copy", "layernorm backward", "adamw"}
-    assert rows["attention"][0]["shape"] == [1, 6, 16, 64]
-    assert [row["precision"] for row in rows["steps"]] == ["float32", "tf32", "bf16"]
-    assert all(row["graph_reason"] is None for row in rows["steps"])
+    assert {each.name for each in folder.iterdir()} == {"text.txt", "x.json"}
+    return json.loads((folder / "x.json").read_text()), done.stdout
+
+
+def test_every_part_runs_with_few_packages(smoke):
+    results, shown = smoke
+    assert results["machine"]["numpy"] == np.__version__
+    assert "none: CUDA kernels on the CPU" in results["machine"]["gpu"]
+    rows = {name: part["rows"] for name, part in results["parts"].items()}
+    cases = {name: [row["case"] for row in part] for name, part in rows.items()}
+    assert cases["ceilings"] == ["copy", "product float32", "product tf32", "product bf16"]
+    assert {"layernorm backward bfloat16", "adamw float32", "attention backward tf32"} <= set(
+        cases["kernels"]
+    )
+    assert cases["attention"] == ["T = 16", "T = 32"]
+    assert len(cases["steps"]) == 6
+    assert not any("reason_not_as_graph" in row for row in rows["steps"])
     (trained,) = rows["training"]
     assert trained["validation_loss"] == pytest.approx(np.log(65), rel=0.05)
+    assert [len(cases[name]) for name in ("averaging", "attention ladder")] == [5, 5]
+    assert "failed" not in shown
+    assert "of copy" in shown
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
-def test_the_side_of_pytorch_needs_no_more_packages():
-    done = run_bare("import benchmarks.gpu_torch")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+def test_the_side_of_pytorch_runs_and_agrees(smoke):
+    results, shown = smoke
+    parts = results["parts"]
+    cases = [row["case"] for row in parts["PyTorch"]["rows"]]
+    assert cases[:2] == ["flash T = 16", "flash T = 32"]
+    assert len(cases) == 2 + 6
+    assert [row["case"] for row in parts["PyTorch compiled"]["rows"]] == ["compiled bf16"]
+    assert "PyTorch compiled bf16" in shown
+    for name, field in (("attention", "sizes"), ("steps", "first_loss")):
+        row = parts[name]["rows"][0]
+        before = row[field]
+        row[field] = [1.1 * each for each in before] if name == "attention" else 1.1 * before
+        assert any(each.startswith(("attention", "first")) for each in disagree(parts))
+        row[field] = before
+    assert disagree(parts) == []
+
+
+def disagree(parts):
+    return gpu_report.disagreements(parts)
+
+
+def test_without_a_gpu_it_ends_with_the_reason(tmp_path, capsys):
+    if importlib.util.find_spec("cupy"):
+        pytest.skip("CuPy is installed: there may be a GPU")
+    assert gpu.main(["--json", str(tmp_path / "x.json"), "--parts", "checks"]) == 1
+    assert capsys.readouterr().err.startswith("error: device 'cuda' needs CuPy")
+
+
+def test_without_the_corpus_it_ends_before_anything_is_measured(bare, tmp_path):
+    environment = {**bare, "TINYGRAD_CHAR_DATA": str(tmp_path)}
+    done = start(environment, "--device", "cuda-on-cpu", "--json", tmp_path / "x.json")
+    assert done.returncode == 1
+    assert "tiny Shakespeare is not here" in done.stderr
+    assert "set TINYGRAD_CHAR_DATA to a folder with tinyshakespeare.txt" in done.stderr
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_results_that_cannot_be_written_are_told_first(tmp_path, capsys):
+    arguments = ["--json", str(tmp_path / "none" / "x.json"), "--parts", "ceilings"]
+    assert gpu.main(arguments) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+class Scripted:
+    """Stands in the place of the processes of one part: what each says, and how it ended."""
+
+    def __init__(self, *scripts):
+        self.scripts, self.skipped = list(scripts), []
+
+    def __call__(self, settings):
+        self.skipped.append(settings.skip)
+        self.said, self.how = self.scripts.pop(0)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *reason):
+        return None
+
+    def messages(self, end, patience):
+        yield from self.said
+
+    def end(self):
+        return self.how
+
+
+DONE = {"done": True}
+
+
+def run_scripted(monkeypatch, tmp_path, *scripts, part="ceilings"):
+    processes = Scripted(([{"case": "machine"}, {"row": {"gpu": "x"}}, DONE], ""), *scripts)
+    monkeypatch.setattr(gpu, "_Process", processes)
+    path = tmp_path / "x.json"
+    status = gpu.main(["--json", str(path), "--parts", part])
+    return status, json.loads(path.read_text()), processes.skipped[1:]
+
+
+def test_a_case_that_ends_its_process_is_told_and_the_others_go_on(monkeypatch, tmp_path, capsys):
+    status, results, skipped = run_scripted(
+        monkeypatch,
+        tmp_path,
+        (
+            [{"case": "copy"}, {"row": {"seconds": 1.0, "bytes": 1e9}}, {"case": "product tf32"}],
+            "the process ended by SIGSEGV",
+        ),
+        ([{"case": "a"}, {"row": {"error": "CUDA", "trace": ""}}], "exit code 3"),
+        ([{"case": "b"}, {"row": {"seconds": 2.0, "bytes": 1}}, DONE], ""),
+    )
+    assert status == 1
+    assert skipped == [0, 2, 3]
+    assert [row["case"] for row in results["parts"]["ceilings"]["rows"]] == [
+        *("copy", "product tf32", "a", "b")
+    ]
+    assert results["failed"] == ["ceilings"]
+    shown = capsys.readouterr().out
+    assert "product tf32: failed: the process ended by SIGSEGV" in shown
+    assert "failed: ceilings" in shown
+
+
+def test_a_part_that_cannot_begin_is_not_tried_again(monkeypatch, tmp_path):
+    status, results, skipped = run_scripted(monkeypatch, tmp_path, ([], "exit code 1: no cupy"))
+    assert (status, skipped) == (1, [0])
+    assert results["parts"]["ceilings"]["error"] == "exit code 1: no cupy"
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+def test_what_fails_on_the_side_of_pytorch_is_told_and_no_failure(monkeypatch, tmp_path, capsys):
+    message = {"part_error": {"error": "RuntimeError: no nvcc", "trace": ""}}
+    part = "PyTorch compiled"
+    status, results, _ = run_scripted(monkeypatch, tmp_path, ([message], ""), part=part)
+    assert status == 0
+    assert results["parts"][part]["error"] == "RuntimeError: no nvcc"
+    assert "RuntimeError: no nvcc" in capsys.readouterr().out
+
+
+def test_no_pytorch_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    status, results, skipped = run_scripted(monkeypatch, tmp_path, part="PyTorch")
+    assert (status, skipped) == (0, [])
+    assert results["parts"]["PyTorch"]["error"] == "PyTorch is not installed"
+
+
+def test_a_part_whose_time_is_up_is_a_failure_that_keeps_its_rows(monkeypatch, tmp_path):
+    said = [{"case": "copy"}, {"row": {"seconds": 1.0, "bytes": 1}}, {"case": "product tf32"}]
+    monkeypatch.setitem(gpu.PLAN, "ceilings", gpu.Plan(0.05, 1))
+
+    class Slow(Scripted):
+        def messages(self, end, patience):
+            yield from self.said
+            time.sleep(max(0, end - time.perf_counter()))
+
+    monkeypatch.setattr(sys.modules[__name__], "Scripted", Slow)
+    status, results, _ = run_scripted(monkeypatch, tmp_path, (said, "ended after 9 s"))
+    section = results["parts"]["ceilings"]
+    assert status == 1
+    assert section["error"] == "its time was up after 2 cases"
+    assert section["rows"][1] == {"case": "product tf32", "error": "ended after 9 s"}
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Return a function that starts a process which runs a program in the place of a part."""
+
+    def begin(program):
+        monkeypatch.setattr(gpu.sys, "executable", sys.executable)
+        real = subprocess.Popen
+
+        def popen(command, **options):
+            return real([sys.executable, "-c", program, command[-1]], **options)
+
+        monkeypatch.setattr(gpu.subprocess, "Popen", popen)
+        return gpu._Process(gpu_parts.Settings("ceilings", "cuda", True, ""))
+
+    return begin
+
+
+def test_a_process_that_says_nothing_is_ended(processes):
+    with processes("import time; print('tuning', flush=True); time.sleep(60)") as process:
+        assert list(process.messages(time.perf_counter() + 60, 0.5)) == []
+        assert process.end().startswith("ended after")
+
+
+def test_a_process_that_dies_is_told_with_its_last_words(processes):
+    program = """
+import os, sys
+with os.fdopen(int(sys.argv[1]), "w") as results:
+    results.write('{"case": "a"}\\n')
+print("illegal address", flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with processes(program) as process:
+        assert list(process.messages(time.perf_counter() + 60, 60)) == [{"case": "a"}]
+        assert process.end() == f"the process ended by {signal.SIGKILL.name}: illegal address"
+
+
+def run_cases(monkeypatch, cases, usable=True, skip=0):
+    monkeypatch.setitem(gpu_parts.PARTS, "checks", lambda settings: cases)
+    monkeypatch.setattr(gpu_parts, "usable", lambda settings: usable)
+    read, write = os.pipe()
+    settings = gpu_parts.Settings("checks", "cuda", True, "", skip)
+    status = gpu_parts.main([settings.to_json(), str(write)])
+    with os.fdopen(read) as results:
+        return status, [json.loads(line) for line in results]
+
+
+def broken():
+    raise DeviceError("out of memory on the GPU")
+
+
+CASES = [Case("a", dict), Case("b", broken), Case("c", dict)]
+
+
+def test_a_process_goes_on_after_an_error_that_left_the_device_usable(monkeypatch):
+    status, said = run_cases(monkeypatch, CASES)
+    assert status == 0
+    assert [each.get("case") for each in said[::2]] == ["a", "b", "c", None]
+    assert said[3]["row"]["error"] == "out of memory on the GPU"
+    assert said[-1] == DONE
+
+
+def test_a_process_ends_after_an_error_that_broke_the_device(monkeypatch):
+    status, said = run_cases(monkeypatch, CASES, usable=False, skip=1)
+    assert status == gpu_parts.BROKEN
+    assert [each.get("case") for each in said] == ["b", None]
+
+
+def test_a_part_that_cannot_be_made_says_why(monkeypatch):
+    def cases():
+        yield CASES[0]
+        raise ValueError("no such size")
+
+    status, said = run_cases(monkeypatch, cases())
+    assert status == 1
+    assert said[-1]["part_error"]["error"] == "ValueError: no such size"
 
 
 def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
@@ -86,6 +313,18 @@ def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
         names.add(check.name)
     served = {name for name, each in vars(on_cpu).items() if hasattr(each, "launcher")}
     assert served | {"linear", "matmul"} == names
+
+
+def test_the_part_of_checks_is_made_of_them(monkeypatch, on_cpu):
+    x = np.random.default_rng(0).standard_normal((5, 33), np.float32)
+    right = gpu_checks.Check(
+        "softmax", "right", lambda ops, i: [ops.softmax.forward(i.x)], {"x": x}
+    )
+    monkeypatch.setattr(gpu_checks, "checks", lambda quick: [right])
+    settings = gpu_parts.Settings("checks", "cuda-on-cpu", True, "")
+    cases = list(gpu_parts.PARTS["checks"](settings))
+    assert [case.name for case in cases] == ["softmax right float32", "softmax right bf16"]
+    assert all(case.run()["passed"] for case in cases)
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.001, lambda y: y * np.nan, lambda y: y + 1e-4])
@@ -101,20 +340,49 @@ def test_a_wrong_result_does_not_pass(on_cpu, wrong):
     assert outcome.error > 10 * outcome.allowed
 
 
-def test_a_section_that_fails_is_told_and_the_others_go_on(on_cpu, monkeypatch, capsys, tmp_path):
-    def break_down(*arguments):
-        yield {"case": 1}
-        raise ValueError("something broke")
+def test_the_nearer_of_two_limits_is_named():
+    rows = [
+        {"case": "copy", "seconds": 2.0, "bytes": 200.0},
+        {"case": "product bf16", "seconds": 1.0, "products": 1000.0},
+    ]
+    parts = {"ceilings": {"rows": rows}}
+    row = {"seconds": 4.0, "bytes": 100, "products": 3000, "precision": "bf16"}
+    assert gpu_report.limit(parts, row) == ("product bf16", 0.75)
+    assert gpu_report.limit(parts, {**row, "bytes": 360}) == ("copy", 0.9)
+    assert gpu_report.limit(parts, {**row, "precision": "tf32"}) == ("copy", 0.25)
+    assert gpu_report.limit({}, row) is None
 
-    monkeypatch.setitem(gpu._SECTIONS, "memory", break_down)
-    monkeypatch.setitem(gpu._SECTIONS, "checks", lambda *arguments: [{"passed": False}])
-    monkeypatch.setitem(gpu._SECTIONS, "steps", lambda *arguments: [{"seconds": 1.0}])
-    path = tmp_path / "x.json"
-    arguments = ["--device", "cuda-on-cpu", "--json", str(path), "--sections"]
-    assert gpu.main([*arguments, "memory", "checks", "steps"]) == 1
-    shown = capsys.readouterr().out
-    assert "failed: ValueError: something broke" in shown
-    assert "failed: memory, checks" in shown
-    sections = json.loads(path.read_text())["sections"]
-    assert "something broke" in sections["memory"]["error"]
-    assert sections["steps"]["rows"] == [{"seconds": 1.0}]
+
+def test_targets_are_judged_in_the_table():
+    def part(*rows):
+        return {"rows": list(rows)}
+
+    shape = [64, 6, 256, 64]
+    times = {"forward_seconds": 1e-3, "seconds": 4e-3, "shape": shape}
+    products = {"forward": 1e9, "backward": 2e9}
+    parts = {
+        "ceilings": part({"case": "copy", "seconds": 1.0, "bytes": 100.0}),
+        "kernels": part(
+            {"case": "softmax", "seconds": 1.0, "bytes": 79.0},
+            {"case": "relu", "seconds": 1.0, "bytes": 81.0},
+        ),
+        "attention": part({"case": "T = 256", **times, "products": products}),
+        "steps": part({"case": "graph bf16", "precision": "bf16", "seconds": 1.0, "products": 1e9}),
+        "PyTorch": part(
+            {"case": "flash T = 256", **times, "seconds": 5e-3},
+            {"case": "eager, SDPA bf16", "precision": "bf16", "seconds": 2.9},
+        ),
+        "PyTorch compiled": part({"case": "compiled bf16", "precision": "bf16", "seconds": 1.6}),
+        "training": part({"case": "x", "seconds": 50.0, "steps": 5000, "validation_loss": 1.49}),
+    }
+    results = {"machine": {"device": "cuda"}, "parts": parts}
+    lines = {line.split("  ")[0]: line for line in gpu_report.table(results).splitlines()}
+    assert "met" not in gpu_report.table({"machine": {"device": "cuda-on-cpu"}, "parts": parts})
+    assert "79%" in lines["softmax"]
+    assert lines["softmax"].endswith("0.8: missed")
+    assert lines["relu"].endswith("0.8: met")
+    assert "1.25 x" in lines["T = 256, with backward"]
+    assert lines["T = 256, with backward"].endswith("1: met")
+    assert lines["PyTorch eager, SDPA bf16"].endswith("3: missed")
+    assert lines["PyTorch compiled bf16"].endswith("1.5: met")
+    assert lines["x"].endswith("60 s: met, 1.48: missed")
