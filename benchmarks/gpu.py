@@ -51,7 +51,8 @@ class Plan(NamedTuple):
 
 PLAN = {
     "machine": Plan(60, 60),
-    "checks": Plan(180, 60),
+    "compile": Plan(150, 150),
+    "checks": Plan(120, 60),
     "ceilings": Plan(40, 20),
     "kernels": Plan(60, 20),
     "attention": Plan(40, 20),

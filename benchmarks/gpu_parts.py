@@ -16,8 +16,10 @@ import os
 import platform
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -25,6 +27,9 @@ from typing import Any
 from benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_training
 from benchmarks.gpu_timing import Case, Row
 from kernels.backend import Backend, DeviceError, bfloat16, get_backend
+from kernels.launcher import FOLDER, Kernel
+from kernels.signature import parse
+from kernels.variants import variants
 from models.corpus import load_corpus
 from models.tokenizer import CharTokenizer
 
@@ -153,6 +158,48 @@ def _nvidia_smi(number: int) -> Row:
     return dict(zip(QUESTIONS, values, strict=True))
 
 
+def _compile(settings: Settings) -> Iterator[Case]:
+    """Yield the compilation of all kernels, on all cores: the later parts find them done."""
+    names = "*.cu" if settings.device == "cuda" else "column_sum.cu"
+    yield Case(
+        "all kernels", lambda: compile_files(get_backend(settings.device), settings.device, names)
+    )
+
+
+def compile_files(backend: Backend, device: str, names: str) -> Row:
+    """Compile every variant; RuntimeError that names those that cannot be, after all others."""
+    kernels = []
+    for path in sorted(FOLDER.glob(names)):
+        text = path.read_text(encoding="utf-8")
+        for macros in variants(text):
+            function = next(iter(parse(text, dict(macros))))
+            kernels.append(Kernel(path.stem, function, macros))
+
+    def compile_one(kernel: Kernel) -> tuple[float, str]:
+        started = time.perf_counter()
+        executor = backend.softmax.launcher.executor
+        try:
+            if device == "cuda":
+                backend.xp.cuda.Device(0).use()  # by this thread
+                executor = type(executor)(backend.xp)  # one compiles a kernel at a time
+            executor.limits(kernel)
+        except Exception as error:  # whatever the compiler says
+            return 0.0, f"{kernel.source} {dict(kernel.defines)}: {error}"
+        return time.perf_counter() - started, ""
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(pool.map(compile_one, kernels))
+    failures = [why for _, why in done if why]
+    if failures:
+        raise RuntimeError("; ".join(failures))
+    return {
+        "seconds": time.perf_counter() - started,
+        "variants": len(kernels),
+        "longest_seconds": max(taken for taken, _ in done),
+    }
+
+
 def _checks(settings: Settings) -> Iterator[Case]:
     backend = get_backend(settings.device)
     for check in gpu_checks.checks(settings.quick or settings.device != "cuda"):
@@ -194,6 +241,7 @@ def _torch(name: str) -> Callable[[Settings], Iterator[Case]]:
 
 PARTS: dict[str, Callable[[Settings], Iterator[Case]]] = {
     "machine": _machine,
+    "compile": _compile,
     "checks": _checks,
     "ceilings": _ours(gpu_kernels.ceilings),
     "kernels": _ours(gpu_kernels.kernels),

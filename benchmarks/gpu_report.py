@@ -31,6 +31,7 @@ def table(results: Row) -> str:
     titles = Line("", "time", "rate", "ratio", "of, or beside", "target")
     lines = [titles]
     for heading, part in (
+        ("compiled", _compiled),
         ("checks", _checks),
         ("ceilings", _ceilings),
         ("kernels", _kernels),
@@ -78,6 +79,13 @@ def _time(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} us"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _compiled(parts: Parts) -> Iterator[Line]:
+    for row in _rows(parts, "compile").values():
+        beside = f"{row['variants']} variants, the longest {_time(row['longest_seconds'])}"
+        yield Line(row["case"], _time(row["seconds"]), beside=beside)
+    yield from _failed(parts, "compile")
 
 
 def _checks(parts: Parts) -> Iterator[Line]:

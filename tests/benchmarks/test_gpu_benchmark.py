@@ -72,6 +72,7 @@ def test_every_part_runs_with_few_packages(smoke):
     assert "none: CUDA kernels on the CPU" in results["machine"]["gpu"]
     rows = {name: part["rows"] for name, part in results["parts"].items()}
     cases = {name: [row["case"] for row in part] for name, part in rows.items()}
+    assert rows["compile"][0]["variants"] == 2
     assert cases["ceilings"] == ["copy", "product float32", "product tf32", "product bf16"]
     assert {"layernorm backward bfloat16", "adamw float32", "attention backward tf32"} <= set(
         cases["kernels"]
@@ -302,6 +303,20 @@ def test_a_part_that_cannot_be_made_says_why(monkeypatch):
     status, said = run_cases(monkeypatch, cases())
     assert status == 1
     assert said[-1]["part_error"]["error"] == "ValueError: no such size"
+
+
+def test_variants_that_do_not_compile_are_named_after_all_others(on_cpu, monkeypatch):
+    tried = []
+
+    def limits(kernel):
+        tried.append(kernel)
+        if ("SCALAR", "float") in kernel.defines:
+            raise ValueError("no such type")
+
+    monkeypatch.setattr(on_cpu.softmax.launcher.executor, "limits", limits, raising=False)
+    with pytest.raises(RuntimeError, match=r"^column_sum {'SCALAR': 'float'}: no such type$"):
+        gpu_parts.compile_files(on_cpu, "cuda-on-cpu", "column_sum.cu")
+    assert len(tried) == 2
 
 
 def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
