@@ -27,9 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import gpu_report
 from benchmarks.gpu_parts import PARTS, Settings
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, UsageError, OSError) as error:
         return _refuse(str(error))
     deadline = started + 60 * options.minutes
-    machine = run_part("machine", options, deadline)
+    machine = run_part("machine", options, deadline, show=lambda row: None)
     described = (machine["rows"] or [{}])[0]
     if machine["failed"]:
         return _refuse(machine.get("error") or described.get("error", "the device does not answer"))
@@ -174,10 +174,12 @@ def run_part(
     options: argparse.Namespace,
     deadline: float,
     section: Row | None = None,
-    keep: Any = lambda: None,
+    keep: Callable[[], None] = lambda: None,
+    show: Callable[[Row], None] | None = None,
 ) -> Row:
     """Run one part, by as many processes as it takes; fill in its section and return it."""
     section = {"rows": []} if section is None else section
+    show = show or _show
     rows: list[Row] = section["rows"]
     started = time.perf_counter()
     plan = PLAN[name]
@@ -194,7 +196,7 @@ def run_part(
                 elif "row" in message:
                     rows.append({"case": case, **message["row"]})
                     case = None
-                    _show(rows[-1])
+                    show(rows[-1])
                     keep()
                 elif "part_error" in message:
                     section.update(message["part_error"])
@@ -206,7 +208,7 @@ def run_part(
             ended = process.end()
         if case is not None:  # it was under way when the process ended
             rows.append({"case": case, "error": ended})
-            _show(rows[-1])
+            show(rows[-1])
             keep()
         elif begun == settings.skip and not finished:
             section["error"] = ended

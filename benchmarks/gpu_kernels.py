@@ -72,8 +72,8 @@ def draw(backend: Backend, shape: tuple[int, ...], dtype: np.dtype, seed: int = 
     parts = 16 if shape[0] % 16 == 0 else 1
     rng = np.random.default_rng(seed)
     part = rng.standard_normal((shape[0] // parts, *shape[1:]), np.float32)
-    on_device = backend.from_numpy(part).astype(dtype)
-    return backend.xp.tile(on_device, (parts, *[1] * (len(shape) - 1)))
+    tiled = backend.xp.tile(backend.from_numpy(part), (parts, *[1] * (len(shape) - 1)))
+    return tiled.astype(dtype)
 
 
 def ceilings(backend: Backend, quick: bool) -> Iterator[Case]:

@@ -12,6 +12,7 @@ before it runs, then its row. It exits with BROKEN where the device is of no use
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -19,7 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -34,6 +35,7 @@ from models.corpus import load_corpus
 from models.tokenizer import CharTokenizer
 
 BROKEN = 3
+MOST_COMPILERS = 16
 PACKAGES = (
     *("numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "torch", "triton"),
     *("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
@@ -128,13 +130,20 @@ def describe_machine(backend: Backend) -> Row:
     number = cuda.runtime.getDevice()
     properties = cuda.runtime.getDeviceProperties(number)
     found["gpu"] = properties["name"].decode()
-    found["compute capability"] = cuda.Device(number).compute_capability
-    found["multiprocessors"] = properties["multiProcessorCount"]
-    found["memory"] = f"{properties['totalGlobalMem'] >> 20} MiB"
-    found["L2 cache"] = f"{properties['l2CacheSize'] >> 20} MiB"
-    found["CUDA of the driver"] = _version(cuda.runtime.driverGetVersion())
-    found["CUDA of CuPy"] = _version(cuda.runtime.runtimeGetVersion())
-    found["NVRTC"] = ".".join(map(str, cuda.nvrtc.getVersion()))
+    questions: dict[str, Callable[[], Any]] = {
+        "compute capability": lambda: cuda.Device(number).compute_capability,
+        "multiprocessors": lambda: properties["multiProcessorCount"],
+        "memory": lambda: f"{properties['totalGlobalMem'] >> 20} MiB",
+        "L2 cache": lambda: f"{properties['l2CacheSize'] >> 20} MiB",
+        "CUDA of the driver": lambda: _version(cuda.runtime.driverGetVersion()),
+        "CUDA of CuPy": lambda: _version(cuda.runtime.runtimeGetVersion()),
+        "NVRTC": lambda: ".".join(map(str, cuda.nvrtc.getVersion())),
+    }
+    for name, ask in questions.items():
+        try:
+            found[name] = ask()
+        except Exception as error:  # nothing that is measured needs the answer
+            found[name] = f"not known: {error}"
     found.update(_nvidia_smi(number))
     return found
 
@@ -161,35 +170,22 @@ def _nvidia_smi(number: int) -> Row:
 def _compile(settings: Settings) -> Iterator[Case]:
     """Yield the compilation of all kernels, on all cores: the later parts find them done."""
     names = "*.cu" if settings.device == "cuda" else "column_sum.cu"
-    yield Case(
-        "all kernels", lambda: compile_files(get_backend(settings.device), settings.device, names)
-    )
+    yield Case("all kernels", lambda: compile_files(settings.device, names))
 
 
-def compile_files(backend: Backend, device: str, names: str) -> Row:
+def compile_files(device: str, names: str) -> Row:
     """Compile every variant; RuntimeError that names those that cannot be, after all others."""
     kernels = []
     for path in sorted(FOLDER.glob(names)):
         text = path.read_text(encoding="utf-8")
         for macros in variants(text):
-            function = next(iter(parse(text, dict(macros))))
-            kernels.append(Kernel(path.stem, function, macros))
-
-    def compile_one(kernel: Kernel) -> tuple[float, str]:
-        started = time.perf_counter()
-        executor = backend.softmax.launcher.executor
-        try:
-            if device == "cuda":
-                backend.xp.cuda.Device(0).use()  # by this thread
-                executor = type(executor)(backend.xp)  # one compiles a kernel at a time
-            executor.limits(kernel)
-        except Exception as error:  # whatever the compiler says
-            return 0.0, f"{kernel.source} {dict(kernel.defines)}: {error}"
-        return time.perf_counter() - started, ""
-
+            kernels.append(Kernel(path.stem, next(iter(parse(text, dict(macros)))), macros))
     started = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(pool.map(compile_one, kernels))
+    # Processes, not threads: not every NVRTC compiles two kernels of a process at once.
+    with ProcessPoolExecutor(
+        min(MOST_COMPILERS, os.cpu_count() or 1), multiprocessing.get_context("spawn")
+    ) as pool:
+        done = list(pool.map(compile_one, [device] * len(kernels), kernels))
     failures = [why for _, why in done if why]
     if failures:
         raise RuntimeError("; ".join(failures))
@@ -198,6 +194,16 @@ def compile_files(backend: Backend, device: str, names: str) -> Row:
         "variants": len(kernels),
         "longest_seconds": max(taken for taken, _ in done),
     }
+
+
+def compile_one(device: str, kernel: Kernel) -> tuple[float, str]:
+    """Compile a kernel; return the seconds that took, and why it failed where it did."""
+    started = time.perf_counter()
+    try:
+        get_backend(device).softmax.launcher.executor.limits(kernel)
+    except Exception as error:  # whatever the compiler says
+        return 0.0, f"{kernel.source} {dict(kernel.defines)}: {error}"
+    return time.perf_counter() - started, ""
 
 
 def _checks(settings: Settings) -> Iterator[Case]:

@@ -48,26 +48,16 @@ def start(environment, *arguments, cwd=ROOT):
     )
 
 
-@pytest.fixture(scope="module")
-def smoke(bare, tmp_path_factory):
-    """Return the results of all parts at the smallest sizes, and what was printed."""
-    try:
-        get_backend("cuda-on-cpu")
-    except DeviceError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("smoke")
-    text = folder / "text.txt"
+@pytest.mark.usefixtures("on_cpu")
+def test_every_part_runs_with_few_packages(bare, tmp_path):
+    text = tmp_path / "text.txt"
     text.write_text("".join(map(chr, range(32, 97))) * 20)
     parts = [name for name in gpu.PARTS if name not in ("machine", "checks")]
     options = ("--device", "cuda-on-cpu", "--quick", "--data", text, "--json", "x.json")
-    done = start(bare, *options, "--parts", *parts, cwd=folder)
+    done = start(bare, *options, "--parts", *parts, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {each.name for each in folder.iterdir()} == {"text.txt", "x.json"}
-    return json.loads((folder / "x.json").read_text()), done.stdout
-
-
-def test_every_part_runs_with_few_packages(smoke):
-    results, shown = smoke
+    assert {each.name for each in tmp_path.iterdir()} == {"text.txt", "x.json"}
+    results = json.loads((tmp_path / "x.json").read_text())
     assert results["machine"]["numpy"] == np.__version__
     assert "none: CUDA kernels on the CPU" in results["machine"]["gpu"]
     rows = {name: part["rows"] for name, part in results["parts"].items()}
@@ -83,30 +73,28 @@ def test_every_part_runs_with_few_packages(smoke):
     (trained,) = rows["training"]
     assert trained["validation_loss"] == pytest.approx(np.log(65), rel=0.05)
     assert [len(cases[name]) for name in ("averaging", "attention ladder")] == [5, 5]
-    assert "failed" not in shown
-    assert "of copy" in shown
+    assert "failed" not in done.stdout
+    assert "of copy" in done.stdout
+    if HAS_TORCH:
+        check_the_side_of_pytorch(results["parts"])
+    else:
+        assert "PyTorch is not installed" in done.stdout
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
-def test_the_side_of_pytorch_runs_and_agrees(smoke):
-    results, shown = smoke
-    parts = results["parts"]
+def check_the_side_of_pytorch(parts):
     cases = [row["case"] for row in parts["PyTorch"]["rows"]]
     assert cases[:2] == ["flash T = 16", "flash T = 32"]
     assert len(cases) == 2 + 6
     assert [row["case"] for row in parts["PyTorch compiled"]["rows"]] == ["compiled bf16"]
-    assert "PyTorch compiled bf16" in shown
-    for name, field in (("attention", "sizes"), ("steps", "first_loss")):
+    assert gpu_report.disagreements(parts) == []
+    for name, field, start in (("attention", "sizes", "attention"), ("steps", "first_loss", "fi")):
         row = parts[name]["rows"][0]
         before = row[field]
         row[field] = [1.1 * each for each in before] if name == "attention" else 1.1 * before
-        assert any(each.startswith(("attention", "first")) for each in disagree(parts))
+        found = gpu_report.disagreements(parts)
+        assert found
+        assert all(each.startswith(start) for each in found)
         row[field] = before
-    assert disagree(parts) == []
-
-
-def disagree(parts):
-    return gpu_report.disagreements(parts)
 
 
 def test_without_a_gpu_it_ends_with_the_reason(tmp_path, capsys):
@@ -305,18 +293,16 @@ def test_a_part_that_cannot_be_made_says_why(monkeypatch):
     assert said[-1]["part_error"]["error"] == "ValueError: no such size"
 
 
-def test_variants_that_do_not_compile_are_named_after_all_others(on_cpu, monkeypatch):
-    tried = []
-
-    def limits(kernel):
-        tried.append(kernel)
-        if ("SCALAR", "float") in kernel.defines:
-            raise ValueError("no such type")
-
-    monkeypatch.setattr(on_cpu.softmax.launcher.executor, "limits", limits, raising=False)
-    with pytest.raises(RuntimeError, match=r"^column_sum {'SCALAR': 'float'}: no such type$"):
-        gpu_parts.compile_files(on_cpu, "cuda-on-cpu", "column_sum.cu")
-    assert len(tried) == 2
+@pytest.mark.usefixtures("on_cpu")
+def test_variants_that_do_not_compile_are_named_after_all_others(monkeypatch):
+    wrong = [(("SCALAR", "int"),), (("SCALAR", "double"),)]
+    right = (("SCALAR", "float"),)
+    monkeypatch.setattr(gpu_parts, "variants", lambda text: [wrong[0], right, wrong[1]])
+    with pytest.raises(
+        RuntimeError, match=r"^column_sum .*'int'.*; column_sum .*'double'"
+    ) as found:
+        gpu_parts.compile_files("cuda-on-cpu", "column_sum.cu")
+    assert "not among the variants" in str(found.value)
 
 
 def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
