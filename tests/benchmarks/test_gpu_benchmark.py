@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_checks, gpu_parts, gpu_report
+from benchmarks import gpu, gpu_checks, gpu_kernels, gpu_parts, gpu_report, gpu_timing
 from benchmarks.gpu_timing import Case
 from kernels.backend import DeviceError, get_backend
 
@@ -87,13 +88,13 @@ def check_the_side_of_pytorch(parts):
     assert len(cases) == 2 + 6
     assert [row["case"] for row in parts["PyTorch compiled"]["rows"]] == ["compiled bf16"]
     assert gpu_report.disagreements(parts) == []
-    for name, field, start in (("attention", "sizes", "attention"), ("steps", "first_loss", "fi")):
+    for name, field, words in (("attention", "sizes", "attention"), ("steps", "first_loss", "fi")):
         row = parts[name]["rows"][0]
         before = row[field]
         row[field] = [1.1 * each for each in before] if name == "attention" else 1.1 * before
         found = gpu_report.disagreements(parts)
         assert found
-        assert all(each.startswith(start) for each in found)
+        assert all(each.startswith(words) for each in found)
         row[field] = before
 
 
@@ -339,6 +340,86 @@ def test_a_wrong_result_does_not_pass(on_cpu, wrong):
     outcome = gpu_checks.run(check, "float32", on_cpu)
     assert not outcome.passed
     assert outcome.error > 10 * outcome.allowed
+
+
+class Clock:
+    """Events of a device whose time goes on by `step` seconds with each action."""
+
+    def __init__(self, step):
+        self.now, self.step, self.actions = 0.0, step, 0
+
+    def act(self):
+        self.now += self.step
+        self.actions += 1
+
+    def namespace(self, free=1 << 40):
+        clock = self
+
+        class Event:
+            def record(self):
+                self.at = clock.now
+
+            def synchronize(self):
+                self.waited = True
+
+        def elapsed(start, end):
+            assert end.waited
+            return 1000 * (end.at - start.at)
+
+        def refuse():
+            raise RuntimeError("not today")
+
+        properties = {"name": b"NVIDIA H200", "multiProcessorCount": 132, "totalGlobalMem": 1 << 30}
+        runtime = SimpleNamespace(
+            memGetInfo=lambda: (free, 1 << 40),
+            getDevice=lambda: 0,
+            getDeviceProperties=lambda number: properties,
+            driverGetVersion=lambda: 13010,
+            runtimeGetVersion=refuse,
+        )
+        cuda = SimpleNamespace(
+            Event=Event,
+            get_elapsed_time=elapsed,
+            runtime=runtime,
+            Device=lambda number: SimpleNamespace(compute_capability="90"),
+            nvrtc=SimpleNamespace(getVersion=lambda: (13, 1)),
+        )
+        return SimpleNamespace(name="cuda", xp=SimpleNamespace(cuda=cuda))
+
+
+@pytest.mark.parametrize(("step", "least"), [(1e-5, 200), (1e-3, 2), (0.5, 1)])
+def test_short_work_is_repeated_between_two_events(step, least, monkeypatch):
+    monkeypatch.setattr(gpu_timing, "WARM_SECONDS", 0)
+    clock = Clock(step)
+    taken = gpu_timing.median_seconds(clock.namespace(), clock.act, rounds=3)
+    assert taken == pytest.approx(step)
+    assert clock.actions == 1 + 3 * least
+
+
+def test_a_small_memory_has_small_arrays():
+    clock = Clock(1)
+    assert gpu_kernels.sizes_for(clock.namespace(), False).rows == gpu_kernels.FULL.rows
+    sizes = gpu_kernels.sizes_for(clock.namespace(free=8 << 30), True)
+    assert sizes.rows * sizes.channels * 4 == 128 << 20
+    assert sizes.rounds == gpu_kernels.QUICK.rounds
+    assert gpu_kernels.attention_shapes(gpu_kernels.FULL)[0] == (64, 6, 256, 64)
+    assert gpu_kernels.attention_shapes(gpu_kernels.FULL)[-1] == (1, 6, 16_384, 64)
+
+
+def test_the_machine_is_described_as_far_as_it_answers(monkeypatch):
+    answer = "580.1, 96.00, 700.00 W, 1980 MHz, 3201 MHz\n"
+    monkeypatch.setattr(
+        gpu_parts.subprocess,
+        "run",
+        lambda *arguments, **options: subprocess.CompletedProcess([], 0, answer),
+    )
+    found = gpu_parts.describe_machine(Clock(1).namespace())
+    assert found["gpu"] == "NVIDIA H200"
+    assert (found["compute capability"], found["NVRTC"]) == ("90", "13.1")
+    assert found["CUDA of the driver"] == "13.1"
+    assert found["CUDA of CuPy"] == "not known: not today"
+    assert found["L2 cache"].startswith("not known")
+    assert (found["driver_version"], found["power.limit"]) == ("580.1", "700.00 W")
 
 
 def test_the_nearer_of_two_limits_is_named():
