@@ -38,8 +38,9 @@ from models.corpus import FOLDER_VARIABLE, SHAKESPEARE_FILE, load_corpus
 from models.errors import RunError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
-TAIL, GRACE = 1500, 20
-"""The last characters of a failed process that are kept; seconds that one has to end in."""
+TAIL, BEGIN, GRACE = 1500, 120, 20
+"""The last characters of a failed process that are kept; seconds that one has to begin in, where
+PyTorch is first read from a slow disk, say; and to end in."""
 
 
 class Plan(NamedTuple):
@@ -50,7 +51,7 @@ class Plan(NamedTuple):
 
 
 PLAN = {
-    "machine": Plan(60, 60),
+    "machine": Plan(120, 60),
     "compile": Plan(150, 150),
     "checks": Plan(120, 60),
     "ceilings": Plan(40, 20),
@@ -264,10 +265,10 @@ class _Process:
 
     def messages(self, end: float, patience: float) -> Iterator[Row]:
         """Yield what the process says until it ends, or is ended because it says nothing."""
-        rest = b""
+        rest, limit = b"", max(BEGIN, patience)
         while True:
             now = time.perf_counter()
-            wait = min(end - now, patience)
+            wait = min(end - now, limit)
             if wait <= 0 or not select.select([self._read], [], [], wait)[0]:
                 self._late = f"ended after {time.perf_counter() - now:.0f} s without a result"
                 self._kill()
@@ -275,6 +276,7 @@ class _Process:
             chunk = os.read(self._read, 1 << 16)
             if not chunk:
                 return
+            limit = patience
             *lines, rest = (rest + chunk).split(b"\n")
             yield from map(json.loads, lines)
 

@@ -234,21 +234,30 @@ def processes(monkeypatch):
     return begin
 
 
-def test_a_process_that_says_nothing_is_ended(processes):
-    with processes("import time; print('tuning', flush=True); time.sleep(60)") as process:
-        assert list(process.messages(time.perf_counter() + 60, 0.5)) == []
+BEGUN = """
+import os, sys, time
+results = os.fdopen(int(sys.argv[1]), "w")
+results.write('{"case": "a"}\\n')
+results.flush()
+"""
+
+
+def test_a_process_that_does_not_begin_is_ended(processes, monkeypatch):
+    monkeypatch.setattr(gpu, "BEGIN", 0.5)
+    with processes("import time; print('importing', flush=True); time.sleep(60)") as process:
+        assert list(process.messages(time.perf_counter() + 60, 0.1)) == []
         assert process.end().startswith("ended after")
 
 
+def test_a_case_that_does_not_end_is_ended(processes):
+    with processes(BEGUN + "time.sleep(60)") as process:
+        assert list(process.messages(time.perf_counter() + 60, 0.3)) == [{"case": "a"}]
+        assert process.end() == "ended after 0 s without a result"
+
+
 def test_a_process_that_dies_is_told_with_its_last_words(processes):
-    program = """
-import os, sys
-with os.fdopen(int(sys.argv[1]), "w") as results:
-    results.write('{"case": "a"}\\n')
-print("illegal address", flush=True)
-os.kill(os.getpid(), 9)
-"""
-    with processes(program) as process:
+    program = 'print("illegal address", flush=True); os.kill(os.getpid(), 9)'
+    with processes(BEGUN + program) as process:
         assert list(process.messages(time.perf_counter() + 60, 60)) == [{"case": "a"}]
         assert process.end() == f"the process ended by {signal.SIGKILL.name}: illegal address"
 
