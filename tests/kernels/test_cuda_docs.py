@@ -10,10 +10,13 @@ import pytest
 
 from benchmarks.gpu_parts import PARTS
 from kernels import compile as gate
+from kernels.cuda_attention import HEADS, plan
 from kernels.launcher import FOLDER
 from kernels.runner import RunnerError
 from kernels.runner.cache import IN_USE_SECONDS, MOST_BYTES
 from kernels.runner.compiler import find_compiler
+from kernels.signature import parse
+from kernels.variants import variants
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = (ROOT / "docs" / "cuda.md").read_text(encoding="utf-8")
@@ -67,15 +70,32 @@ def test_files_that_are_named_exist():
 
 def test_every_kernel_is_in_the_table_and_no_other():
     text = section(CUDA, "What the compiler makes of the kernels")
-    named = set(re.findall(r"^\| (?:`\w+\.cu`)? *\| `(\w+)` \|", text, re.MULTILINE))
-    declared = set()
+    assert all(f"  {name}  " in text for name in gate.ARCHITECTURES)
+    named = re.findall(r"^    (\w+\.cu) +(\w+) +(\d+) ", text, re.MULTILINE)
+    declared = []
     for path in FOLDER.glob("*.cu"):
-        for found in re.findall(
-            r"__global__[^{;]*?(\w+)\(\s*(?:const|float|long|SCALAR|int)", path.read_text()
-        ):
-            declared.add(found)
-    assert named == declared
-    assert all(f"| {name} " in text for name in gate.ARCHITECTURES)
+        kinds = variants(path.read_text(encoding="utf-8"))
+        kernels = parse(path.read_text(encoding="utf-8"), dict(kinds[0]))
+        declared += [(path.name, kernel, str(len(kinds))) for kernel in kernels]
+    assert sorted(named) == sorted(declared)
+
+
+def test_the_shared_memory_of_attention_is_that():
+    text = section(CUDA, "What the compiler makes of the kernels")
+    rows = [
+        [int(each.replace(",", "")) for each in row.split(" | ")]
+        for row in re.findall(r"^\| (\d[\d, |]+) \|$", text, re.MULTILINE)
+    ]
+    plans = [(plan("PLAIN", head), plan("TF32", head), plan("BF16", head)) for head in HEADS]
+    assert rows == [
+        [low.head, *(size for each in (full, low) for size in sizes_of(each))]
+        for full, _, low in plans
+    ]
+    assert all(sizes_of(full) == sizes_of(tf32) for full, tf32, _ in plans)
+
+
+def sizes_of(chosen):
+    return chosen.forward_bytes, chosen.backward_bytes
 
 
 def test_the_parts_of_the_benchmark_are_in_the_table():
