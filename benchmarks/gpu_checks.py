@@ -133,6 +133,8 @@ def checks(quick: bool) -> Iterator[Check]:
         }
         yield Check("adamw", f"({length},)", _adamw, state, ("float32",))
         yield Check("global_norm", f"({length},)", _global_norm, {"x": draw(length)})
+        sequences = {"x": draw(2, length, 33), "grad": draw(2, length, 33)}
+        yield Check("running_mean", f"(2, {length}, 33)", _running_mean, sequences)
         yield Check("sampling", case, _sampling, {"x": draw(5, length), "u_": rng.random(5)})
         product = {"a": draw(3, 33, length), "b": draw(3, length, 17), "grad": draw(3, 33, 17)}
         all_precisions = ("float32", "tf32", "bf16")
@@ -200,6 +202,10 @@ def _global_norm(ops: Any, i: Any) -> list[Array]:
 
 def _sampling(ops: Any, i: Any) -> list[Array]:
     return [ops.sampling.forward(i.x, i.u_, temperature=0.0)]
+
+
+def _running_mean(ops: Any, i: Any) -> list[Array]:
+    return [ops.running_mean.forward(i.x), ops.running_mean.backward(i.grad)]
 
 
 def _matmul(ops: Any, i: Any) -> list[Array]:

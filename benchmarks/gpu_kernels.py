@@ -1,168 +1,315 @@
-"""How fast the kernels of a CUDA device are: against its copy bandwidth, and beside PyTorch.
+"""How fast a CUDA device copies and multiplies, and how near to that the kernels come.
 
-Each computation is recorded and replayed, so that no time between launches is counted, neither
-ours nor PyTorch's.
+Each row has the fewest bytes that the computation has to move and the products that it has to add
+up; benchmarks.gpu_report says which of the two limits it, and how near it is to that limit.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.gpu_timing import Case, Row, recorded_seconds
 from kernels.array import Array
 from kernels.backend import Backend, bfloat16
 from kernels.dropout import DropoutKey
 
-Row = dict[str, Any]
 KEY = DropoutKey(1, 1)
-CHANNELS, HEAD, HEADS = 1024, 64, 6
-TOKENS = 16384
-"""Tokens of a batch of attention: sequences get fewer as they get longer."""
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
-class Sizes:
+class Shape(NamedTuple):
+    """Queries, keys and values of attention."""
+
+    batch: int
+    heads: int
+    length: int
+    size: int
+
+
+class Sizes(NamedTuple):
     """How much is computed, and how often it is timed."""
 
-    def __init__(self, rows: int, rounds: int, lengths: tuple[int, ...], tokens: int) -> None:
-        self.rows, self.rounds, self.lengths, self.tokens = rows, rounds, lengths, tokens
+    rounds: int
+    rows: int
+    """Of the arrays (rows, channels) of kernels that only move memory."""
+    channels: int
+    product: int
+    """Rows and columns of the matrices whose product gives the ceiling."""
+    tokens: int
+    """Rows of the linear layers, and tokens of a batch of attention at each length."""
+    embedding: int
+    vocabulary: int
+    training: Shape
+    """The attention of a training step."""
+    lengths: tuple[int, ...]
+    """Of sequences, of which a batch has the fewer the longer they are."""
 
 
-FULL = Sizes(131_072, 20, (256, 512, 1024, 2048), TOKENS)
-QUICK = Sizes(131_072, 5, (256, 2048), TOKENS)
-SMOKE = Sizes(8, 2, (16,), 16)
+LENGTHS = tuple(1 << power for power in range(8, 15))
+FULL = Sizes(20, 131_072, 1024, 8192, 16_384, 384, 65, Shape(64, 6, 256, 64), LENGTHS)
+QUICK = FULL._replace(rounds=5, lengths=(256, 2048, 16_384))
+SMOKE = Sizes(1, 8, 64, 16, 16, 16, 7, Shape(1, 1, 16, 16), (16, 32))
+
+MEMORY_SHARE = 64
+"""An array of kernels that move memory takes at most this part of what is free."""
 
 
-def seconds(backend: Backend, compute: Callable[[], Any], rounds: int) -> float:
-    """Return the median time of a replay of what `compute` does on the device."""
-    backend.recorder.warm_up(compute)
-    kept, replay = backend.recorder.record(compute)
-    replay()
-    samples = [_device_seconds(backend, replay) for _ in range(rounds)]
-    del kept
-    return statistics.median(samples)
+def sizes_for(backend: Backend, quick: bool) -> Sizes:
+    """Return the sizes for a device, smaller where its memory is small."""
+    if backend.name != "cuda":
+        return SMOKE
+    sizes = QUICK if quick else FULL
+    free = backend.xp.cuda.runtime.memGetInfo()[0]
+    rows = free // MEMORY_SHARE // (4 * sizes.channels) // 1024 * 1024
+    return sizes._replace(rows=max(1024, min(sizes.rows, rows)))
 
 
-def _device_seconds(backend: Backend, action: Callable[[], Any]) -> float:
-    cuda = getattr(backend.xp, "cuda", None) if backend.name == "cuda" else None
-    if cuda is None:
-        started = time.perf_counter()
-        action()
-        return time.perf_counter() - started
-    start, end = cuda.Event(), cuda.Event()
-    start.record()
-    action()
-    end.record()
-    end.synchronize()
-    return cuda.get_elapsed_time(start, end) / 1000
+def draw(backend: Backend, shape: tuple[int, ...], dtype: np.dtype, seed: int = 0) -> Array:
+    """Return normally distributed numbers on the device; long arrays repeat themselves."""
+    parts = 16 if shape[0] % 16 == 0 else 1
+    rng = np.random.default_rng(seed)
+    part = rng.standard_normal((shape[0] // parts, *shape[1:]), np.float32)
+    tiled = backend.xp.tile(backend.from_numpy(part), (parts, *[1] * (len(shape) - 1)))
+    return tiled.astype(dtype)
 
 
-def copy_bandwidth(backend: Backend, sizes: Sizes) -> float:
-    """Return the bytes read and written in a second by copying an array on the device."""
-    source = backend.xp.ones((sizes.rows, CHANNELS), np.float32)
-    target = backend.xp.empty_like(source)
+def ceilings(backend: Backend, quick: bool) -> Iterator[Case]:
+    """Yield what limits every kernel: bytes copied, and products added up, in a second."""
+    sizes = sizes_for(backend, quick)
 
-    def copy() -> None:
-        target[...] = source
+    def copy() -> Row:
+        source = draw(backend, (sizes.rows, sizes.channels), np.dtype(np.float32))
+        target = backend.xp.empty_like(source)
 
-    return 2 * source.nbytes / seconds(backend, copy, sizes.rounds)
+        def compute() -> Array:
+            target[...] = source
+            return target
+
+        taken = recorded_seconds(backend, compute, sizes.rounds)
+        return {"seconds": taken, "bytes": 2 * source.nbytes}
+
+    yield Case("copy", copy)
+    for precision in PRECISIONS:
+
+        def multiply(precision: str = precision) -> Row:
+            n = sizes.product
+            a, b = (draw(backend, (n, n), _dtype(precision), seed) for seed in range(2))
+            taken = _in_precision(
+                backend, precision, lambda: backend.matmul.forward(a, b), sizes.rounds
+            )
+            return {"seconds": taken, "precision": precision, "products": float(n) ** 3}
+
+        yield Case(f"product {precision}", multiply)
 
 
-def memory_bound(backend: Backend, sizes: Sizes) -> Iterator[Row]:
-    """Yield for each kernel that only moves memory its time and its part of the copy bandwidth."""
-    bandwidth = copy_bandwidth(backend, sizes)
-    yield {"kernel": "copy", "bytes_per_second": bandwidth}
+def _dtype(precision: str) -> np.dtype:
+    return bfloat16() if precision == "bf16" else np.dtype(np.float32)
+
+
+def _in_precision(
+    backend: Backend, precision: str, compute: Callable[[], Any], rounds: int
+) -> float:
+    backend.use_tf32(precision == "tf32")
+    try:
+        return recorded_seconds(backend, compute, rounds)
+    finally:
+        backend.use_tf32(False)
+
+
+def kernels(backend: Backend, quick: bool) -> Iterator[Case]:
+    """Yield the time of each kernel."""
+    sizes = sizes_for(backend, quick)
     for dtype in (np.dtype(np.float32), bfloat16()):
-        for name, size, compute in _computations(backend, sizes, dtype):
-            with backend.unchecked():
-                taken = seconds(backend, compute, sizes.rounds)
-            rate = size / taken
-            yield {
-                "kernel": name,
-                "dtype": dtype.name,
-                "seconds": taken,
-                "bytes_per_second": rate,
-                "part_of_copy": rate / bandwidth,
-            }
+        for name, size, compute in _moving(backend, sizes, dtype):
+
+            def move(size: int = size, compute: Callable = compute, dtype: np.dtype = dtype) -> Row:
+                taken = recorded_seconds(backend, compute, sizes.rounds)
+                return {"dtype": dtype.name, "seconds": taken, "bytes": size}
+
+            yield Case(f"{name} {dtype.name}", move)
+    yield from _multiplying(backend, sizes)
 
 
-def _computations(
+def _moving(
     backend: Backend, sizes: Sizes, dtype: np.dtype
 ) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     """Yield names, the fewest bytes that have to be moved, and what computes."""
-    rng = np.random.default_rng(0)
-
-    def draw(*shape: int) -> Array:
-        return backend.from_numpy(rng.standard_normal(shape, np.float32)).astype(dtype)
-
-    rows = sizes.rows
-    x, y, grad = (draw(rows, CHANNELS) for _ in range(3))
+    single = np.dtype(np.float32)
+    rows, channels = sizes.rows, sizes.channels
+    x, y, grad = (draw(backend, (rows, channels), dtype, seed) for seed in range(3))
     size = x.nbytes
-    weight, bias = (draw(CHANNELS).astype(np.float32) for _ in range(2))
+    weight, bias = (draw(backend, (channels,), single, seed) for seed in range(2))
     _, mean, rstd = backend.layernorm.forward(x, weight, bias)
-    targets = backend.from_numpy(rng.integers(0, CHANNELS, rows))
+    rng = np.random.default_rng(0)
+    targets = backend.from_numpy(rng.integers(0, channels, rows))
     _, logsumexp = backend.cross_entropy.forward(x, targets)
     one = backend.xp.ones((), np.float32)
     both = (True, True, True)
-    yield "layernorm", 2 * size, lambda: backend.layernorm.forward(x, weight, bias)
+    ops = backend
+    yield "layernorm", 2 * size, lambda: ops.layernorm.forward(x, weight, bias)
     yield (
         "layernorm backward",
         3 * size,
-        lambda: backend.layernorm.backward(grad, x, weight, mean, rstd, both),
+        lambda: ops.layernorm.backward(grad, x, weight, mean, rstd, both),
     )
-    yield "softmax", 2 * size, lambda: backend.softmax.forward(x)
-    yield "softmax backward", 3 * size, lambda: backend.softmax.backward(grad, y)
-    yield "cross_entropy", size, lambda: backend.cross_entropy.forward(x, targets)
+    yield "softmax", 2 * size, lambda: ops.softmax.forward(x)
+    yield "softmax backward", 3 * size, lambda: ops.softmax.backward(grad, y)
+    yield "cross_entropy", size, lambda: ops.cross_entropy.forward(x, targets)
     yield (
         "cross_entropy backward",
         2 * size,
-        lambda: backend.cross_entropy.backward(one, x, targets, logsumexp),
+        lambda: ops.cross_entropy.backward(one, x, targets, logsumexp),
     )
-    yield "bias and gelu", 2 * size, lambda: backend.bias_activation.forward(x, bias, "gelu")
+    yield "bias and gelu", 2 * size, lambda: ops.bias_activation.forward(y, bias, "gelu")
     yield (
         "bias and gelu backward",
         3 * size,
-        lambda: backend.bias_activation.backward(grad, (x, bias), "gelu", True),
+        lambda: ops.bias_activation.backward(grad, (x, bias), "gelu", True),
     )
-    yield "relu", 2 * size, lambda: backend.relu.forward(x)
-    yield "dropout", 2 * size, lambda: backend.dropout.forward(x, 0.2, KEY)
-    yield "residual and dropout", 3 * size, lambda: backend.residual.forward(x, bias, y, 0.2, KEY)
-    yield "norm of gradients", size, lambda: backend.global_norm.forward(x)
-    if dtype == np.float32:
-        square = (y * y).reshape(-1)
-        flat = (x.reshape(-1), grad.reshape(-1), y.reshape(-1), square)
+    yield "gelu", 2 * size, lambda: ops.gelu.forward(x)
+    yield "relu", 2 * size, lambda: ops.relu.forward(x)
+    yield "dropout", 2 * size, lambda: ops.dropout.forward(x, 0.2, KEY)
+    yield "residual and dropout", 3 * size, lambda: ops.residual.forward(y, bias, x, 0.2, KEY)
+    yield (
+        "residual and dropout backward",
+        2 * size,
+        lambda: ops.residual.backward(grad, 0.2, KEY, True),
+    )
+    sequences = x.reshape(-1, min(512, rows), channels)
+    yield "running_mean", 2 * size, lambda: ops.running_mean.forward(sequences)
+    yield "running_mean backward", 2 * size, lambda: ops.running_mean.backward(sequences)
+    table = draw(backend, (sizes.vocabulary, channels), dtype)
+    letters = backend.from_numpy(rng.integers(0, sizes.vocabulary, rows))
+    yield "embedding", size + letters.nbytes, lambda: ops.embedding.forward(letters, table)
+    yield (
+        "embedding backward",
+        size + letters.nbytes,
+        lambda: ops.embedding.backward(grad, letters, sizes.vocabulary),
+    )
+    uniform = backend.from_numpy(rng.random(rows, np.float32))
+    yield "sampling", size, lambda: ops.sampling.forward(x, uniform)
+    yield "norm of gradients", size, lambda: ops.global_norm.forward(grad)
+    if dtype == single:
+        flat = (x.reshape(-1), grad.reshape(-1), y.reshape(-1), (y * y).reshape(-1))
         options = {"step": 1, "lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
-        yield "adamw", 7 * size, lambda: backend.adamw.update(*flat, decoupled=True, **options)
+        yield "adamw", 7 * size, lambda: ops.adamw.update(*flat, decoupled=True, **options)
 
 
-def attention(backend: Backend, sizes: Sizes) -> Iterator[Row]:
-    """Yield times of causal attention, forward and backward, in bfloat16, beside PyTorch's."""
+def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
+    """Yield the linear layers of a training step, and its attention, in each precision."""
+    width = sizes.embedding
+    layers = {
+        "qkv": (width, 3 * width),
+        "expand": (width, 4 * width),
+        "contract": (4 * width, width),
+    }
+    for precision in PRECISIONS:
+        dtype = _dtype(precision)
+        for name, (inputs, outputs) in layers.items():
+
+            def multiply(
+                precision: str = precision,
+                dtype: np.dtype = dtype,
+                inputs: int = inputs,
+                outputs: int = outputs,
+            ) -> Row:
+                x = draw(backend, (sizes.tokens, inputs), dtype)
+                weight = draw(backend, (outputs, inputs), dtype)
+                taken = _in_precision(
+                    backend,
+                    precision,
+                    lambda: backend.linear.forward(x, weight, None),
+                    sizes.rounds,
+                )
+                size = x.nbytes + weight.nbytes + sizes.tokens * outputs * dtype.itemsize
+                products = float(sizes.tokens * inputs * outputs)
+                return {
+                    "precision": precision,
+                    "seconds": taken,
+                    "bytes": size,
+                    "products": products,
+                }
+
+            yield Case(f"linear {name} {precision}", multiply)
+        for direction in ("forward", "backward"):
+
+            def attend(precision: str = precision, direction: str = direction) -> Row:
+                row = attention_row(backend, sizes.training, precision, sizes.rounds)
+                taken = row["forward_seconds"]
+                if direction == "backward":
+                    taken = row["seconds"] - taken
+                return {
+                    "precision": precision,
+                    "shape": row["shape"],
+                    "seconds": taken,
+                    "bytes": row["bytes"][direction],
+                    "products": row["products"][direction],
+                }
+
+            yield Case(f"attention {direction} {precision}", attend)
+
+
+def attention(backend: Backend, quick: bool) -> Iterator[Case]:
+    """Yield causal attention in bfloat16 at each length, forward and forward with backward."""
+    sizes = sizes_for(backend, quick)
+    for shape in attention_shapes(sizes):
+
+        def attend(shape: Shape = shape) -> Row:
+            return attention_row(backend, shape, "bf16", sizes.rounds)
+
+        yield Case(f"T = {shape.length}", attend)
+
+
+def attention_shapes(sizes: Sizes) -> list[Shape]:
+    """Return a shape for each length, all of about as many tokens."""
+    return [
+        Shape(max(1, sizes.tokens // length), sizes.training.heads, length, sizes.training.size)
+        for length in sizes.lengths
+    ]
+
+
+def attention_inputs(shape: Shape) -> list[np.ndarray]:
+    """Return queries, keys, values and a gradient, the same for whoever computes."""
     rng = np.random.default_rng(0)
-    for length in sizes.lengths:
-        shape = (max(1, sizes.tokens // length), HEADS, length, HEAD)
-        host = [rng.standard_normal(shape, np.float32) for _ in range(4)]
-        q, k, v, grad = (backend.from_numpy(each).astype(bfloat16()) for each in host)
-        options = (True, HEAD**-0.5)
-        grads = tuple(backend.xp.empty_like(each) for each in (q, k, v))
+    return [rng.standard_normal(shape, np.float32) for _ in range(4)]
 
-        def both(
-            arrays: Any = (q, k, v), grad: Any = grad, grads: Any = grads, options: Any = options
-        ) -> Any:
-            out, logsumexp = backend.attention.forward(*arrays, *options)
-            backend.attention.backward(grad, *arrays, out, logsumexp, grads, *options)
-            return out
 
-        row: Row = {"shape": list(shape), "seconds": seconds(backend, both, sizes.rounds)}
-        # Two products forward and five backward, of which the causal mask leaves half.
-        products = 7 * 2 * np.prod(shape, dtype=float) * length / 2
-        row["flops_per_second"] = products / row["seconds"]
-        if backend.name == "cuda" and importlib.util.find_spec("torch"):
-            from benchmarks.gpu_torch import attention_seconds
+def attention_row(backend: Backend, shape: Shape, precision: str, rounds: int) -> Row:
+    """Return the times of causal attention, and the sizes of its results to compare."""
+    dtype = _dtype(precision)
+    q, k, v, grad = (backend.from_numpy(each).astype(dtype) for each in attention_inputs(shape))
+    options = (True, shape.size**-0.5)
+    grads = tuple(backend.xp.empty_like(each) for each in (q, k, v))
 
-            row["pytorch_flash_seconds"] = attention_seconds(host, sizes.rounds)
-            row["pytorch_over_ours"] = row["pytorch_flash_seconds"] / row["seconds"]
-        yield row
+    def forward() -> Any:
+        return backend.attention.forward(q, k, v, *options)
+
+    def both() -> Any:
+        out, logsumexp = forward()
+        backend.attention.backward(grad, q, k, v, out, logsumexp, grads, *options)
+        return out
+
+    seconds = _in_precision(backend, precision, both, rounds)
+    forward_seconds = _in_precision(backend, precision, forward, rounds)
+    backend.use_tf32(precision == "tf32")
+    results = [both(), *grads]
+    backend.use_tf32(False)
+    # Two products forward and five backward, of which the causal mask leaves half.
+    product = np.prod(shape, dtype=float) * shape.length / 2
+    return {
+        "shape": list(shape),
+        "precision": precision,
+        "forward_seconds": forward_seconds,
+        "seconds": seconds,
+        "bytes": {"forward": 4 * q.nbytes, "backward": 8 * q.nbytes},
+        "products": {"forward": 2 * product, "backward": 5 * product},
+        "sizes": [root_mean_square(backend.to_numpy(each)) for each in results],
+    }
+
+
+def root_mean_square(array: np.ndarray) -> float:
+    """Return how large the numbers of an array are."""
+    return float(np.sqrt(np.mean(np.square(array.astype(np.float32)), dtype=np.float64)))

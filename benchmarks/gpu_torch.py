@@ -1,18 +1,40 @@
-"""PyTorch's side of the GPU benchmark."""
+"""PyTorch's side of the GPU benchmark: what each part of ours is compared with.
+
+On a machine without a GPU the same code runs on the CPU at the smallest sizes, where it is timed
+by the clock and not compiled.
+"""
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend
 
+from benchmarks.gpu_kernels import (
+    FULL,
+    QUICK,
+    SMOKE,
+    Shape,
+    attention_inputs,
+    attention_shapes,
+    root_mean_square,
+)
+from benchmarks.gpu_timing import Case, Row, host_seconds, median_of
+from benchmarks.gpu_training import (
+    PRECISIONS,
+    VOCABULARY,
+    first_batch,
+    mean_seconds,
+    random_split,
+    settings,
+    step_count,
+)
 from benchmarks.torch_models import TorchGPT
 from models.batches import random_batch
 from models.config import TrainConfig
@@ -20,51 +42,112 @@ from models.gpt import GPT
 from tinygrad_char.random import Generator
 
 WARM_UP = 3
+ATTENTION = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+STYLES = {"eager, loop over heads": True, "eager, SDPA": False}
 
 
-def attention_seconds(host: list[np.ndarray], rounds: int) -> float:
-    """Return the median time of flash attention, forward and backward, replayed from a graph."""
+def not_compiled(device: str, quick: bool) -> Iterator[Case]:
+    """Yield attention, and training steps as PyTorch's users write them."""
+    yield from attention(device, quick)
+    yield from steps(device, quick)
+
+
+def attention(device: str, quick: bool) -> Iterator[Case]:
+    """Yield causal attention in bfloat16, with each of PyTorch's kernels that may be there."""
+    sizes = SMOKE if device == "cpu" else QUICK if quick else FULL
+    for shape in attention_shapes(sizes):
+        for name in ATTENTION if device == "cuda" else ("flash",):
+
+            def attend(shape: Shape = shape, name: str = name) -> Row:
+                return attention_row(device, shape, ATTENTION[name], sizes.rounds)
+
+            yield Case(f"{name} T = {shape.length}", attend)
+
+
+def attention_row(device: str, shape: Shape, kernel: SDPBackend, rounds: int) -> Row:
+    """Return the times of forward, and of forward with backward, replayed from a graph."""
     q, k, v, grad = (
-        torch.from_numpy(each).to("cuda", torch.bfloat16).requires_grad_(i < 3)
-        for i, each in enumerate(host)
+        torch.from_numpy(each).to(device, torch.bfloat16).requires_grad_(i < 3)
+        for i, each in enumerate(attention_inputs(shape))
     )
 
-    def both() -> Any:
-        with nn.attention.sdpa_kernel(nn.attention.SDPBackend.FLASH_ATTENTION):
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return torch.autograd.grad(out, (q, k, v), grad)
+    def forward() -> Any:
+        with nn.attention.sdpa_kernel(kernel):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
+    def both() -> Any:
+        out = forward()
+        return out, *torch.autograd.grad(out, (q, k, v), grad)
+
+    @torch.no_grad()
+    def alone() -> Any:
+        return forward()
+
+    seconds, forward_seconds = (_seconds(device, each, rounds) for each in (both, alone))
+    results = [each.detach().float().cpu().numpy() for each in both()]
+    return {
+        "shape": list(shape),
+        "forward_seconds": forward_seconds,
+        "seconds": seconds,
+        "sizes": [root_mean_square(each) for each in results],
+    }
+
+
+def _seconds(device: str, compute: Callable[[], Any], rounds: int) -> float:
+    if device == "cpu":
+        return host_seconds(compute)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
-            both()
+            compute()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        both()
-    graph.replay()
-    samples = []
-    for _ in range(rounds):
+        compute()
+
+    def sample(repeats: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        graph.replay()
+        for _ in range(repeats):
+            graph.replay()
         end.record()
         end.synchronize()
-        samples.append(start.elapsed_time(end) / 1000)
-    return statistics.median(samples)
+        return start.elapsed_time(end) / 1000 / repeats
+
+    return median_of(sample, rounds)
 
 
-def step_seconds(
-    config: TrainConfig, vocab_size: int, tokens: np.ndarray, steps: int, *, compiled: bool
-) -> float:
-    """Return the mean time of a training step with the settings' precision and fused AdamW."""
-    low = config.precision == "bf16"
-    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
-    generator = Generator(config.seed)
-    module = TorchGPT(config.gpt, vocab_size)
-    module.load(GPT(config.gpt, vocab_size, generator=generator))
-    module.to("cuda")
+def steps(device: str, quick: bool) -> Iterator[Case]:
+    """Yield the mean times of training steps that are not compiled, in each precision."""
+    for precision in PRECISIONS:
+        for name, loop in STYLES.items():
+
+            def step(precision: str = precision, loop: bool = loop) -> Row:
+                return step_row(device, precision, quick, loop=loop)
+
+            yield Case(f"{name} {precision}", step)
+
+
+def compiled_steps(device: str, quick: bool) -> Iterator[Case]:
+    """Yield those of a model that torch.compile has tuned as far as it can, in each precision."""
+    for precision in PRECISIONS if device == "cuda" else PRECISIONS[:1]:
+
+        def step(precision: str = precision) -> Row:
+            return step_row(device, precision, quick, compiled=True)
+
+        yield Case(f"compiled {precision}", step)
+
+
+def step_row(
+    device: str, precision: str, quick: bool, *, loop: bool = False, compiled: bool = False
+) -> Row:
+    """Return the mean time of a training step with the precision and fused AdamW."""
+    config = settings("cuda" if device == "cuda" else "cuda-on-cpu", precision)
+    low = precision == "bf16"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    split = random_split()
+    module = module_of(config, loop).to(device)
     parameters = list(module.parameters())
     optimizer = torch.optim.AdamW(
         [
@@ -75,28 +158,39 @@ def step_seconds(
         betas=(config.beta1, config.beta2),
         fused=True,
     )
-    model: Any = torch.compile(module, mode="max-autotune") if compiled else module
+    model: Any = module
+    if compiled:
+        tuned = {"mode": "max-autotune"} if device == "cuda" else {"backend": "eager"}
+        model = torch.compile(module, **tuned)  # type: ignore[call-overload]
     shape = config.gpt.block_size, config.batch_size
+    stream = Generator(config.seed).batches
+
+    def losses(batch: Any) -> Any:
+        x, y = (torch.from_numpy(each).to(device, non_blocking=True) for each in batch)
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            return model(x, y)
 
     def update() -> float:
-        batch = random_batch(tokens, *shape, generator.batches)
-        x, y = (torch.from_numpy(each).to("cuda", non_blocking=True) for each in batch)
-        with torch.autocast("cuda", torch.bfloat16, enabled=low):
-            loss = model(x, y)
+        loss = losses(random_batch(split.train, *shape, stream))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
         optimizer.step()
         return loss.item()
 
-    return mean_seconds(update, steps)
+    row: Row = {"precision": precision}
+    if not compiled:  # which would be compiled anew for this
+        module.eval()
+        with torch.no_grad():
+            row["first_loss"] = losses(first_batch(config, split)).item()
+        module.train()
+    row["seconds"] = mean_seconds(update, step_count(device, quick))
+    return row
 
 
-def mean_seconds(update: Callable[[], Any], steps: int) -> float:
-    """Return the mean time of a step, which ends by reading its loss, after a few others."""
-    for _ in range(WARM_UP):
-        update()
-    started = time.perf_counter()
-    for _ in range(steps):
-        update()
-    return (time.perf_counter() - started) / steps
+def module_of(config: TrainConfig, loop: bool) -> TorchGPT:
+    """Return the model with our initial weights, on the host."""
+    on_host = replace(config, device="cpu", precision="float32")
+    module = TorchGPT(on_host.gpt, VOCABULARY, loop=loop)
+    module.load(GPT(on_host.gpt, VOCABULARY, generator=Generator(config.seed)))
+    return module

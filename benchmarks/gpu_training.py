@@ -1,26 +1,29 @@
-"""Whole training steps on a CUDA device beside PyTorch's, and a training to its end."""
+"""Whole training steps on a CUDA device, and a training to its end."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from models.batches import Split, random_batch, whole_split
+from benchmarks.gpu_timing import Case, Row
+from kernels.backend import Backend
+from models.batches import Split, random_batch, split_corpus, whole_split
 from models.build import build_model
-from models.config import Precision, TrainConfig
+from models.config import PRESETS, TrainConfig
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.capture import TrainingStep
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.random import Generator
 
-Row = dict[str, Any]
 WARM_UP = 3
+VOCABULARY = 65
+PRECISIONS = ("bf16", "tf32", "float32")
+"""What matters most comes first, in case that time runs out."""
 
 
 class Training:
@@ -54,6 +57,15 @@ class Training:
         self.updates += 1
         return self.step(*random_batch(self.split.train, *shape, self.generator.batches)).loss
 
+    def first_loss(self) -> float:
+        """Return the loss of the first batch without dropout, to compare with others' models."""
+        batch = first_batch(self.config, self.split)
+        self.model.eval()
+        with no_grad():
+            loss = self.loss(*batch).item()
+        self.model.train()
+        return float(loss)
+
     def validation_loss(self) -> float:
         """Return the loss over every target of the validation split."""
         self.model.eval()
@@ -68,38 +80,58 @@ class Training:
         return total / count
 
 
-def steps(
-    config: TrainConfig,
-    vocab_size: int,
-    split: Split,
-    count: int,
-    precisions: tuple[Precision, ...],
-) -> Iterator[Row]:
+def steps(backend: Backend, quick: bool) -> Iterator[Case]:
     """Yield the mean times of steps in each precision: each operation by itself, and as a graph."""
-    beside = config.device == "cuda" and importlib.util.find_spec("torch") is not None
-    for precision in precisions:
-        chosen = replace(config, precision=precision)
-        row: Row = {"precision": precision}
-        for name in ("eager", "graph"):
-            training = Training(chosen, vocab_size, split)
-            if name == "eager":
-                training.step.reason = "it is timed so"
-            for _ in range(WARM_UP):
-                training.update()
-            started = time.perf_counter()
-            for _ in range(count):
-                training.update()
-            row[f"{name}_seconds"] = (time.perf_counter() - started) / count
-            row[f"{name}_reason"] = training.step.reason
-            del training
-        if beside:
-            from benchmarks.gpu_torch import step_seconds
+    count = step_count(backend.name, quick)
+    for precision in PRECISIONS:
+        config = settings(backend.name, precision)
+        for name in ("graph", "eager"):
 
-            for name, compiled in (("eager", False), ("compiled", True)):
-                taken = step_seconds(chosen, vocab_size, split.train, count, compiled=compiled)
-                row[f"pytorch_{name}_seconds"] = taken
-                row[f"pytorch_{name}_over_graph"] = taken / row["graph_seconds"]
-        yield row
+            def step(name: str = name, config: TrainConfig = config) -> Row:
+                training = Training(config, VOCABULARY, random_split())
+                first_loss = training.first_loss()
+                if name == "eager":
+                    training.step.reason = "it is timed so"
+                row: Row = {"precision": config.precision, "first_loss": first_loss}
+                row["seconds"] = mean_seconds(training.update, count)
+                if name == "graph" and training.step.reason:
+                    row["reason_not_as_graph"] = training.step.reason
+                row["products"] = products_of_step(config, VOCABULARY)
+                return row
+
+            yield Case(f"{name} {precision}", step)
+
+
+def step_count(device: str, quick: bool) -> int:
+    """Return how many steps are timed."""
+    return 2 if device != "cuda" else 20 if quick else 100
+
+
+def mean_seconds(update: Callable[[], Any], steps: int) -> float:
+    """Return the mean time of a step, which ends by reading its loss, after a few others."""
+    for _ in range(WARM_UP):
+        update()
+    started = time.perf_counter()
+    for _ in range(steps):
+        update()
+    return (time.perf_counter() - started) / steps
+
+
+def products_of_step(config: TrainConfig, vocab_size: int) -> float:
+    """Return the products of a step, forward and twice as many backward; the causal half."""
+    gpt = config.gpt
+    layer = 12 * gpt.n_embd**2 + gpt.block_size * gpt.n_embd
+    tokens = config.batch_size * gpt.block_size
+    return 3.0 * tokens * (gpt.n_layer * layer + gpt.n_embd * vocab_size)
+
+
+def training(backend: Backend, quick: bool, tokens: np.ndarray, vocab_size: int) -> Iterator[Case]:
+    """Yield all updates of the preset: their time, and the loss over the whole split."""
+    config = settings(backend.name, "bf16")
+    if quick:
+        config = replace(config, steps=min(config.steps, 300))
+    split = split_corpus(tokens, config.gpt.block_size)
+    yield Case(f"{config.steps} steps, bf16", lambda: train(config, vocab_size, split))
 
 
 def train(config: TrainConfig, vocab_size: int, split: Split) -> Row:
@@ -109,24 +141,34 @@ def train(config: TrainConfig, vocab_size: int, split: Split) -> Row:
     loss = math.nan
     for _ in range(config.steps):
         loss = training.update()
-    seconds = time.perf_counter() - started
-    return {
+    row: Row = {
         "precision": config.precision,
         "steps": config.steps,
-        "seconds": seconds,
+        "seconds": time.perf_counter() - started,
         "last_training_loss": loss,
         "validation_loss": training.validation_loss(),
-        "reason_not_as_graph": training.step.reason,
     }
+    if training.step.reason:
+        row["reason_not_as_graph"] = training.step.reason
+    return row
 
 
-def smallest(config: TrainConfig) -> TrainConfig:
-    """Return the settings shrunk to what the CPU runner does in seconds."""
-    gpt = replace(config.gpt, block_size=8, n_layer=1, n_head=1, n_embd=16)
-    return replace(config, gpt=gpt, batch_size=2, steps=4)
+def settings(device: str, precision: str) -> TrainConfig:
+    """Return the settings of the preset `full`; not on a GPU, what the CPU does in seconds."""
+    full = replace(PRESETS["full"], device=device, precision=precision)  # type: ignore[arg-type]
+    if device == "cuda":
+        return full
+    gpt = replace(full.gpt, block_size=8, n_layer=1, n_head=1, n_embd=16)
+    return replace(full, gpt=gpt, batch_size=2, steps=4)
 
 
-def random_split(vocab_size: int, size: int) -> Split:
+def random_split() -> Split:
     """Return random characters, for where no text is needed."""
-    tokens = np.random.default_rng(0).integers(0, vocab_size, size)
-    return Split(tokens[: size // 2], tokens[size // 2 :])
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, 20_000)
+    return Split(tokens[:10_000], tokens[10_000:])
+
+
+def first_batch(config: TrainConfig, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first batch of a run."""
+    shape = config.gpt.block_size, config.batch_size
+    return random_batch(split.train, *shape, Generator(config.seed).batches)

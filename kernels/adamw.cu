@@ -2,7 +2,7 @@
  *
  * 28 bytes are moved for each parameter. What changes from step to step comes by value, or, so
  * that a recorded graph can be replayed, from `factors`, which adamw_factors computes on the
- * device. Where `copy` is not null it receives the new parameters in bfloat16. */
+ * device. */
 #include "pack.cuh"
 #include "reduce.cuh"
 
@@ -11,8 +11,7 @@ enum Factor { GRAD_SCALE, DECAY, CORRECTION, STEP_SIZE, ACTIVE };
 __device__ __forceinline__ void update(float *__restrict__ parameter,
                                        const float *__restrict__ grad,
                                        float *__restrict__ exp_avg,
-                                       float *__restrict__ exp_avg_sq,
-                                       __nv_bfloat16 *__restrict__ copy, long long size,
+                                       float *__restrict__ exp_avg_sq, long long size,
                                        float grad_scale, float decay, float addition, float rate1,
                                        float beta2, float rate2, float correction, float eps,
                                        float step_size)
@@ -39,28 +38,25 @@ __device__ __forceinline__ void update(float *__restrict__ parameter,
     store_some<4>(parameter + start, p, left, whole);
     store_some<4>(exp_avg + start, m, left, whole);
     store_some<4>(exp_avg_sq + start, v, left, whole);
-    if (copy)
-        store_some<4>(copy + start, p, left, left >= 4 && aligned<4>(copy));
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
-             __nv_bfloat16 *copy, long long size, float grad_scale, float decay, float addition,
-             float rate1, float beta2, float rate2, float correction, float eps, float step_size)
+             long long size, float grad_scale, float decay, float addition, float rate1,
+             float beta2, float rate2, float correction, float eps, float step_size)
 {
-    update(parameter, grad, exp_avg, exp_avg_sq, copy, size, grad_scale, decay, addition, rate1,
-           beta2, rate2, correction, eps, step_size);
+    update(parameter, grad, exp_avg, exp_avg_sq, size, grad_scale, decay, addition, rate1, beta2,
+           rate2, correction, eps, step_size);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 adamw_update_recorded(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
-                      __nv_bfloat16 *copy, long long size, const float *factors, float addition,
-                      float rate1, float beta2, float rate2, float eps)
+                      long long size, const float *factors, float addition, float rate1,
+                      float beta2, float rate2, float eps)
 {
     if (factors[ACTIVE] != 0.0f)
-        update(parameter, grad, exp_avg, exp_avg_sq, copy, size, factors[GRAD_SCALE],
-               factors[DECAY], addition, rate1, beta2, rate2, factors[CORRECTION], eps,
-               factors[STEP_SIZE]);
+        update(parameter, grad, exp_avg, exp_avg_sq, size, factors[GRAD_SCALE], factors[DECAY],
+               addition, rate1, beta2, rate2, factors[CORRECTION], eps, factors[STEP_SIZE]);
 }
 
 /* Counts the step and computes its factors, in double precision; for one thread.

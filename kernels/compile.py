@@ -1,6 +1,7 @@
 """Compiles every CUDA kernel for the GPUs that it is meant for; needs no GPU.
 
     python -m kernels.compile                       # all kernels, for sm_80, sm_90 and sm_100
+    python -m kernels.compile --summary             # a line for each, over all its variants
     python -m kernels.compile layernorm --arch sm_90 --json
 
 Prints the registers, stack, spilled bytes and static shared memory of each kernel, of each variant
@@ -108,10 +109,42 @@ def as_table(results: Sequence[Result]) -> str:
             remark = f"more than {result.allowed_spills} spilled" * (each in result.spilling)
             numbers = (each.registers, each.stack, spilled, each.static_shared)
             rows.append((each.function, macros, task.architecture, *map(str, numbers), remark))
+    return _aligned(rows, range(3, 7))
+
+
+def as_summary(results: Sequence[Result]) -> str:
+    """Return a line for each kernel: the fewest and the most that its variants use, by target."""
+    targets = list(dict.fromkeys(result.task.architecture for result in results))
+    found: dict[tuple[str, str], dict[str, list[Usage]]] = {}
+    for result in results:
+        for usage in result.usages:
+            by_target = found.setdefault((result.task.path.name, usage.function), {})
+            by_target.setdefault(result.task.architecture, []).append(usage)
+    titles = ("file", "kernel", "variants", *targets, "spilled", "static shared")
+    rows: list[tuple[str, ...]] = [titles]
+    for (file, function), by_target in found.items():
+        everything = [usage for usages in by_target.values() for usage in usages]
+        registers = [_range([each.registers for each in by_target.get(t, [])]) for t in targets]
+        spilled = max(each.spill_stores + each.spill_loads for each in everything)
+        shared = _range([each.static_shared for each in everything])
+        variant_count = max(map(len, by_target.values()))
+        rows.append((file, function, str(variant_count), *registers, str(spilled), shared))
+    return _aligned(rows, range(2, len(titles)))
+
+
+def _range(values: list[int]) -> str:
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], numbers: range) -> str:
+    """Return rows as lines of columns, with those of numbers on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            text.rjust(width) if 3 <= i <= 6 else text.ljust(width)
+            text.rjust(width) if i in numbers else text.ljust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -146,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", default=ARCHITECTURES, help="such as sm_80 sm_90")
     parser.add_argument("--compiler", choices=["nvcc", "nvrtc"], help="nvcc if both are here")
     parser.add_argument("--spills", type=int, default=0, help="bytes that each kernel may spill")
-    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, no table")
+    form.add_argument("--summary", action="store_true", help="print registers by kernel and target")
     options = parser.parse_args(arguments)
     for architecture in options.arch:
         if not re.fullmatch(r"sm_\d+[af]?", architecture):
@@ -164,6 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.json:
         print(as_json(compiler, results))
+    elif options.summary:
+        print(f"{compiler.name}; registers, and bytes\n\n{as_summary(results)}")
     else:
         print(f"{compiler.name}; bytes, except for registers\n\n{as_table(results)}")
     return _report_failures(results)

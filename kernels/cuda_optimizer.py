@@ -32,9 +32,8 @@ class AdamW(Operation):
         weight_decay: float,
         decoupled: bool,
         grad_scale: float = 1.0,
-        copy: Array | None = None,
     ) -> None:
-        """See adamw.update. `copy` (bfloat16) receives the new parameters too."""
+        """See adamw.update."""
         beta1, beta2 = betas
         if any(each.dtype != np.float32 for each in (parameter, grad, exp_avg, exp_avg_sq)):
             adamw.update(
@@ -60,7 +59,6 @@ class AdamW(Operation):
             grad,
             exp_avg,
             exp_avg_sq,
-            copy,
             np.int64(parameter.size),
             np.float32(grad_scale),
             np.float32(1 - lr * weight_decay if decoupled else 1.0),
@@ -85,7 +83,6 @@ class AdamW(Operation):
         eps: float,
         weight_decay: float,
         decoupled: bool,
-        copy: Array | None = None,
     ) -> None:
         """Update as `update` does, with what changes from step to step read from `factors`."""
         beta1, beta2 = betas
@@ -98,7 +95,6 @@ class AdamW(Operation):
             grad,
             exp_avg,
             exp_avg_sq,
-            copy,
             np.int64(parameter.size),
             factors,
             np.float32(0.0 if decoupled else weight_decay),

@@ -7,6 +7,7 @@ from kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
 from kernels.cuda_embedding import Embedding
 from kernels.cuda_optimizer import AdamW, GlobalNorm
 from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
+from kernels.cuda_running_mean import RunningMean
 from kernels.cuda_sampling import Sampling
 from kernels.launcher import Launcher
 
@@ -30,6 +31,7 @@ def table(launcher: Launcher, *, check: bool = True, tf32: bool = False) -> dict
         "layernorm": LayerNorm(launcher),
         "relu": Relu(launcher),
         "residual": Residual(launcher),
+        "running_mean": RunningMean(launcher),
         "sampling": Sampling(launcher),
         "softmax": Softmax(launcher),
     }

@@ -81,7 +81,7 @@ class Trainer:
             config.lr, config.warmup, config.steps, config.lr * config.min_lr
         )
         self.recorded = None
-        if not on_host and config.accumulate == 1:
+        if not on_host:
             self.recorded = TrainingStep(
                 lambda x, y: self.model(x, y)[1],
                 self.optimizer,
@@ -111,7 +111,8 @@ class Trainer:
         lr = self.schedule(self.step)
         self.optimizer.set_lr(lr)
         if self.recorded:
-            loss, norm = self.recorded(*self._batch())
+            batches = [self._batch() for _ in range(self.config.accumulate)]
+            loss, norm = self.recorded.accumulated(batches)
         else:
             loss, norm = self._backward(), math.nan
             if math.isfinite(loss):

@@ -1,7 +1,7 @@
 """A training step that a device records once, as one graph, and replays.
 
 Recorded work gets the same memory each time. So what changes from step to step is written into
-arrays of fixed place before a replay: the batch, the learning rates, the number of steps so far
+arrays of fixed place before a replay: the batches, the learning rates, the number of steps so far
 and of dropout calls so far. Nothing in the step may read a value: the gradients are clipped, and
 the step counted, on the device.
 """
@@ -9,7 +9,7 @@ the step counted, on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +22,11 @@ from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
+Batch = tuple[np.ndarray, ...]
+
 
 class StepResult(NamedTuple):
-    """The loss of a batch before the update, and the norm of its gradient before clipping."""
+    """The loss before the update, and the norm of its gradient before clipping."""
 
     loss: float
     norm: float
@@ -35,7 +37,8 @@ class TrainingStep:
 
     The first call computes as usual, the second where recordings are made, the third records;
     from then on each call is one replay. Every call is one update of the weights. Where a step
-    cannot be recorded, `reason` says why and calls go on as usual.
+    cannot be recorded, `reason` says why and calls go on as usual. `accumulated` makes one update
+    from several batches, and is recorded in the same way.
 
     Parameters
     ----------
@@ -44,7 +47,8 @@ class TrainingStep:
     optimizer
         Learning rates may change between calls; other options may not.
     dropout
-        The stream of dropout keys that `loss` draws from. Masks are those of unrecorded steps.
+        The stream of dropout keys that `loss` draws from. Masks are those of unrecorded steps;
+        each of several batches has its own part of it, as shards have in `parallel.backward`.
     max_norm
         Largest norm of the gradient; larger ones are scaled down to it.
     note
@@ -73,33 +77,47 @@ class TrainingStep:
 
     def __call__(self, *batch: np.ndarray) -> StepResult:
         """Make one update from a batch; one with a norm that is not finite changes no weight."""
+        return self.accumulated([batch])
+
+    def accumulated(self, batches: Sequence[Batch]) -> StepResult:
+        """Make one update from several batches; the loss is the mean of theirs."""
         if is_detecting_nonfinite() or self.reason is not None or not self._computed:
             self._computed = True
-            return self._compute(batch)
-        if self._recorded is None or not self._recorded.fits(batch):
+            return self._compute(batches)
+        if self._recorded is None or not self._recorded.fits(batches):
             self.reason = self._obstacle()
             if self.reason is None:
-                self._recorded = _RecordedStep(self, batch)
-                return self._recorded.warm_up(batch)
+                self._recorded = _RecordedStep(self, batches)
+                return self._recorded.warm_up(batches)
         elif self._recorded.replay is None:
             self.reason = self._recorded.record()
         if self.reason is not None:
             self._recorded = None
             self.note(f"each operation is launched by itself, not as one graph: {self.reason}")
-            return self._compute(batch)
+            return self._compute(batches)
         assert self._recorded is not None
-        return self._recorded.run(batch)
+        return self._recorded.run(batches)
 
-    def _compute(self, batch: tuple[np.ndarray, ...]) -> StepResult:
+    def _compute(self, batches: Sequence[Batch]) -> StepResult:
         optimizer = self.optimizer
         optimizer.zero_grad()
         device = optimizer.parameters[0].device
-        loss = self.loss(*(Tensor(each, device=device) for each in batch))
-        loss.backward()
-        value, norm = float(loss.item()), math.nan
+        value, norm = 0.0, math.nan
+        with self.dropout.shards(len(batches)) as shards:
+            for batch, keys in zip(batches, shards, strict=True):
+                tensors = [Tensor(each, device=device) for each in batch]
+                part = self._backward(tensors, keys, 1 / len(batches))
+                value += float(part)
         if math.isfinite(value):
             norm = optimizer.step(max_norm=self.max_norm) or 0.0
         return StepResult(value, norm)
+
+    def _backward(self, batch: list[Tensor], keys: Any, share: float) -> Array:
+        """Add the gradient of a share of a batch's loss to `.grad`; return this share, there."""
+        with self.dropout.using(keys):
+            loss = self.loss(*batch)
+        loss.backward(loss.backend.xp.full(loss.shape, share, loss.dtype))
+        return loss.array * share
 
     def _obstacle(self) -> str | None:
         """Return why steps of this optimizer cannot be recorded, None where they can."""
@@ -137,31 +155,35 @@ class RecordedKeys:
 class _RecordedStep:
     """A step on arrays of fixed place, and what replays it once it is recorded."""
 
-    def __init__(self, step: TrainingStep, batch: tuple[np.ndarray, ...]) -> None:
+    def __init__(self, step: TrainingStep, batches: Sequence[Batch]) -> None:
         self.step = step
         self.backend = step.optimizer.parameters[0].backend
         xp, groups = self.backend.xp, step.optimizer.groups
-        self.inputs = [Tensor(each, device=self.backend.name) for each in batch]
+        self.inputs = [
+            [Tensor(each, device=self.backend.name) for each in batch] for batch in batches
+        ]
         self.calls = xp.zeros(1, np.uint64)
         self.updates = [xp.zeros(1, np.int64) for _ in groups]
         self.rates = [xp.zeros(1, np.float64) for _ in groups]
         self.factors = [xp.zeros(FACTORS, np.float32) for _ in groups]
-        with step.dropout.shards(1) as (keys,):
-            self.seed = keys.seed
+        self.seeds = self._seeds()
         self.draws = 0
         self.replay: Callable[[], None] | None = None
         self.results: tuple[Array, Array] | None = None
 
-    def fits(self, batch: tuple[np.ndarray, ...]) -> bool:
-        """Return whether the fixed arrays take this batch, and the dropout keys are the same."""
-        with self.step.dropout.shards(1) as (keys,):
-            seed = keys.seed
-        shapes = [(each.shape, each.dtype) for each in self.inputs]
-        return seed == self.seed and shapes == [(each.shape, each.dtype) for each in batch]
+    def fits(self, batches: Sequence[Batch]) -> bool:
+        """Return whether the fixed arrays take these batches, and the dropout keys are the same."""
+        shapes = [[(each.shape, each.dtype) for each in batch] for batch in self.inputs]
+        given = [[(each.shape, each.dtype) for each in batch] for batch in batches]
+        return shapes == given and self.seeds == self._seeds()
 
-    def warm_up(self, batch: tuple[np.ndarray, ...]) -> StepResult:
+    def _seeds(self) -> list[int]:
+        with self.step.dropout.shards(len(self.inputs)) as shards:
+            return [keys.seed for keys in shards]
+
+    def warm_up(self, batches: Sequence[Batch]) -> StepResult:
         """Make an update where recordings are made."""
-        self._load(batch)
+        self._load(batches)
         return self._finish(self.backend.recorder.warm_up(self._work))
 
     def record(self) -> str | None:
@@ -173,17 +195,18 @@ class _RecordedStep:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def run(self, batch: tuple[np.ndarray, ...]) -> StepResult:
+    def run(self, batches: Sequence[Batch]) -> StepResult:
         """Make an update by a replay."""
         assert self.replay is not None
         assert self.results is not None
-        self._load(batch)
+        self._load(batches)
         self.replay()
         return self._finish(self.results)
 
-    def _load(self, batch: tuple[np.ndarray, ...]) -> None:
-        for target, each in zip(self.inputs, batch, strict=True):
-            target.array.set(each)
+    def _load(self, batches: Sequence[Batch]) -> None:
+        for targets, batch in zip(self.inputs, batches, strict=True):
+            for target, each in zip(targets, batch, strict=True):
+                target.array.set(each)
         optimizer = self.step.optimizer
         for group, rate, updates in zip(optimizer.groups, self.rates, self.updates, strict=True):
             rate[...] = group.options["lr"]
@@ -195,15 +218,17 @@ class _RecordedStep:
         """Do the whole step on the device; return loss and norm there."""
         optimizer = self.step.optimizer
         optimizer.zero_grad()
-        keys = RecordedKeys(self.seed, self.calls)
-        with self.step.dropout.using(keys):  # type: ignore[arg-type]
-            loss = self.step.loss(*self.inputs)
-        loss.backward()
-        self.draws = keys.calls
+        share = 1 / len(self.inputs)
+        self.draws, losses = 0, []
+        for batch, seed in zip(self.inputs, self.seeds, strict=True):
+            keys = RecordedKeys(seed, self.calls)
+            losses.append(self.step._backward(batch, keys, share))
+            self.draws = max(self.draws, keys.calls)
+        loss = sum(losses[1:], start=losses[0])
         norm = self.backend.global_norm.forward(optimizer.flat_grad)
         for number in range(len(optimizer.groups)):
             self._update(number, norm)
-        return loss.array, norm
+        return loss, norm
 
     def _update(self, number: int, norm: Array) -> None:
         optimizer: Any = self.step.optimizer

@@ -1,19 +1,14 @@
-"""Compiles translated kernels with the system's C++ compiler, once: the results are kept on disk.
+"""Compiles translated kernels with the system's C++ compiler, once: results are kept on disk."""
 
-A result is a folder in the user's cache, named by a hash of all that goes into it. It is made under
-another name and then renamed, so that several processes may make and use it at once.
-"""
-
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from kernels.runner.cache import kept
 from kernels.runner.errors import RunnerError
 
 RUNTIME = Path(__file__).resolve().parent / "runtime"
@@ -124,36 +119,7 @@ def _compile(*arguments: str, folder: Path | None = None) -> None:
 
 
 def _kept(kind: str, ingredients: Sequence[str], make: Callable[[Path], None]) -> Path:
-    """Return the folder for these ingredients, which `make` fills unless it exists."""
+    """Return the folder of what these ingredients and this compiler make."""
     compiler = Path(find_compiler()).resolve()
     state = compiler.stat()
-    key = repr((str(compiler), state.st_size, state.st_mtime_ns, *ingredients))
-    folder = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f"{kind}-", suffix="-unfinished", dir=folder.parent)
-        )
-    except OSError as error:
-        raise RunnerError(
-            f"compiled kernels cannot be kept in {folder.parent} ({error.strerror}): make it "
-            "writable, or set XDG_CACHE_HOME to a folder that is"
-        ) from error
-    try:
-        make(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was first
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels, in the user's cache."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache_home) / "tinygrad_char" / "cuda-on-cpu"
+    return kept(kind, (str(compiler), state.st_size, state.st_mtime_ns, *ingredients), make)

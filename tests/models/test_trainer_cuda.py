@@ -94,15 +94,18 @@ def test_a_checkpoint_of_bfloat16_is_used_on_the_cpu_in_float32(tmp_path):
     assert [other.update() for _ in range(4)][-1] == [trainer.update() for _ in range(4)][-1]
 
 
-def test_accumulated_batches_are_computed_each_time():
-    trainer, losses, *_ = trained("cuda-on-cpu", accumulate=2, shards=3)
-    assert trainer.recorded is None
-    _, expected, *_ = trained("cpu", accumulate=2, shards=1)
-    np.testing.assert_allclose(losses, expected, rtol=2e-6)
+def test_accumulated_batches_are_recorded_together():
+    trainer, losses, norms, notes = trained("cuda-on-cpu", accumulate=2, shards=3)
+    assert trainer.recorded.replays
+    assert notes == []
+    _, expected_losses, expected_norms, _ = trained("cpu", accumulate=2, shards=1)
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-6)
+    np.testing.assert_allclose(norms, expected_norms, rtol=2e-5)
 
 
-def test_divergence_is_told_with_the_weights_as_they_were():
-    trainer, *_ = trained("cuda-on-cpu", steps=4)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_divergence_is_told_with_the_weights_as_they_were(accumulate):
+    trainer, *_ = trained("cuda-on-cpu", steps=4, accumulate=accumulate)
     trainer.model.norm.weight.array[...] = np.inf
     before = trainer.optimizer.flat.get(), trainer.generator.get_state()
     with pytest.raises(DivergedError, match="the loss is nan at step 4: forward of layernorm"):

@@ -44,11 +44,13 @@ class Run:
             self.step.reason = "the test asks for it"
         self.rng = np.random.default_rng(0)
 
-    def make(self, steps, batch=2):
+    def make(self, steps, batch=2, count=1):
         results = []
         for number in range(steps):
             self.optimizer.set_lr(1e-2 / (number + 1))
-            results.append(self.step(*self.rng.integers(0, 11, (2, batch, 7))))
+            batches = [tuple(self.rng.integers(0, 11, (2, batch, 7))) for _ in range(count)]
+            alone = count == 1
+            results.append(self.step(*batches[0]) if alone else self.step.accumulated(batches))
         return results
 
     def weights(self):
@@ -116,6 +118,32 @@ def test_another_shape_of_batch_is_recorded_anew():
     results += run.make(2, batch=3)
     assert run.step.replays
     assert_same(run, other, results, other.make(4) + other.make(1, batch=3) + other.make(2, 3))
+
+
+def test_several_batches_are_recorded_as_one_update():
+    run, other = Run(), Run(eager=True)
+    results, expected = run.make(5, count=3), other.make(5, count=3)
+    assert run.step.replays
+    assert run.notes == []
+    assert_same(run, other, results, expected)
+    assert set(run.optimizer.updates.tolist()) == {5}
+    results = run.make(1, count=2)
+    assert not run.step.replays
+    results += run.make(3, count=2)
+    assert run.step.replays
+    assert_same(run, other, results, other.make(1, count=2) + other.make(3, count=2))
+
+
+def test_several_batches_are_as_one_that_holds_them_all():
+    run, other = Run(), Run()
+    for each in (run, other):
+        each.model.eval()  # without dropout, whose masks depend on how a batch is cut
+    together = other.make(4, batch=6)
+    for number, expected in enumerate(together):
+        run.optimizer.set_lr(1e-2 / (number + 1))
+        x, y = run.rng.integers(0, 11, (2, 6, 7))
+        found = run.step.accumulated([(x[i : i + 2], y[i : i + 2]) for i in (0, 2, 4)])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_gradients_that_are_not_finite_change_nothing_and_are_not_counted():

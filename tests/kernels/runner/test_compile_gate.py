@@ -128,6 +128,21 @@ def test_a_file_may_say_what_it_spills_and_why(file, compiler):
     assert gate.main([str(file)]) == 1
 
 
+def test_a_summary_has_a_line_for_each_kernel(compiler, capsys, monkeypatch, file):
+    def compile_one(self, path, architecture, macros):
+        several = architecture == "sm_80" and "N=1" in macros
+        return [Usage("plain", 30 if several else 20, 0, 4, 8 if several else 0, 256)]
+
+    monkeypatch.setattr(Compiler, "compile", compile_one)
+    arguments = [str(file), "--arch", "sm_80", "sm_90", "--summary", "--spills", "12"]
+    assert gate.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == [
+        *("file", "kernel", "variants", "sm_80", "sm_90", "spilled", "static", "shared")
+    ]
+    assert lines[3].split() == ["plain.cu", "plain", "2", "20-30", "20", "12", "256"]
+
+
 def test_json_has_all_of_it(file, compiler, capsys):
     assert gate.main([str(file), "--arch", "sm_80", "sm_1", "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)

@@ -1,0 +1,53 @@
+"""The running mean in CUDA against its reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from precision import DTYPES, assert_precise, draw
+
+from kernels import running_mean
+from kernels.cuda_running_mean import RunningMean
+
+LENGTHS = st.sampled_from([1, 2, 7, 8, 9, 31, 127, 128, 129, 300])
+CHANNELS = st.sampled_from([1, 31, 32, 33, 65])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 3), LENGTHS, CHANNELS, st.sampled_from(DTYPES), st.integers(0, 99))
+def test_running_mean_is_its_reference(launcher, batch, length, channels, dtype, seed):
+    x = draw(np.random.default_rng(seed), (batch, length, channels), dtype)
+    kernel = RunningMean(launcher)
+    for name in ("forward", "backward"):
+        result = getattr(kernel, name)(x)
+        assert result.dtype == dtype
+        # bfloat16 results are rounded once, and so is the reference's
+        assert_precise(result, getattr(running_mean, name), (x,))
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_no_position_sees_what_it_has_no_part_in(launcher, name):
+    x = draw(np.random.default_rng(0), (1, 200, 3))
+    function = getattr(RunningMean(launcher), name)
+    expected = function(x)
+    seen = slice(None, 140) if name == "forward" else slice(140, None)
+    hidden = slice(140, None) if name == "forward" else slice(None, 140)
+    x[:, hidden] = np.nan
+    np.testing.assert_array_equal(function(x)[:, seen], expected[:, seen])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 130, 33), (1, 257, 40)])
+def test_running_mean_is_clean(checking_launcher, dtype, shape):
+    x = draw(np.random.default_rng(0), shape, dtype)
+    kernel = RunningMean(checking_launcher)
+    for name in ("forward", "backward"):
+        assert_precise(getattr(kernel, name)(x), getattr(running_mean, name), (x,))
+
+
+def test_other_dtypes_and_empty_arrays_go_the_usual_way(launcher):
+    x = draw(np.random.default_rng(0), (2, 3, 4)).astype(np.float64)
+    kernel = RunningMean(launcher)
+    np.testing.assert_array_equal(kernel.forward(x), running_mean.forward(x))
+    np.testing.assert_array_equal(kernel.backward(x), running_mean.backward(x))
+    assert kernel.forward(np.empty((0, 3, 4), np.float32)).shape == (0, 3, 4)
