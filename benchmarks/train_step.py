@@ -50,6 +50,8 @@ class TrainStep(Options):
     """A preset of `tinygrad-char train`; smoke takes seconds."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Windows of text in a batch, where not the preset's."""
+    tape: bool = False
+    """Time ours with every operation on the tape, too, instead of repeated without it."""
     styles: tuple[Style, ...] = ("sdpa", "heads", "compiled")
     """PyTorch's ways: one fused attention call, a loop over heads, the first one compiled."""
 
@@ -71,10 +73,12 @@ def checked(config: TrainConfig) -> TrainConfig:
     return replace(config, gpt=gpt, batch_size=min(config.batch_size, CHECKED_BATCH))
 
 
-def prepare(config: TrainConfig) -> dict[str, Task]:
+def prepare(config: TrainConfig, repeated: bool = True) -> dict[str, Task]:
     """Return our updates."""
     keep_freed_memory()
     trainer = Trainer(config, VOCABULARY, random_split())
+    if not repeated:
+        trainer.loss.reason = "the tape is what is timed"
 
     def check() -> tuple[np.ndarray, float]:
         other = Trainer(checked(config), VOCABULARY, random_split())
@@ -91,6 +95,8 @@ def main() -> None:
     if options.batch_size is not None:
         config = replace(config, batch_size=options.batch_size)
     contenders = {"ours": Contender(prepare, (config,))}
+    if options.tape:
+        contenders["ours, on the tape"] = Contender(prepare, (config, False))
     if options.against:
         from benchmarks.torch_models import prepare_training
 

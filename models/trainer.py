@@ -54,6 +54,8 @@ class Trainer:
     workers
         The threads that compute, by default one for each core. How many makes no difference to
         any result.
+    loss
+        The loss of a shard, whose operations are repeated without the tape where they can be.
     recorded
         The step as one CUDA graph, on devices that record; `note` is told where that fails.
     """
@@ -89,9 +91,11 @@ class Trainer:
                 max_norm=config.clip or math.inf,
                 note=note,
             )
-        self._loss: Any = lambda shard: self.model(*shard)[1]
-        if on_host:
-            self._loss = TracedLoss(self._loss, self.optimizer.parameters, self.generator.dropout)
+        self.loss = TracedLoss(
+            lambda shard: self.model(*shard)[1], self.optimizer.parameters, self.generator.dropout
+        )
+        if not on_host:
+            self.loss.reason = f"device {config.device!r} is not the host"
         self.step = 0
         self.best_loss, self.best_step = math.inf, 0
         self.evaluated = False
@@ -134,7 +138,7 @@ class Trainer:
         for _ in range(config.accumulate):
             shards += cut_batch(*self._batch(), self.shards)
         return parallel.backward(
-            self._loss,
+            self.loss,
             shards,
             [len(x) / (config.batch_size * config.accumulate) for x, _ in shards],
             self.optimizer.parameters,

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kernels.array import Array
 from kernels.cores import available_cores, one_core
-from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite, leaf_gradients
+from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
-from tinygrad_char.trace import TracedLoss
+from tinygrad_char.trace import TracedLoss, loss_and_gradients
 
 if TYPE_CHECKING:
     import threadpoolctl
@@ -130,9 +130,7 @@ def backward(
         with dropout.using(keys):
             if isinstance(loss, TracedLoss):
                 return loss.gradients(shard, weight)
-            value = loss(shard)
-        cotangent = value.backend.xp.full(value.shape, weight, value.dtype)
-        return weight * value.item(), leaf_gradients(value, cotangent, parameters)
+            return loss_and_gradients(loss, shard, weight, parameters)
 
     with dropout.shards(len(shards)) as keys:
         for part, grads in workers.map(compute, list(zip(shards, weights, keys, strict=True))):

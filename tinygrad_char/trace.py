@@ -20,16 +20,28 @@ from tinygrad_char.autograd import Trace, is_detecting_nonfinite, leaf_gradients
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
-Batch = Any  # a tuple of arrays
+Batch = Any
 Gradients = list[Array | None]
 
 
+def loss_and_gradients(
+    loss: Callable[[Any], Tensor], batch: Batch, weight: float, leaves: Sequence[Tensor]
+) -> tuple[float, Gradients]:
+    """Return weight * loss(batch), and its gradients, None for leaves that it does not reach.
+
+    The arrays may be shared with each other and are not to be written to.
+    """
+    value = loss(batch)
+    cotangent = value.backend.xp.full(value.shape, weight, value.dtype)
+    return weight * value.item(), leaf_gradients(value, cotangent, leaves)
+
+
 class TracedLoss:
-    """A loss and its gradients by `leaves`, for one batch after the other, on the host.
+    """A loss and its gradients by `leaves`, for one batch after the other.
 
     For each shape of a batch the first call is on the tape and the second compares; where the two
-    differ, or the loss cannot be repeated, `reason` says why and every call is on the tape. Calls
-    may come from several threads at once.
+    differ, or the loss cannot be repeated, `reason` says why and every call is on the tape, as it
+    is where somebody else has set a reason. Calls may come from several threads at once.
 
     Parameters
     ----------
@@ -50,11 +62,7 @@ class TracedLoss:
         self._idle: dict[Any, list[_Program]] = defaultdict(list)  # by the shapes of a batch
 
     def gradients(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
-        """Return weight * loss(batch), and its gradients, None for leaves that it does not reach.
-
-        `batch` is a tuple of NumPy arrays.
-        The arrays may be shared with each other and are not to be written to.
-        """
+        """Return what `loss_and_gradients` returns, for a batch that is a tuple of NumPy arrays."""
         if self.reason is not None or is_detecting_nonfinite():
             return self._on_tape(batch, weight)
         idle = self._idle[tuple((each.shape, each.dtype) for each in batch)]
@@ -69,10 +77,8 @@ class TracedLoss:
             idle.append(program)
         return results
 
-    def _on_tape(self, batch: Sequence[Any], weight: float) -> tuple[float, Gradients]:
-        value = self.loss(batch)
-        cotangent = np.full(value.shape, weight, value.dtype)
-        return weight * value.item(), leaf_gradients(value, cotangent, self.leaves)
+    def _on_tape(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
+        return loss_and_gradients(self.loss, batch, weight, self.leaves)
 
     def _record(self, batch: Batch, weight: float, idle: list[_Program]) -> tuple[float, Gradients]:
         inputs = [Tensor(each) for each in batch]
