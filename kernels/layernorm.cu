@@ -89,8 +89,8 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
     if (partial)
         for (int c = first; c < columns; c += step) {
             const float zeros[N] = {};
-            store<N>(weight_sums + c, zeros);
-            store<N>(bias_sums + c, zeros);
+            store_shared<N>(weight_sums + c, zeros);
+            store_shared<N>(bias_sums + c, zeros);
         }
 
     /* all warps that share a row meet in reduce_warps: `row` is the same for each of them */
@@ -117,8 +117,8 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
                     weight_sum[j] += g[j] * normalized[j];
                     bias_sum[j] += g[j];
                 }
-                store<N>(weight_sums + c, weight_sum);
-                store<N>(bias_sums + c, bias_sum);
+                store_shared<N>(weight_sums + c, weight_sum);
+                store_shared<N>(bias_sums + c, bias_sum);
             }
 #pragma unroll
             for (int j = 0; j < N; j++) {
