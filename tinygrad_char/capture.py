@@ -196,9 +196,11 @@ class _RecordedStep:
         optimizer = self.step.optimizer
         optimizer.zero_grad()
         keys = RecordedKeys(self.seed, self.calls)
-        with self.step.dropout.using(keys):  # type: ignore[arg-type]
-            loss = self.step.loss(*self.inputs)
-        loss.backward()
+        arrays = [(each.array, each.grad_buffer.array) for each in optimizer.parameters]
+        with self.backend.linear.using(optimizer.flat, arrays):
+            with self.step.dropout.using(keys):  # type: ignore[arg-type]
+                loss = self.step.loss(*self.inputs)
+            loss.backward()
         self.draws = keys.calls
         norm = self.backend.global_norm.forward(optimizer.flat_grad)
         for number in range(len(optimizer.groups)):
