@@ -22,6 +22,12 @@ __device__ __forceinline__ void from_float(float x, __nv_bfloat16 &result)
 /* How many of N numbers one access moves. */
 template <typename T, int N> constexpr int ACCESS = N < WIDTH<T> ? N : WIDTH<T>;
 
+/* Reads up to WIDTH<T> numbers as they are in memory, from a multiple of their size. */
+template <int N, typename T> __device__ __forceinline__ Pack<T, N> fetch(const T *source)
+{
+    return *reinterpret_cast<const Pack<T, N> *>(source);
+}
+
 /* Reads N numbers from an address that is a multiple of the size of an access. */
 template <int N, typename T>
 __device__ __forceinline__ void load(float (&values)[N], const T *source)
@@ -29,7 +35,7 @@ __device__ __forceinline__ void load(float (&values)[N], const T *source)
     constexpr int M = ACCESS<T, N>;
 #pragma unroll
     for (int start = 0; start < N; start += M) {
-        const Pack<T, M> pack = *reinterpret_cast<const Pack<T, M> *>(source + start);
+        const Pack<T, M> pack = fetch<M>(source + start);
 #pragma unroll
         for (int j = 0; j < M; j++)
             values[start + j] = to_float(pack.at[j]);
