@@ -56,7 +56,10 @@ template <int N>
 __device__ __forceinline__ void write_words(void *target, const unsigned (&words)[N])
 {
 #ifdef CUDA_ON_CPU
-    *static_cast<Pack<unsigned, N> *>(target) = reinterpret_cast<const Pack<unsigned, N> &>(words);
+    Pack<unsigned, N> pack;
+    for (int i = 0; i < N; i++)
+        pack.at[i] = words[i];
+    *static_cast<Pack<unsigned, N> *>(target) = pack;
 #else
     const size_t address = __cvta_generic_to_global(target);
     if constexpr (N == 4)
