@@ -99,8 +99,9 @@ class Attention(Operation):
         if not _serves(q, k, v, scale, dropout, key):
             if q.dtype.name != "bfloat16":
                 return attention.forward(q, k, v, causal, scale, dropout, key)
-            wide = (each.astype(np.float32) for each in (q, k, v))  # CuPy has no such products
-            out, logsumexp = self.forward(*wide, causal, scale, dropout, key)
+            # CuPy multiplies no batches of bfloat16
+            q32, k32, v32 = (each.astype(np.float32) for each in (q, k, v))
+            out, logsumexp = self.forward(q32, k32, v32, causal, scale, dropout, key)
             return out.astype(q.dtype), logsumexp
         xp = namespace(q)
         batch, heads, queries, size = q.shape
@@ -146,9 +147,10 @@ class Attention(Operation):
             if q.dtype.name != "bfloat16":
                 attention.backward(grad, q, k, v, out, logsumexp, grads, *options)
                 return
-            wide = (each.astype(np.float32) for each in (grad, q, k, v, out))
+            wide = [each.astype(np.float32) for each in (grad, q, k, v, out)]
             results = tuple(xp.empty(each.shape, np.float32) for each in grads)
-            self.backward(*wide, logsumexp, results, *options)
+            arguments: list[Any] = [*wide, logsumexp, results, *options]
+            self.backward(*arguments)
             for target, result in zip(grads, results, strict=True):
                 target[...] = result
             return
