@@ -68,7 +68,7 @@ __device__ __forceinline__ void store_rows(SCALAR *tile, const float (&c)[M][COL
             for (int half = 0; half < 2; half++) {
                 const int row = 16 * m + lane_group() + 8 * half;
                 const float pair[2] = {c[m][n][2 * half], c[m][n][2 * half + 1]};
-                store<2>(tile + row * STRIDE + 8 * n + 2 * lane_member(), pair);
+                store_shared<2>(tile + row * STRIDE + 8 * n + 2 * lane_member(), pair);
             }
     __syncwarp();
 #pragma unroll
@@ -160,12 +160,6 @@ __device__ __forceinline__ void multiply_rows(float (&c)[M][N][4], const SCALAR 
             }
         }
     }
-}
-
-__device__ __forceinline__ unsigned pack_bf16(float low, float high)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const unsigned *>(&pair);
 }
 
 /* c += w b, for the warp's 16 M rows of weights w, in registers in the layout of sums, and the 8 N

@@ -1,10 +1,20 @@
-/* The second stage of sums over rows, whose parts blocks have added up, each in its own order.
+/* Sums over rows in two stages: blocks add up parts, and these are added up in their order.
  *
- * SCALAR is the type of the result: float or __nv_bfloat16.
+ * SCALAR, float or __nv_bfloat16, is the type of what is added up, and of the result.
  *
  * Variants: SCALAR=float|__nv_bfloat16 */
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "columns.cuh"
+
+/* partial[b, c] = the sum of x[r, c] over the rows of block b. */
+extern "C" __global__ void __launch_bounds__(256)
+column_parts(const SCALAR *__restrict__ x, float *__restrict__ partial, long long rows,
+             long long columns)
+{
+    const Place place(rows, columns);
+    float values[TILE_ROWS][4];
+    place.load_tile(values, x, place.whole(x));
+    store_column_sums(partial, values, place);
+}
 
 /* sums[c] = the sum of partial[r, c] over the rows. Blocks of 32 x 32 threads take 32 columns. */
 extern "C" __global__ void __launch_bounds__(1024)

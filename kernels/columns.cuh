@@ -75,7 +75,7 @@ __device__ __forceinline__ void store_column_sums(float *__restrict__ partial,
 #pragma unroll
     for (int j = 0; j < 4; j++)
         sums[j] = (values[0][j] + values[1][j]) + (values[2][j] + values[3][j]);
-    store<4>(&together[threadIdx.x / WARP][4 * (threadIdx.x % WARP)], sums);
+    store_shared<4>(&together[threadIdx.x / WARP][4 * (threadIdx.x % WARP)], sums);
     __syncthreads();
     const long long column = (long long)blockIdx.y * TILE_COLUMNS + threadIdx.x;
     if (threadIdx.x >= TILE_COLUMNS || column >= place.columns)

@@ -56,17 +56,27 @@ class Products:
         """Return whether cuBLAS multiplies these: both float32, or both bfloat16."""
         return a.dtype == b.dtype and a.dtype.name in REAL_TYPES
 
-    def multiply(self, a: Array, b: Array, *, dtype: Any = None, tf32: bool = False) -> Array:
+    def multiply(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        dtype: Any = None,
+        tf32: bool = False,
+        out: Array | None = None,
+    ) -> Array:
         """Return a @ b: (..., M, K) @ (..., K, N), batch axes broadcast, sums in float32.
 
         `dtype` is the result's, by default the operands'; bfloat16 operands can give float32.
-        With `tf32`, float32 operands are rounded to ten bits after the point.
+        With `tf32`, float32 operands are rounded to ten bits after the point. The result is
+        written to `out`, a contiguous array of its shape and dtype, if given.
         """
         xp = namespace(a)
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         rows, inner = a.shape[-2:]
         columns = b.shape[-1]
-        out = xp.empty((*batch, rows, columns), a.dtype if dtype is None else dtype)
+        if out is None:
+            out = xp.empty((*batch, rows, columns), a.dtype if dtype is None else dtype)
         count = prod(batch)
         if not out.size:
             return out

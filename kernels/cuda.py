@@ -63,7 +63,7 @@ def assemble(
         xp,
         array_type,
         **fused_cuda.table(launcher),
-        linear=Linear(products),
+        linear=Linear(launcher, products),
         matmul=MatMul(products),
         recorder=recorder,
     )

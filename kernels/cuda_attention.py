@@ -97,7 +97,12 @@ class Attention(Operation):
     ) -> tuple[Array, Array]:
         """See attention.forward; logsumexp is float32."""
         if not _serves(q, k, v, scale, dropout, key):
-            return attention.forward(q, k, v, causal, scale, dropout, key)
+            if q.dtype.name != "bfloat16":
+                return attention.forward(q, k, v, causal, scale, dropout, key)
+            # CuPy multiplies no batches of bfloat16
+            q32, k32, v32 = (each.astype(np.float32) for each in (q, k, v))
+            out, logsumexp = self.forward(q32, k32, v32, causal, scale, dropout, key)
+            return out.astype(q.dtype), logsumexp
         xp = namespace(q)
         batch, heads, queries, size = q.shape
         out = xp.empty((batch, queries, heads, size), q.dtype).transpose(0, 2, 1, 3)
@@ -136,10 +141,19 @@ class Attention(Operation):
         key: MaskSource | None = None,
     ) -> None:
         """See attention.backward."""
-        if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
-            attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
-            return
         xp = namespace(q)
+        if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
+            options = (causal, scale, dropout, key)
+            if q.dtype.name != "bfloat16":
+                attention.backward(grad, q, k, v, out, logsumexp, grads, *options)
+                return
+            wide = [each.astype(np.float32) for each in (grad, q, k, v, out)]
+            results = tuple(xp.empty(each.shape, np.float32) for each in grads)
+            arguments: list[Any] = [*wide, logsumexp, results, *options]
+            self.backward(*arguments)
+            for target, result in zip(grads, results, strict=True):
+                target[...] = result
+            return
         batch, heads, queries, size = q.shape
         keys = k.shape[2]
         chosen = self._plan(q)

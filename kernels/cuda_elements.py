@@ -10,16 +10,21 @@ from kernels import bias_activation, dropout, residual
 from kernels.array import Array, namespace
 from kernels.bias_activation import Kept
 from kernels.cuda_mask import can_draw, mask_arguments
-from kernels.cuda_operation import SCALARS, Operation, by_rows, contiguous, serves
+from kernels.cuda_operation import (
+    MOST_COLUMNS,
+    ROW_BLOCK,
+    SCALARS,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    Operation,
+    by_rows,
+    contiguous,
+    serves,
+)
 from kernels.dropout import MaskSource
 from kernels.launcher import Launcher
 
-THREADS = 256
-TILE_COLUMNS = 128
-BLOCK_ROWS = 32
-BLOCK_ELEMENTS = BLOCK_ROWS * TILE_COLUMNS
-MOST_COLUMNS = 65535 * TILE_COLUMNS
-"""What the second axis of a grid can count."""
+BLOCK_ELEMENTS = TILE_ROWS * TILE_COLUMNS
 
 _ACTIVATION = {"none": "gelu", "tanh": "gelu_tanh"}
 
@@ -38,7 +43,7 @@ class BiasActivation(Operation):
             "bias_activation",
             "bias_activation_forward",
             _grid(rows, columns),
-            THREADS,
+            ROW_BLOCK,
             x,
             bias,
             y,
@@ -66,7 +71,7 @@ class BiasActivation(Operation):
             "bias_activation",
             "bias_activation_backward",
             grid,
-            THREADS,
+            ROW_BLOCK,
             grad,
             saved,
             bias,
@@ -125,7 +130,7 @@ class Dropout(Operation):
             "dropout",
             "dropout",
             (-(-x.size // BLOCK_ELEMENTS),),
-            THREADS,
+            ROW_BLOCK,
             x,
             y,
             np.int64(x.size),
@@ -160,7 +165,7 @@ class Residual(Operation):
             "residual",
             "residual_forward",
             _grid(rows, columns),
-            THREADS,
+            ROW_BLOCK,
             x,
             z,
             bias,
@@ -189,7 +194,7 @@ class Residual(Operation):
             "residual",
             "residual_backward",
             grid,
-            THREADS,
+            ROW_BLOCK,
             grad,
             grad_x,
             partial,
@@ -205,7 +210,7 @@ class Residual(Operation):
 
 
 def _grid(rows: int, columns: int) -> tuple[int, int]:
-    return -(-rows // BLOCK_ROWS), -(-columns // TILE_COLUMNS)
+    return -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
 
 
 def _fits(x: Array) -> bool:

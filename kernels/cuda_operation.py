@@ -18,6 +18,12 @@ ACCESS_BYTES = 16
 ROW_BLOCK = 256
 """Threads of a block of the kernels that work by rows: eight warps."""
 
+TILE_ROWS, TILE_COLUMNS = 32, 128
+"""The part of a matrix that a block of the kernels that add up columns has: columns.cuh."""
+
+MOST_COLUMNS = 65535 * TILE_COLUMNS
+"""What the second axis of a grid can count."""
+
 WARP_COLUMNS = 1024
 """Rows up to this long are one warp's; longer ones are shared by the warps of a block."""
 
@@ -44,6 +50,24 @@ class Operation:
         macros = tuple((name, str(value)) for name, value in sorted(defines.items()))
         kernel = _kernel(source, function, macros)
         self.launcher.run(Launch(kernel, grid, (threads,), arguments, shared_bytes))
+
+    def sum_columns(self, matrix: Array, dtype: np.dtype) -> Array:
+        """Return the sum of a contiguous matrix (rows, columns) over its rows."""
+        rows, columns = matrix.shape
+        blocks = -(-rows // TILE_ROWS)
+        partial = namespace(matrix).empty((blocks, columns), np.float32)
+        self.launch(
+            "column_sum",
+            "column_parts",
+            (blocks, -(-columns // TILE_COLUMNS)),
+            ROW_BLOCK,
+            matrix,
+            partial,
+            np.int64(rows),
+            np.int64(columns),
+            SCALAR=SCALARS[matrix.dtype.name],
+        )
+        return self.sum_rows(partial, (columns,), dtype)
 
     def sum_rows(self, partial: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`."""

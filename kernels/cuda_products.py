@@ -4,6 +4,8 @@ Sums are float32. `tf32` says whether float32 products may round their operands 
 the point, for which GPUs have units that are several times faster.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
@@ -12,6 +14,8 @@ from kernels import linear, matmul
 from kernels.array import Array
 from kernels.broadcast import unbroadcast
 from kernels.cublas import Products
+from kernels.cuda_operation import Operation, address, contiguous
+from kernels.launcher import Launcher
 
 
 class MatMul:
@@ -51,24 +55,39 @@ class MatMul:
         return grad_a, grad_b
 
 
-class Linear:
+class Linear(Operation):
     """See linear.py.
 
     With x in bfloat16, weight and bias may be float32: the products are of bfloat16, the
     gradients of weight and bias float32.
     """
 
-    def __init__(self, products: Products, tf32: bool = False) -> None:
+    def __init__(self, launcher: Launcher, products: Products, tf32: bool = False) -> None:
+        super().__init__(launcher)
         self.products, self.tf32 = products, tf32
+        self._flat: _Flat | None = None
+
+    @contextmanager
+    def using(self, flat: Array, parameters: Iterable[tuple[Array, Array]]) -> Iterator[None]:
+        """Compute with parameters that lie side by side in `flat` and do not change meanwhile.
+
+        So they need to be rounded to bfloat16 but once, all together. `parameters` are each one's
+        array and the buffer to which the first gradient of a weight is written at once.
+        """
+        self._flat = _Flat(flat, parameters)
+        try:
+            yield
+        finally:
+            self._flat = None
 
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """See linear.forward."""
-        weight = weight.astype(x.dtype, copy=False)
+        weight = self._rounded(weight, x.dtype)
         if not self.products.serves(x, weight):
             return linear.forward(x, weight, bias)
         y = self.products.multiply(_rows(x), weight.T, tf32=self.tf32)  # (N, O)
         if bias is not None:
-            y += bias.astype(y.dtype, copy=False)
+            y += self._rounded(bias, y.dtype)
         return y.reshape(*x.shape[:-1], weight.shape[0])
 
     def backward(
@@ -81,12 +100,48 @@ class Linear:
         dtype = grad.dtype if weight is None else weight.dtype
         grad_x = grad_weight = None
         if needs[0] and weight is not None:
-            low = weight.astype(grad.dtype, copy=False)
+            low = self._rounded(weight, grad.dtype)
             product = self.products.multiply(rows, low, tf32=self.tf32)
             grad_x = product.reshape(*grad.shape[:-1], weight.shape[1])
         if needs[1] and x is not None:
-            grad_weight = self.products.multiply(rows.T, _rows(x), dtype=dtype, tf32=self.tf32)
-        return grad_x, grad_weight, rows.sum(axis=0, dtype=dtype) if needs[2] else None
+            out = None if self._flat is None or weight is None else self._flat.buffer(weight)
+            grad_weight = self.products.multiply(
+                rows.T, _rows(x), dtype=dtype, tf32=self.tf32, out=out
+            )
+        grad_bias = self.sum_columns(contiguous(rows), dtype) if needs[2] else None
+        return grad_x, grad_weight, grad_bias
+
+    def _rounded(self, parameter: Array, dtype: np.dtype) -> Array:
+        if parameter.dtype == dtype:
+            return parameter
+        rounded = None if self._flat is None else self._flat.rounded(parameter, dtype)
+        return parameter.astype(dtype) if rounded is None else rounded
+
+
+class _Flat:
+    """The buffers of parameters that do not change for a while: see Linear.using."""
+
+    def __init__(self, flat: Array, parameters: Iterable[tuple[Array, Array]]) -> None:
+        self._flat = flat
+        self._rounded: Array | None = None
+        self._buffers = {address(array): buffer for array, buffer in parameters}
+
+    def rounded(self, parameter: Array, dtype: np.dtype) -> Array | None:
+        """Return a parameter in another dtype; None if it is not one of these."""
+        flat = self._flat
+        start = (address(parameter) - address(flat)) // flat.itemsize
+        end = start + parameter.size
+        if start < 0 or end > flat.size or not parameter.flags.c_contiguous:
+            return None
+        if self._rounded is None or self._rounded.dtype != dtype:
+            self._rounded = flat.astype(dtype)
+        return self._rounded[start:end].reshape(parameter.shape)
+
+    def buffer(self, weight: Array) -> Array | None:
+        """Return where the gradient of a weight belongs, the first time that it is asked for."""
+        buffer = self._buffers.pop(address(weight), None)
+        fits = buffer is not None and buffer.shape == weight.shape and weight.flags.c_contiguous
+        return buffer if fits else None
 
 
 def _rows(x: Array) -> Array:

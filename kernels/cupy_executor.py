@@ -1,5 +1,7 @@
 """Carries out launches on a GPU through CuPy, which compiles each kernel once per device."""
 
+import hashlib
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -20,6 +22,7 @@ class CupyExecutor:
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._functions: dict[tuple[int, Kernel], Any] = {}
         self._limits: dict[tuple[int, Kernel], Limits] = {}
+        self._granted: dict[tuple[int, Kernel], int] = {}
         self._lock = Lock()
 
     def limits(self, kernel: Kernel) -> Limits:
@@ -38,10 +41,16 @@ class CupyExecutor:
     def run(self, launch: Launch) -> None:
         """Launch on the current stream, without waiting for the result."""
         function = self._function(launch.kernel)
-        if launch.shared_bytes > max(WITHOUT_OPT_IN, function.max_dynamic_shared_size_bytes):
-            function.max_dynamic_shared_size_bytes = launch.shared_bytes
+        if launch.shared_bytes > WITHOUT_OPT_IN:
+            self._grant(launch, function)
         arguments = tuple(np.uint64(0) if each is None else each for each in launch.arguments)
         function(launch.grid, launch.block, arguments, shared_mem=launch.shared_bytes)
+
+    def _grant(self, launch: Launch, function: Any) -> None:
+        key = (self._cupy.cuda.runtime.getDevice(), launch.kernel)
+        if launch.shared_bytes > self._granted.get(key, WITHOUT_OPT_IN):
+            function.max_dynamic_shared_size_bytes = launch.shared_bytes
+            self._granted[key] = launch.shared_bytes
 
     def _function(self, kernel: Kernel) -> Any:
         key = (self._cupy.cuda.runtime.getDevice(), kernel)
@@ -60,7 +69,15 @@ class CupyExecutor:
                 options=(
                     "--std=c++17",
                     f"-I{FOLDER}",
+                    f"-DHEADERS={_headers()}",
                     *(f"-D{name}={value}" for name, value in kernel.defines),
                 ),
             )
         return self._modules[key]
+
+
+@cache
+def _headers() -> str:
+    """Return a digest of the headers, which CuPy's cache of compiled kernels does not look into."""
+    texts = [each.read_bytes() for each in sorted(FOLDER.glob("*.cuh"))]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]

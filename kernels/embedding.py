@@ -1,5 +1,7 @@
 """Embedding: rows of a table by index."""
 
+import numpy as np
+
 from kernels.array import Array, namespace
 
 ONE_HOT_ROWS = 1024
@@ -11,7 +13,7 @@ def check_indices(idx: Array, rows: int, what: str) -> None:
     outside = (idx < 0) | (idx >= rows)
     if bool(outside.any()):
         first = int(outside.reshape(-1).argmax())
-        position = tuple(map(int, namespace(idx).unravel_index(first, idx.shape)))
+        position = tuple(map(int, np.unravel_index(first, idx.shape)))
         raise IndexError(
             f"{what} at position {position} is {int(idx[position])}, "
             f"expected an integer from 0 to {rows - 1}"

@@ -74,7 +74,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
  * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
  * left to chance. Faster for few columns and very many rows: one atomicAdd for each column and
  * block to dweight and dbias, which saves the second stage; its sums differ from run to run. */
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
                    const float *__restrict__ weight, const float *__restrict__ mean,
                    const float *__restrict__ rstd, SCALAR *__restrict__ grad_x,
@@ -89,8 +89,8 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
     if (partial)
         for (int c = first; c < columns; c += step) {
             const float zeros[N] = {};
-            store<N>(weight_sums + c, zeros);
-            store<N>(bias_sums + c, zeros);
+            store_shared<N>(weight_sums + c, zeros);
+            store_shared<N>(bias_sums + c, zeros);
         }
 
     /* all warps that share a row meet in reduce_warps: `row` is the same for each of them */
@@ -99,15 +99,24 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
         const SCALAR *grad_row = grad + row * columns, *x_row = x + row * columns;
         const float center = mean[row], scale = rstd[row];
         float sum = 0.0f, projection = 0.0f;
+        Pack<SCALAR, N> next_g, next_x; /* read one step ahead */
+        if (first < columns) {
+            next_g = fetch<N>(grad_row + first);
+            next_x = fetch<N>(x_row + first);
+        }
         for (int c = first; c < columns; c += step) {
             float g[N], normalized[N], factor[N];
-            load<N>(g, grad_row + c);
-            load<N>(normalized, x_row + c);
+            const Pack<SCALAR, N> own_g = next_g, own_x = next_x;
+            const int ahead = c + step < columns ? c + step : c;
+            next_g = fetch<N>(grad_row + ahead);
+            next_x = fetch<N>(x_row + ahead);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                g[j] = to_float(own_g.at[j]);
+                normalized[j] = (to_float(own_x.at[j]) - center) * scale;
+            }
             if (weight)
                 load<N>(factor, weight + c);
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                normalized[j] = (normalized[j] - center) * scale;
             if (partial) {
                 float weight_sum[N], bias_sum[N];
                 load<N>(weight_sum, weight_sums + c);
@@ -117,8 +126,8 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
                     weight_sum[j] += g[j] * normalized[j];
                     bias_sum[j] += g[j];
                 }
-                store<N>(weight_sums + c, weight_sum);
-                store<N>(bias_sums + c, bias_sum);
+                store_shared<N>(weight_sums + c, weight_sum);
+                store_shared<N>(bias_sums + c, bias_sum);
             }
 #pragma unroll
             for (int j = 0; j < N; j++) {

@@ -22,6 +22,12 @@ __device__ __forceinline__ void from_float(float x, __nv_bfloat16 &result)
 /* How many of N numbers one access moves. */
 template <typename T, int N> constexpr int ACCESS = N < WIDTH<T> ? N : WIDTH<T>;
 
+/* Reads up to WIDTH<T> numbers as they are in memory, from a multiple of their size. */
+template <int N, typename T> __device__ __forceinline__ Pack<T, N> fetch(const T *source)
+{
+    return *reinterpret_cast<const Pack<T, N> *>(source);
+}
+
 /* Reads N numbers from an address that is a multiple of the size of an access. */
 template <int N, typename T>
 __device__ __forceinline__ void load(float (&values)[N], const T *source)
@@ -29,15 +35,69 @@ __device__ __forceinline__ void load(float (&values)[N], const T *source)
     constexpr int M = ACCESS<T, N>;
 #pragma unroll
     for (int start = 0; start < N; start += M) {
-        const Pack<T, M> pack = *reinterpret_cast<const Pack<T, M> *>(source + start);
+        const Pack<T, M> pack = fetch<M>(source + start);
 #pragma unroll
         for (int j = 0; j < M; j++)
             values[start + j] = to_float(pack.at[j]);
     }
 }
 
+/* Two bfloat16 in a word, the first in its low half. */
+__device__ __forceinline__ unsigned pack_bf16(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const unsigned *>(&pair);
+}
+
+/* Writes words to global memory by one instruction, which compilers make of several where a branch
+ * or an unrolled loop is near. They are not told that memory changes, so that they can read ahead:
+ * a kernel does not read what it has written. */
+template <int N>
+__device__ __forceinline__ void write_words(void *target, const unsigned (&words)[N])
+{
+#ifdef CUDA_ON_CPU
+    Pack<unsigned, N> pack;
+    for (int i = 0; i < N; i++)
+        pack.at[i] = words[i];
+    *static_cast<Pack<unsigned, N> *>(target) = pack;
+#else
+    const size_t address = __cvta_generic_to_global(target);
+    if constexpr (N == 4)
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(address), "r"(words[0]),
+                     "r"(words[1]), "r"(words[2]), "r"(words[3]));
+    else if constexpr (N == 2)
+        asm volatile("st.global.v2.b32 [%0], {%1, %2};\n" ::"l"(address), "r"(words[0]),
+                     "r"(words[1]));
+    else
+        asm volatile("st.global.b32 [%0], %1;\n" ::"l"(address), "r"(words[0]));
+#endif
+}
+
+/* Writes N numbers to global memory, at a multiple of the size of an access. */
 template <int N, typename T>
 __device__ __forceinline__ void store(T *target, const float (&values)[N])
+{
+    constexpr int M = ACCESS<T, N>, WORDS = M * sizeof(T) / 4;
+#pragma unroll
+    for (int start = 0; start < N; start += M) {
+        if constexpr (WORDS == 0) {
+            from_float(values[start], target[start]);
+        } else {
+            unsigned words[WORDS];
+#pragma unroll
+            for (int j = 0; j < WORDS; j++)
+                if constexpr (sizeof(T) == 4)
+                    words[j] = __float_as_uint(values[start + j]);
+                else
+                    words[j] = pack_bf16(values[start + 2 * j], values[start + 2 * j + 1]);
+            write_words(target + start, words);
+        }
+    }
+}
+
+/* The same in shared memory. */
+template <int N, typename T>
+__device__ __forceinline__ void store_shared(T *target, const float (&values)[N])
 {
     constexpr int M = ACCESS<T, N>;
 #pragma unroll

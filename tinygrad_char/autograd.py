@@ -512,7 +512,8 @@ def _accumulate(leaf: Tensor, grad: Array) -> None:
             leaf.grad.version.value += 1
         elif leaf.grad_buffer is not None:
             leaf.grad = leaf.grad_buffer
-            leaf.grad.array[...] = grad
+            if grad is not leaf.grad.array:  # where a kernel may have written it at once
+                leaf.grad.array[...] = grad
             leaf.grad.version.value += 1
         else:
             leaf.grad = leaf._result(leaf.backend.xp.array(grad))

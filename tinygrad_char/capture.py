@@ -219,11 +219,13 @@ class _RecordedStep:
         optimizer = self.step.optimizer
         optimizer.zero_grad()
         share = 1 / len(self.inputs)
+        arrays = [(each.array, each.grad_buffer.array) for each in optimizer.parameters]
         self.draws, losses = 0, []
-        for batch, seed in zip(self.inputs, self.seeds, strict=True):
-            keys = RecordedKeys(seed, self.calls)
-            losses.append(self.step._backward(batch, keys, share))
-            self.draws = max(self.draws, keys.calls)
+        with self.backend.linear.using(optimizer.flat, arrays):
+            for batch, seed in zip(self.inputs, self.seeds, strict=True):
+                keys = RecordedKeys(seed, self.calls)
+                losses.append(self.step._backward(batch, keys, share))
+                self.draws = max(self.draws, keys.calls)
         loss = sum(losses[1:], start=losses[0])
         norm = self.backend.global_norm.forward(optimizer.flat_grad)
         for number in range(len(optimizer.groups)):

@@ -11,6 +11,7 @@ from kernels.backend import CPU, DeviceError, backend_of, get_backend
 from kernels.device_array import DeviceArray
 from kernels.runner.compiler import find_compiler
 from tinygrad_char import Tensor
+from tinygrad_char import functional as F
 
 
 class OutOfMemoryError(MemoryError):
@@ -192,3 +193,8 @@ def test_cublas_is_looked_for_on_this_machine():
     except DeviceError as error:
         pytest.skip(str(error))
     assert len(library.cublasGemmEx.argtypes) == 19
+
+
+def test_softmax_takes_a_causal_mask_by_its_name(on_cpu):
+    y = F.softmax(Tensor(np.zeros((2, 4), np.float32), device="cuda-on-cpu"), mask="causal")
+    assert (y.numpy() > 0).tolist() == [[True, True, True, False], [True] * 4]

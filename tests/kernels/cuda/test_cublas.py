@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernels import cublas, linear, matmul
 from kernels.backend import DeviceError
 from kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, Handles, Products
+from kernels.cuda_operation import Operation
 from kernels.cuda_products import Linear, MatMul
 from kernels.numpy_cublas import INVALID_VALUE, NumpyCublas
 
@@ -181,31 +182,31 @@ def test_matmul_is_its_reference(a, b, seed):
     assert ours.backward(grad, a, b, (True, False))[1] is None
 
 
-def test_other_dtypes_are_the_references(products):
+def test_other_dtypes_are_the_references(launcher, products):
     a = np.ones((2, 2))
     assert MatMul(products).forward(a, a).dtype == np.float64
     assert MatMul(products).backward(a, a, a, (True, True))[0].dtype == np.float64
-    assert Linear(products).forward(a, a, None).dtype == np.float64
-    assert Linear(products).backward(a, a, a, (True, True, True))[2].dtype == np.float64
+    assert Linear(launcher, products).forward(a, a, None).dtype == np.float64
+    assert Linear(launcher, products).backward(a, a, a, (True, True, True))[2].dtype == np.float64
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, BF16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_layers_take_float32_parameters(products, dtype, bias):
+def test_linear_layers_take_float32_parameters(launcher, products, dtype, bias):
     rng = np.random.default_rng(0)
     x, grad = rng.integers(-4, 4, (2, 3, 4)).astype(dtype), rng.integers(-4, 4, (2, 3, 5))
     weight = rng.integers(-4, 4, (5, 4)).astype(np.float32)
     offset = rng.integers(-4, 4, 5).astype(np.float32) if bias else None
-    y = Linear(products).forward(x, weight, offset)
+    y = Linear(launcher, products).forward(x, weight, offset)
     assert y.dtype == dtype
     expected = linear.forward(x.astype(np.float32), weight, offset)
     np.testing.assert_array_equal(y.astype(np.float32), expected)
-    grads = Linear(products).backward(grad.astype(dtype), x, weight, (True, True, True))
+    grads = Linear(launcher, products).backward(grad.astype(dtype), x, weight, (True, True, True))
     wide = linear.backward(grad.astype(np.float32), x.astype(np.float32), weight, (True,) * 3)
     assert [each.dtype for each in grads] == [dtype, FLOAT, FLOAT]
     for mine, theirs in zip(grads, wide, strict=True):
         np.testing.assert_array_equal(mine.astype(np.float32), theirs)
-    alone = Linear(products).backward(grad.astype(dtype), x, None, (False, True, False))
+    alone = Linear(launcher, products).backward(grad.astype(dtype), x, None, (False, True, False))
     assert alone[0] is alone[2] is None
     assert alone[1].dtype == dtype
 
@@ -274,3 +275,45 @@ def test_the_library_of_nvidias_packages_comes_first(monkeypatch):
     assert loaded == ["/there/libcublas.so"]
     assert len(library.cublasGemmEx.argtypes) == 19
     assert len(library.cublasGemmStridedBatchedEx.argtypes) == 23
+
+
+def test_parameters_of_one_buffer_are_rounded_once(launcher, products):
+    flat = np.arange(1, 41, dtype=np.float32)
+    first, second, elsewhere = flat[:12].reshape(4, 3), flat[12:24].reshape(3, 4), flat[:4].copy()
+    bias = flat[24:28]
+    ours = Linear(launcher, products)
+    x = np.ones((2, 3), BF16)
+    with ours.using(flat, []):
+        y = ours.forward(x, first, bias)
+        z = ours.forward(y, second, None)
+        assert ours._rounded(first, BF16).base is ours._rounded(bias, BF16).base is not None
+        assert ours._rounded(elsewhere, BF16).base is None
+        assert ours._rounded(first.T, BF16).tolist() == first.T.tolist()
+    np.testing.assert_array_equal(y, Linear(launcher, products).forward(x, first, bias))
+    np.testing.assert_array_equal(z, Linear(launcher, products).forward(y, second, None))
+    assert ours._rounded(first, BF16).base is None
+
+
+def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, products):
+    flat, grads = np.arange(16, dtype=np.float32), np.zeros(16, np.float32)
+    weight, buffer = flat[4:].reshape(4, 3), grads[4:].reshape(4, 3)
+    square = flat[:4].reshape(2, 2)
+    ours = Linear(launcher, products)
+    grad, x = np.ones((2, 4), np.float32), np.full((2, 3), 2, np.float32)
+    needs = (True, True, False)
+    with ours.using(flat, [(weight, buffer), (square, grads[:4].reshape(2, 2))]):
+        assert ours.backward(grad, x, weight, needs)[1] is buffer
+        again = ours.backward(grad, x, weight, needs)[1]
+        assert not np.may_share_memory(again, buffer)
+        transposed = ours.backward(grad[:, :2], x[:, :2], square.T, needs)[1]
+        assert not np.may_share_memory(transposed, grads)
+    np.testing.assert_array_equal(buffer, again)
+    np.testing.assert_array_equal(grads, [0] * 4 + [4] * 12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(rows=st.sampled_from([0, 1, 31, 33, 1000]), columns=st.sampled_from([1, 65, 129, 384]))
+def test_sums_of_biases_are_exact_in_any_shape(launcher, rows, columns):
+    grad = np.random.default_rng(rows).integers(-4, 4, (rows, columns)).astype(BF16)
+    sums = Operation(launcher).sum_columns(grad, FLOAT)
+    np.testing.assert_array_equal(sums, grad.astype(np.float32).sum(axis=0))

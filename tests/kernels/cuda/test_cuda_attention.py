@@ -190,6 +190,16 @@ def test_what_kernels_do_not_serve_is_the_references(launcher, size):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("size", [6, 12, 200])
+def test_bfloat16_heads_of_other_sizes_are_computed_in_float32(launcher, size):
+    arrays = inputs(0, BF16, 1, 2, 5, 7, size)
+    results = run(Attention(launcher), arrays, True, 0.25)
+    wide = run(Attention(launcher), [each.astype(FLOAT) for each in arrays], True, 0.25)
+    assert results[1].dtype == FLOAT
+    for rounded, exact in zip(results, wide, strict=True):
+        assert np.abs(rounded.astype(FLOAT) - exact).max() <= 2.0**-7 * np.abs(exact).max()
+
+
 def test_nothing_to_attend(launcher):
     kernel = Attention(launcher)
     for queries, keys in ((0, 3), (3, 0)):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kernels import cupy_executor
 from kernels.cupy_executor import CupyExecutor
 from kernels.launcher import FOLDER, Kernel, Launch, Launcher, LaunchError
 
@@ -64,12 +65,25 @@ def test_a_file_is_compiled_once_for_each_device_and_set_of_macros(cupy):
         launch(launcher, "larger")
     assert len(cupy.modules) == 1
     assert cupy.modules[0]["code"] == FILE.read_text()
-    assert cupy.modules[0]["options"] == ("--std=c++17", f"-I{FOLDER}")
+    assert cupy.modules[0]["options"][:2] == ("--std=c++17", f"-I{FOLDER}")
     launch(launcher, defines=(("BLOCK", 64),))
     assert cupy.modules[1]["options"][-1] == "-DBLOCK=64"
     cupy.device = 1
     launch(launcher)
     assert len(cupy.modules) == 3
+
+
+def test_another_header_is_another_compilation(cupy, tmp_path, monkeypatch):
+    """CuPy keeps what it has compiled by source and options, whatever the source includes."""
+    options = []
+    for text in ("", "// changed", ""):
+        (tmp_path / "some.cuh").write_text(text)
+        monkeypatch.setattr(cupy_executor, "FOLDER", tmp_path)
+        cupy_executor._headers.cache_clear()
+        launch(Launcher(CupyExecutor(cupy)))
+        options.append(cupy.modules[-1]["options"])
+    cupy_executor._headers.cache_clear()
+    assert options[0] == options[2] != options[1]
 
 
 def test_arguments_reach_the_kernel(cupy):
