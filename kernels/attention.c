@@ -79,9 +79,11 @@ static int64_t room_size(const Attention *a)
     const int64_t width = rounded_up(a->size, WIDEST_PANEL);
     const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
     return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
-           3 * (KEYS + QUERIES) * (width + value_width) + 2 * QUERIES * WEIGHTS_ROW + 2 * queries +
+           3 * (KEYS + QUERIES) * (width + value_width) + 2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * queries +
            BITS_SIZE + 20 * LINE;
 }
+
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define LANES 4
 #define ROWS 4

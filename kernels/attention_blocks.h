@@ -64,20 +64,38 @@ TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows,
         }
 }
 
+/* to (4, 4; PANEL long rows) = scale * from transposed */
+TARGET INLINE void NAME(transpose_four)(const float *from, int64_t from_row, float scale, float *to)
+{
+    const Four a = scale * *(const Four *)from, b = scale * *(const Four *)(from + from_row);
+    const Four c = scale * *(const Four *)(from + 2 * from_row);
+    const Four d = scale * *(const Four *)(from + 3 * from_row);
+    /* two vectors at a time, as instructions do it */
+    const Four ab = {a[0], b[0], a[1], b[1]}, cd = {c[0], d[0], c[1], d[1]};
+    const Four ab_last = {a[2], b[2], a[3], b[3]}, cd_last = {c[2], d[2], c[3], d[3]};
+    *(Four *)to = (Four){ab[0], ab[1], cd[0], cd[1]};
+    *(Four *)(to + PANEL) = (Four){ab[2], ab[3], cd[2], cd[3]};
+    *(Four *)(to + 2 * PANEL) = (Four){ab_last[0], ab_last[1], cd_last[0], cd_last[1]};
+    *(Four *)(to + 3 * PANEL) = (Four){ab_last[2], ab_last[3], cd_last[2], cd_last[3]};
+}
+
 /* Copies scale * rows, transposed, into panels, of which the last is filled up with zeros. */
 TARGET static void NAME(pack_transposed)(const float *from, int64_t from_row, int64_t rows,
                                          int64_t columns, float scale, float *to)
 {
-    for (int64_t i = 0; i < rows; i += PANEL, to += PANEL * columns)
-        for (int64_t j = 0; j < columns; j++) {
-            const float *const column = from + i * from_row + j;
-            if (i + PANEL <= rows)
-                for (int64_t l = 0; l < PANEL; l++)
-                    to[j * PANEL + l] = scale * column[l * from_row];
-            else
-                for (int64_t l = 0; l < PANEL; l++)
-                    to[j * PANEL + l] = i + l < rows ? scale * column[l * from_row] : 0;
-        }
+    for (int64_t panel = 0; panel < rows; panel += PANEL, to += PANEL * columns)
+        for (int64_t i = 0; i < PANEL; i += 4)
+            for (int64_t j = 0; j < columns; j += 4) {
+                const float *const corner = from + (panel + i) * from_row + j;
+                if (panel + i + 4 <= rows && j + 4 <= columns) {
+                    NAME(transpose_four)(corner, from_row, scale, to + j * PANEL + i);
+                    continue;
+                }
+                for (int64_t l = 0; l < 4 && j + l < columns; l++)
+                    for (int64_t m = 0; m < 4; m++)
+                        to[(j + l) * PANEL + i + m] =
+                            panel + i + m < rows ? scale * corner[m * from_row + l] : 0;
+            }
 }
 
 /* How many numbers of a row of weights are worked on: those that are seen, and those that a
@@ -107,27 +125,39 @@ TARGET INLINE float NAME(highest)(const float *row, int64_t count, float peak)
     return peak;
 }
 
-/* Turns a row of scores into exp(score - peak); returns their sum. */
-TARGET INLINE float NAME(exponentials)(float *row, int64_t count, float peak)
+/* Turns scores into exp(score - peak) and adds each row's to its total, of LANES parts. */
+TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queries, int64_t keys,
+                                      const float *peak, float *total)
 {
-    NAME(Vector) sums = {0};
-    for (int64_t j = 0; j < count; j += LANES) {
-        NAME(Vector) *const at = (NAME(Vector) *)(row + j);
-        *at = NAME(exponential)(*at - peak);
-        sums += *at;
+    for (int64_t i = 0; i < queries; i++) {
+        const int64_t count = NAME(worked_on)(between(seen + i, 0, keys), keys);
+        float *const row = scores + i * WEIGHTS_ROW;
+        NAME(Vector) *const sum = (NAME(Vector) *)(total + i * LANES);
+        const float base = peak[i] == -INFINITY ? 0 : peak[i];
+        NAME(Vector) more = *sum;
+        for (int64_t j = 0; j < count; j += LANES) {
+            NAME(Vector) *const at = (NAME(Vector) *)(row + j);
+            const NAME(Vector) e = NAME(exponential)(*at - base);
+            *at = e;
+            more += e;
+        }
+        *sum = more;
     }
-    float sum = 0;
-    for (int i = 0; i < LANES; i++)
-        sum += sums[i];
-    return sum;
 }
 
-TARGET static void NAME(drop)(float *weights, int64_t seen, const DropoutMask *mask,
-                              const uint16_t *bits)
+/* Multiplies what is seen of each row, and some numbers beside it, by the factors of dropout. */
+TARGET static void NAME(drop)(const Attention *a, int64_t head, int64_t query, int64_t queries,
+                              int64_t key, int64_t keys, BitsRow *bits, float *weights)
 {
+    for (int64_t i = 0; i < queries; i++) {
+        const uint16_t *const row = bits_of(a, bits, head, query, i, key);
+        float *const to = weights + i * WEIGHTS_ROW;
+        const int64_t visible = between(a->seen + query + i - key, 0, keys);
+        for (int64_t j = 0; j < visible; j += PHILOX_LANES)
 #pragma omp simd
-    for (int64_t j = 0; j < seen; j++)
-        weights[j] *= dropout_factor(mask, bits[j]);
+            for (int64_t l = 0; l < PHILOX_LANES; l++)
+                to[j + l] *= dropout_factor(a->mask, row[j + l]);
+    }
 }
 
 /* Draws the bits of a block of the mask. All at once: a processor is slow to read, as a vector,
@@ -190,7 +220,7 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
     float *const v_panels = take(&room, a->keys * width);
     float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
     float *const sums = take(&room, QUERIES * width);
-    float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES);
+    float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES * LANES);
     BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
     NAME(pack_transposed)(k, a->k.row, a->keys, size, a->scale, k_columns);
     NAME(pack)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_panels,
@@ -198,10 +228,9 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
 
     for (int64_t query = 0; query < a->queries; query += QUERIES) {
         const int64_t queries = least(QUERIES, a->queries - query);
-        for (int64_t i = 0; i < queries; i++) {
+        for (int64_t i = 0; i < queries; i++)
             peak[i] = -INFINITY;
-            total[i] = 0;
-        }
+        memset(total, 0, (size_t)(queries * LANES) * sizeof(float));
         memset(sums, 0, (size_t)(queries * width) * sizeof(float));
         for (int64_t key = 0; key < a->keys; key += KEYS) {
             const int64_t keys = least(KEYS, a->keys - key), seen = a->seen + query - key;
@@ -210,61 +239,57 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
             NAME(multiply)(SEEN_COLUMNS, seen, queries, rounded_up(keys, PANEL), size,
                            q + query * a->q.row, a->q.row, 1, k_columns + key * size,
                            PANEL * size, weights, WEIGHTS_ROW, 0);
-            if (a->mask)
-                NAME(draw)(a, head, query, queries, key, keys, bits);
             for (int64_t i = 0; i < queries; i++) {
                 float *const row = weights + i * WEIGHTS_ROW;
                 const int64_t visible = between(seen + i, 0, keys);
-                const int64_t count = NAME(worked_on)(visible, keys);
                 NAME(hide)(row, visible, -INFINITY);
-                const float highest = NAME(highest)(row, count, peak[i]);
-                const float base = highest == -INFINITY ? 0 : highest;
+                const float highest =
+                    NAME(highest)(row, NAME(worked_on)(visible, keys), peak[i]);
                 if (key > 0 && highest != peak[i]) {
-                    const float shrink = exp_float(peak[i] - base);
-                    total[i] *= shrink;
+                    const float shrink = exp_float(peak[i] - highest);
+                    for (int64_t j = 0; j < LANES; j++)
+                        total[i * LANES + j] *= shrink;
                     for (int64_t j = 0; j < width; j++)
                         sums[i * width + j] *= shrink;
                 }
                 peak[i] = highest;
-                total[i] += NAME(exponentials)(row, count, base);
-                if (a->mask)
-                    NAME(drop)(row, visible, a->mask, bits_of(a, bits, head, query, i, key));
+            }
+            NAME(exponentials)(weights, seen, queries, keys, peak, total);
+            if (a->mask) {
+                NAME(draw)(a, head, query, queries, key, keys, bits);
+                NAME(drop)(a, head, query, queries, key, keys, bits, weights);
             }
             NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, weights, WEIGHTS_ROW, 1,
                            v_panels + key * PANEL, a->keys * PANEL, sums, width, 1);
         }
         for (int64_t i = 0; i < queries; i++) {
-            const float scale = total[i] == 0 ? 0 : 1 / total[i];
-            logsumexp[query + i] =
-                total[i] == 0 ? INFINITY : logf(total[i]) + (peak[i] == -INFINITY ? 0 : peak[i]);
+            float whole = 0;
+            for (int j = 0; j < LANES; j++)
+                whole += total[i * LANES + j];
+            const float scale = whole == 0 ? 0 : 1 / whole;
+            logsumexp[query + i] = whole == 0 ? INFINITY : logf(whole) + peak[i];
             for (int64_t j = 0; j < a->value_size; j++)
                 out[(query + i) * a->out.row + j] = sums[i * width + j] * scale;
         }
     }
 }
 
-/* One row of weights and of their gradients: scores become weights that dropout has passed, the
- * gradients of these become those of the scores. */
-TARGET INLINE void NAME(row_gradients)(float *scores, float *grads, int64_t count, float logsumexp,
-                                       float delta)
+/* Turns scores into weights, and the gradients of these into those of the scores. */
+TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, int64_t queries,
+                                   int64_t keys, const float *logsumexp, const float *delta)
 {
-    for (int64_t j = 0; j < count; j += LANES) {
-        NAME(Vector) *const weight = (NAME(Vector) *)(scores + j);
-        NAME(Vector) *const grad = (NAME(Vector) *)(grads + j);
-        *weight = NAME(exponential)(*weight - logsumexp);
-        *grad = (*grad - delta) * *weight;
-    }
-}
-
-TARGET INLINE void NAME(row_gradients_dropped)(float *scores, float *grads, int64_t count,
-                                               float logsumexp, float delta,
-                                               const DropoutMask *mask, const uint16_t *bits)
-{
-    NAME(row_gradients)(scores, grads, count, logsumexp, 0);
-    for (int64_t j = 0; j < count; j++) {
-        const float factor = dropout_factor(mask, bits[j]);
-        grads[j] = grads[j] * factor - delta * scores[j];
-        scores[j] *= factor;
+    for (int64_t i = 0; i < queries; i++) {
+        const int64_t visible = between(seen + i, 0, keys);
+        float *const row = scores + i * WEIGHTS_ROW, *const drow = grads + i * WEIGHTS_ROW;
+        const float base = logsumexp[i], mean = delta[i];
+        for (int64_t j = 0; j < visible; j += LANES) {
+            NAME(Vector) *const weight = (NAME(Vector) *)(row + j);
+            NAME(Vector) *const grad = (NAME(Vector) *)(drow + j);
+            *weight = NAME(exponential)(*weight - base);
+            *grad = (*grad - mean) * *weight;
+        }
+        NAME(hide)(row, visible, 0);
+        NAME(hide)(drow, visible, 0);
     }
 }
 
@@ -309,22 +334,14 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
             NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, value_size,
                            grad + query * a->grad.row, a->grad.row, 1, v_columns,
                            PANEL * value_size, dscores, WEIGHTS_ROW, 0);
-            if (a->mask)
+            if (a->mask) {
                 NAME(draw)(a, head, query, queries, key, keys, bits);
-            for (int64_t i = 0; i < queries; i++) {
-                float *const row = weights + i * WEIGHTS_ROW;
-                float *const drow = dscores + i * WEIGHTS_ROW;
-                const int64_t visible = between(seen + i, 0, keys);
-                const int64_t count = NAME(worked_on)(visible, keys);
-                if (a->mask)
-                    NAME(row_gradients_dropped)(row, drow, count, logsumexp[query + i],
-                                                delta[query + i], a->mask,
-                                                bits_of(a, bits, head, query, i, key));
-                else
-                    NAME(row_gradients)(row, drow, count, logsumexp[query + i], delta[query + i]);
-                NAME(hide)(row, visible, 0);
-                NAME(hide)(drow, visible, 0);
+                NAME(drop)(a, head, query, queries, key, keys, bits, dscores);
             }
+            NAME(gradients)(weights, dscores, seen, queries, keys, logsumexp + query,
+                            delta + query);
+            if (a->mask)
+                NAME(drop)(a, head, query, queries, key, keys, bits, weights);
             NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, weights, 1, WEIGHTS_ROW,
                            grad_panels + query * PANEL, a->queries * PANEL, dv, value_width, 1);
             NAME(multiply)(SEEING_DEPTH, seen, keys, width, queries, dscores, 1, WEIGHTS_ROW,

@@ -31,8 +31,10 @@ TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float 
 {
     NAME(Vector) sum[ROWS][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(result + i * result_row, 1);
         sum[i][0] = sum[i][1] = (NAME(Vector)){0};
+    }
     left += begin * left_step;
     right += begin * PANEL;
     for (int64_t p = begin; p < end; p++) {
