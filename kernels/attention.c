@@ -83,8 +83,6 @@ static int64_t room_size(const Attention *a)
            BITS_SIZE + 20 * LINE;
 }
 
-typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
-
 #define LANES 4
 #define ROWS 4
 #define TARGET

@@ -64,38 +64,20 @@ TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows,
         }
 }
 
-/* to (4, 4; PANEL long rows) = scale * from transposed */
-TARGET INLINE void NAME(transpose_four)(const float *from, int64_t from_row, float scale, float *to)
-{
-    const Four a = scale * *(const Four *)from, b = scale * *(const Four *)(from + from_row);
-    const Four c = scale * *(const Four *)(from + 2 * from_row);
-    const Four d = scale * *(const Four *)(from + 3 * from_row);
-    /* two vectors at a time, as instructions do it */
-    const Four ab = {a[0], b[0], a[1], b[1]}, cd = {c[0], d[0], c[1], d[1]};
-    const Four ab_last = {a[2], b[2], a[3], b[3]}, cd_last = {c[2], d[2], c[3], d[3]};
-    *(Four *)to = (Four){ab[0], ab[1], cd[0], cd[1]};
-    *(Four *)(to + PANEL) = (Four){ab[2], ab[3], cd[2], cd[3]};
-    *(Four *)(to + 2 * PANEL) = (Four){ab_last[0], ab_last[1], cd_last[0], cd_last[1]};
-    *(Four *)(to + 3 * PANEL) = (Four){ab_last[2], ab_last[3], cd_last[2], cd_last[3]};
-}
-
 /* Copies scale * rows, transposed, into panels, of which the last is filled up with zeros. */
 TARGET static void NAME(pack_transposed)(const float *from, int64_t from_row, int64_t rows,
                                          int64_t columns, float scale, float *to)
 {
-    for (int64_t panel = 0; panel < rows; panel += PANEL, to += PANEL * columns)
-        for (int64_t i = 0; i < PANEL; i += 4)
-            for (int64_t j = 0; j < columns; j += 4) {
-                const float *const corner = from + (panel + i) * from_row + j;
-                if (panel + i + 4 <= rows && j + 4 <= columns) {
-                    NAME(transpose_four)(corner, from_row, scale, to + j * PANEL + i);
-                    continue;
-                }
-                for (int64_t l = 0; l < 4 && j + l < columns; l++)
-                    for (int64_t m = 0; m < 4; m++)
-                        to[(j + l) * PANEL + i + m] =
-                            panel + i + m < rows ? scale * corner[m * from_row + l] : 0;
-            }
+    for (int64_t i = 0; i < rows; i += PANEL, to += PANEL * columns)
+        for (int64_t j = 0; j < columns; j++) {
+            const float *const column = from + i * from_row + j;
+            if (i + PANEL <= rows)
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[j * PANEL + l] = scale * column[l * from_row];
+            else
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[j * PANEL + l] = i + l < rows ? scale * column[l * from_row] : 0;
+        }
 }
 
 /* How many numbers of a row of weights are worked on: those that are seen, and those that a
