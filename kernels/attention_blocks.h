@@ -13,12 +13,14 @@ TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen
     return (NAME(Vector))(((NAME(Integers))chosen & mask) | ((NAME(Integers))other & ~mask));
 }
 
-/* exp(x) of each number, to about one unit in the last place, where x is at most a little above 0.
- * x = n log 2 + r with |r| <= log(2) / 2; exp(r) by a polynomial whose greatest relative error,
- * 3e-9, is the least that one of this degree can have; times 2^n, which is 0 from x = -88 on. */
+/* exp(x) of each number, to about one unit in the last place, where x is less than 88: a score less
+ * the greatest of its row, or less the logarithm of the row's sum. x = n log 2 + r with
+ * |r| <= log(2) / 2; exp(r) by a polynomial whose greatest relative error, 3e-9, is the least for
+ * its degree; times 2^n, which is 0 from x = -88 down. In whole vectors, since the compiler turns
+ * the bound of a loop over numbers into branches and blends that cost as much as the rest. */
 TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
 {
-    /* adding 1.5 * 2^23 rounds to a whole number; 127 is what the exponent of a float is biased by */
+    /* adding 1.5 * 2^23 rounds to a whole number, of which the exponent's bias of 127 is a part */
     const float shift = 12582912.0f + 127.0f;
     const NAME(Vector) low = (NAME(Vector)){0} - 88.0f;
     const NAME(Vector) z = NAME(select)(x < low, low, x); /* a NaN stays what it is */
@@ -33,6 +35,7 @@ TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
     return p * (NAME(Vector))((NAME(Integers))shifted << 23);
 }
 
+/* Returns the sum of the products of two rows' numbers. */
 TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
 {
     NAME(Vector) sums = {0};
@@ -47,7 +50,7 @@ TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
     return sum;
 }
 
-/* Copies rows into panels, `panel` numbers apart, of which the last is filled up with zeros. */
+/* Copies rows into panels (see tile.h), `panel` numbers apart; fills up the last with zeros. */
 TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows, int64_t columns,
                               float *to, int64_t panel)
 {
@@ -87,7 +90,7 @@ INLINE int64_t NAME(worked_on)(int64_t seen, int64_t keys)
     return rounded_up(least(seen + ROWS - 1, keys), LANES);
 }
 
-/* Writes `value` where, beyond what is seen, a row of weights is worked on. */
+/* Writes `value` into a row of weights from what is not seen on, at least as far as it is read. */
 TARGET INLINE void NAME(hide)(float *row, int64_t seen, float value)
 {
     for (int j = 0; j < PANEL; j++)
@@ -107,7 +110,8 @@ TARGET INLINE float NAME(highest)(const float *row, int64_t count, float peak)
     return peak;
 }
 
-/* Turns scores into exp(score - peak) and adds each row's to its total, of LANES parts. */
+/* Turns scores into exp(score - peak) and adds each row's to its total, of LANES parts. A loop of
+ * its own over the rows, in which the constants of the exponential stay in registers. */
 TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queries, int64_t keys,
                                       const float *peak, float *total)
 {
@@ -197,7 +201,8 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
     }
     const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
-    float *const out = head_of(a, &a->out, head), *const logsumexp = a->logsumexp + head * a->queries;
+    float *const out = head_of(a, &a->out, head);
+    float *const logsumexp = a->logsumexp + head * a->queries;
     float *const k_columns = take(&room, rounded_up(a->keys, PANEL) * size);
     float *const v_panels = take(&room, a->keys * width);
     float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
