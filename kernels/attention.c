@@ -14,6 +14,10 @@
 /* Sizes of a block: multiples of every ROWS and PANEL. */
 enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
 
+/* Numbers from one row of a block of weights to the next: room for a panel beyond what is seen,
+ * and an odd number of cache lines, so that a column's lines do not push each other out. */
+enum { WEIGHTS_ROW = KEYS + 3 * LINE };
+
 /* Fewer queries than this are not worth the packing of keys into blocks. */
 enum { FEWEST_FOR_BLOCKS = 4 };
 
@@ -75,8 +79,8 @@ static int64_t room_size(const Attention *a)
     const int64_t width = rounded_up(a->size, WIDEST_PANEL);
     const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
     return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
-           2 * (KEYS + QUERIES) * (width + value_width) + 2 * QUERIES * KEYS + 2 * queries + BITS_SIZE +
-           20 * LINE;
+           3 * (KEYS + QUERIES) * (width + value_width) + 2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * queries +
+           BITS_SIZE + 20 * LINE;
 }
 
 #define LANES 4

@@ -6,52 +6,144 @@
  * causal mask hides is not computed, but for the corners of register tiles. */
 #include "tile.h"
 
-/* to (columns of from, rows of from; QUERIES or KEYS long rows) = scale * from transposed */
-TARGET static void NAME(transpose)(const float *from, int64_t from_row, int64_t rows,
-                                   int64_t columns, float scale, float *to)
+/* Returns where the mask's bits are set, `chosen`; elsewhere, `other`. */
+TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen,
+                                        NAME(Vector) other)
 {
-    for (int64_t j = 0; j < columns; j++) {
-        for (int64_t i = 0; i < rows; i++)
-            to[j * KEYS + i] = scale * from[i * from_row + j];
-        memset(to + j * KEYS + rows, 0, (size_t)(KEYS - rows) * sizeof(float));
-    }
+    return (NAME(Vector))(((NAME(Integers))chosen & mask) | ((NAME(Integers))other & ~mask));
 }
 
-/* Returns rows whose length is a multiple of PANEL: `from` itself, or a copy in `room`. */
-TARGET static const float *NAME(padded)(const float *from, int64_t *from_row, int64_t rows,
-                                        int64_t columns, float *room)
+/* exp(x) of each number, to about one unit in the last place, where x is less than 88: a score less
+ * the greatest of its row, or less the logarithm of the row's sum. x = n log 2 + r with
+ * |r| <= log(2) / 2; exp(r) by a polynomial whose greatest relative error, 3e-9, is the least for
+ * its degree; times 2^n, which is 0 from x = -88 down. In whole vectors, since the compiler turns
+ * the bound of a loop over numbers into branches and blends that cost as much as the rest. */
+TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
 {
-    if (columns % PANEL == 0)
-        return from;
-    const int64_t width = rounded_up(columns, PANEL);
-    for (int64_t i = 0; i < rows; i++) {
-        memcpy(room + i * width, from + i * *from_row, (size_t)columns * sizeof(float));
-        memset(room + i * width + columns, 0, (size_t)(width - columns) * sizeof(float));
-    }
-    *from_row = width;
-    return room;
+    /* adding 1.5 * 2^23 rounds to a whole number, of which the exponent's bias of 127 is a part */
+    const float shift = 12582912.0f + 127.0f;
+    const NAME(Vector) low = (NAME(Vector)){0} - 88.0f;
+    const NAME(Vector) z = NAME(select)(x < low, low, x); /* a NaN stays what it is */
+    const NAME(Vector) shifted = z * 1.44269504f + shift, n = shifted - shift;
+    const NAME(Vector) r = (z - n * 0.693359375f) + n * 2.12194440e-4f;
+    NAME(Vector) p = r * 1.3814540580e-3f + 8.3687454462e-3f;
+    p = p * r + 4.1668388993e-2f;
+    p = p * r + 1.6666521132e-1f;
+    p = p * r + 4.9999994040e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * (NAME(Vector))((NAME(Integers))shifted << 23);
 }
 
-/* Turns a row of scores into exp(score - peak), 0 where nothing is seen; returns their sum. */
-TARGET static float NAME(exponentials)(float *scores, int64_t seen, float peak)
+/* Returns the sum of the products of two rows' numbers. */
+TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
 {
+    NAME(Vector) sums = {0};
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES)
+        sums += *(const NAME(Vector) *)(x + j) * *(const NAME(Vector) *)(y + j);
     float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < seen; j++) {
-        const float e = exp_float(scores[j] - peak);
-        scores[j] = e;
-        sum += e;
-    }
-    memset(scores + seen, 0, (size_t)(KEYS - seen) * sizeof(float));
+    for (; j < count; j++)
+        sum += x[j] * y[j];
+    for (int i = 0; i < LANES; i++)
+        sum += sums[i];
     return sum;
 }
 
-TARGET static void NAME(drop)(float *weights, int64_t seen, const DropoutMask *mask,
-                              const uint16_t *bits)
+/* Copies rows into panels (see tile.h), `panel` numbers apart; fills up the last with zeros. */
+TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows, int64_t columns,
+                              float *to, int64_t panel)
 {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j += PANEL) {
+            const float *const row = from + i * from_row + j;
+            float *const panel_row = to + j / PANEL * panel + i * PANEL;
+            if (j + PANEL <= columns) {
+                memcpy(panel_row, row, sizeof(float[PANEL]));
+                continue;
+            }
+            for (int64_t l = 0; l < PANEL; l++)
+                panel_row[l] = j + l < columns ? row[l] : 0;
+        }
+}
+
+/* Copies scale * rows, transposed, into panels, of which the last is filled up with zeros. */
+TARGET static void NAME(pack_transposed)(const float *from, int64_t from_row, int64_t rows,
+                                         int64_t columns, float scale, float *to)
+{
+    for (int64_t i = 0; i < rows; i += PANEL, to += PANEL * columns)
+        for (int64_t j = 0; j < columns; j++) {
+            const float *const column = from + i * from_row + j;
+            if (i + PANEL <= rows)
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[j * PANEL + l] = scale * column[l * from_row];
+            else
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[j * PANEL + l] = i + l < rows ? scale * column[l * from_row] : 0;
+        }
+}
+
+/* How many numbers of a row of weights are worked on: those that are seen, and those that a
+ * register tile may read beside them, which are to be 0. */
+INLINE int64_t NAME(worked_on)(int64_t seen, int64_t keys)
+{
+    return rounded_up(least(seen + ROWS - 1, keys), LANES);
+}
+
+/* Writes `value` into a row of weights from what is not seen on, at least as far as it is read. */
+TARGET INLINE void NAME(hide)(float *row, int64_t seen, float value)
+{
+    for (int j = 0; j < PANEL; j++)
+        row[seen + j] = value;
+}
+
+/* Returns the largest number of a row, and of `peak`. */
+TARGET INLINE float NAME(highest)(const float *row, int64_t count, float peak)
+{
+    NAME(Vector) most = (NAME(Vector)){0} + peak;
+    for (int64_t j = 0; j < count; j += LANES) {
+        const NAME(Vector) x = *(const NAME(Vector) *)(row + j);
+        most = NAME(select)(x > most, x, most);
+    }
+    for (int i = 0; i < LANES; i++)
+        peak = most[i] > peak ? most[i] : peak;
+    return peak;
+}
+
+/* Turns scores into exp(score - peak) and adds each row's to its total, of LANES parts. A loop of
+ * its own over the rows, in which the constants of the exponential stay in registers. */
+TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queries, int64_t keys,
+                                      const float *peak, float *total)
+{
+    for (int64_t i = 0; i < queries; i++) {
+        const int64_t count = NAME(worked_on)(between(seen + i, 0, keys), keys);
+        float *const row = scores + i * WEIGHTS_ROW;
+        NAME(Vector) *const sum = (NAME(Vector) *)(total + i * LANES);
+        const float base = peak[i] == -INFINITY ? 0 : peak[i];
+        NAME(Vector) more = *sum;
+        for (int64_t j = 0; j < count; j += LANES) {
+            NAME(Vector) *const at = (NAME(Vector) *)(row + j);
+            const NAME(Vector) e = NAME(exponential)(*at - base);
+            *at = e;
+            more += e;
+        }
+        *sum = more;
+    }
+}
+
+/* Multiplies what is seen of each row, and some numbers beside it, by the factors of dropout. */
+TARGET static void NAME(drop)(const Attention *a, int64_t head, int64_t query, int64_t queries,
+                              int64_t key, int64_t keys, BitsRow *bits, float *weights)
+{
+    for (int64_t i = 0; i < queries; i++) {
+        const uint16_t *const row = bits_of(a, bits, head, query, i, key);
+        float *const to = weights + i * WEIGHTS_ROW;
+        const int64_t visible = between(a->seen + query + i - key, 0, keys);
+        for (int64_t j = 0; j < visible; j += PHILOX_LANES)
 #pragma omp simd
-    for (int64_t j = 0; j < seen; j++)
-        weights[j] *= dropout_factor(mask, bits[j]);
+            for (int64_t l = 0; l < PHILOX_LANES; l++)
+                to[j + l] *= dropout_factor(a->mask, row[j + l]);
+    }
 }
 
 /* Draws the bits of a block of the mask. All at once: a processor is slow to read, as a vector,
@@ -109,88 +201,82 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
     }
     const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
-    float *const out = head_of(a, &a->out, head), *const logsumexp = a->logsumexp + head * a->queries;
-    float *const k_columns = take(&room, rounded_up(a->keys, KEYS) * size);
-    float *const weights = take(&room, QUERIES * KEYS), *const sums = take(&room, QUERIES * width);
-    float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES);
+    float *const out = head_of(a, &a->out, head);
+    float *const logsumexp = a->logsumexp + head * a->queries;
+    float *const k_columns = take(&room, rounded_up(a->keys, PANEL) * size);
+    float *const v_panels = take(&room, a->keys * width);
+    float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
+    float *const sums = take(&room, QUERIES * width);
+    float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES * LANES);
     BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
-    int64_t v_row = a->v.row;
-    const float *const v = NAME(padded)(head_of(a, &a->v, head), &v_row, a->keys, a->value_size, room);
-    for (int64_t first = 0; first < a->keys; first += KEYS)
-        NAME(transpose)(k + first * a->k.row, a->k.row, least(KEYS, a->keys - first), size,
-                        a->scale, k_columns + first * size);
+    NAME(pack_transposed)(k, a->k.row, a->keys, size, a->scale, k_columns);
+    NAME(pack)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_panels,
+               a->keys * PANEL);
 
     for (int64_t query = 0; query < a->queries; query += QUERIES) {
         const int64_t queries = least(QUERIES, a->queries - query);
-        for (int64_t i = 0; i < queries; i++) {
+        for (int64_t i = 0; i < queries; i++)
             peak[i] = -INFINITY;
-            total[i] = 0;
-        }
+        memset(total, 0, (size_t)(queries * LANES) * sizeof(float));
         memset(sums, 0, (size_t)(queries * width) * sizeof(float));
         for (int64_t key = 0; key < a->keys; key += KEYS) {
             const int64_t keys = least(KEYS, a->keys - key), seen = a->seen + query - key;
             if (seen + queries - 1 <= 0)
                 break;
             NAME(multiply)(SEEN_COLUMNS, seen, queries, rounded_up(keys, PANEL), size,
-                           q + query * a->q.row, a->q.row, 1, k_columns + key * size, KEYS,
-                           weights, KEYS, 0);
-            if (a->mask)
-                NAME(draw)(a, head, query, queries, key, keys, bits);
+                           q + query * a->q.row, a->q.row, 1, k_columns + key * size,
+                           PANEL * size, weights, WEIGHTS_ROW, 0);
             for (int64_t i = 0; i < queries; i++) {
-                float *const row = weights + i * KEYS;
+                float *const row = weights + i * WEIGHTS_ROW;
                 const int64_t visible = between(seen + i, 0, keys);
-                float highest = peak[i];
-#pragma omp simd reduction(max : highest)
-                for (int64_t j = 0; j < visible; j++)
-                    highest = row[j] > highest ? row[j] : highest;
-                const float base = highest == -INFINITY ? 0 : highest;
+                NAME(hide)(row, visible, -INFINITY);
+                const float highest =
+                    NAME(highest)(row, NAME(worked_on)(visible, keys), peak[i]);
                 if (key > 0 && highest != peak[i]) {
-                    const float shrink = exp_float(peak[i] - base);
-                    total[i] *= shrink;
+                    const float shrink = exp_float(peak[i] - highest);
+                    for (int64_t j = 0; j < LANES; j++)
+                        total[i * LANES + j] *= shrink;
                     for (int64_t j = 0; j < width; j++)
                         sums[i * width + j] *= shrink;
                 }
                 peak[i] = highest;
-                total[i] += NAME(exponentials)(row, visible, base);
-                if (a->mask)
-                    NAME(drop)(row, visible, a->mask, bits_of(a, bits, head, query, i, key));
             }
-            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, weights, KEYS, 1,
-                           v + key * v_row, v_row, sums, width, 1);
+            NAME(exponentials)(weights, seen, queries, keys, peak, total);
+            if (a->mask) {
+                NAME(draw)(a, head, query, queries, key, keys, bits);
+                NAME(drop)(a, head, query, queries, key, keys, bits, weights);
+            }
+            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, weights, WEIGHTS_ROW, 1,
+                           v_panels + key * PANEL, a->keys * PANEL, sums, width, 1);
         }
         for (int64_t i = 0; i < queries; i++) {
-            const float scale = total[i] == 0 ? 0 : 1 / total[i];
-            logsumexp[query + i] =
-                total[i] == 0 ? INFINITY : logf(total[i]) + (peak[i] == -INFINITY ? 0 : peak[i]);
+            float whole = 0;
+            for (int j = 0; j < LANES; j++)
+                whole += total[i * LANES + j];
+            const float scale = whole == 0 ? 0 : 1 / whole;
+            logsumexp[query + i] = whole == 0 ? INFINITY : logf(whole) + peak[i];
             for (int64_t j = 0; j < a->value_size; j++)
                 out[(query + i) * a->out.row + j] = sums[i * width + j] * scale;
         }
     }
 }
 
-/* One row of weights and of their gradients: scores become weights that dropout has passed, the
- * gradients of these become those of the scores. */
-TARGET static void NAME(row_gradients)(float *scores, float *grads, int64_t seen, float logsumexp,
-                                       float delta)
+/* Turns scores into weights, and the gradients of these into those of the scores. */
+TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, int64_t queries,
+                                   int64_t keys, const float *logsumexp, const float *delta)
 {
-#pragma omp simd
-    for (int64_t j = 0; j < seen; j++) {
-        const float weight = exp_float(scores[j] - logsumexp);
-        scores[j] = weight;
-        grads[j] = (grads[j] - delta) * weight;
-    }
-}
-
-TARGET static void NAME(row_gradients_dropped)(float *scores, float *grads, int64_t seen,
-                                               float logsumexp, float delta,
-                                               const DropoutMask *mask, const uint16_t *bits)
-{
-#pragma omp simd
-    for (int64_t j = 0; j < seen; j++) {
-        const float factor = dropout_factor(mask, bits[j]);
-        const float weight = exp_float(scores[j] - logsumexp);
-        scores[j] = weight * factor;
-        grads[j] = (grads[j] * factor - delta) * weight;
+    for (int64_t i = 0; i < queries; i++) {
+        const int64_t visible = between(seen + i, 0, keys);
+        float *const row = scores + i * WEIGHTS_ROW, *const drow = grads + i * WEIGHTS_ROW;
+        const float base = logsumexp[i], mean = delta[i];
+        for (int64_t j = 0; j < visible; j += LANES) {
+            NAME(Vector) *const weight = (NAME(Vector) *)(row + j);
+            NAME(Vector) *const grad = (NAME(Vector) *)(drow + j);
+            *weight = NAME(exponential)(*weight - base);
+            *grad = (*grad - mean) * *weight;
+        }
+        NAME(hide)(row, visible, 0);
+        NAME(hide)(drow, visible, 0);
     }
 }
 
@@ -202,28 +288,27 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
     const float *const v = head_of(a, &a->v, head), *const out = head_of(a, &a->out, head);
     const float *const grad = head_of(a, &a->grad, head);
-    float *const k_columns = take(&room, KEYS * size), *const v_columns = take(&room, KEYS * value_size);
-    float *const weights = take(&room, QUERIES * KEYS), *const dscores = take(&room, QUERIES * KEYS);
+    float *const k_columns = take(&room, KEYS * size);
+    float *const v_columns = take(&room, KEYS * value_size);
+    float *const k_panels = take(&room, KEYS * width);
+    float *const q_panels = take(&room, a->queries * width);
+    float *const grad_panels = take(&room, a->queries * value_width);
+    float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
+    float *const dscores = take(&room, QUERIES * WEIGHTS_ROW);
     float *const dk = take(&room, KEYS * width), *const dv = take(&room, KEYS * value_width);
     float *const dq = take(&room, a->queries * width), *const delta = take(&room, a->queries);
     BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
-    int64_t q_row = a->q.row, k_row = a->k.row, grad_row = a->grad.row;
-    const float *const q_wide = NAME(padded)(q, &q_row, a->queries, size, take(&room, a->queries * width));
-    const float *const k_wide = NAME(padded)(k, &k_row, a->keys, size, take(&room, a->keys * width));
-    const float *const grad_wide = NAME(padded)(grad, &grad_row, a->queries, value_size, room);
 
+    NAME(pack)(q, a->q.row, a->queries, size, q_panels, a->queries * PANEL);
+    NAME(pack)(grad, a->grad.row, a->queries, value_size, grad_panels, a->queries * PANEL);
     memset(dq, 0, (size_t)(a->queries * width) * sizeof(float));
-    for (int64_t i = 0; i < a->queries; i++) {
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < value_size; j++)
-            sum += grad[i * a->grad.row + j] * out[i * a->out.row + j];
-        delta[i] = sum;
-    }
+    for (int64_t i = 0; i < a->queries; i++)
+        delta[i] = NAME(dot)(grad + i * a->grad.row, out + i * a->out.row, value_size);
     for (int64_t key = 0; key < a->keys; key += KEYS) {
         const int64_t keys = least(KEYS, a->keys - key), columns = rounded_up(keys, PANEL);
-        NAME(transpose)(k + key * a->k.row, a->k.row, keys, size, a->scale, k_columns);
-        NAME(transpose)(v + key * a->v.row, a->v.row, keys, value_size, 1, v_columns);
+        NAME(pack_transposed)(k + key * a->k.row, a->k.row, keys, size, a->scale, k_columns);
+        NAME(pack_transposed)(v + key * a->v.row, a->v.row, keys, value_size, 1, v_columns);
+        NAME(pack)(k + key * a->k.row, a->k.row, keys, size, k_panels, KEYS * PANEL);
         memset(dk, 0, (size_t)(keys * width) * sizeof(float));
         memset(dv, 0, (size_t)(keys * value_width) * sizeof(float));
         for (int64_t query = 0; query < a->queries; query += QUERIES) {
@@ -232,31 +317,24 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
             if (seen + queries - 1 <= 0)
                 continue;
             NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, size, q + query * a->q.row,
-                           a->q.row, 1, k_columns, KEYS, weights, KEYS, 0);
+                           a->q.row, 1, k_columns, PANEL * size, weights, WEIGHTS_ROW, 0);
             NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, value_size,
-                           grad + query * a->grad.row, a->grad.row, 1, v_columns, KEYS, dscores,
-                           KEYS, 0);
-            if (a->mask)
+                           grad + query * a->grad.row, a->grad.row, 1, v_columns,
+                           PANEL * value_size, dscores, WEIGHTS_ROW, 0);
+            if (a->mask) {
                 NAME(draw)(a, head, query, queries, key, keys, bits);
-            for (int64_t i = 0; i < queries; i++) {
-                float *const row = weights + i * KEYS, *const drow = dscores + i * KEYS;
-                const int64_t visible = between(seen + i, 0, keys);
-                const size_t hidden = (size_t)(KEYS - visible) * sizeof(float);
-                if (a->mask)
-                    NAME(row_gradients_dropped)(row, drow, visible, logsumexp[query + i],
-                                                delta[query + i], a->mask,
-                                                bits_of(a, bits, head, query, i, key));
-                else
-                    NAME(row_gradients)(row, drow, visible, logsumexp[query + i], delta[query + i]);
-                memset(row + visible, 0, hidden);
-                memset(drow + visible, 0, hidden);
+                NAME(drop)(a, head, query, queries, key, keys, bits, dscores);
             }
-            NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, weights, 1, KEYS,
-                           grad_wide + query * grad_row, grad_row, dv, value_width, 1);
-            NAME(multiply)(SEEING_DEPTH, seen, keys, width, queries, dscores, 1, KEYS,
-                           q_wide + query * q_row, q_row, dk, width, 1);
-            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, dscores, KEYS, 1,
-                           k_wide + key * k_row, k_row, dq + query * width, width, 1);
+            NAME(gradients)(weights, dscores, seen, queries, keys, logsumexp + query,
+                            delta + query);
+            if (a->mask)
+                NAME(drop)(a, head, query, queries, key, keys, bits, weights);
+            NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, weights, 1, WEIGHTS_ROW,
+                           grad_panels + query * PANEL, a->queries * PANEL, dv, value_width, 1);
+            NAME(multiply)(SEEING_DEPTH, seen, keys, width, queries, dscores, 1, WEIGHTS_ROW,
+                           q_panels + query * PANEL, a->queries * PANEL, dk, width, 1);
+            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, dscores, WEIGHTS_ROW, 1,
+                           k_panels, KEYS * PANEL, dq + query * width, width, 1);
         }
         write_scaled(a, &a->grad_k, head, key, keys, size, dk, width, a->scale);
         write_scaled(a, &a->grad_v, head, key, keys, value_size, dv, value_width, 1);

@@ -11,6 +11,7 @@
 #define PANEL (2 * LANES)
 
 typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* Which part of a product there is to do, where query i sees the first `seen + i` keys. */
 #ifndef PART
@@ -26,14 +27,16 @@ typedef enum {
 /* result (rows, PANEL) = [result +] left (rows, begin to end) right (begin to end, PANEL) */
 TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float *left,
                                    int64_t left_row, int64_t left_step, const float *right,
-                                   int64_t right_row, float *result, int64_t result_row, int add)
+                                   float *result, int64_t result_row, int add)
 {
     NAME(Vector) sum[ROWS][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(result + i * result_row, 1);
         sum[i][0] = sum[i][1] = (NAME(Vector)){0};
+    }
     left += begin * left_step;
-    right += begin * right_row;
+    right += begin * PANEL;
     for (int64_t p = begin; p < end; p++) {
         const NAME(Vector) first = *(const NAME(Vector) *)right;
         const NAME(Vector) second = *(const NAME(Vector) *)(right + LANES);
@@ -44,7 +47,7 @@ TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float 
             sum[i][1] += factor * second;
         }
         left += left_step;
-        right += right_row;
+        right += PANEL;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
@@ -60,11 +63,12 @@ TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float 
 
 /* result (rows, columns) = [result +] left (rows, depth) right (depth, columns)
  *
- * columns is a multiple of PANEL. left has any strides, `row` and `step`; right and result have
- * contiguous rows. `seen` is read unless part is ALL. */
+ * left has any strides, `row` and `step`; right lies in panels of PANEL columns, whose rows follow
+ * each other, and whose beginnings are `right_panel` apart; result has contiguous rows, of which
+ * whole panels are written. `seen` is read unless part is ALL. */
 TARGET static void NAME(multiply)(Part part, int64_t seen, int64_t rows, int64_t columns,
                                   int64_t depth, const float *left, int64_t left_row,
-                                  int64_t left_step, const float *right, int64_t right_row,
+                                  int64_t left_step, const float *right, int64_t right_panel,
                                   float *result, int64_t result_row, int add)
 {
     for (int64_t j = 0; j < columns; j += PANEL) {
@@ -75,11 +79,11 @@ TARGET static void NAME(multiply)(Part part, int64_t seen, int64_t rows, int64_t
             const int64_t end = part == SEEN_DEPTH ? most : depth;
             if (part == SEEN_COLUMNS && j >= seen + i + count - 1)
                 continue;
-            const float *const a = left + i * left_row, *const b = right + j;
+            const float *const a = left + i * left_row, *const b = right + j / PANEL * right_panel;
             float *const c = result + i * result_row + j;
 #define CASE(n)                                                                                 \
     case n:                                                                                     \
-        NAME(tile)(n, begin, end, a, left_row, left_step, b, right_row, c, result_row, add);    \
+        NAME(tile)(n, begin, end, a, left_row, left_step, b, c, result_row, add);               \
         break;
             switch (count) {
 #if ROWS > 6
