@@ -8,7 +8,8 @@
 #include <sched.h>
 #include <stdatomic.h>
 
-enum { MOST = 64, PATIENCE = 20000 };
+/* PIECES for each thread: who comes late, or has to share its processor, finds less to do. */
+enum { MOST = 64, PATIENCE = 20000, PIECES = 4 };
 
 static struct {
     pthread_mutex_t taken; /* by the caller whose work is spread */
@@ -18,9 +19,10 @@ static struct {
     long long begun[MOST]; /* the round that each of them began after */
     atomic_llong round;    /* a new number means new work */
     atomic_llong unfinished;
+    atomic_llong next;     /* piece of work that nobody has begun */
     Work work;
     void *job;
-    int64_t count, parts;
+    int64_t count, threads, pieces;
 } pool = {.taken = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER};
@@ -35,17 +37,16 @@ static void pause_briefly(int64_t times)
 #endif
 }
 
-static void do_part(int64_t part)
+static void do_pieces(void)
 {
-    const int64_t first = pool.count * part / pool.parts, last = pool.count * (part + 1) / pool.parts;
-    if (first < last)
-        pool.work(pool.job, first, last);
+    for (int64_t piece; (piece = atomic_fetch_add(&pool.next, 1)) < pool.pieces;)
+        pool.work(pool.job, pool.count * piece / pool.pieces, pool.count * (piece + 1) / pool.pieces);
 }
 
 static void *help(void *number)
 {
-    const int64_t part = (int64_t)(intptr_t)number;
-    for (long long seen = pool.begun[part];;) {
+    const int64_t self = (int64_t)(intptr_t)number;
+    for (long long seen = pool.begun[self];;) {
         for (int64_t times = 0; atomic_load(&pool.round) == seen; times++) {
             pause_briefly(times);
             if (times < PATIENCE)
@@ -56,8 +57,8 @@ static void *help(void *number)
             pthread_mutex_unlock(&pool.lock);
         }
         seen++;
-        if (part < pool.parts)
-            do_part(part);
+        if (self < pool.threads)
+            do_pieces();
         atomic_fetch_sub(&pool.unfinished, 1);
     }
     return NULL;
@@ -79,32 +80,34 @@ static void start_helpers(int64_t wanted)
         prepared = pthread_atfork(NULL, NULL, forget_threads) == 0;
     while (prepared && pool.helpers < wanted && pool.helpers < MOST - 1) {
         pthread_t thread;
-        const int64_t part = pool.helpers + 1;
-        pool.begun[part] = atomic_load(&pool.round);
-        if (pthread_create(&thread, NULL, help, (void *)(intptr_t)part))
+        const int64_t number = pool.helpers + 1;
+        pool.begun[number] = atomic_load(&pool.round);
+        if (pthread_create(&thread, NULL, help, (void *)(intptr_t)number))
             return;
         pthread_detach(thread);
-        pool.helpers = part;
+        pool.helpers = number;
     }
 }
 
-void spread(Work work, void *job, int64_t count, int64_t parts)
+void spread(Work work, void *job, int64_t count, int64_t threads)
 {
-    if (parts <= 1 || count <= 1 || pthread_mutex_trylock(&pool.taken)) {
+    if (threads <= 1 || count <= 1 || pthread_mutex_trylock(&pool.taken)) {
         work(job, 0, count);
         return;
     }
-    start_helpers(parts - 1);
+    start_helpers(threads - 1);
     pool.work = work;
     pool.job = job;
     pool.count = count;
-    pool.parts = parts < pool.helpers + 1 ? parts : pool.helpers + 1;
+    pool.threads = threads < pool.helpers + 1 ? threads : pool.helpers + 1;
+    pool.pieces = count < PIECES * pool.threads ? count : PIECES * pool.threads;
+    atomic_store(&pool.next, 0);
     atomic_store(&pool.unfinished, pool.helpers);
     pthread_mutex_lock(&pool.lock);
     atomic_fetch_add(&pool.round, 1);
     pthread_cond_broadcast(&pool.wake);
     pthread_mutex_unlock(&pool.lock);
-    do_part(0);
+    do_pieces();
     for (int64_t times = 0; atomic_load(&pool.unfinished) > 0; times++)
         pause_briefly(times);
     pthread_mutex_unlock(&pool.taken);
@@ -112,9 +115,9 @@ void spread(Work work, void *job, int64_t count, int64_t parts)
 
 #else
 
-void spread(Work work, void *job, int64_t count, int64_t parts)
+void spread(Work work, void *job, int64_t count, int64_t threads)
 {
-    (void)parts;
+    (void)threads;
     work(job, 0, count);
 }
 

@@ -6,8 +6,8 @@
 
 typedef void (*Work)(void *job, int64_t first, int64_t last);
 
-/* Calls work(job, first, last) for ranges that make up 0 to count, at most `parts` of them, side by
- * side with each other. One caller at a time has the threads; another does its work alone. */
-void spread(Work work, void *job, int64_t count, int64_t parts);
+/* Calls work(job, first, last) for ranges that make up 0 to count, on at most `threads` threads, of
+ * which this one is one. One caller at a time has the others; another does its work alone. */
+void spread(Work work, void *job, int64_t count, int64_t threads);
 
 #endif
