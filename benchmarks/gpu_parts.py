@@ -59,7 +59,7 @@ class Settings:
         return json.dumps(asdict(self))
 
 
-def main(arguments: list[str]) -> int:
+def serve(arguments: list[str]) -> int:
     """Run the cases of one part; return the exit code."""
     settings = Settings(**json.loads(arguments[0]))
     with os.fdopen(int(arguments[1]), "w") as results:
@@ -261,4 +261,4 @@ PARTS: dict[str, Callable[[Settings], Iterator[Case]]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve(sys.argv[1:]))

@@ -267,7 +267,7 @@ def run_cases(monkeypatch, cases, usable=True, skip=0):
     monkeypatch.setattr(gpu_parts, "usable", lambda settings: usable)
     read, write = os.pipe()
     settings = gpu_parts.Settings("checks", "cuda", True, "", skip)
-    status = gpu_parts.main([settings.to_json(), str(write)])
+    status = gpu_parts.serve([settings.to_json(), str(write)])
     with os.fdopen(read) as results:
         return status, [json.loads(line) for line in results]
 
