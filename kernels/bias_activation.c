@@ -1,4 +1,7 @@
 /* Bias and activation: see bias_activation.py, gelu.py for the equations. z, y (rows, columns). */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("fp-contract=fast") /* a multiplication and an addition are one operation */
+#endif
 #include "fused.h"
 
 enum { RELU, GELU, GELU_TANH }; /* the order of bias_activation.py's ACTIVATIONS */

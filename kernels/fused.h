@@ -25,14 +25,18 @@
 
 /* exp(x) to about one unit in the last place, without branches, so that loops of it vectorise.
  * x = n log 2 + r with |r| <= log(2) / 2; exp(r) by the polynomial of Cephes (S. Moshier); times
- * 2^n. Below -87.3 the result, which would not be normal, is 0; above 88.7 it is infinite. */
+ * 2^(n - 1), made from its bits, and 2, since 2^128 is not a float. The bounds on x need no choice
+ * at the end: below -87 the bits are those of 0, from 88.8 on those of infinity. */
 INLINE float exp_float(float x)
 {
-    const float low = -87.33654f, high = 88.72283f, shift = 12582912.0f; /* 1.5 * 2^23 */
-    float z = x < low ? low : x; /* a NaN stays what it is */
-    z = z > high ? high : z;
-    float n = (z * 1.44269504f + shift) - shift;
-    float r = (z - n * 0.693359375f) + n * 2.12194440e-4f;
+    const float low = -87.3f, high = 89.4f;
+    /* adding 1.5 * 2^23 rounds to a whole number; 126 is 127, of which floats have exponent 0, - 1 */
+    const float shift = 12582912.0f + 126.0f;
+    float z = low > x ? low : x; /* a NaN stays what it is */
+    z = high < z ? high : z;
+    union { float number; uint32_t bits; } shifted = {z * 1.44269504f + shift}, power;
+    const float n = shifted.number - shift;
+    const float r = (z - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -40,15 +44,8 @@ INLINE float exp_float(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    /* 2^n as 2^(n/2) squared, since 2^128 is not a float */
-    union { float number; int32_t bits; } half, rest;
-    int32_t whole = (int32_t)n;
-    int32_t first = whole >> 1;
-    half.bits = (first + 127) << 23;
-    rest.bits = (whole - first + 127) << 23;
-    /* chosen before the product: chosen after it, the compiler would find that the bounds on z
-     * make no difference, and denormal numbers, which are slow, would come up on the way */
-    return p * half.number * (x < low ? 0.0f : x > high ? INFINITY : rest.number);
+    power.bits = shifted.bits << 23;
+    return p * power.number * 2.0f;
 }
 
 void linear_few_rows(const float *x, const float *weight, const float *bias, float *y, int64_t rows,
