@@ -79,8 +79,8 @@ static int64_t room_size(const Attention *a)
     const int64_t width = rounded_up(a->size, WIDEST_PANEL);
     const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
     return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
-           3 * (KEYS + QUERIES) * (width + value_width) + 2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * queries +
-           BITS_SIZE + 20 * LINE;
+           3 * (KEYS + QUERIES) * (width + value_width) +
+           2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * queries + BITS_SIZE + 20 * LINE;
 }
 
 #define LANES 4
@@ -119,7 +119,8 @@ int64_t attention_choose_lanes(int64_t most)
         backward_head = backward_head_avx512;
         return 16;
     }
-    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi2")) {
         forward_head = forward_head_avx2;
         backward_head = backward_head_avx2;
         return 8;
@@ -133,7 +134,8 @@ int64_t attention_choose_lanes(int64_t most)
 static int each_head(HeadFunction *function, const Attention *a, int64_t first, int64_t last)
 {
     /* the size that aligned_alloc takes is a multiple of the alignment */
-    float *const room = aligned_alloc(sizeof(float[LINE]), sizeof(float[rounded_up(room_size(a), LINE)]));
+    const size_t size = (size_t)rounded_up(room_size(a), LINE) * sizeof(float);
+    float *const room = aligned_alloc(LINE * sizeof(float), size);
     if (!room)
         return -1;
     for (int64_t head = first; head < last; head++)

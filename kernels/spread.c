@@ -40,7 +40,8 @@ static void pause_briefly(int64_t times)
 static void do_pieces(void)
 {
     for (int64_t piece; (piece = atomic_fetch_add(&pool.next, 1)) < pool.pieces;)
-        pool.work(pool.job, pool.count * piece / pool.pieces, pool.count * (piece + 1) / pool.pieces);
+        pool.work(pool.job, pool.count * piece / pool.pieces,
+                  pool.count * (piece + 1) / pool.pieces);
 }
 
 static void *help(void *number)
