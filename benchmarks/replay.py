@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from kernels.cores import available_cores
 from models.batches import Split, split_corpus
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
@@ -34,7 +35,7 @@ from models.lecture import Choices, walk
 from models.replay import RECIPES, Recipe, replay_run, sample, sample_published
 from models.tokenizer import CharTokenizer
 from tinygrad_char.optim import Adam, AdamW
-from tinygrad_char.parallel import Workers, available_cores
+from tinygrad_char.parallel import Workers
 from tinygrad_char.torch_random import Build, TorchGenerator
 
 PRINTED = 1e-4  # losses were printed with four decimals; one more is rounding of halves

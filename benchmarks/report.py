@@ -184,7 +184,7 @@ class Report:
         if self.options.json:
             values = {
                 "benchmark": self.name,
-                "arguments": sys.argv[1:],
+                "arguments": [without_folder(each) for each in sys.argv[1:]],
                 "machine": machine(),
                 "libraries": self.libraries,
                 "agree": self.agree,
@@ -253,6 +253,12 @@ def _rows(task: str, entries: Mapping[str, Entry], bound: float) -> list[Row]:
             row["ratio"] = entry.timing.median / (rows[0]["seconds"] if rows else row["seconds"])
         rows.append(row)
     return rows
+
+
+def without_folder(argument: str) -> str:
+    """Return an argument; of an absolute path only the name, which other machines have too."""
+    option, equals, value = argument.rpartition("=")
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def machine() -> dict[str, Any]:

@@ -84,7 +84,7 @@ class TracedLoss:
         inputs = [Tensor(each) for each in batch]
         with tracing() as trace:
             results = self._on_tape(inputs, weight)
-        obstacle = trace.obstacle or _obstacle(trace, inputs, self.leaves)
+        obstacle = trace.obstacle or _obstacle(trace, inputs)
         if obstacle is None:
             idle.append(_Program(trace, inputs, self.leaves, self.dropout))
         else:
@@ -104,7 +104,7 @@ class TracedLoss:
         return expected
 
 
-def _obstacle(trace: Trace, inputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> str | None:
+def _obstacle(trace: Trace, inputs: Sequence[Tensor]) -> str | None:
     """Return why the operations cannot be repeated, None where they can."""
     taken = {id(each) for operation in trace.operations for each in operation.inputs}
     for position, each in enumerate(inputs):
@@ -113,8 +113,6 @@ def _obstacle(trace: Trace, inputs: Sequence[Tensor], leaves: Sequence[Tensor]) 
     for operation in trace.operations:
         if operation.node.hooks:
             return f"a result of {type(operation.node).__name__.lower()} has hooks"
-    if any(each.hooks for each in leaves):
-        return "a leaf has hooks"
     return None
 
 

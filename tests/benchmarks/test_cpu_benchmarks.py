@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import averaging, ops, scaling, train_step
 from benchmarks.measure import difference, resident
-from benchmarks.report import QUIET
+from benchmarks.report import QUIET, without_folder
 from kernels import fused
 from kernels.cores import available_cores
 from models.config import PRESETS
@@ -318,3 +319,17 @@ def test_wrong_usage_exits_with_2(arguments, message, tmp_path):
     code, out, error = run("train_step", *arguments, cwd=tmp_path)
     assert (code, out) == (2, "")
     assert message in " ".join(error.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("--size", "--size"),
+        ("out/a.json", "out/a.json"),
+        (str(Path.cwd() / "a.json"), "a.json"),
+        (f"--json={Path.cwd() / 'a.json'}", "--json=a.json"),
+        ("--size=full", "--size=full"),
+    ],
+)
+def test_results_name_no_folder_of_this_machine(argument, kept):
+    assert without_folder(argument) == kept

@@ -196,8 +196,19 @@ def test_hooks_are_refused_and_run(leaf):
 
     assert reason_after(loss, [leaf]) == "a result of multiply has hooks"
     assert len(seen) == 4
-    leaf.register_hook(lambda grad: grad)
-    assert reason_after(lambda batch: (leaf * batch[0]).sum(), [leaf]) == "a leaf has hooks"
+
+
+def test_hooks_of_leaves_see_the_gradient_of_repeated_operations(leaf):
+    seen = []
+    leaf.register_hook(lambda grad: seen.append(grad.numpy().copy()))
+    stream = Generator(0).dropout
+    traced = TracedLoss(lambda batch: (leaf * batch[0]).sum(), [leaf], stream)
+    batches = [(np.full(3, number, np.float32),) for number in range(4)]
+    for batch in batches:
+        leaf.grad = None
+        parallel.backward(traced, [batch], [1.0], [leaf], workers=Workers(1), dropout=stream)
+    assert traced.reason is None
+    np.testing.assert_array_equal(seen, [batch[0] for batch in batches])
 
 
 def test_nonfinite_values_are_named_after_the_loss_was_traced(leaf):
