@@ -18,6 +18,7 @@ FUSED = Extension(
             "embedding",
             "layernorm",
             "linear",
+            "program",
             "residual",
             "running_mean",
             "spread",
@@ -25,7 +26,16 @@ FUSED = Extension(
     ],
     depends=[
         f"kernels/{name}.h"
-        for name in ("attention", "attention_blocks", "fused", "philox", "spread", "tile")
+        for name in (
+            "arguments",
+            "attention",
+            "attention_blocks",
+            "fused",
+            "philox",
+            "program",
+            "spread",
+            "tile",
+        )
     ],
     # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
     # no contraction, so that AdamW's digits are those of its reference.

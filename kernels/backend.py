@@ -11,6 +11,7 @@ import numpy as np
 
 from kernels import (
     adamw,
+    add,
     attention,
     bias_activation,
     cross_entropy,
@@ -30,6 +31,7 @@ from kernels import (
     sgd,
     softmax,
 )
+from kernels import recording
 from kernels.array import Array, namespace
 
 
@@ -49,6 +51,7 @@ class Backend:
     xp: ModuleType
     array_type: type
     adamw: Any = adamw
+    add: Any = add
     attention: Any = attention
     bias_activation: Any = bias_activation
     cross_entropy: Any = cross_entropy
@@ -73,6 +76,12 @@ class Backend:
         return self.name
 
     __str__ = __repr__
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Return an array of any content, for a kernel to write to."""
+        if self.on_host:
+            return recording.empty(shape, dtype)
+        return self.xp.empty(shape, dtype)
 
     def from_numpy(self, array: np.ndarray) -> Array:
         """Return `array` as an array of this backend (the same one on the CPU)."""

@@ -72,11 +72,12 @@ INLINE void forward(const float *z, const float *bias, float *y, int64_t rows, i
     }
 }
 
-/* `kept` is y for RELU, and z for the others. Adds to grad_bias, which starts as zeros, unless it
- * is NULL. */
+/* `kept` is y for RELU, and z for the others; grad_bias may be NULL. */
 INLINE void backward(const float *grad, const float *kept, const float *bias, float *grad_z,
                      float *grad_bias, int64_t rows, int64_t columns, int kind)
 {
+    if (grad_bias)
+        memset(grad_bias, 0, (size_t)columns * sizeof(float));
     for (int64_t i = 0; i < rows; i++, grad += columns, kept += columns, grad_z += columns) {
         if (kind != RELU && bias) {
 #pragma omp simd

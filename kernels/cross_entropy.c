@@ -16,10 +16,12 @@ int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int
     return count;
 }
 
+/* Writes each row's loss, and unless `loss` is NULL their sum over `divisor` there. */
 MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targets,
-                                        float *losses, float *logsumexp, int64_t rows,
-                                        int64_t classes, int64_t ignored)
+                                        float *losses, float *logsumexp, float *loss, int64_t rows,
+                                        int64_t classes, int64_t ignored, int64_t divisor)
 {
+    double total = 0;
     for (int64_t i = 0; i < rows; i++, logits += classes) {
         float peak = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : peak)
@@ -31,14 +33,19 @@ MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targ
         const float rest = logf(sum);
         logsumexp[i] = rest + peak;
         losses[i] = targets[i] == ignored ? 0 : rest + (peak - logits[targets[i]]);
+        total += losses[i];
     }
+    if (loss)
+        *loss = (float)(total / (double)divisor);
 }
 
-MULTIVERSION void cross_entropy_backward(const float *logits, const int64_t *targets,
-                                         const float *logsumexp, float *grad_logits,
-                                         int64_t rows, int64_t classes, int64_t ignored,
-                                         float scale)
+/* grad is that of the loss, of which each row's is a part: over `divisor`. */
+MULTIVERSION void cross_entropy_backward(const float *grad, const float *logits,
+                                         const int64_t *targets, const float *logsumexp,
+                                         float *grad_logits, int64_t rows, int64_t classes,
+                                         int64_t ignored, int64_t divisor)
 {
+    const float scale = (float)((double)*grad / (double)divisor);
     for (int64_t i = 0; i < rows; i++, logits += classes, grad_logits += classes) {
         if (targets[i] == ignored) {
             memset(grad_logits, 0, (size_t)classes * sizeof(float));

@@ -13,10 +13,11 @@ int64_t embedding_forward(const int64_t *idx, const float *weight, float *y, int
     return 1;
 }
 
-/* Adds to grad_weight, which starts as zeros, in the order of the indices. */
+/* Adds up in the order of the indices. */
 MULTIVERSION int64_t embedding_backward(const float *grad, const int64_t *idx, float *grad_weight,
                                         int64_t count, int64_t rows, int64_t columns)
 {
+    memset(grad_weight, 0, (size_t)(rows * columns) * sizeof(float));
     for (int64_t i = 0; i < count; i++, grad += columns) {
         if (idx[i] < 0 || idx[i] >= rows)
             return 0;

@@ -2,76 +2,86 @@
  *
  * The functions check that buffers are C-contiguous, of four-byte (or, for indices, eight-byte)
  * items, and large enough; what they mean is for the callers, kernels/fused.py, to keep. The
- * interpreter's lock is released while a kernel runs. */
+ * interpreter's lock is released while a kernel runs. What a thread calls while it records a
+ * program becomes a part of that, see program.c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdatomic.h>
 
+#include "arguments.h"
 #include "attention.h"
 #include "fused.h"
+#include "program.h"
 #include "spread.h"
 
-enum { MOST = 17 };
-
 typedef struct {
-    int count; /* of buffers held */
-    Py_buffer held[MOST];
-    union {
-        void *data;
-        int64_t whole;
-        uint64_t natural;
-        float real;
-        const Py_buffer *view;
-    } at[MOST];
-} Arguments;
+    int count;
+    Py_buffer buffers[MOST_ARGUMENTS];
+} Held;
 
-static void give_back(Arguments *arguments)
+static void give_back(Held *held)
 {
-    while (arguments->count)
-        PyBuffer_Release(&arguments->held[--arguments->count]);
+    while (held->count)
+        PyBuffer_Release(&held->buffers[--held->count]);
+}
+
+static int take_view(View *to, const Py_buffer *view, const char *name, Py_ssize_t number)
+{
+    if (view->ndim != 4 || (view->strides[3] != view->itemsize && view->shape[3] > 1)) {
+        PyErr_Format(PyExc_TypeError, "%s: argument %zd is not (B, H, T, D)", name, number);
+        return -1;
+    }
+    to->data = view->buf;
+    for (int axis = 0; axis < 4; axis++)
+        to->shape[axis] = view->shape[axis];
+    for (int axis = 0; axis < 3; axis++)
+        to->strides[axis] = view->strides[axis] / view->itemsize;
+    return 0;
 }
 
 /* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices (any of them
  * may be None, which is NULL); v and V the same of four axes, of which only the last need be
- * contiguous; i a whole number, n one from 0 to 2^64 - 1, r a real one. Returns -1
- * with an error set. */
-static int take(Arguments *arguments, const char *name, const char *pattern,
+ * contiguous; i a whole number, n one from 0 to 2^64 - 1, r a real one; s and, next to it, k the
+ * seed and the number of the call that a dropout mask is made of. Returns -1 with an error set. */
+static int take(Arguments *arguments, Held *held, const char *name, const char *pattern,
                 PyObject *const *given, Py_ssize_t count)
 {
-    arguments->count = 0;
+    int64_t views = 0;
+    held->count = 0;
     if (count != (Py_ssize_t)strlen(pattern)) {
-        PyErr_Format(PyExc_TypeError, "%s takes %zu arguments, got %zd", name, strlen(pattern), count);
+        PyErr_Format(PyExc_TypeError, "%s takes %zu arguments, got %zd", name, strlen(pattern),
+                     count);
         return -1;
     }
     for (Py_ssize_t k = 0; k < count; k++) {
-        if (pattern[k] == 'i') {
+        const char letter = pattern[k];
+        if (letter == 'i') {
             arguments->at[k].whole = PyLong_AsLongLong(given[k]);
-        } else if (pattern[k] == 'n') {
+        } else if (letter == 'n' || letter == 's' || letter == 'k') {
             arguments->at[k].natural = PyLong_AsUnsignedLongLong(given[k]);
-        } else if (pattern[k] == 'r') {
+        } else if (letter == 'r') {
             arguments->at[k].real = (float)PyFloat_AsDouble(given[k]);
         } else if (given[k] == Py_None) {
             arguments->at[k].data = NULL;
         } else {
-            Py_buffer *view = &arguments->held[arguments->count];
-            const int heads = pattern[k] == 'v' || pattern[k] == 'V';
-            const int written = pattern[k] == 'F' || pattern[k] == 'V';
-            const int flags = (heads ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) | (written ? PyBUF_WRITABLE : 0);
+            Py_buffer *const view = &held->buffers[held->count];
+            const int of_heads = letter == 'v' || letter == 'V';
+            const int written = letter == 'F' || letter == 'V';
+            const int flags = (of_heads ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) |
+                              (written ? PyBUF_WRITABLE : 0);
             if (PyObject_GetBuffer(given[k], view, flags) < 0)
                 break;
-            arguments->count++;
+            held->count++;
             arguments->at[k].data = view->buf;
-            if (heads) {
-                arguments->at[k].view = view;
-                if (view->ndim != 4 || (view->strides[3] != view->itemsize && view->shape[3] > 1)) {
-                    PyErr_Format(PyExc_TypeError, "%s: argument %zd is not (B, H, T, D)", name, k + 1);
+            if (of_heads) {
+                if (take_view(&arguments->views[views], view, name, k + 1) < 0)
                     break;
-                }
+                arguments->at[k].whole = views++;
             }
-            if (view->itemsize != (pattern[k] == 't' ? 8 : 4)) {
-                PyErr_Format(PyExc_TypeError, "%s: argument %zd has items of %zd bytes", name, k + 1,
-                             view->itemsize);
+            if (view->itemsize != (letter == 't' ? 8 : 4)) {
+                PyErr_Format(PyExc_TypeError, "%s: argument %zd has items of %zd bytes", name,
+                             k + 1, view->itemsize);
                 break;
             }
         }
@@ -79,46 +89,54 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
             break;
     }
     if (PyErr_Occurred()) {
-        give_back(arguments);
+        give_back(held);
         return -1;
     }
     return 0;
 }
 
-#define FLOATS(k) ((float *)arguments.at[k].data)
-#define INDICES(k) ((const int64_t *)arguments.at[k].data)
-#define WHOLE(k) (arguments.at[k].whole)
-#define NATURAL(k) (arguments.at[k].natural)
-#define REAL(k) (arguments.at[k].real)
-
-#define FUNCTION(name, pattern, call)                                                     \
-    static PyObject *py_##name(PyObject *self, PyObject *const *given, Py_ssize_t count) \
-    {                                                                                     \
-        Arguments arguments;                                                              \
-        (void)self;                                                                       \
-        if (take(&arguments, #name, pattern, given, count) < 0)                           \
-            return NULL;                                                                  \
-        int failed = 0;                                                                   \
-        Py_BEGIN_ALLOW_THREADS call;                                                      \
-        Py_END_ALLOW_THREADS give_back(&arguments);                                       \
-        if (failed)                                                                       \
-            return PyErr_NoMemory();                                                      \
-        Py_RETURN_NONE;                                                                   \
+static PyObject *call(const Kernel *kernel, PyObject *const *given, Py_ssize_t count)
+{
+    Arguments arguments;
+    Held held;
+    if (take(&arguments, &held, kernel->name, kernel->pattern, given, count) < 0)
+        return NULL;
+    const Py_ssize_t recorded = program_record(kernel, &arguments, given);
+    if (recorded == -2) {
+        give_back(&held);
+        return NULL;
     }
+    int64_t result;
+    Py_BEGIN_ALLOW_THREADS result = kernel->run(&arguments);
+    Py_END_ALLOW_THREADS give_back(&held);
+    if (recorded >= 0)
+        program_expect(recorded, result);
+    if (kernel->has_result)
+        return PyLong_FromLongLong(result);
+    if (result < 0)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
 
-/* The same for a kernel whose result is a whole number. */
-#define RESULT(name, pattern, call)                                                       \
+#define FLOATS(k) ((float *)a->at[k].data)
+#define INDICES(k) ((const int64_t *)a->at[k].data)
+#define WHOLE(k) (a->at[k].whole)
+#define NATURAL(k) (a->at[k].natural)
+#define REAL(k) (a->at[k].real)
+#define VIEW(k) (&a->views[a->at[k].whole])
+
+#define KERNEL(name, pattern, has_result, body)                                          \
+    static int64_t run_##name(const Arguments *a) { body; }                              \
+    static const Kernel kernel_##name = {#name, pattern, run_##name, has_result};        \
     static PyObject *py_##name(PyObject *self, PyObject *const *given, Py_ssize_t count) \
-    {                                                                                     \
-        Arguments arguments;                                                              \
-        (void)self;                                                                       \
-        if (take(&arguments, #name, pattern, given, count) < 0)                           \
-            return NULL;                                                                  \
-        int64_t result;                                                                   \
-        Py_BEGIN_ALLOW_THREADS result = call;                                             \
-        Py_END_ALLOW_THREADS give_back(&arguments);                                       \
-        return PyLong_FromLongLong(result);                                               \
+    {                                                                                    \
+        (void)self;                                                                      \
+        return call(&kernel_##name, given, count);                                       \
     }
+/* A kernel that cannot fail, one that can run out of memory, and one whose result is a number. */
+#define FUNCTION(name, pattern, work) KERNEL(name, pattern, 0, work; return 0)
+#define FALLIBLE(name, pattern, work) KERNEL(name, pattern, 0, return work)
+#define RESULT(name, pattern, work) KERNEL(name, pattern, 1, return work)
 
 FUNCTION(layernorm_forward, "fffFFFiir",
          layernorm_forward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
@@ -127,35 +145,31 @@ FUNCTION(layernorm_backward, "fffffFFFii",
          layernorm_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
                             FLOATS(6), FLOATS(7), WHOLE(8), WHOLE(9)))
 
-static Heads heads_of(const Py_buffer *view)
+static Heads heads_of(const View *view)
 {
-    const int64_t size = (int64_t)sizeof(float);
-    return (Heads){view->buf, view->strides[0] / size, view->strides[1] / size,
-                   view->strides[2] / size};
+    return (Heads){view->data, view->strides[0], view->strides[1], view->strides[2]};
 }
 
 /* Reads q, k, v, out, logsumexp, causal, scale, then whether there is dropout, and its mask. */
-static Attention attention_of(const Arguments *given, DropoutMask *mask)
+static Attention attention_of(const Arguments *a, DropoutMask *mask)
 {
-    const Py_buffer *const q = given->at[0].view, *const k = given->at[1].view;
-    const Py_buffer *const v = given->at[2].view;
+    const View *const q = VIEW(0), *const k = VIEW(1), *const v = VIEW(2);
     Attention attention = {
         .heads = q->shape[1],
         .queries = q->shape[2],
         .keys = k->shape[2],
         .size = q->shape[3],
         .value_size = v->shape[3],
-        .seen = given->at[5].whole ? 1 + k->shape[2] - q->shape[2] : INT64_MAX / 4,
-        .scale = given->at[6].real,
+        .seen = WHOLE(5) ? 1 + k->shape[2] - q->shape[2] : INT64_MAX / 4,
+        .scale = REAL(6),
         .q = heads_of(q),
         .k = heads_of(k),
         .v = heads_of(v),
-        .out = heads_of(given->at[3].view),
-        .logsumexp = given->at[4].data,
+        .out = heads_of(VIEW(3)),
+        .logsumexp = FLOATS(4),
     };
-    if (given->at[7].whole) {
-        *mask = dropout_mask(given->at[8].natural, given->at[9].natural, given->at[10].whole,
-                             given->at[11].real);
+    if (WHOLE(7)) {
+        *mask = dropout_mask(NATURAL(8), NATURAL(9), WHOLE(10), REAL(11));
         attention.mask = mask;
     }
     return attention;
@@ -174,33 +188,32 @@ static void run_heads(void *work, int64_t first, int64_t last)
         atomic_store(&job->failed, 1);
 }
 
-static int spread_heads(AttentionJob *job, const Arguments *given)
+static int64_t spread_heads(AttentionJob *job, const Arguments *a)
 {
-    const Py_ssize_t *const shape = given->at[0].view->shape;
-    spread(run_heads, job, shape[0] * shape[1], given->at[12].whole);
-    return job->failed;
+    spread(run_heads, job, VIEW(0)->shape[0] * VIEW(0)->shape[1], WHOLE(12));
+    return job->failed ? -1 : 0;
 }
 
-static int forward_of(const Arguments *given)
-{
-    DropoutMask mask;
-    AttentionJob job = {attention_of(given, &mask), attention_forward, 0};
-    return spread_heads(&job, given);
-}
-
-static int backward_of(const Arguments *given)
+static int64_t forward_of(const Arguments *a)
 {
     DropoutMask mask;
-    AttentionJob job = {attention_of(given, &mask), attention_backward, 0};
-    job.attention.grad = heads_of(given->at[13].view);
-    job.attention.grad_q = heads_of(given->at[14].view);
-    job.attention.grad_k = heads_of(given->at[15].view);
-    job.attention.grad_v = heads_of(given->at[16].view);
-    return spread_heads(&job, given);
+    AttentionJob job = {attention_of(a, &mask), attention_forward, 0};
+    return spread_heads(&job, a);
 }
 
-FUNCTION(attention_forward, "vvvVFirinniri", failed = forward_of(&arguments))
-FUNCTION(attention_backward, "vvvvfirinnirivVVV", failed = backward_of(&arguments))
+static int64_t backward_of(const Arguments *a)
+{
+    DropoutMask mask;
+    AttentionJob job = {attention_of(a, &mask), attention_backward, 0};
+    job.attention.grad = heads_of(VIEW(13));
+    job.attention.grad_q = heads_of(VIEW(14));
+    job.attention.grad_k = heads_of(VIEW(15));
+    job.attention.grad_v = heads_of(VIEW(16));
+    return spread_heads(&job, a);
+}
+
+FALLIBLE(attention_forward, "vvvVFiriskiri", forward_of(a))
+FALLIBLE(attention_backward, "vvvvfiriskirivVVV", backward_of(a))
 
 RESULT(attention_choose_lanes, "i", attention_choose_lanes(WHOLE(0)))
 FUNCTION(bias_activation_forward, "ffFiii",
@@ -208,25 +221,30 @@ FUNCTION(bias_activation_forward, "ffFiii",
 FUNCTION(bias_activation_backward, "fffFFiii",
          bias_activation_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), WHOLE(5),
                                   WHOLE(6), WHOLE(7)))
-FUNCTION(dropout_masked, "fFinnir",
+FUNCTION(dropout_masked, "fFiskir",
          dropout_masked(FLOATS(0), FLOATS(1), WHOLE(2), NATURAL(3), NATURAL(4), WHOLE(5), REAL(6)))
-FUNCTION(residual_forward, "Fffiinnir",
+FUNCTION(residual_forward, "Fffiiskir",
          residual_forward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
                           NATURAL(6), WHOLE(7), REAL(8)))
-FUNCTION(residual_backward, "fFFiinnir",
+FUNCTION(residual_backward, "fFFiiskir",
          residual_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
                            NATURAL(6), WHOLE(7), REAL(8)))
 FUNCTION(linear_few_rows, "fffFiiii",
          linear_few_rows(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5), WHOLE(6),
                          WHOLE(7)))
 FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
+FUNCTION(product, "ffFiiiiii",
+         product(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), (int)WHOLE(6),
+                 (int)WHOLE(7), (int)WHOLE(8)))
+RESULT(bind_sgemm, "ii", bind_sgemm(WHOLE(0), WHOLE(1)))
+FUNCTION(add_rows, "ffFii", add_rows(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4)))
 RESULT(count_targets, "tiii", count_targets(INDICES(0), WHOLE(1), WHOLE(2), WHOLE(3)))
-FUNCTION(cross_entropy_forward, "ftFFiii",
-         cross_entropy_forward(FLOATS(0), INDICES(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
-                               WHOLE(6)))
-FUNCTION(cross_entropy_backward, "ftfFiiir",
-         cross_entropy_backward(FLOATS(0), INDICES(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
-                                WHOLE(6), REAL(7)))
+FUNCTION(cross_entropy_forward, "ftFFFiiii",
+         cross_entropy_forward(FLOATS(0), INDICES(1), FLOATS(2), FLOATS(3), FLOATS(4), WHOLE(5),
+                               WHOLE(6), WHOLE(7), WHOLE(8)))
+FUNCTION(cross_entropy_backward, "fftfFiiii",
+         cross_entropy_backward(FLOATS(0), FLOATS(1), INDICES(2), FLOATS(3), FLOATS(4), WHOLE(5),
+                                WHOLE(6), WHOLE(7), WHOLE(8)))
 RESULT(embedding_forward, "tfFiii",
        embedding_forward(INDICES(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 RESULT(embedding_backward, "ftFiii",
@@ -254,6 +272,9 @@ static PyMethodDef functions[] = {
     ENTRY(residual_backward),
     ENTRY(linear_few_rows),
     ENTRY(column_sums),
+    ENTRY(product),
+    ENTRY(bind_sgemm),
+    ENTRY(add_rows),
     ENTRY(count_targets),
     ENTRY(cross_entropy_forward),
     ENTRY(cross_entropy_backward),
@@ -273,5 +294,10 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__fused(void)
 {
     attention_choose_lanes(INT64_MAX);
-    return PyModule_Create(&module);
+    PyObject *const fused = PyModule_Create(&module);
+    if (fused && program_add_type(fused) < 0) {
+        Py_DECREF(fused);
+        return NULL;
+    }
+    return fused;
 }

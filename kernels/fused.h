@@ -68,12 +68,17 @@ void residual_backward(const float *grad, float *grad_z, float *grad_bias, int64
                        int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
                        float scale);
 void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns);
+int64_t bind_sgemm(int64_t address, int64_t whole_bytes);
+void product(const float *a, const float *b, float *c, int64_t rows, int64_t columns,
+             int64_t depth, int transpose_a, int transpose_b, int add);
+void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t columns);
 int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int64_t ignored);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
-                           float *logsumexp, int64_t rows, int64_t classes, int64_t ignored);
-void cross_entropy_backward(const float *logits, const int64_t *targets, const float *logsumexp,
-                            float *grad_logits, int64_t rows, int64_t classes, int64_t ignored,
-                            float scale);
+                           float *logsumexp, float *loss, int64_t rows, int64_t classes,
+                           int64_t ignored, int64_t divisor);
+void cross_entropy_backward(const float *grad, const float *logits, const int64_t *targets,
+                            const float *logsumexp, float *grad_logits, int64_t rows,
+                            int64_t classes, int64_t ignored, int64_t divisor);
 int64_t embedding_forward(const int64_t *idx, const float *weight, float *y, int64_t count,
                           int64_t rows, int64_t columns);
 int64_t embedding_backward(const float *grad, const int64_t *idx, float *grad_weight,

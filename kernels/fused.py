@@ -7,6 +7,7 @@ where the extension was not built (no C compiler), or with TINYGRAD_CHAR_KERNELS
 
 import math
 import os
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 
 from kernels import (
     adamw,
+    add,
     attention,
     bias_activation,
+    blas,
     cross_entropy,
     dropout,
     embedding,
@@ -29,11 +32,8 @@ from kernels.array import Array
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
 from kernels.cores import threads_for
 from kernels.dropout import DropoutKey, MaskSource
-
-try:
-    from kernels import _fused as compiled  # type: ignore[attr-defined]
-except ImportError:
-    compiled = None
+from kernels.extension import compiled
+from kernels.recording import empty
 
 GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
@@ -58,14 +58,48 @@ def _matrix(array: Array) -> tuple[int, int]:
     return math.prod(array.shape[:-1]), array.shape[-1]
 
 
+def add_forward(a: Any, b: Any) -> Array:
+    """See add.forward; fused where b has the shape of a, or of its last axes."""
+    if not _adds_rows(a, b):
+        return add.forward(a, b)
+    y = empty(a.shape)
+    compiled.add_rows(a, b, y, a.size // b.size, b.size)
+    return y
+
+
+def add_backward(
+    grad: Array, a_shape: tuple[int, ...], b_shape: tuple[int, ...], needs: tuple[bool, bool]
+) -> tuple[Array | None, Array | None]:
+    """See add.backward."""
+    size = math.prod(b_shape)
+    if a_shape == b_shape or a_shape[len(a_shape) - len(b_shape) :] != b_shape:
+        return add.backward(grad, a_shape, b_shape, needs)
+    if not needs[1] or not size or not _fits(grad):
+        return add.backward(grad, a_shape, b_shape, needs)
+    grad_b = empty(b_shape)
+    compiled.column_sums(grad, grad_b, grad.size // size, size)
+    return grad if needs[0] else None, grad_b
+
+
+def _adds_rows(a: Any, b: Any) -> bool:
+    return (
+        type(a) is np.ndarray
+        and type(b) is np.ndarray
+        and a.ndim >= b.ndim
+        and a.shape[a.ndim - b.ndim :] == b.shape
+        and b.size > 0
+        and _fits(a, b)
+    )
+
+
 def layernorm_forward(
     x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
 ) -> tuple[Array, Array, Array]:
     """See layernorm.forward."""
     if not _fits(x, weight, bias):
         return layernorm.forward(x, weight, bias, eps)
-    y = np.empty_like(x)
-    mean, rstd = (np.empty((*x.shape[:-1], 1), np.float32) for _ in range(2))
+    y = empty(x.shape)
+    mean, rstd = empty((*x.shape[:-1], 1)), empty((*x.shape[:-1], 1))
     compiled.layernorm_forward(x, weight, bias, y, mean, rstd, mean.size, x.shape[-1], eps)
     return y, mean, rstd
 
@@ -82,9 +116,9 @@ def layernorm_backward(
     if not _fits(grad, x, weight):
         return layernorm.backward(grad, x, weight, mean, rstd, needs)
     channels = x.shape[-1]
-    grad_x = np.empty_like(x) if needs[0] else None
-    grad_weight = np.zeros(channels, np.float32) if needs[1] else None
-    grad_bias = np.zeros(channels, np.float32) if needs[2] else None
+    grad_x = empty(x.shape) if needs[0] else None
+    grad_weight = empty((channels,)) if needs[1] else None
+    grad_bias = empty((channels,)) if needs[2] else None
     compiled.layernorm_backward(
         grad, x, weight, mean, rstd, grad_x, grad_weight, grad_bias, mean.size, channels
     )
@@ -104,8 +138,8 @@ def attention_forward(
     if not _fits_attention(q, k, v, dropout, key):
         return attention.forward(q, k, v, causal, scale, dropout, key)
     batch, heads, queries, _ = q.shape
-    out = np.empty((batch, queries, heads, v.shape[-1]), np.float32).transpose(0, 2, 1, 3)
-    logsumexp = np.empty((batch, heads, queries), np.float32)
+    out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
+    logsumexp = empty((batch, heads, queries))
     arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
     compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
     return out, logsumexp
@@ -154,7 +188,7 @@ def bias_activation_forward(z: Array, bias: Array | None, activation: str) -> tu
     if not _fits(z, bias):
         return bias_activation.forward(z, bias, activation)
     kind = ACTIVATIONS.index(activation)
-    y = z if activation == "relu" else np.empty_like(z)
+    y = z if activation == "relu" else empty(z.shape)
     compiled.bias_activation_forward(z, bias, y, *_matrix(z), kind)
     return y, (y, None) if activation == "relu" else (z, bias)
 
@@ -166,8 +200,8 @@ def bias_activation_backward(
     if not _fits(grad, *kept):
         return bias_activation.backward(grad, kept, activation, need_bias)
     kind = ACTIVATIONS.index(activation)
-    grad_z = np.empty_like(grad)
-    grad_bias = np.zeros(grad.shape[-1], np.float32) if need_bias else None
+    grad_z = empty(grad.shape)
+    grad_bias = empty(grad.shape[-1:]) if need_bias else None
     compiled.bias_activation_backward(grad, *kept, grad_z, grad_bias, *_matrix(grad), kind)
     return grad_z, grad_bias
 
@@ -176,7 +210,7 @@ def gelu_forward(x: Array, approximate: str = "none") -> Array:
     """See gelu.forward."""
     if not _fits(x):
         return gelu.forward(x, approximate)
-    y = np.empty_like(x)
+    y = empty(x.shape)
     compiled.bias_activation_forward(x, None, y, 1, x.size, GELU_KINDS[approximate])
     return y
 
@@ -185,7 +219,7 @@ def gelu_backward(grad: Array, x: Array, approximate: str = "none") -> Array:
     """See gelu.backward."""
     if not _fits(grad, x):
         return gelu.backward(grad, x, approximate)
-    dx = np.empty_like(x)
+    dx = empty(x.shape)
     compiled.bias_activation_backward(grad, x, None, dx, None, 1, x.size, GELU_KINDS[approximate])
     return dx
 
@@ -195,7 +229,7 @@ def dropout_masked(x: Array, p: float, key: MaskSource) -> Array:
     mask = _mask(p, key)
     if mask is None or not _fits(x):
         return dropout.forward(x, p, key)
-    y = np.empty_like(x)
+    y = empty(x.shape)
     compiled.dropout_masked(x, y, x.size, *mask)
     return y
 
@@ -220,32 +254,55 @@ def residual_backward(
         return residual.backward(grad, p, key, need_bias)
     if p == 0:
         return grad, _column_sums(grad) if need_bias else None
-    grad_z = np.empty_like(grad)
-    grad_bias = np.zeros(grad.shape[-1], np.float32) if need_bias else None
+    grad_z = empty(grad.shape)
+    grad_bias = empty(grad.shape[-1:]) if need_bias else None
     compiled.residual_backward(grad, grad_z, grad_bias, *_matrix(grad), *mask)
     return grad_z, grad_bias
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None) -> Array:
-    """See linear.forward, which serves where BLAS is as fast as the memory."""
+    """See linear.forward; few rows are multiplied by a kernel of our own, others by BLAS."""
     count = x.size // max(x.shape[-1], 1)
-    if not 0 < count <= FEW_ROWS or not _fits(x, weight, bias):
+    if count == 0 or weight.size == 0 or not _fits(x, weight, bias):
         return linear.forward(x, weight, bias)
     outputs, inputs = weight.shape
-    y = np.empty((*x.shape[:-1], outputs), np.float32)
-    threads = threads_for(2 * count * weight.size)
-    compiled.linear_few_rows(x, weight, bias, y, count, inputs, outputs, threads)
+    if count <= FEW_ROWS:
+        y = empty((*x.shape[:-1], outputs))
+        threads = threads_for(2 * count * weight.size)
+        compiled.linear_few_rows(x, weight, bias, y, count, inputs, outputs, threads)
+        return y
+    if not _has_sgemm():
+        return linear.forward(x, weight, bias)
+    y = empty((*x.shape[:-1], outputs))
+    compiled.product(x, weight, y, count, outputs, inputs, 0, 1, 0)
+    if bias is not None:
+        compiled.add_rows(y, bias, y, count, outputs)
     return y
 
 
 def linear_backward(
     grad: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """See linear.backward; the products are the reference's, the bias's gradient is fused."""
-    if not needs[2] or not _fits(grad):
+    """See linear.backward."""
+    if not grad.size or not _fits(grad, x, weight) or not _has_sgemm():
         return linear.backward(grad, x, weight, needs)
-    grad_x, grad_weight, _ = linear.backward(grad, x, weight, (needs[0], needs[1], False))
-    return grad_x, grad_weight, _column_sums(grad)
+    need_x, need_weight, need_bias = needs
+    count, outputs = _matrix(grad)
+    grad_x = grad_weight = None
+    if need_x:
+        inputs = weight.shape[1]
+        grad_x = empty((*grad.shape[:-1], inputs))
+        compiled.product(grad, weight, grad_x, count, inputs, outputs, 0, 0, 0)
+    if need_weight:
+        inputs = x.shape[-1]
+        grad_weight = empty((outputs, inputs))
+        compiled.product(grad, x, grad_weight, outputs, inputs, count, 1, 0, 0)
+    return grad_x, grad_weight, _column_sums(grad) if need_bias else None
+
+
+@cache
+def _has_sgemm() -> bool:
+    return blas.bind(compiled)
 
 
 def _mask(p: float, key: MaskSource | None) -> tuple[int, int, int, float] | None:
@@ -258,7 +315,7 @@ def _mask(p: float, key: MaskSource | None) -> tuple[int, int, int, float] | Non
 
 
 def _column_sums(array: Array) -> Array:
-    sums = np.zeros(array.shape[-1], np.float32)
+    sums = empty(array.shape[-1:])
     compiled.column_sums(array, sums, *_matrix(array))
     return sums
 
@@ -270,14 +327,13 @@ def cross_entropy_forward(
     indices, counted = _count_targets(logits, targets, ignore_index)
     if counted < 0:
         return cross_entropy.forward(logits, targets, reduction, ignore_index)
-    losses, logsumexp = (np.empty(len(targets), np.float32) for _ in range(2))
-    compiled.cross_entropy_forward(logits, indices, losses, logsumexp, *logits.shape, ignore_index)
-    if reduction == "none":
-        return losses, logsumexp
-    total = losses.sum()
-    if reduction == "mean":
-        total = total / np.float32(counted) if counted else total * np.float32(np.nan)
-    return total, logsumexp
+    losses, logsumexp = empty(targets.shape), empty(targets.shape)
+    loss = None if reduction == "none" else empty(())
+    compiled.cross_entropy_forward(
+        *(logits, indices, losses, logsumexp, loss),
+        *(*logits.shape, ignore_index, counted if reduction == "mean" else 1),
+    )
+    return losses if loss is None else loss, logsumexp
 
 
 def cross_entropy_backward(
@@ -290,12 +346,12 @@ def cross_entropy_backward(
 ) -> Array:
     """See cross_entropy.backward; without a reduction the reference serves."""
     indices, counted = _count_targets(logits, targets, ignore_index)
-    if counted < 0 or reduction == "none":
+    if counted < 0 or reduction == "none" or not _fits(grad):
         return cross_entropy.backward(grad, logits, targets, logsumexp, reduction, ignore_index)
-    scale = float(grad) / (max(counted, 1) if reduction == "mean" else 1)
-    dlogits = np.empty_like(logits)
+    divisor = max(counted, 1) if reduction == "mean" else 1
+    dlogits = empty(logits.shape)
     compiled.cross_entropy_backward(
-        logits, indices, logsumexp, dlogits, *logits.shape, ignore_index, scale
+        grad, logits, indices, logsumexp, dlogits, *logits.shape, ignore_index, divisor
     )
     return dlogits
 
@@ -315,7 +371,7 @@ def _int64(indices: Array) -> Array:
 def embedding_forward(idx: Array, weight: Array) -> Array:
     """See embedding.forward, which also serves to name an index that is out of range."""
     if _fits(weight):
-        y = np.empty((*idx.shape, weight.shape[1]), np.float32)
+        y = empty((*idx.shape, weight.shape[1]))
         if compiled.embedding_forward(_int64(idx), weight, y, idx.size, *weight.shape):
             return y
     return embedding.forward(idx, weight)
@@ -324,7 +380,7 @@ def embedding_forward(idx: Array, weight: Array) -> Array:
 def embedding_backward(grad: Array, idx: Array, rows: int) -> Array:
     """See embedding.backward."""
     if _fits(grad):
-        result = np.zeros((rows, grad.shape[-1]), np.float32)
+        result = empty((rows, grad.shape[-1]))
         if compiled.embedding_backward(grad, _int64(idx), result, idx.size, *result.shape):
             return result
     return embedding.backward(grad, idx, rows)
@@ -393,7 +449,7 @@ def running_mean_backward(grad: Array) -> Array:
 
 def _each_sequence(kernel: Any, array: Array) -> Array:
     """Return what a kernel that reads and writes (B, T, C) once makes of an array."""
-    result = np.empty_like(array)
+    result = empty(array.shape)
     sequences, length, channels = array.shape
     threads = threads_for(4 * array.size)  # read, add, divide and write
     kernel(array, result, sequences, length, channels, threads)
@@ -405,6 +461,7 @@ def _table() -> dict[str, Any]:
         return {}
     return {
         "adamw": SimpleNamespace(update=adamw_update),
+        "add": SimpleNamespace(forward=add_forward, backward=add_backward),
         "attention": SimpleNamespace(forward=attention_forward, backward=attention_backward),
         "bias_activation": SimpleNamespace(
             forward=bias_activation_forward, backward=bias_activation_backward

@@ -29,13 +29,16 @@ MULTIVERSION void layernorm_forward(const float *x, const float *weight, const f
     }
 }
 
-/* Writes grad_x; adds to grad_weight and grad_bias (channels), which start as zeros. Each of the
- * three, and weight, may be NULL. */
+/* Writes grad_x, and grad_weight and grad_bias (channels); each of them, and weight, may be NULL. */
 MULTIVERSION void layernorm_backward(const float *grad, const float *x, const float *weight,
                                      const float *mean, const float *rstd, float *grad_x,
                                      float *grad_weight, float *grad_bias, int64_t rows,
                                      int64_t channels)
 {
+    if (grad_weight)
+        memset(grad_weight, 0, (size_t)channels * sizeof(float));
+    if (grad_bias)
+        memset(grad_bias, 0, (size_t)channels * sizeof(float));
     for (int64_t i = 0; i < rows; i++, x += channels, grad += channels) {
         const float m = mean[i], r = rstd[i];
         if (grad_weight)

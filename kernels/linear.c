@@ -48,9 +48,52 @@ void linear_few_rows(const float *x, const float *weight, const float *bias, flo
     spread(some_outputs, &job, outputs, threads);
 }
 
-/* Adds the rows of grad (rows, columns) to sums, which starts as zeros, four at a time. */
+/* cblas_sgemm, with whole numbers of four or eight bytes: whose library NumPy uses, see blas.py. */
+typedef void Sgemm4(int order, int transpose_a, int transpose_b, int32_t rows, int32_t columns,
+                    int32_t depth, float alpha, const float *a, int32_t a_row, const float *b,
+                    int32_t b_row, float beta, float *c, int32_t c_row);
+typedef void Sgemm8(int order, int transpose_a, int transpose_b, int64_t rows, int64_t columns,
+                    int64_t depth, float alpha, const float *a, int64_t a_row, const float *b,
+                    int64_t b_row, float beta, float *c, int64_t c_row);
+static Sgemm4 *sgemm4;
+static Sgemm8 *sgemm8;
+enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
+
+/* Takes the function at an address for product(); returns the bytes of its whole numbers. */
+int64_t bind_sgemm(int64_t address, int64_t whole_bytes)
+{
+    sgemm4 = whole_bytes == 4 ? (Sgemm4 *)(intptr_t)address : NULL;
+    sgemm8 = whole_bytes == 8 ? (Sgemm8 *)(intptr_t)address : NULL;
+    return whole_bytes;
+}
+
+/* c (rows, columns) = [c +] a b, of which a (rows, depth) and b (depth, columns) may lie transposed
+ * in memory: (depth, rows), (columns, depth). */
+void product(const float *a, const float *b, float *c, int64_t rows, int64_t columns,
+             int64_t depth, int transpose_a, int transpose_b, int add)
+{
+    const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;
+    const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
+    const float beta = add ? 1 : 0;
+    if (sgemm8)
+        sgemm8(ROW_MAJOR, ta, tb, rows, columns, depth, 1, a, a_row, b, b_row, beta, c, columns);
+    else
+        sgemm4(ROW_MAJOR, ta, tb, (int32_t)rows, (int32_t)columns, (int32_t)depth, 1, a,
+               (int32_t)a_row, b, (int32_t)b_row, beta, c, (int32_t)columns);
+}
+
+/* y (rows, columns) = a + b, of which b (columns) is added to each row. */
+MULTIVERSION void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t columns)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            y[i * columns + j] = a[i * columns + j] + b[j];
+}
+
+/* Writes the sum of the rows of grad (rows, columns), added up four at a time. */
 MULTIVERSION void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns)
 {
+    memset(sums, 0, (size_t)columns * sizeof(float));
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4, grad += 4 * columns)
         for (int64_t j = 0; j < columns; j++)

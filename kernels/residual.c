@@ -19,12 +19,14 @@ MULTIVERSION void residual_forward(float *z, const float *bias, const float *x, 
     }
 }
 
-/* Writes grad_z and adds its rows to grad_bias, which starts as zeros, unless it is NULL. */
+/* Writes grad_z, and the sum of its rows to grad_bias unless that is NULL. */
 MULTIVERSION void residual_backward(const float *grad, float *grad_z, float *grad_bias,
                                     int64_t rows, int64_t columns, uint64_t seed, uint64_t call,
                                     int64_t threshold, float scale)
 {
     const DropoutMask mask = dropout_mask(seed, call, threshold, scale);
+    if (grad_bias)
+        memset(grad_bias, 0, (size_t)columns * sizeof(float));
     for (int64_t i = 0; i < rows; i++, grad += columns, grad_z += columns) {
         dropout_apply(&mask, i * columns, columns, grad, grad_z);
         if (grad_bias)

@@ -144,6 +144,7 @@ class Trainer:
             self.optimizer.parameters,
             workers=self.workers,
             dropout=self.generator.dropout,
+            flat_grad=self.optimizer.flat_grad,
         )
 
     def _batch(self) -> tuple[np.ndarray, np.ndarray]:

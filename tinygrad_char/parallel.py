@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kernels.array import Array
 from kernels.cores import available_cores, one_core
-from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite
+from tinygrad_char.autograd import Accumulation, add_flat, is_detecting_nonfinite
+from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.trace import TracedLoss, loss_and_gradients
@@ -104,6 +105,7 @@ def backward(
     *,
     workers: Workers,
     dropout: Stream,
+    flat_grad: Array | None = None,
 ) -> float:
     """Add the gradients of sum_i weights_i loss(shards_i) to `.grad`, and return this sum.
 
@@ -119,24 +121,30 @@ def backward(
         The leaves whose gradients are wanted.
     dropout
         The stream of dropout keys that `loss` draws from: each shard has its own part of it.
+    flat_grad
+        An optimizer's, of which the parameters' gradients are views, in their order.
     """
     accumulation = Accumulation()
     total = 0.0
 
     def compute(
         work: tuple[Item, float, DropoutKeys],
-    ) -> tuple[float, list[Array | None]]:
+    ) -> Computed:
         shard, weight, keys = work
         with dropout.using(keys):
             if isinstance(loss, TracedLoss):
-                return loss.gradients(shard, weight)
+                return loss.compute(shard, weight)
             return loss_and_gradients(loss, shard, weight, parameters)
 
     with dropout.shards(len(shards)) as keys:
-        for part, grads in workers.map(compute, list(zip(shards, weights, keys, strict=True))):
-            total += part
-            for leaf, grad in zip(parameters, grads, strict=True):
-                if grad is not None:
-                    accumulation.add(leaf, grad)
+        for part in workers.map(compute, list(zip(shards, weights, keys, strict=True))):
+            total += part.loss
+            if part.flat is None or flat_grad is None or not add_flat(
+                parameters, part.flat, flat_grad
+            ):
+                for leaf, grad in zip(parameters, part.grads, strict=True):
+                    if grad is not None:
+                        accumulation.add(leaf, grad)
+            part.release()
     accumulation.finish()
     return total

@@ -2,6 +2,7 @@
 
 NAMES = (
     "adamw",
+    "add",
     "attention",
     "bias_activation",
     "cross_entropy",

@@ -32,10 +32,13 @@ class GetItem(Function):
         if self.basic and not isinstance(y, self.backend.array_type):
             # one element, which NumPy copies out: with an ellipsis it stays a view
             y = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+        self.whole = self.basic and (y.shape, y.strides) == (x.shape, x.strides)
         return y
 
     def backward(self, grad: Array) -> Array:
         """Return zeros with dy added at the index, as often as an element was taken."""
+        if self.whole:
+            return grad
         xp = self.backend.xp
         result = xp.zeros(self.source, dtype=grad.dtype)
         if self.basic:

@@ -281,8 +281,7 @@ class Attention(Function):
 
     def backward(self, grad: Array) -> tuple[Array, Array, Array]:
         """Return dq, dk, dv."""
-        xp = self.backend.xp
-        grads = tuple(xp.empty(each.shape, dtype=each.dtype) for each in self.saved[:3])
+        grads = tuple(self.backend.empty(each.shape, each.dtype) for each in self.saved[:3])
         self.backend.attention.backward(grad, *self.saved, grads, *self.options)
         return grads
 
@@ -325,7 +324,7 @@ class SelfAttention(Function):
         qkv, out, logsumexp = self.saved
         batch, length, width = qkv.shape
         grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
-        result = self.backend.xp.empty(qkv.shape, dtype=qkv.dtype)
+        result = self.backend.empty(qkv.shape, qkv.dtype)
         self.backend.attention.backward(
             grad.transpose(0, 2, 1, 3),
             *self._views(qkv),

@@ -1,0 +1,21 @@
+"""Addition with NumPy's broadcasting."""
+
+from typing import Any
+
+from kernels.array import Array
+from kernels.broadcast import unbroadcast
+
+
+def forward(a: Any, b: Any) -> Array:
+    """Return a + b, where one of the two may be a number; backward needs their shapes."""
+    return a + b
+
+
+def backward(
+    grad: Array, a_shape: tuple[int, ...], b_shape: tuple[int, ...], needs: tuple[bool, bool]
+) -> tuple[Array | None, Array | None]:
+    """Return da and db, dy summed over what was broadcast; each None where `needs` says so."""
+    return (
+        unbroadcast(grad, a_shape) if needs[0] else None,
+        unbroadcast(grad, b_shape) if needs[1] else None,
+    )

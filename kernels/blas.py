@@ -1,0 +1,29 @@
+"""The BLAS that NumPy computes matrix products with, for kernels in C to call themselves."""
+
+import ctypes
+from typing import Any
+
+SYMBOLS = (("scipy_cblas_sgemm64_", 8), ("cblas_sgemm64_", 8), ("cblas_sgemm", 4))
+"""Names of cblas_sgemm, and the bytes of its whole numbers."""
+
+_libraries: list[Any] = []  # so that what was bound stays loaded
+
+
+def bind(compiled: Any) -> bool:
+    """Give the extension `compiled` the address of cblas_sgemm; return whether there is one.
+
+    Where there is none that is known here, products go through NumPy.
+    """
+    import threadpoolctl
+
+    found = [each["filepath"] for each in threadpoolctl.threadpool_info()]
+    # NumPy's own library first: another package may have brought a second one
+    for path in sorted(found, key=lambda path: "numpy" not in path):
+        library = ctypes.CDLL(path)
+        for symbol, whole_bytes in SYMBOLS:
+            function = getattr(library, symbol, None)
+            if function is not None:
+                _libraries.append(library)
+                compiled.bind_sgemm(ctypes.cast(function, ctypes.c_void_p).value, whole_bytes)
+                return True
+    return False
