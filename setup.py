@@ -30,6 +30,7 @@ FUSED = Extension(
             "arguments",
             "attention",
             "attention_blocks",
+            "attention_short",
             "fused",
             "philox",
             "program",

@@ -193,10 +193,21 @@ TARGET static void NAME(forward_queries)(const Attention *a, int64_t head, float
     }
 }
 
+#include "attention_short.h"
+
+INLINE int NAME(is_short)(const Attention *a)
+{
+    return a->queries <= LANES && a->keys <= KEYS;
+}
+
 TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *room)
 {
     if (a->queries < FEWEST_FOR_BLOCKS) {
         NAME(forward_queries)(a, head, room);
+        return;
+    }
+    if (NAME(is_short)(a)) {
+        NAME(forward_short)(a, head, room);
         return;
     }
     const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
@@ -282,6 +293,10 @@ TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, in
 
 TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *room)
 {
+    if (NAME(is_short)(a)) {
+        NAME(backward_short)(a, head, room);
+        return;
+    }
     const int64_t size = a->size, value_size = a->value_size;
     const int64_t width = rounded_up(size, PANEL), value_width = rounded_up(value_size, PANEL);
     const float *const logsumexp = a->logsumexp + head * a->queries;
