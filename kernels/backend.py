@@ -24,6 +24,7 @@ from kernels import (
     linear,
     log_softmax,
     matmul,
+    recording,
     relu,
     residual,
     running_mean,
@@ -31,7 +32,6 @@ from kernels import (
     sgd,
     softmax,
 )
-from kernels import recording
 from kernels.array import Array, namespace
 
 

@@ -9,6 +9,9 @@
  * recording. */
 #include "program.h"
 
+#include <stddef.h>
+#include <structmember.h>
+
 typedef struct {
     const Kernel *kernel;
     int64_t expected;
@@ -207,6 +210,12 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef members[] = {
+    {"kept", T_OBJECT_EX, offsetof(Program, kept), READONLY,
+     "The arrays that calls were given and that do not lie in lent memory."},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PySequenceMethods sequence = {.sq_length = (lenfunc)length};
 
 static PyTypeObject type = {
@@ -219,6 +228,7 @@ static PyTypeObject type = {
     .tp_traverse = (traverseproc)visit_kept,
     .tp_clear = (inquiry)clear_kept,
     .tp_methods = methods,
+    .tp_members = members,
     .tp_as_sequence = &sequence,
 };
 

@@ -61,7 +61,7 @@ class Recording:
         compiled: ModuleType,
         seed: int,
         first_call: int,
-        places: Mapping[int, np.ndarray] = {},  # noqa: B006 - only read
+        places: Mapping[int, np.ndarray] = {},
     ) -> None:
         self._program = compiled.Program()
         self._begin = seed, first_call
@@ -94,6 +94,10 @@ class Recording:
         """
         return self._program.run(seed, first_call)
 
+    def foreign(self) -> list[Array]:
+        """Return the arrays that kernels were given and that have not come from `empty`."""
+        return list(self._program.kept)
+
     def owns(self, array: Array) -> bool:
         """Return whether an array's memory is the recording's, or one of the places."""
         address = address_of(array)
@@ -110,7 +114,7 @@ class Recording:
         else:
             chunk = self._take(math.prod(shape) * dtype.itemsize)
             # Not of the chunk itself: NumPy makes views of views refer to the last array only.
-            memory = (ctypes.c_char * chunk.nbytes).from_buffer(chunk)
+            memory: Any = (ctypes.c_char * chunk.nbytes).from_buffer(chunk)  # type: ignore[arg-type]
             array = np.ndarray(shape, dtype, buffer=memory)
             weakref.finalize(array, self._free.append, chunk).atexit = False
         self.given.append(address_of(array))

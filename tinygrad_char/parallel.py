@@ -139,8 +139,10 @@ def backward(
     with dropout.shards(len(shards)) as keys:
         for part in workers.map(compute, list(zip(shards, weights, keys, strict=True))):
             total += part.loss
-            if part.flat is None or flat_grad is None or not add_flat(
-                parameters, part.flat, flat_grad
+            if (
+                part.flat is None
+                or flat_grad is None
+                or not add_flat(parameters, part.flat, flat_grad)
             ):
                 for leaf, grad in zip(parameters, part.grads, strict=True):
                     if grad is not None:

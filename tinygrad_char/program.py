@@ -72,7 +72,7 @@ class Program:
             numbers[id(operation.result)] = number
         self.forwards = []
         self.backwards: list[Any] = []
-        read_last = {}
+        read_last: dict[int, int] = {}
         for number, (node, given, options, _) in enumerate(trace.operations, first):
             node.saved, node.edges, node.versions = (), None, ()
             sources = [numbers[id(each)] for each in given]
@@ -183,6 +183,8 @@ class RecordedProgram:
 
         with self.recording.recorded():
             loss, grads = self.program.compute(self.inputs, self.cotangent, see)
+        for array in self.recording.foreign():
+            see(array)
         for each in grads:
             if each is None or each.dtype != FLOAT32 or not self.recording.owns(each):
                 raise NotRecordableError("a leaf has no float32 gradient of its own")

@@ -15,8 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from tinygrad_char.autograd import Trace, is_detecting_nonfinite, leaf_gradients, tracing
 from tinygrad_char.program import (
     Batch,

@@ -1,4 +1,5 @@
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -6,14 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_char as tg
+from kernels import fused
 from tinygrad_char import functional as F
 from tinygrad_char import nn, parallel
 from tinygrad_char.autograd import Function, NonFiniteError, detect_nonfinite
 from tinygrad_char.parallel import Workers
+from tinygrad_char.program import Program
 from tinygrad_char.random import Generator
 from tinygrad_char.trace import TracedLoss
 
 RNG = np.random.default_rng(0)
+needs_kernels = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
 
 
 class Made:
@@ -101,13 +105,117 @@ def test_from_the_third_call_on_nothing_is_put_on_the_tape(monkeypatch):
     assert applied[2:] == [0, 0]
 
 
+@needs_kernels
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_from_the_fifth_call_on_python_repeats_nothing(monkeypatch, dropout):
+    made, plain = Made(dropout), Made(dropout)
+    for call in range(8):
+        if call == 4:
+            monkeypatch.setattr(Program, "compute", lambda *arguments: pytest.fail("by Python"))
+        arrays = draw()
+        same(made.traced.gradients(arrays, 0.1 + call), on_tape(plain, arrays, 0.1 + call))
+        assert made.stream.get_state() == plain.stream.get_state()
+    assert made.traced.not_recorded is None
+
+
+@needs_kernels
+def test_results_are_kept_until_they_are_released():
+    made, plain = Made(), Made()
+    batches = [draw() for _ in range(9)]
+    for batch in batches[:5]:
+        made.traced.gradients(batch, 1.0)
+    computed = [made.traced.compute(batch, 1.0) for batch in batches]
+    for batch, each in zip(batches, computed, strict=True):
+        same((each.loss, each.grads), on_tape(plain, batch, 1.0))
+        each.release()
+
+
+@needs_kernels
+def test_recorded_gradients_follow_each_other_in_memory():
+    made = Made()
+    for _ in range(6):
+        computed = made.traced.compute(draw(), 1.0)
+        computed.release()
+    expected = np.concatenate([each.reshape(-1) for each in computed.grads])
+    np.testing.assert_array_equal(computed.flat, expected)
+
+
+@needs_kernels
+def test_operations_that_no_kernel_serves_are_repeated_by_python(leaf):
+    stream = Generator(0).dropout
+    traced = TracedLoss(lambda batch: (leaf * batch[0]).exp().sum(), [leaf], stream)
+    for number in range(1, 6):
+        x = np.full(3, number / 9, np.float32)
+        _, (grad,) = traced.gradients((x,), 1.0)
+        np.testing.assert_array_equal(grad, np.exp(leaf.array * x) * x)
+    assert traced.reason is None
+    assert "made otherwise" in traced.not_recorded
+
+
+@needs_kernels
+def test_a_constant_made_from_the_data_is_not_recorded():
+    """An array that operations make themselves would be the recording's for ever."""
+
+    class Scaled(Function):
+        def forward(self, x, weight):
+            return fused.add_forward(x + np.float32(0), weight)
+
+        def backward(self, grad):
+            return grad, grad
+
+    leaf = tg.tensor(RNG.standard_normal((2, 3)).astype(np.float32)).requires_grad_()
+
+    def loss(batch):
+        x, y = batch
+        return F.cross_entropy(Scaled.apply(x, leaf), y)
+
+    traced = TracedLoss(loss, [leaf], Generator(0).dropout)
+    for _ in range(6):
+        x = RNG.standard_normal((2, 3)).astype(np.float32)
+        y = RNG.integers(0, 3, 2)
+        found = traced.gradients((x, y), 1.0)
+        expected = loss((tg.tensor(x), tg.tensor(y)))
+        assert found[0] == expected.item()
+    assert "made otherwise" in traced.not_recorded
+
+
+@needs_kernels
+@pytest.mark.parametrize("call", [3, 4, 6])
+def test_targets_that_are_ignored_are_seen_by_a_recording(call):
+    made, plain = Made(), Made()
+    for number in range(8):
+        arrays = draw()
+        if number == call:
+            arrays[1][0, :2] = -100
+        same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
+    assert made.traced.reason is None
+
+
+@needs_kernels
+def test_one_run_after_the_other_takes_no_more_memory():
+    made = Made(0.2)
+    for _ in range(6):
+        made.traced.gradients(draw(), 1.0)
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    batches = [draw() for _ in range(50)]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.take_snapshot().filter_traces([arrays]).traces
+        for batch in batches:
+            made.traced.compute(batch, 1.0).release()
+        after = tracemalloc.take_snapshot().filter_traces([arrays]).traces
+        assert (len(before), len(after)) == (0, 0)
+    finally:
+        tracemalloc.stop()
+
+
 def test_changed_weights_are_seen_and_so_is_another_array_in_their_place():
     made, plain = Made(), Made()
-    for step in range(5):
+    for step in range(12):
         arrays = draw()
         for each in (made, plain):
             each.leaves[0].copy_(each.leaves[0] * 0.5)
-            if step == 3:
+            if step in (3, 7):
                 each.leaves[2].array = each.leaves[2].array * 2
         same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
 
@@ -221,7 +329,7 @@ def test_nonfinite_values_are_named_after_the_loss_was_traced(leaf):
 
 def test_threads_repeat_side_by_side():
     made, plain = Made(0.2), Made(0.2)
-    for _ in range(4):
+    for _ in range(8):
         parts = [draw() for _ in range(6)]
         for each, loss in ((made, made.traced), (plain, plain.loss)):
             for leaf in each.leaves:
@@ -241,16 +349,17 @@ def test_threads_repeat_side_by_side():
     assert made.traced.reason is None
 
 
-def test_a_failure_leaves_the_next_call_right():
+@pytest.mark.parametrize("calls", [3, 5, 7])
+def test_a_failure_leaves_the_next_call_right(calls):
     made, plain = Made(), Made()
-    for _ in range(3):
+    for _ in range(calls):
         arrays = draw()
         same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
     wrong = draw()
     wrong[0][0, 0] = 11
     with pytest.raises(IndexError, match="11"):
         made.traced.gradients(wrong, 1.0)
-    for _ in range(3):
+    for _ in range(7):
         arrays = draw()
         same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
 

@@ -1,0 +1,207 @@
+"""Recorded kernels: the same results on other data, in memory that does not grow."""
+
+import gc
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import fused
+from kernels.dropout import DropoutKey
+from kernels.recording import Recording, address_of, empty
+
+pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def record(work, seed=1, calls=0, places=None):
+    recording = Recording(fused.compiled, seed, calls, places or {})
+    with recording.recorded():
+        results = work()
+    return recording, results
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.3]))
+def test_other_data_in_the_same_memory(rows, columns, p):
+    x, weight, bias = draw(rows, columns), draw(columns), draw(columns)
+
+    def work(key):
+        y = fused.layernorm_forward(x, weight, bias)[0]
+        return fused.residual_forward(fused.add_forward(y, bias), bias, x, p, key if p else None)
+
+    recording, found = record(lambda: work(DropoutKey(1, 5)), calls=4)
+    for seed, calls in ((1, 4), (9, 70)):
+        x[...], weight[...], bias[...] = draw(rows, columns), draw(columns), draw(columns)
+        assert recording.run(seed, calls)
+        np.testing.assert_array_equal(found, work(DropoutKey(seed, calls + 1)))
+    assert len(recording) == 3
+
+
+def test_sums_start_anew_at_every_run():
+    grad, x, weight = draw(7, 5), draw(7, 5), draw(5)
+    indices = RNG.integers(0, 4, 7)
+    key = DropoutKey(1, 1)
+
+    def work():
+        _, mean, rstd = fused.layernorm_forward(x, weight, None)
+        return (
+            *fused.layernorm_backward(grad, x, weight, mean, rstd, (True, True, True)),
+            *fused.bias_activation_backward(grad, (x, weight), "gelu", True),
+            *fused.residual_backward(grad, 0.5, key, True),
+            fused.embedding_backward(grad, indices, 4),
+            fused.linear_backward(grad, x, draw(5, 5), (False, False, True))[2],
+        )
+
+    recording, found = record(work)
+    expected = [each.copy() for each in found]
+    for _ in range(3):
+        assert recording.run(1, 0)
+    for each, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(each, other)
+
+
+def test_memory_that_nobody_refers_to_is_used_again():
+    x = draw(32, 64)
+
+    def chain(length):
+        y = x
+        for _ in range(length):
+            y = fused.add_forward(y.reshape(64, 32).reshape(32, 64), x)
+        return y
+
+    recording, found = record(lambda: chain(50))
+    assert len(set(recording.given)) <= 3
+    assert len(recording) == 50
+    x[...] = draw(32, 64)
+    assert recording.run(1, 0)
+    np.testing.assert_array_equal(found, chain(50))
+
+
+def test_views_keep_memory_from_being_used_again():
+    x = draw(4, 8)
+
+    def work():
+        first = fused.add_forward(x, x)
+        part = first.reshape(8, 4)[2:].T
+        del first
+        others = [fused.add_forward(x, x) for _ in range(3)]
+        return part, *others
+
+    recording, found = record(work)
+    assert len({address_of(each) for each in found}) == 4
+    assert len(set(recording.given)) == 4
+
+
+def test_places_are_given_out_and_written_at_every_run():
+    x, target = draw(3, 4), np.zeros(12, np.float32)
+
+    def work():
+        return fused.add_forward(fused.add_forward(x, x), x)
+
+    recording, found = record(work, places={1: target})
+    assert recording.owns(found)
+    assert recording.owns(target)
+    np.testing.assert_array_equal(target.reshape(3, 4), 3 * x)
+    x[...] = draw(3, 4)
+    assert recording.run(1, 0)
+    np.testing.assert_array_equal(target.reshape(3, 4), x + x + x)
+
+
+def test_a_run_ends_where_a_kernel_finds_something_else():
+    indices, table = np.zeros(3, np.int64), draw(4, 5)
+
+    def work():
+        y = fused.embedding_forward(indices, table)
+        return fused.add_forward(y, y)
+
+    recording, found = record(work)
+    before = found.copy()
+    indices[1] = 4
+    assert not recording.run(1, 0)
+    np.testing.assert_array_equal(found, before)
+    indices[1] = 3
+    assert recording.run(1, 0)
+    np.testing.assert_array_equal(found, 2 * table[indices])
+
+
+def test_how_many_targets_count_is_compared():
+    logits, targets = draw(5, 7), RNG.integers(0, 7, 5)
+    recording, (loss, _) = record(lambda: fused.cross_entropy_forward(logits, targets))
+    targets[2] = -100
+    assert not recording.run(1, 0)
+    targets[2] = 6
+    assert recording.run(1, 0)
+    assert loss == fused.cross_entropy_forward(logits, targets)[0]
+
+
+def test_arrays_that_were_read_stay_and_are_named():
+    x = draw(6)
+    before = sys.getrefcount(x)
+    recording, _ = record(lambda: fused.add_forward(fused.add_forward(x, x), x))
+    assert all(each is x for each in recording.foreign())
+    assert recording.owns(empty((2,))) is False
+    del recording
+    gc.collect()
+    assert sys.getrefcount(x) == before
+
+
+def test_a_recording_is_of_one_thread():
+    x = draw(6)
+    recording = Recording(fused.compiled, 1, 0)
+    with recording.recorded():
+        thread = threading.Thread(target=lambda: fused.add_forward(x, x))
+        thread.start()
+        thread.join()
+        assert recording.owns(empty((3,)))
+    assert len(recording) == 0
+    assert not recording.owns(empty((3,)))
+
+
+def test_wrong_use_is_refused():
+    recording, other = (Recording(fused.compiled, 1, 0) for _ in range(2))
+    with recording.recorded():
+        with pytest.raises(RuntimeError, match="records another program"), other.recorded():
+            raise AssertionError
+        fused.add_forward(draw(2), draw(2))
+    with pytest.raises(RuntimeError, match="recorded already"), recording.recorded():
+        raise AssertionError
+    with pytest.raises(RuntimeError, match="does not record"):
+        fused.compiled.Program().end()
+    with (
+        pytest.raises(ValueError, match="another seed"),
+        Recording(fused.compiled, 1, 0).recorded(),
+    ):
+        fused.dropout_masked(draw(2), 0.5, DropoutKey(2, 1))
+    assert not recording.owns(empty((3,)))
+
+
+def test_a_failure_while_recording_ends_it():
+    with pytest.raises(TypeError, match="items of 8 bytes"), record_context():
+        fused.compiled.add_rows(np.zeros(2), np.zeros(2), np.zeros(2), 1, 2)
+    with record_context() as recording:
+        fused.add_forward(draw(2), draw(2))
+    assert len(recording) == 1
+
+
+def record_context():
+    recording = Recording(fused.compiled, 1, 0)
+    context = recording.recorded()
+
+    class Context:
+        def __enter__(self):
+            context.__enter__()
+            return recording
+
+        def __exit__(self, *error):
+            return context.__exit__(*error)
+
+    return Context()
