@@ -1,18 +1,33 @@
 /* One step of Adam or AdamW: see adamw.py for the equations and the meaning of the scalars. */
 #include "fused.h"
+#include "spread.h"
 
-MULTIVERSION void adamw_update(float *parameter, const float *grad, float *exp_avg,
-                               float *exp_avg_sq, int64_t size, float grad_scale, float decay,
-                               float addition, float rate1, float beta2, float rate2,
-                               float correction, float eps, float step_size)
+typedef struct {
+    float *parameter, *exp_avg, *exp_avg_sq;
+    const float *grad;
+    float grad_scale, decay, addition, rate1, beta2, rate2, correction, eps, step_size;
+} Update;
+
+MULTIVERSION static void update(void *job, int64_t first, int64_t last)
 {
-    for (int64_t i = 0; i < size; i++) {
-        const float p = parameter[i] * decay;
-        const float g = grad[i] * grad_scale + p * addition;
-        const float m = exp_avg[i] + (g - exp_avg[i]) * rate1;
-        const float v = exp_avg_sq[i] * beta2 + g * rate2 * g;
-        exp_avg[i] = m;
-        exp_avg_sq[i] = v;
-        parameter[i] = p - m * step_size / (sqrtf(v) / correction + eps);
+    const Update u = *(const Update *)job;
+    for (int64_t i = first; i < last; i++) {
+        const float p = u.parameter[i] * u.decay;
+        const float g = u.grad[i] * u.grad_scale + p * u.addition;
+        const float m = u.exp_avg[i] + (g - u.exp_avg[i]) * u.rate1;
+        const float v = u.exp_avg_sq[i] * u.beta2 + g * u.rate2 * g;
+        u.exp_avg[i] = m;
+        u.exp_avg_sq[i] = v;
+        u.parameter[i] = p - m * u.step_size / (sqrtf(v) / u.correction + u.eps);
     }
+}
+
+void adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
+                  int64_t size, float grad_scale, float decay, float addition, float rate1,
+                  float beta2, float rate2, float correction, float eps, float step_size,
+                  int64_t threads)
+{
+    Update job = {parameter,  exp_avg, exp_avg_sq, grad,       grad_scale, decay,    addition,
+                  rate1,      beta2,   rate2,      correction, eps,        step_size};
+    spread(update, &job, size, threads);
 }

@@ -158,12 +158,12 @@ TARGET static void NAME(backward_short)(const Attention *a, int64_t head, float 
     NAME(copy_rows)(q, a->q.row, a->queries, size, q_rows, width);
     NAME(copy_rows)(k, a->k.row, a->keys, size, k_rows, width);
     NAME(copy_rows)(grad, a->grad.row, a->queries, value_size, grad_rows, value_width);
-    NAME(Vector) logsumexp = {0}, mean = {0};
+    const NAME(Vector) nothing = {0};
+    NAME(Vector) logsumexp = {0}, mean = {0}, total = {0};
     for (int64_t i = 0; i < a->queries; i++)
         logsumexp[i] = a->logsumexp[head * a->queries + i];
     for (int64_t j = 0; j < a->keys; j++) {
         const NAME(Integers) seeing = NAME(seeing)(a, j);
-        const NAME(Vector) nothing = {0};
         const NAME(Vector) x = NAME(times_row)(k + j * a->k.row, q_lanes, size);
         const NAME(Vector) weight =
             NAME(select)(seeing, NAME(exponential)(x - logsumexp), nothing);
@@ -174,7 +174,10 @@ TARGET static void NAME(backward_short)(const Attention *a, int64_t head, float 
         *(NAME(Vector) *)(weights + j * LANES) = weight;
         *(NAME(Vector) *)(dscores + j * LANES) = dweight;
         mean += weight * dweight;
+        total += weight;
     }
+    /* The weights add up to 1 but for the rounding of logsumexp, which would not cancel below. */
+    mean /= NAME(select)(total == nothing, nothing + 1, total);
     for (int64_t j = 0; j < a->keys; j++) {
         NAME(Vector) *const weight = (NAME(Vector) *)(weights + j * LANES);
         NAME(Vector) *const dscore = (NAME(Vector) *)(dscores + j * LANES);

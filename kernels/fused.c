@@ -249,9 +249,10 @@ RESULT(embedding_forward, "tfFiii",
        embedding_forward(INDICES(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 RESULT(embedding_backward, "ftFiii",
        embedding_backward(FLOATS(0), INDICES(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
-FUNCTION(adamw_update, "FfFFirrrrrrrrr",
+FUNCTION(adamw_update, "FfFFirrrrrrrrri",
          adamw_update(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), REAL(5), REAL(6),
-                      REAL(7), REAL(8), REAL(9), REAL(10), REAL(11), REAL(12), REAL(13)))
+                      REAL(7), REAL(8), REAL(9), REAL(10), REAL(11), REAL(12), REAL(13),
+                      WHOLE(14)))
 FUNCTION(running_mean_forward, "fFiiii",
          running_mean_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(running_mean_backward, "fFiiii",

@@ -85,7 +85,8 @@ int64_t embedding_backward(const float *grad, const int64_t *idx, float *grad_we
                            int64_t count, int64_t rows, int64_t columns);
 void adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,
                   int64_t size, float grad_scale, float decay, float addition, float rate1,
-                  float beta2, float rate2, float correction, float eps, float step_size);
+                  float beta2, float rate2, float correction, float eps, float step_size,
+                  int64_t threads);
 void running_mean_forward(const float *x, float *y, int64_t sequences, int64_t length,
                           int64_t channels, int64_t threads);
 void running_mean_backward(const float *grad, float *grad_x, int64_t sequences, int64_t length,

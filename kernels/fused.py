@@ -432,6 +432,7 @@ def adamw_update(
         math.sqrt(1 - beta2**step),
         eps,
         lr / (1 - beta1**step),
+        threads_for(8 * parameter.size),
     )
 
 

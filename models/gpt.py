@@ -156,11 +156,16 @@ class GPT(Module):
                 parameter.copy_(generator.init.normal(0, std, parameter.shape))
 
     def forward(
-        self, idx: Any, targets: Any = None, cache: list[KeyValueCache] | None = None
+        self,
+        idx: Any,
+        targets: Any = None,
+        cache: list[KeyValueCache] | None = None,
+        positions: Any = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return logits (B, T, V) for idx (B, T), and the mean loss if targets (B, T) are given.
 
-        With a cache from `new_cache`, idx continues the characters that the cache has seen.
+        With a cache from `new_cache`, idx continues the characters that the cache has seen. Their
+        positions (T,) may be given as whole numbers; they are what follows anyway.
 
         Raises
         ------
@@ -177,7 +182,10 @@ class GPT(Module):
             raise ValueError(
                 f"{start + length} characters of context, but block_size is {self.block_size}"
             )
-        x = x + self.position_embedding.weight[start : start + length]  # (T, C)
+        if positions is None:
+            x = x + self.position_embedding.weight[start : start + length]  # (T, C)
+        else:
+            x = x + self.position_embedding(positions)
         if self.low_precision:
             x = x.astype(bfloat16())
         for position, block in enumerate(self.blocks):

@@ -55,9 +55,13 @@ class Program:
     """
 
     def __init__(
-        self, trace: Trace, inputs: Sequence[Tensor], leaves: Sequence[Tensor], dropout: Stream
+        self,
+        trace: Trace,
+        inputs: Sequence[Tensor],
+        leaves: Sequence[Tensor] = (),
+        dropout: Stream | None = None,
     ) -> None:
-        self.dropout = dropout
+        self.dropout: Any = dropout
         self.checked = False
         numbers = {id(each): number for number, each in enumerate(inputs)}
         made = {id(operation.result) for operation in trace.operations}
@@ -89,6 +93,7 @@ class Program:
         for each, reader in read_last.items():
             self.unread[reader - first].append(each)
         self.leaves = [numbers.get(id(each)) for each in leaves]
+        self.count = len(numbers)
         result = trace.operations[-1].result
         self.shape, self.dtype = result.shape, result.dtype
 
@@ -104,20 +109,9 @@ class Program:
         see: Callable[[Array], None] = lambda array: None,
     ) -> tuple[Array, Gradients]:
         """Return the loss and its gradients times the cotangent; `see` is shown each result."""
-        values = [*batch]
-        values += [each.array if isinstance(each, Tensor) else each for each in self.fixed]
-        for (node, sources, options, keys), unread in zip(self.forwards, self.unread, strict=True):
-            if keys:
-                options = {**options, **{name: self.dropout.dropout_key() for name in keys}}
-            value = node.forward(*[values[number] for number in sources], **options)
-            values.append(value if type(value) is np.ndarray else np.asarray(value))
-            see(values[-1])
-            for number in unread:
-                values[number] = None
-        loss = values[-1]
-        grads: list[Any] = [None] * len(values)
+        loss = self.forward(batch, see)
+        grads: list[Any] = [None] * self.count
         grads[-1] = cotangent
-        del values, value
         for node, number, targets in self.backwards:
             grad, grads[number] = grads[number], None
             if grad is not None:
@@ -131,6 +125,20 @@ class Program:
                         see(grads[target])
             node.saved = ()
         return loss, [None if number is None else grads[number] for number in self.leaves]
+
+    def forward(self, batch: Batch, see: Callable[[Array], None] = lambda array: None) -> Array:
+        """Return the last operation's result; `see` is shown each one's."""
+        values = [*batch]
+        values += [each.array if isinstance(each, Tensor) else each for each in self.fixed]
+        for (node, sources, options, keys), unread in zip(self.forwards, self.unread, strict=True):
+            if keys:
+                options = {**options, **{name: self.dropout.dropout_key() for name in keys}}
+            value = node.forward(*[values[number] for number in sources], **options)
+            values.append(value if type(value) is np.ndarray else np.asarray(value))
+            see(values[-1])
+            for number in unread:
+                values[number] = None
+        return values[-1]
 
 
 class NotRecordableError(Exception):

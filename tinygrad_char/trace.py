@@ -15,7 +15,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinygrad_char.autograd import Trace, is_detecting_nonfinite, leaf_gradients, tracing
+import numpy as np
+
+from kernels.array import Array
+from tinygrad_char.autograd import (
+    Trace,
+    is_detecting_nonfinite,
+    leaf_gradients,
+    no_grad,
+    tracing,
+)
 from tinygrad_char.program import (
     Batch,
     Computed,
@@ -150,6 +159,57 @@ class TracedLoss:
             repeated.recorded = None  # to be recorded again
             return program.run(batch, weight)
         return found
+
+
+class TracedCall:
+    """A function of arrays whose operations are traced once, and then repeated without the tape.
+
+    For results of which no gradient is wanted, on arrays of the same shapes at each call: the
+    first call is traced and the second compared. Where the two differ, or the call cannot be
+    repeated, `reason` says why, and the function itself is called every time.
+
+    Parameters
+    ----------
+    function
+        Gives a tensor for tensors on the CPU: the same operations each time, on the arrays' own
+        numbers. What it keeps besides is for operations to change, such as a key/value cache.
+    undo
+        Takes that back to what it was before the last call.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], undo: Callable[[], None]) -> None:
+        self.function, self.undo = function, undo
+        self.reason: str | None = None
+        self._program: Program | None = None
+
+    def __call__(self, *arrays: np.ndarray) -> Array:
+        """Return the result's array."""
+        if self.reason is not None or is_detecting_nonfinite():
+            return self._on_tape(arrays)
+        if self._program is None:
+            return self._trace(arrays)
+        if self._program.checked:
+            return self._program.forward(arrays)
+        expected = self._on_tape(arrays)
+        self.undo()
+        found = self._program.forward(arrays)
+        self._program.checked = np.array_equal(found, expected, equal_nan=True)
+        if not self._program.checked:
+            self.reason = "its operations, repeated on other arrays, gave other results"
+        return expected
+
+    def _on_tape(self, arrays: Sequence[np.ndarray]) -> Array:
+        with no_grad():
+            return self.function(*(Tensor(each) for each in arrays)).array
+
+    def _trace(self, arrays: Sequence[np.ndarray]) -> Array:
+        inputs = [Tensor(each) for each in arrays]
+        with no_grad(), tracing() as trace:
+            result = self.function(*inputs)
+        self.reason = trace.obstacle or _obstacle(trace, inputs)
+        if self.reason is None:
+            self._program = Program(trace, inputs)
+        return result.array
 
 
 class _Repeated:

@@ -55,6 +55,7 @@ def test_products_name_their_library_and_threads(examined, monkeypatch):
     }
     other = {"user_api": "openmp", "internal_api": "openmp", "num_threads": 7}
     monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: [other, blas])
+    monkeypatch.setattr(doctor, "better_core_type", lambda: None)
     assert examined()["matrix_products"] == "openblas 0.3 for Haswell, 1 thread"
     monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: [{**blas, "num_threads": 2}])
     assert examined()["matrix_products"].endswith(", 2 threads")
