@@ -14,7 +14,7 @@ from tinygrad_char.autograd import Function, NonFiniteError, detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.program import Program
 from tinygrad_char.random import Generator
-from tinygrad_char.trace import TracedLoss
+from tinygrad_char.trace import TracedCall, TracedLoss
 
 RNG = np.random.default_rng(0)
 needs_kernels = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
@@ -374,3 +374,52 @@ def test_tracing_is_of_one_thread(leaf):
         y = leaf * 3
     leaf * 4
     assert [operation.result for operation in trace.operations] == [y]
+
+
+class Growing:
+    """Attention of one position after the other to those that a cache holds."""
+
+    def __init__(self):
+        generator = Generator(3)
+        self.embedding = nn.Embedding(7, 8, generator=generator)
+        self.attention = nn.CausalSelfAttention(8, 2, generator=generator)
+        self.cache = nn.KeyValueCache(20)
+        self.calls = 0
+
+    def __call__(self, idx):
+        self.calls += 1
+        return self.attention(self.embedding(idx), self.cache)
+
+    def undo(self):
+        self.cache.length -= 1
+
+
+def test_a_call_with_a_cache_is_repeated_from_the_third_on():
+    plain, repeated = Growing(), Growing()
+    traced = TracedCall(repeated, repeated.undo)
+    for position in range(20):
+        if position == 12:  # the cache's memory is filled again
+            plain.cache.length = repeated.cache.length = 0
+        idx = RNG.integers(0, 7, (2, 1))
+        with tg.no_grad():
+            expected = plain(tg.tensor(idx)).numpy()
+        assert traced(idx).tobytes() == expected.tobytes()
+        assert repeated.cache.length == plain.cache.length
+        assert repeated.calls == min(position + 1, 2)
+    assert traced.reason is None
+
+
+def test_a_call_that_depends_on_more_than_its_arrays_is_made_itself():
+    offsets = iter(range(9))
+    traced = TracedCall(lambda x: x + tg.tensor(float(next(offsets))), lambda: None)
+    for offset in range(5):
+        np.testing.assert_array_equal(traced(np.zeros(2, np.float32)), [offset] * 2)
+    assert traced.reason == "its operations, repeated on other arrays, gave other results"
+
+
+def test_a_call_names_what_is_not_finite_after_it_was_traced():
+    traced = TracedCall(lambda x: x.log(), lambda: None)
+    for _ in range(3):
+        traced(np.ones(2, np.float32))
+    with np.errstate(all="ignore"), detect_nonfinite(), pytest.raises(NonFiniteError, match="log"):
+        traced(np.zeros(2, np.float32))
