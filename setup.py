@@ -18,8 +18,11 @@ FUSED = Extension(
             "embedding",
             "layernorm",
             "linear",
+            "log_softmax",
             "residual",
             "running_mean",
+            "sampling",
+            "softmax",
             "spread",
         )
     ],

@@ -22,6 +22,7 @@ typedef struct {
         int64_t whole;
         uint64_t natural;
         float real;
+        double precise;
         const Py_buffer *view;
     } at[MOST];
 } Arguments;
@@ -32,10 +33,10 @@ static void give_back(Arguments *arguments)
         PyBuffer_Release(&arguments->held[--arguments->count]);
 }
 
-/* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices (any of them
- * may be None, which is NULL); v and V the same of four axes, of which only the last need be
- * contiguous; i a whole number, n one from 0 to 2^64 - 1, r a real one. Returns -1
- * with an error set. */
+/* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices, T ones to
+ * write to, d a float64 array (any of them may be None, which is NULL); v and V float32 of four
+ * axes, of which only the last need be contiguous; i a whole number, n one from 0 to 2^64 - 1, r a
+ * real one, R one in double precision. Returns -1 with an error set. */
 static int take(Arguments *arguments, const char *name, const char *pattern,
                 PyObject *const *given, Py_ssize_t count)
 {
@@ -51,12 +52,14 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
             arguments->at[k].natural = PyLong_AsUnsignedLongLong(given[k]);
         } else if (pattern[k] == 'r') {
             arguments->at[k].real = (float)PyFloat_AsDouble(given[k]);
+        } else if (pattern[k] == 'R') {
+            arguments->at[k].precise = PyFloat_AsDouble(given[k]);
         } else if (given[k] == Py_None) {
             arguments->at[k].data = NULL;
         } else {
             Py_buffer *view = &arguments->held[arguments->count];
             const int heads = pattern[k] == 'v' || pattern[k] == 'V';
-            const int written = pattern[k] == 'F' || pattern[k] == 'V';
+            const int written = strchr("FTV", pattern[k]) != NULL;
             const int flags = (heads ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) | (written ? PyBUF_WRITABLE : 0);
             if (PyObject_GetBuffer(given[k], view, flags) < 0)
                 break;
@@ -69,7 +72,7 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
                     break;
                 }
             }
-            if (view->itemsize != (pattern[k] == 't' ? 8 : 4)) {
+            if (view->itemsize != (strchr("tTd", pattern[k]) ? 8 : 4)) {
                 PyErr_Format(PyExc_TypeError, "%s: argument %zd has items of %zd bytes", name, k + 1,
                              view->itemsize);
                 break;
@@ -90,6 +93,8 @@ static int take(Arguments *arguments, const char *name, const char *pattern,
 #define WHOLE(k) (arguments.at[k].whole)
 #define NATURAL(k) (arguments.at[k].natural)
 #define REAL(k) (arguments.at[k].real)
+#define DOUBLES(k) ((const double *)arguments.at[k].data)
+#define PRECISE(k) (arguments.at[k].precise)
 
 #define FUNCTION(name, pattern, call)                                                     \
     static PyObject *py_##name(PyObject *self, PyObject *const *given, Py_ssize_t count) \
@@ -238,6 +243,19 @@ FUNCTION(running_mean_forward, "fFiiii",
          running_mean_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(running_mean_backward, "fFiiii",
          running_mean_backward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FUNCTION(softmax_forward, "fFiiiiiri",
+         softmax_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5), WHOLE(6),
+                         REAL(7), WHOLE(8)))
+FUNCTION(softmax_backward, "ffFiiiiri",
+         softmax_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), WHOLE(6),
+                          REAL(7), WHOLE(8)))
+FUNCTION(log_softmax_forward, "fFiii",
+         log_softmax_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4)))
+FUNCTION(log_softmax_backward, "ffFiii",
+         log_softmax_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FUNCTION(sampling, "fdTiiRiR",
+         failed = sampling(FLOATS(0), DOUBLES(1), (int64_t *)arguments.at[2].data, WHOLE(3),
+                           WHOLE(4), PRECISE(5), WHOLE(6), PRECISE(7)))
 
 #define ENTRY(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
@@ -262,6 +280,11 @@ static PyMethodDef functions[] = {
     ENTRY(adamw_update),
     ENTRY(running_mean_forward),
     ENTRY(running_mean_backward),
+    ENTRY(softmax_forward),
+    ENTRY(softmax_backward),
+    ENTRY(log_softmax_forward),
+    ENTRY(log_softmax_backward),
+    ENTRY(sampling),
     {NULL, NULL, 0, NULL},
 };
 
