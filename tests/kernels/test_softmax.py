@@ -158,9 +158,7 @@ def test_softmax_of_scaled_rows(batch, rows, columns, scale, laid_out, masked, s
     assert_close(y, truth, 1 + np.abs(truth))
     dx = log_softmax.backward(grad, y)
     total = grad.astype(np.float64).sum(-1, keepdims=True)
-    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (
-        1 + np.abs(truth)
-    )
+    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (1 + np.abs(truth))
     assert_close(dx, grad - np.exp(truth) * total, bound)
 
 
