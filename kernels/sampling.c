@@ -7,51 +7,60 @@
 
 #include "fused.h"
 
-/* The classes of a row as a heap: the largest number first, and of equal ones the first class. */
 typedef struct {
-    const double *numbers;
-    int64_t *classes;
+    double number;
+    int64_t class;
+} Entry;
+
+/* The classes of a row: the largest number first, and of equal ones the first class. */
+typedef struct {
+    Entry *entries;
     int64_t count;
 } Heap;
 
-INLINE int comes_before(const Heap *heap, int64_t a, int64_t b)
+/* Without branches, which a processor could not foretell. */
+INLINE int comes_before(const Entry *a, const Entry *b)
 {
-    const double x = heap->numbers[a], y = heap->numbers[b];
-    return x > y || (x == y && a < b);
+    return (a->number > b->number) | ((a->number == b->number) & (a->class < b->class));
 }
 
-/* Moves the class at a place down to where both that follow it come later. */
-static void sift(Heap *heap, int64_t place)
+/* Puts an entry where a place is free: first the place moves to the bottom, then the entry up. */
+static void put(Heap *heap, int64_t top, Entry entry)
 {
-    const int64_t moved = heap->classes[place];
-    for (int64_t child; (child = 2 * place + 1) < heap->count; place = child) {
-        if (child + 1 < heap->count &&
-            comes_before(heap, heap->classes[child + 1], heap->classes[child]))
-            child++;
-        if (!comes_before(heap, heap->classes[child], moved))
-            break;
-        heap->classes[place] = heap->classes[child];
+    Entry *const entries = heap->entries;
+    int64_t place = top, child = 2 * top + 1;
+    for (; child < heap->count; child = 2 * place + 1) {
+        if (child + 1 < heap->count)
+            child += comes_before(&entries[child + 1], &entries[child]);
+        entries[place] = entries[child];
+        place = child;
     }
-    heap->classes[place] = moved;
+    for (int64_t parent; place > top; place = parent) {
+        parent = (place - 1) / 2;
+        if (!comes_before(&entry, &entries[parent]))
+            break;
+        entries[place] = entries[parent];
+    }
+    entries[place] = entry;
 }
 
-static Heap heap_of(const double *numbers, int64_t *classes, int64_t count)
+static Heap heap_of(const double *numbers, int64_t count, Entry *entries)
 {
-    Heap heap = {numbers, classes, count};
+    Heap heap = {entries, count};
     for (int64_t j = 0; j < count; j++)
-        classes[j] = j;
+        entries[j] = (Entry){numbers[j], j};
     for (int64_t j = count / 2 - 1; j >= 0; j--)
-        sift(&heap, j);
+        put(&heap, j, entries[j]);
     return heap;
 }
 
-/* Takes the first class out. */
-static int64_t pop(Heap *heap)
+/* Takes the first entry out. */
+static Entry pop(Heap *heap)
 {
-    const int64_t first = heap->classes[0];
-    heap->classes[0] = heap->classes[--heap->count];
+    const Entry first = heap->entries[0];
+    heap->count--;
     if (heap->count)
-        sift(heap, 0);
+        put(heap, 0, heap->entries[heap->count]);
     return first;
 }
 
@@ -77,29 +86,29 @@ static int64_t likeliest(const float *logits, int64_t classes)
 }
 
 /* Leaves -infinity in the place of what is less than the k-th largest number. */
-static void keep_largest(double *numbers, int64_t classes, int64_t k, int64_t *room)
+static void keep_largest(double *numbers, int64_t classes, int64_t k, Entry *room)
 {
-    Heap heap = heap_of(numbers, room, classes);
+    Heap heap = heap_of(numbers, classes, room);
     for (int64_t j = 1; j < k; j++)
         pop(&heap);
-    const double least = numbers[heap.classes[0]];
+    const double least = room[0].number;
     for (int64_t j = 0; j < classes; j++)
         if (numbers[j] < least)
             numbers[j] = -INFINITY;
 }
 
 /* Leaves 0 in the place of the weights before which, likeliest first, p of the total was reached. */
-static void keep_reaching(double *weights, int64_t classes, double p, double total, int64_t *room)
+static void keep_reaching(double *weights, int64_t classes, double p, double total, Entry *room)
 {
-    Heap heap = heap_of(weights, room, classes);
+    Heap heap = heap_of(weights, classes, room);
     for (double before = 0; heap.count && before < p;)
-        before += weights[pop(&heap)] / total;
+        before += pop(&heap).number / total;
     for (int64_t j = 0; j < heap.count; j++)
-        weights[heap.classes[j]] = 0;
+        weights[room[j].class] = 0;
 }
 
 static int64_t choose(const float *logits, double uniform, int64_t classes, double temperature,
-                      int64_t top_k, double top_p, double *weights, int64_t *room)
+                      int64_t top_k, double top_p, double *weights, Entry *room)
 {
     float peak = -INFINITY;
     for (int64_t j = 0; j < classes; j++)
@@ -128,13 +137,13 @@ static int64_t choose(const float *logits, double uniform, int64_t classes, doub
 int sampling(const float *logits, const double *uniform, int64_t *tokens, int64_t rows,
              int64_t classes, double temperature, int64_t top_k, double top_p)
 {
-    double *const weights = malloc((size_t)classes * (sizeof(double) + sizeof(int64_t)));
-    if (!weights)
+    Entry *const room = malloc((size_t)classes * (sizeof(Entry) + sizeof(double)));
+    if (!room)
         return -1;
     for (int64_t i = 0; i < rows; i++, logits += classes)
         tokens[i] = temperature == 0 ? likeliest(logits, classes)
                                      : choose(logits, uniform[i], classes, temperature, top_k,
-                                              top_p, weights, (int64_t *)(weights + classes));
-    free(weights);
+                                              top_p, (double *)(room + classes), room);
+    free(room);
     return 0;
 }
