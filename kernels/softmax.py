@@ -40,7 +40,8 @@ def forward(
     peak = x.max(axis=axis, keepdims=True)
     if mask is not None:
         peak = xp.where(peak == -xp.inf, x.dtype.type(0), peak)
-    y = xp.exp(x - peak)
+    y = x - peak
+    xp.exp(y, out=y)
     total = y.sum(axis=axis, keepdims=True)
     if mask is not None:
         total = xp.where(total == 0, x.dtype.type(1), total)

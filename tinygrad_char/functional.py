@@ -65,6 +65,13 @@ def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> 
 
     `mask` is boolean and broadcasts to x, or is "causal": of the last two axes, element (i, j)
     takes part if j <= i + columns - rows. A row without any element gives zeros.
+
+    Raises
+    ------
+    ValueError
+        The mask is another word, or does not broadcast to x; "causal" for less than two axes.
+    TypeError
+        The mask is not of booleans.
     """
     x = floating(x)
     (axis,) = normalize_axes("softmax", axis, x.ndim)
