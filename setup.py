@@ -18,9 +18,12 @@ FUSED = Extension(
             "embedding",
             "layernorm",
             "linear",
+            "log_softmax",
             "program",
             "residual",
             "running_mean",
+            "sampling",
+            "softmax",
             "spread",
         )
     ],

@@ -29,6 +29,8 @@ BOUND = 1e-4
 """Some tens of times what float32 rounding leaves in sums over thousands of rows."""
 P = 0.2
 """Probability of dropout."""
+TEMPERATURE, TOP_P = 0.8, 0.9
+"""Of the characters that are sampled."""
 REFRESH = 50
 """Runs after which an array that is worked on in place gets its first values again."""
 ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -296,6 +298,42 @@ def running_mean(op: Any, at: Dimensions) -> dict[str, Task]:
     }
 
 
+def sampling(op: Any, at: Dimensions) -> dict[str, Task]:
+    """Return a character for each row of logits, with the same uniform numbers each time."""
+    logits = operands({"logits": (at.rows, at.classes)})["logits"]
+    uniform = np.random.default_rng(1).random(at.rows)
+    return {
+        "sampling": Task(lambda: op.forward(logits, uniform, TEMPERATURE)),
+        "sampling top-p": Task(lambda: op.forward(logits, uniform, TEMPERATURE, None, TOP_P)),
+    }
+
+
+def log_softmax(op: Any, at: Dimensions) -> dict[str, Task]:
+    """Return the logarithms of the probabilities that logits give."""
+    x, grad = operands(dict.fromkeys(("x", "grad"), (at.rows, at.classes))).values()
+    y = op.forward(x)
+    return {
+        "log_softmax forward": Task(lambda: op.forward(x)),
+        "log_softmax backward": Task(lambda: op.backward(grad, y)),
+    }
+
+
+def softmax(op: Any, at: Dimensions) -> dict[str, Task]:
+    """Return the weights of attention by its scores, which are scaled: of all, and of the past."""
+    shape = (at.batch, at.heads, at.length, at.length)
+    x, grad = operands(dict.fromkeys(("x", "grad"), shape)).values()
+    scale = (at.channels // at.heads) ** -0.5
+
+    def tasks(name: str, causal: bool) -> dict[str, Task]:
+        y = op.forward(x, None, -1, causal, scale)
+        return {
+            f"{name} forward": Task(lambda: op.forward(x, None, -1, causal, scale)),
+            f"{name} backward": Task(lambda: op.backward(grad, y, -1, causal, scale)),
+        }
+
+    return {**tasks("softmax", False), **tasks("softmax causal", True)}
+
+
 CASES: dict[str, Callable[[Any, Dimensions], dict[str, Task]]] = {
     "adamw": adamw,
     "attention": attention,
@@ -306,8 +344,11 @@ CASES: dict[str, Callable[[Any, Dimensions], dict[str, Task]]] = {
     "gelu": gelu,
     "layernorm": layernorm,
     "linear": linear,
+    "log_softmax": log_softmax,
     "residual": residual,
     "running_mean": running_mean,
+    "sampling": sampling,
+    "softmax": softmax,
 }
 """For each kernel, its tasks from an implementation with its reference's signature."""
 
@@ -317,10 +358,12 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
 
     Every operand is read once and every result written once. A multiplication and an addition are
     two operations; the upper half of causal attention counts nothing, what backward computes
-    again does.
+    again does. The upper half of causal weights is written, and not read.
     """
     stream, wide = 4.0 * at.rows * at.channels, 16.0 * at.rows * at.channels
     logits, table = 4.0 * at.rows * at.classes, 4.0 * at.classes * at.channels
+    weights = 4.0 * at.batch * at.heads * at.length**2
+    past = 2.0 * at.batch * at.heads * at.length * (at.length + 1)  # of the weights
     scores = at.batch * at.length * (at.length + 1.0) * at.channels  # of one half product
     product = 8.0 * at.rows * at.channels**2
     return {
@@ -347,10 +390,18 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
         "linear forward": ("operations", product),
         "linear backward": ("operations", 2 * product),
         "linear one row": ("bytes", 16.0 * LAYERS * at.channels**2),
+        "log_softmax forward": ("bytes", 2 * logits),
+        "log_softmax backward": ("bytes", 3 * logits),
         "residual forward": ("bytes", 3 * stream),
         "residual backward": ("bytes", 2 * stream),
         "running_mean forward": ("bytes", 2 * stream),
         "running_mean backward": ("bytes", 2 * stream),
+        "sampling": ("bytes", logits + 16.0 * at.rows),
+        "sampling top-p": ("bytes", logits + 16.0 * at.rows),
+        "softmax forward": ("bytes", 2 * weights),
+        "softmax backward": ("bytes", 3 * weights),
+        "softmax causal forward": ("bytes", past + weights),
+        "softmax causal backward": ("bytes", 2 * past + weights),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -12,6 +13,8 @@ from benchmarks.measure import Task
 from benchmarks.ops import (
     ADAMW,
     COMPARED_STEPS,
+    TEMPERATURE,
+    TOP_P,
     Dimensions,
     P,
     indices,
@@ -212,6 +215,51 @@ def running_mean(at: Dimensions) -> dict[str, Task]:
     return tasks("running_mean", lambda x: x.cumsum(dim=1) / counts, [x], grad)
 
 
+def sampling(at: Dimensions) -> dict[str, Task]:
+    """Return a character for each row of logits; compared with given uniform numbers."""
+    (logits,) = tensors(logits=(at.rows, at.classes))
+    uniform = torch.from_numpy(np.random.default_rng(1).random((at.rows, 1)))
+
+    def probabilities(logits: Any, top_p: float) -> Any:
+        p = F.softmax(logits / TEMPERATURE, dim=-1)
+        if top_p < 1:
+            ranked, order = p.sort(dim=-1, descending=True, stable=True)
+            ranked[ranked.cumsum(dim=-1) - ranked >= top_p] = 0
+            p = torch.zeros_like(p).scatter_(-1, order, ranked)
+        return p
+
+    def task(top_p: float) -> Task:
+        def check() -> Any:
+            sums = probabilities(logits.double(), top_p).cumsum(dim=-1)
+            return (sums <= uniform * sums[:, -1:]).sum(dim=-1)
+
+        return Task(lambda: torch.multinomial(probabilities(logits, top_p), 1), check)
+
+    return {"sampling": task(1.0), "sampling top-p": task(TOP_P)}
+
+
+def log_softmax(at: Dimensions) -> dict[str, Task]:
+    """Return the logarithms of the probabilities that logits give."""
+    x, grad = tensors(**dict.fromkeys(("x", "grad"), (at.rows, at.classes)))
+    return tasks("log_softmax", lambda x: F.log_softmax(x, dim=-1), [x], grad)
+
+
+def softmax(at: Dimensions) -> dict[str, Task]:
+    """Return the weights of attention by its scores, which are scaled: of all, and of the past."""
+    shape = (at.batch, at.heads, at.length, at.length)
+    x, grad = tensors(**dict.fromkeys(("x", "grad"), shape))
+    scale = (at.channels // at.heads) ** -0.5
+    later = torch.tril(torch.ones(at.length, at.length)) == 0
+
+    def causal(x: Any) -> Any:
+        return F.softmax((x * scale).masked_fill(later, float("-inf")), dim=-1)
+
+    return {
+        **tasks("softmax", lambda x: F.softmax(x * scale, dim=-1), [x], grad),
+        **tasks("softmax causal", causal, [x], grad),
+    }
+
+
 CASES: dict[str, Callable[[Dimensions], dict[str, Task]]] = {
     "adamw": adamw,
     "attention": attention,
@@ -222,6 +270,9 @@ CASES: dict[str, Callable[[Dimensions], dict[str, Task]]] = {
     "gelu": gelu,
     "layernorm": layernorm,
     "linear": linear,
+    "log_softmax": log_softmax,
     "residual": residual,
     "running_mean": running_mean,
+    "sampling": sampling,
+    "softmax": softmax,
 }

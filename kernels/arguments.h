@@ -18,6 +18,7 @@ typedef struct {
         int64_t whole; /* for an array of four axes, its place among the views */
         uint64_t natural;
         float real;
+        double precise;
     } at[MOST_ARGUMENTS];
     View views[MOST_VIEWS];
 } Arguments;

@@ -112,16 +112,28 @@ class LayerNorm(Operation):
 
 
 class Softmax(Operation):
-    """See softmax.py; softmax.cu. Along another axis than the last the reference serves."""
+    """See softmax.py; softmax.cu. Along another axis than the last the reference serves.
+
+    A causal mask reaches the kernel as any other; a scale is a pass of its own.
+    """
 
     causal_mask = staticmethod(softmax.causal_mask)
 
-    def forward(self, x: Array, mask: Array | None = None, axis: int = -1) -> Array:
+    def forward(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        axis: int = -1,
+        causal: bool = False,
+        scale: float = 1.0,
+    ) -> Array:
         """See softmax.forward."""
         if not serves(x) or axis not in (-1, x.ndim - 1) or x.size == 0:
-            return softmax.forward(x, mask, axis)
-        x = contiguous(x)
+            return softmax.forward(x, mask, axis, causal, scale)
+        x = contiguous(x) if scale == 1 else contiguous(x * x.dtype.type(scale))
         rows, columns = by_rows(x)
+        if causal:
+            mask = softmax.with_causal(mask, x)
         if mask is not None:
             mask = _repeated(mask, x)
         y = namespace(x).empty(x.shape, x.dtype)
@@ -143,10 +155,19 @@ class Softmax(Operation):
         )
         return y
 
-    def backward(self, grad: Array, y: Array, axis: int = -1) -> Array:
+    def backward(
+        self,
+        grad: Array,
+        y: Array,
+        axis: int = -1,
+        causal: bool = False,
+        scale: float = 1.0,
+    ) -> Array:
         """See softmax.backward."""
         if not serves(grad, y) or axis not in (-1, y.ndim - 1) or y.size == 0:
-            return softmax.backward(grad, y, axis)
+            return softmax.backward(grad, y, axis, causal, scale)
+        if causal:
+            grad = namespace(y).where(softmax.with_causal(None, y), grad, y.dtype.type(0))
         grad, y = contiguous(grad), contiguous(y)
         rows, columns = by_rows(y)
         grad_x = namespace(y).empty(y.shape, y.dtype)
@@ -165,6 +186,8 @@ class Softmax(Operation):
             VECTOR=vector_width(columns, y, grad, grad_x),
             WARPS=warps,
         )
+        if scale != 1:
+            grad_x *= grad_x.dtype.type(scale)
         return grad_x
 
 

@@ -13,11 +13,16 @@ class Sampling(Operation):
     """See sampling.py; sampling.cu."""
 
     def forward(
-        self, logits: Array, uniform: Array, temperature: float = 1.0, top_k: int | None = None
+        self,
+        logits: Array,
+        uniform: Array,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> Array:
-        """See sampling.forward; sums are float32."""
-        if not serves(logits):
-            return sampling.forward(logits, uniform, temperature, top_k)
+        """See sampling.forward; sums are float32. The reference serves top-p."""
+        if not serves(logits) or (top_p is not None and top_p < 1):
+            return sampling.forward(logits, uniform, temperature, top_k, top_p)
         rows, classes = logits.shape
         tokens = namespace(logits).empty(rows, np.int64)
         self.launch(

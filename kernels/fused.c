@@ -40,10 +40,11 @@ static int take_view(View *to, const Py_buffer *view, const char *name, Py_ssize
     return 0;
 }
 
-/* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices (any of them
- * may be None, which is NULL); v and V the same of four axes, of which only the last need be
- * contiguous; i a whole number, n one from 0 to 2^64 - 1, r a real one; s and, next to it, k the
- * seed and the number of the call that a dropout mask is made of. Returns -1 with an error set. */
+/* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices, T ones to
+ * write to, d a float64 array (any of them may be None, which is NULL); v and V float32 of four
+ * axes, of which only the last need be contiguous; i a whole number, n one from 0 to 2^64 - 1, r a
+ * real one, R one in double precision; s and, next to it, k the seed and the number of the call
+ * that a dropout mask is made of. Returns -1 with an error set. */
 static int take(Arguments *arguments, Held *held, const char *name, const char *pattern,
                 PyObject *const *given, Py_ssize_t count)
 {
@@ -62,12 +63,14 @@ static int take(Arguments *arguments, Held *held, const char *name, const char *
             arguments->at[k].natural = PyLong_AsUnsignedLongLong(given[k]);
         } else if (letter == 'r') {
             arguments->at[k].real = (float)PyFloat_AsDouble(given[k]);
+        } else if (letter == 'R') {
+            arguments->at[k].precise = PyFloat_AsDouble(given[k]);
         } else if (given[k] == Py_None) {
             arguments->at[k].data = NULL;
         } else {
             Py_buffer *const view = &held->buffers[held->count];
             const int of_heads = letter == 'v' || letter == 'V';
-            const int written = letter == 'F' || letter == 'V';
+            const int written = strchr("FTV", letter) != NULL;
             const int flags = (of_heads ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) |
                               (written ? PyBUF_WRITABLE : 0);
             if (PyObject_GetBuffer(given[k], view, flags) < 0)
@@ -79,7 +82,7 @@ static int take(Arguments *arguments, Held *held, const char *name, const char *
                     break;
                 arguments->at[k].whole = views++;
             }
-            if (view->itemsize != (letter == 't' ? 8 : 4)) {
+            if (view->itemsize != (strchr("tTd", letter) ? 8 : 4)) {
                 PyErr_Format(PyExc_TypeError, "%s: argument %zd has items of %zd bytes", name,
                              k + 1, view->itemsize);
                 break;
@@ -122,7 +125,9 @@ static PyObject *call(const Kernel *kernel, PyObject *const *given, Py_ssize_t c
 #define INDICES(k) ((const int64_t *)a->at[k].data)
 #define WHOLE(k) (a->at[k].whole)
 #define NATURAL(k) (a->at[k].natural)
+#define DOUBLES(k) ((const double *)a->at[k].data)
 #define REAL(k) (a->at[k].real)
+#define PRECISE(k) (a->at[k].precise)
 #define VIEW(k) (&a->views[a->at[k].whole])
 
 #define KERNEL(name, pattern, has_result, body)                                          \
@@ -257,6 +262,19 @@ FUNCTION(running_mean_forward, "fFiiii",
          running_mean_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(running_mean_backward, "fFiiii",
          running_mean_backward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FUNCTION(softmax_forward, "fFiiiiiri",
+         softmax_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5), WHOLE(6),
+                         REAL(7), WHOLE(8)))
+FUNCTION(softmax_backward, "ffFiiiiri",
+         softmax_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), WHOLE(6),
+                          REAL(7), WHOLE(8)))
+FUNCTION(log_softmax_forward, "fFiii",
+         log_softmax_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4)))
+FUNCTION(log_softmax_backward, "ffFiii",
+         log_softmax_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FALLIBLE(sampling, "fdTiiRiR",
+         sampling(FLOATS(0), DOUBLES(1), (int64_t *)a->at[2].data, WHOLE(3), WHOLE(4), PRECISE(5),
+                  WHOLE(6), PRECISE(7)))
 
 #define ENTRY(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
@@ -284,6 +302,11 @@ static PyMethodDef functions[] = {
     ENTRY(adamw_update),
     ENTRY(running_mean_forward),
     ENTRY(running_mean_backward),
+    ENTRY(softmax_forward),
+    ENTRY(softmax_backward),
+    ENTRY(log_softmax_forward),
+    ENTRY(log_softmax_backward),
+    ENTRY(sampling),
     {NULL, NULL, 0, NULL},
 };
 

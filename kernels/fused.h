@@ -91,5 +91,14 @@ void running_mean_forward(const float *x, float *y, int64_t sequences, int64_t l
                           int64_t channels, int64_t threads);
 void running_mean_backward(const float *grad, float *grad_x, int64_t sequences, int64_t length,
                            int64_t channels, int64_t threads);
+void softmax_forward(const float *x, float *y, int64_t count, int64_t rows, int64_t columns,
+                     int64_t causal, int64_t masked, float scale, int64_t threads);
+void softmax_backward(const float *grad, const float *y, float *grad_x, int64_t count,
+                      int64_t rows, int64_t columns, int64_t causal, float scale, int64_t threads);
+void log_softmax_forward(const float *x, float *y, int64_t rows, int64_t columns, int64_t threads);
+void log_softmax_backward(const float *grad, const float *y, float *grad_x, int64_t rows,
+                          int64_t columns, int64_t threads);
+int sampling(const float *logits, const double *uniform, int64_t *tokens, int64_t rows,
+             int64_t classes, double temperature, int64_t top_k, double top_p);
 
 #endif

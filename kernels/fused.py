@@ -25,8 +25,11 @@ from kernels import (
     gelu,
     layernorm,
     linear,
+    log_softmax,
     residual,
     running_mean,
+    sampling,
+    softmax,
 )
 from kernels.array import Array
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
@@ -457,6 +460,102 @@ def _each_sequence(kernel: Any, array: Array) -> Array:
     return result
 
 
+def softmax_forward(
+    x: Array, mask: Array | None = None, axis: int = -1, causal: bool = False, scale: float = 1.0
+) -> Array:
+    """See softmax.forward; along another axis than the last the reference serves."""
+    if not _fits_rows(axis, x):
+        return softmax.forward(x, mask, axis, causal, scale)
+    if mask is not None:
+        if scale != 1:
+            x, scale = x * FLOAT32.type(scale), 1.0
+        x = y = np.ascontiguousarray(np.where(mask, x, FLOAT32.type(-np.inf)))
+    else:
+        x, y = _with_room(x)
+    arguments = (x, y, *_matrices(x), causal, mask is not None, scale)
+    compiled.softmax_forward(*arguments, threads_for(20 * x.size))
+    return y
+
+
+def softmax_backward(
+    grad: Array, y: Array, axis: int = -1, causal: bool = False, scale: float = 1.0
+) -> Array:
+    """See softmax.backward; along another axis than the last the reference serves."""
+    if not _fits_rows(axis, y, grad):
+        return softmax.backward(grad, y, axis, causal, scale)
+    grad, grad_x = _with_room(grad)
+    y = np.ascontiguousarray(y)
+    threads = threads_for(6 * y.size)
+    compiled.softmax_backward(grad, y, grad_x, *_matrices(y), causal, scale, threads)
+    return grad_x
+
+
+def log_softmax_forward(x: Array, axis: int = -1) -> Array:
+    """See log_softmax.forward; along another axis than the last the reference serves."""
+    if not _fits_rows(axis, x):
+        return log_softmax.forward(x, axis)
+    x, y = _with_room(x)
+    compiled.log_softmax_forward(x, y, *_matrix(x), threads_for(20 * x.size))
+    return y
+
+
+def log_softmax_backward(grad: Array, y: Array, axis: int = -1) -> Array:
+    """See log_softmax.backward; along another axis than the last the reference serves."""
+    if not _fits_rows(axis, y, grad):
+        return log_softmax.backward(grad, y, axis)
+    grad, grad_x = _with_room(grad)
+    y = np.ascontiguousarray(y)
+    compiled.log_softmax_backward(grad, y, grad_x, *_matrix(y), threads_for(20 * y.size))
+    return grad_x
+
+
+def _fits_rows(axis: int, *arrays: Array) -> bool:
+    """Return whether these are float32 arrays of one shape, and `axis` the last of them."""
+    first = arrays[0]
+    return axis in (-1, first.ndim - 1) and all(
+        each.dtype == FLOAT32 and each.shape == first.shape for each in arrays
+    )
+
+
+def _with_room(array: Array) -> tuple[Array, Array]:
+    """Return the array, contiguous, and where to write as many numbers: a copy's own memory."""
+    if array.flags.c_contiguous:
+        return array, empty(array.shape)
+    copy = np.ascontiguousarray(array)
+    return copy, copy
+
+
+def _matrices(array: Array) -> tuple[int, int, int]:
+    """Return how many rows an array has, and the rows and columns of each of its matrices."""
+    count, columns = _matrix(array)
+    return count, array.shape[-2] if array.ndim > 1 else 1, columns
+
+
+def sampling_forward(
+    logits: Array,
+    uniform: Array,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Array:
+    """See sampling.forward."""
+    if logits.dtype != FLOAT32 or logits.shape[1] == 0:
+        return sampling.forward(logits, uniform, temperature, top_k, top_p)
+    rows, classes = logits.shape
+    tokens = np.empty(rows, np.int64)
+    compiled.sampling(
+        np.ascontiguousarray(logits),
+        np.ascontiguousarray(uniform, np.float64),
+        tokens,
+        rows,
+        classes,
+        temperature,
+        classes if top_k is None else top_k,
+        1.0 if top_p is None else top_p,
+    )
+    return tokens
+
+
 def _table() -> dict[str, Any]:
     if compiled is None or os.environ.get(VARIABLE) == "reference":
         return {}
@@ -475,9 +574,14 @@ def _table() -> dict[str, Any]:
         "gelu": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
         "linear": SimpleNamespace(forward=linear_forward, backward=linear_backward),
+        "log_softmax": SimpleNamespace(forward=log_softmax_forward, backward=log_softmax_backward),
         "residual": SimpleNamespace(forward=residual_forward, backward=residual_backward),
         "running_mean": SimpleNamespace(
             forward=running_mean_forward, backward=running_mean_backward
+        ),
+        "sampling": SimpleNamespace(forward=sampling_forward),
+        "softmax": SimpleNamespace(
+            forward=softmax_forward, backward=softmax_backward, causal_mask=softmax.causal_mask
         ),
     }
 

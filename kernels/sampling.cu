@@ -60,7 +60,7 @@ sampling(const SCALAR *__restrict__ logits, const float *__restrict__ uniform,
     logits += (long long)blockIdx.x * classes;
     if (thread == 0) {
         chosen = classes;
-        last = 0;
+        last = -1;
     }
     float peak = -infinity();
     for (int c = thread; c < classes; c += THREADS)
@@ -99,7 +99,7 @@ sampling(const SCALAR *__restrict__ logits, const float *__restrict__ uniform,
 
     const float threshold = temperature == 0.0f ? 0.0f : uniform[blockIdx.x] * total;
     float sum = before;
-    int possible = 0;
+    int possible = -1;
     for (int c = first; c < end && sum <= threshold; c++) {
         const float each = weight(c);
         sum += each;
@@ -109,7 +109,8 @@ sampling(const SCALAR *__restrict__ logits, const float *__restrict__ uniform,
     }
     atomicMax(&last, possible);
     __syncthreads();
-    /* rounding may leave every sum at or below the threshold */
+    /* rounding may leave every sum at or below the threshold; a total that is not a number leaves
+     * nothing possible, which is -1 */
     if (thread == 0)
         tokens[blockIdx.x] = chosen < classes ? chosen : last;
 }

@@ -1,4 +1,4 @@
-"""Softmax along one axis, with an optional mask."""
+"""Softmax along one axis, of scaled numbers, with an optional mask."""
 
 from kernels.array import Array, namespace
 
@@ -12,21 +12,36 @@ def causal_mask(xp: object, rows: int, columns: int) -> Array:
     return xp.tri(rows, columns, columns - rows, dtype=bool)  # type: ignore[attr-defined]
 
 
-def forward(x: Array, mask: Array | None = None, axis: int = -1) -> Array:
-    """Return y = exp(x - max) / sum(exp(x - max)) along `axis`; backward needs y.
+def with_causal(mask: Array | None, x: Array) -> Array:
+    """Return which elements of x a causal mask, and another one, let take part."""
+    visible = causal_mask(namespace(x), *x.shape[-2:])
+    return visible if mask is None else visible & mask
 
-    Where the boolean `mask` (broadcast against x) is False, y is 0 and x is ignored. A row in
-    which nothing is left to sum over gives zeros, not NaN.
+
+def forward(
+    x: Array, mask: Array | None = None, axis: int = -1, causal: bool = False, scale: float = 1.0
+) -> Array:
+    """Return y = exp(z - max) / sum(exp(z - max)) along `axis`, z = scale * x; backward needs y.
+
+    Where the boolean `mask` (broadcast against x) is False, y is 0 and x is ignored. So it is with
+    `causal` for element (i, j) of the last two axes where j > i + columns - rows, see causal_mask;
+    with both, an element takes part if both let it. A row in which nothing is left to sum over
+    gives zeros, not NaN. A row in which a NaN or +infinity takes part is all NaN.
     """
     xp = namespace(x)
     if x.shape[axis] == 0:
         return x.copy()
+    if scale != 1:
+        x = x * x.dtype.type(scale)
+    if causal:
+        mask = with_causal(mask, x)
     if mask is not None:
         x = xp.where(mask, x, x.dtype.type(-xp.inf))
     peak = x.max(axis=axis, keepdims=True)
     if mask is not None:
         peak = xp.where(peak == -xp.inf, x.dtype.type(0), peak)
-    y = xp.exp(x - peak)
+    y = x - peak
+    xp.exp(y, out=y)
     total = y.sum(axis=axis, keepdims=True)
     if mask is not None:
         total = xp.where(total == 0, x.dtype.type(1), total)
@@ -34,8 +49,17 @@ def forward(x: Array, mask: Array | None = None, axis: int = -1) -> Array:
     return y
 
 
-def backward(grad: Array, y: Array, axis: int = -1) -> Array:
-    """Return dx = y * (dy - sum(dy * y)) along `axis`."""
+def backward(
+    grad: Array, y: Array, axis: int = -1, causal: bool = False, scale: float = 1.0
+) -> Array:
+    """Return dx = scale * y * (dy - sum(dy * y)) along `axis`.
+
+    What a causal mask hides of dy is ignored.
+    """
+    if causal:
+        grad = namespace(y).where(with_causal(None, y), grad, y.dtype.type(0))
     dx = grad * y
     dx -= y * dx.sum(axis=axis, keepdims=True)
+    if scale != 1:
+        dx *= dx.dtype.type(scale)
     return dx

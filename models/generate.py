@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from kernels import sampling as sampling_kernel
+from kernels.array import Array
+from kernels.backend import backend_of
 from models.errors import UsageError
 from models.evaluate import evaluating
 from models.tokenizer import CharTokenizer
 from tinygrad_char.random import Stream
+from tinygrad_char.tensor import Tensor
+from tinygrad_char.trace import TracedCall
 
 
 @dataclass(frozen=True)
@@ -42,30 +47,38 @@ class Sampling:
         A top-k beyond the vocabulary keeps everything. Equal logits at the edge of top-k are all
         kept. Top-p keeps, likeliest first, every character before which less than p was reached.
         """
-        below = logits.astype(np.float64)
-        below -= below.max(axis=-1, keepdims=True)
-        if self.top_k is not None and self.top_k < below.shape[-1]:
-            least = np.partition(below, -self.top_k, axis=-1)[:, -self.top_k, None]
-            below[below < least] = -np.inf
-        with np.errstate(over="ignore"):  # near temperature 0 the quotient may become -inf
-            p = np.exp(below / self.temperature)
-        p /= p.sum(axis=-1, keepdims=True)
-        if self.top_p is not None and self.top_p < 1:
-            order = np.argsort(-p, axis=-1, kind="stable")
-            ranked = np.take_along_axis(p, order, axis=-1)
-            before = np.pad(np.cumsum(ranked[:, :-1], axis=-1), ((0, 0), (1, 0)))
-            np.put_along_axis(p, order, np.where(before < self.top_p, ranked, 0), axis=-1)
-            p /= p.sum(axis=-1, keepdims=True)
-        return p
+        weights = sampling_kernel.weights(logits, self.temperature, self.top_k, self.top_p)
+        return weights / weights.sum(axis=-1, keepdims=True)
 
-    def choose(self, logits: np.ndarray, streams: Sequence[Stream]) -> np.ndarray:
-        """Return one token for each row of logits (B, V), each drawn from its own stream."""
+    def choose(self, logits: Array, streams: Sequence[Stream]) -> np.ndarray:
+        """Return one token for each row of logits (B, V), each drawn from its own stream.
+
+        The logits may be on a device. Temperature 0 draws nothing.
+
+        Raises
+        ------
+        ValueError
+            There are not as many streams as rows, or a row gives no probabilities, since its
+            logits are not all numbers, as after training that diverged.
+        """
+        if len(streams) != len(logits):
+            raise ValueError(f"{len(logits)} rows of logits and {len(streams)} streams")
+        backend = backend_of(logits)
         if self.temperature == 0:
-            return logits.argmax(axis=-1)
-        p = self.probabilities(logits)
-        return np.array(
-            [stream.multinomial(row[None])[0] for stream, row in zip(streams, p, strict=True)]
+            uniform = np.zeros(len(streams))
+        else:
+            uniform = np.fromiter((each.fraction() for each in streams), float, len(streams))
+        chosen = backend.sampling.forward(
+            logits, backend.from_numpy(uniform), self.temperature, self.top_k, self.top_p
         )
+        tokens = backend.to_numpy(chosen)
+        if tokens.min(initial=0) < 0:
+            row = int(tokens.argmin())
+            raise ValueError(
+                f"row {row} of the logits gives no probabilities: {backend.to_numpy(logits[row])}; "
+                "expected finite numbers, or -infinity for some"
+            )
+        return tokens
 
 
 class Context:
@@ -88,34 +101,57 @@ class Context:
         if not tokens.shape[1]:
             raise ValueError("there is no character to continue; give at least one")
         self.model, self.slide = model, slide
-        self.window = np.asarray(tokens, dtype=np.int64)[:, -model.block_size :]  # (B, T)
-        self.caching = cache and not slide
-        self._cache = model.new_cache() if self.caching else None
-        self._unread = self.window
+        self._cache = model.new_cache() if cache and not slide else None
+        self._next = TracedCall(self._read_next, self._forget_last)
+        seen = tokens[:, -model.block_size :]
+        self._room = np.empty((len(tokens), model.block_size), np.int64)
+        self._length, self._read = seen.shape[1], 0  # of the room; of that, what the cache holds
+        self._room[:, : self._length] = seen
+        self._positions = np.arange(model.block_size)
+        self._on_host = next(model.parameters()).backend.on_host
+
+    @property
+    def window(self) -> np.ndarray:
+        """The characters (B, T) that the model sees, until the next is appended."""
+        return self._room[:, : self._length]
 
     def append(self, tokens: np.ndarray) -> None:
         """Add one character to each text: tokens (B,)."""
-        column = np.asarray(tokens, dtype=np.int64)[:, None]
         size = self.model.block_size
-        if self.window.shape[1] < size:
-            self.window = np.concatenate([self.window, column], axis=1)
-            self._unread = np.concatenate([self._unread, column], axis=1)
-            return
-        keep = size - 1 if self.slide else size // 2
-        self.window = np.concatenate([self.window[:, size - keep :], column], axis=1)
-        self._unread = self.window
-        if self.caching:
-            self._cache = self.model.new_cache()
+        if self._length == size:
+            keep = size - 1 if self.slide else size // 2
+            self._room[:, :keep] = self._room[:, size - keep :]
+            self._length, self._read = keep, 0
+            for each in self._cache or ():
+                each.length = 0  # its memory is filled again
+        self._room[:, self._length] = tokens
+        self._length += 1
 
     def logits(self) -> np.ndarray:
         """Return the logits (B, V) of the character that follows; append one before the next."""
+        logits = self.logits_on_device()
+        return backend_of(logits).to_numpy(logits)
+
+    def logits_on_device(self) -> Array:
+        """Return the same as an array of the model's device."""
         with evaluating(self.model):
             if self._cache is None:
-                logits, _ = self.model(self.window)
+                logits = self.model(self.window)[0].array
             else:
-                logits, _ = self.model(self._unread, cache=self._cache)
-                self._unread = self.window[:, :0]
-        return logits.backend.to_numpy(logits.array)[:, -1]
+                unread = self.window[:, self._read :]
+                if self._on_host and unread.shape[1] == 1:
+                    logits = self._next(unread, self._positions[self._read : self._length])
+                else:
+                    logits = self.model(unread, cache=self._cache)[0].array
+                self._read = self._length
+        return logits[:, -1]
+
+    def _read_next(self, token: Tensor, position: Tensor) -> Tensor:
+        return self.model(token, cache=self._cache, positions=position)[0]
+
+    def _forget_last(self) -> None:
+        for each in self._cache or ():
+            each.length -= 1
 
 
 def generate(
@@ -137,7 +173,7 @@ def generate(
         model, np.repeat(prompt[None], len(streams), axis=0), cache=cache, slide=slide
     )
     for _ in range(length):
-        tokens = sampling.choose(context.logits(), streams)
+        tokens = sampling.choose(context.logits_on_device(), streams)
         yield tokens
         context.append(tokens)
 

@@ -60,24 +60,32 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     return x.gelu(approximate)
 
 
-def softmax(x: Tensor, axis: int = -1, mask: Any = None) -> Tensor:
-    """Return exp(x) / sum(exp(x)) along `axis`, over the elements where `mask` is True.
+def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> Tensor:
+    """Return exp(scale x) / sum(exp(scale x)) along `axis`, over the elements where `mask` is True.
 
     `mask` is boolean and broadcasts to x, or is "causal": of the last two axes, element (i, j)
     takes part if j <= i + columns - rows. A row without any element gives zeros.
+
+    Raises
+    ------
+    ValueError
+        The mask is another word, or does not broadcast to x; "causal" for less than two axes.
+    TypeError
+        The mask is not of booleans.
     """
     x = floating(x)
     (axis,) = normalize_axes("softmax", axis, x.ndim)
-    if isinstance(mask, str):
+    causal = isinstance(mask, str)
+    if causal:
         if mask != "causal" or x.ndim < 2:
             raise ValueError(
                 f"softmax: mask={mask!r} for shape {x.shape}; expected booleans, or 'causal' "
                 "for at least two axes"
             )
-        mask = x._result(x.backend.softmax.causal_mask(x.backend.xp, *x.shape[-2:]))
+        mask = None
     elif mask is not None:
         mask = boolean_mask("softmax", mask, x)
-    return neural.Softmax.apply(x, mask, axis=axis)
+    return neural.Softmax.apply(x, mask, axis=axis, causal=causal, scale=scale)
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:

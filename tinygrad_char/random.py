@@ -65,6 +65,10 @@ class Stream:
         """Return int64 numbers uniform in [low, high)."""
         return self._numpy.integers(low, high, size)
 
+    def fraction(self) -> float:
+        """Return a number uniform in [0, 1): the one that `multinomial` would draw for a row."""
+        return self._numpy.random()
+
     def multinomial(self, probabilities: np.ndarray) -> np.ndarray:
         """Return for each row of probabilities (N, V) one index, drawn with them.
 

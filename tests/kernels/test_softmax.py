@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from closeness import SIZES, assert_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernels import log_softmax, softmax
+from kernels import softmax as reference_softmax  # conftest replaces the other name
 
 
 def reference(x, mask):
@@ -68,6 +71,150 @@ def test_log_softmax_agrees_with_float64(columns, scale):
         1 - np.maximum(truth, -88)
     )
     assert_close(dx, grad - np.exp(truth) * total, bound)
+
+
+def assert_softmax(x, grad, seen, y, dx, scale):
+    """Assert that y and dx, of rows (N, C), are the softmax of scale * x and its gradient."""
+    truth = reference(scale * x.astype(np.float64), seen)
+    # the product, and what it is less the peak, are rounded to their size before exp
+    size = np.where(seen, np.abs(scale * x), 0).max(-1, keepdims=True, initial=0)
+    assert_close(y, truth, (1 + size) * truth + 1e-38)
+    assert (y[~seen] == 0).all()
+    wide = np.where(seen, grad, 0).astype(np.float64)
+    bound = scale * np.abs(wide).max(-1, keepdims=True, initial=0) * (1 + size) * (y + truth)
+    assert_close(dx, scale * vector_jacobian(wide, truth), bound + 1e-38)
+    assert (dx[~seen] == 0).all()
+
+
+def draw(rng, shape, laid_out):
+    """Return float32 numbers whose memory is contiguous, or that of another order of the axes."""
+    if laid_out == "contiguous":
+        return rng.standard_normal(shape, np.float32)
+    if laid_out == "transposed":
+        return rng.standard_normal((*shape[:-2], *shape[:-3:-1]), np.float32).swapaxes(-1, -2)
+    return rng.standard_normal((*shape[:-1], 2 * shape[-1]), np.float32)[..., ::2]
+
+
+LAYOUTS = st.sampled_from(["contiguous", "transposed", "stepped"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(1, 70),
+    st.sampled_from([1.0, 0.125, 3.0]),
+    LAYOUTS,
+    st.sampled_from(["none", "rows", "columns", "all"]),
+    st.integers(0, 1000),
+)
+def test_causal_softmax_is_that_of_what_is_seen(
+    batch, rows, columns, scale, laid_out, masked, seed
+):
+    rng = np.random.default_rng(seed)
+    shape = (2, batch, rows, columns)
+    x, grad = draw(rng, shape, laid_out), draw(rng, shape, laid_out)
+    mask = {
+        "none": None,
+        "rows": rng.random((rows, 1)) < 0.7,
+        "columns": rng.random(columns) < 0.7,
+        "all": rng.random(shape) < 0.7,
+    }[masked]
+    seen = np.tri(rows, columns, columns - rows, dtype=bool) & (True if mask is None else mask)
+    before = x.copy(), grad.copy()
+    y = softmax.forward(x, mask, causal=True, scale=scale)
+    dx = softmax.backward(grad, y, causal=True, scale=scale)
+    assert y.dtype == dx.dtype == np.float32
+    assert y.shape == dx.shape == shape
+    flat = [each.reshape(-1, columns) for each in (x, grad, np.broadcast_to(seen, shape), y, dx)]
+    assert_softmax(*flat, scale)
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(grad, before[1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 300),
+    st.sampled_from([1.0, 0.125, 3.0]),
+    LAYOUTS,
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_softmax_of_scaled_rows(batch, rows, columns, scale, laid_out, masked, seed):
+    rng = np.random.default_rng(seed)
+    shape = (batch, rows, columns)
+    x, grad = draw(rng, shape, laid_out), draw(rng, shape, laid_out)
+    mask = rng.random((rows, columns)) < 0.7
+    y = softmax.forward(x, mask if masked else None, scale=scale)
+    dx = softmax.backward(grad, y, scale=scale)
+    seen = np.broadcast_to(mask if masked else True, shape)
+    assert_softmax(*[each.reshape(-1, columns) for each in (x, grad, seen, y, dx)], scale)
+    y = log_softmax.forward(x)
+    wide = x.astype(np.float64)
+    peak = wide.max(-1, keepdims=True)
+    truth = wide - peak - np.log(np.exp(wide - peak).sum(-1, keepdims=True))
+    assert_close(y, truth, 1 + np.abs(truth))
+    dx = log_softmax.backward(grad, y)
+    total = grad.astype(np.float64).sum(-1, keepdims=True)
+    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (1 + np.abs(truth))
+    assert_close(dx, grad - np.exp(truth) * total, bound)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 2.0, -1.0])
+def test_what_is_not_finite_is_where_the_reference_has_it(value, causal, masked, scale):
+    x = np.random.default_rng(0).standard_normal((3, 20, 40)).astype(np.float32)
+    x[0, 3, 5] = x[0, 7, 39] = x[1, 4:6] = value
+    x[2, :, 20:] = value
+    mask = np.arange(40) % 3 > 0 if masked else None
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = softmax.forward(x, mask, causal=causal, scale=scale)
+        expected = reference_softmax.forward(x, mask, causal=causal, scale=scale)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-37)
+        grad = x[::-1]
+        dx = softmax.backward(grad, y, causal=causal, scale=scale)
+        expected = reference_softmax.backward(grad, y, causal=causal, scale=scale)
+        largest = np.abs(grad, where=np.isfinite(grad), out=np.zeros_like(grad)).max()
+        np.testing.assert_allclose(dx, expected, rtol=1e-4, atol=1e-5 * largest)
+    if np.isnan(value) or value * scale == np.inf:
+        assert np.isnan(expected).any()
+
+
+@pytest.mark.parametrize("hidden", [np.inf, np.nan, 3e38, -np.inf])
+def test_what_lies_above_the_diagonal_is_ignored(hidden):
+    x = np.array([[hidden, hidden], [1, hidden], [1, 1], [np.nan, 1]], np.float32)[None]
+    with np.errstate(invalid="ignore"):
+        y = softmax.forward(x[:, :3], causal=True)
+        assert y.tolist() == [[[0, 0], [1, 0], [0.5, 0.5]]]
+        grad = np.array([[hidden, hidden], [2, hidden], [1, 2]], np.float32)[None]
+        assert softmax.backward(grad, y, causal=True).tolist() == [[[0, 0], [0, 0], [-0.25, 0.25]]]
+
+
+def test_causal_softmax_along_the_last_axis_but_one():
+    x = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(np.float32)
+    mask = softmax.causal_mask(np, 5, 7)
+    y = softmax.forward(x, axis=1, causal=True)
+    np.testing.assert_array_equal(y, softmax.forward(x, mask, 1))
+    dx = softmax.backward(x, y, 1, causal=True)
+    np.testing.assert_array_equal(dx, softmax.backward(x, y, 1))
+
+
+def test_many_rows_are_those_of_few(monkeypatch):
+    """More than one thread is worth, with matrices that begin within a thread's part."""
+    monkeypatch.setattr("kernels.cores.available_cores", lambda: 3)
+    x, grad = np.random.default_rng(0).standard_normal((2, 41, 33, 65)).astype(np.float32)
+    y = softmax.forward(x, causal=True)
+    dx = softmax.backward(grad, y, causal=True)
+    log, dlog = log_softmax.forward(x), log_softmax.backward(grad, x)
+    for i in range(len(x)):
+        np.testing.assert_array_equal(y[i], softmax.forward(x[i], causal=True))
+        np.testing.assert_array_equal(dx[i], softmax.backward(grad[i], y[i], causal=True))
+        np.testing.assert_array_equal(log[i], log_softmax.forward(x[i]))
+        np.testing.assert_array_equal(dlog[i], log_softmax.backward(grad[i], x[i]))
 
 
 def test_minus_infinity_has_no_weight():

@@ -11,6 +11,9 @@ NAMES = (
     "gelu",
     "layernorm",
     "linear",
+    "log_softmax",
     "residual",
     "running_mean",
+    "sampling",
+    "softmax",
 )

@@ -111,10 +111,22 @@ def test_the_model_is_asked_for_one_character_at_a_time_while_the_cache_lasts(ma
     forward = model.forward
     model.forward = lambda idx, **options: lengths.append(idx.shape[1]) or forward(idx, **options)
     write(model, 14, prompt=(1, 2, 3))
-    if make is make_gpt:
-        assert lengths == [3, 1, 1, 1, 1, 1, 5, 1, 1, 1, 5, 1, 1, 1]
+    if make is make_gpt:  # from the third single character on its operations are repeated
+        assert lengths == [3, 1, 1, 5, 5]
     else:  # nothing to remember, so it reads its window; a table look-up costs nothing
         assert lengths == [3, 4, 5, 6, 7, 8, 5, 6, 7, 8, 5, 6, 7, 8]
+
+
+def test_a_context_reads_again_into_the_memory_that_it_has():
+    context = Context(make_gpt().eval(), random_tokens((2, 3)))
+    context.logits()
+    held = [(each.keys, each.values) for each in context._cache]
+    for step in range(20):
+        context.append(random_tokens(2, seed=step))
+        context.logits()
+    for each, (keys, values) in zip(context._cache, held, strict=True):
+        assert each.keys is keys
+        assert each.values is values
 
 
 def test_a_context_without_a_character_is_refused():
@@ -241,6 +253,42 @@ def test_a_character_that_was_cut_off_never_comes():
     streams = sampling_streams(0, 1)
     sampling = Sampling(1.0, top_k=5)
     assert 3 not in {int(sampling.choose(logits, streams)[0]) for _ in range(300)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_numbers_are_refused(dtype, value):
+    logits = np.zeros((3, 4), dtype)
+    logits[1, 2] = value
+    for sampling in (Sampling(), Sampling(top_k=2), Sampling(top_p=0.5)):
+        with pytest.raises(ValueError, match=r"row 1 of the logits gives no probabilities: \[ ?0"):
+            sampling.choose(logits, sampling_streams(0, 3))
+
+
+def test_each_row_has_its_stream():
+    with pytest.raises(ValueError, match="2 rows of logits and 3 streams"):
+        Sampling().choose(np.zeros((2, 4)), sampling_streams(0, 3))
+
+
+def test_temperature_0_draws_nothing():
+    (stream,) = sampling_streams(0, 1)
+    before = stream.get_state()
+    Sampling(0).choose(np.zeros((1, 4), np.float32), [stream])
+    assert stream.get_state() == before
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+@pytest.mark.parametrize("top_p", [None, 0.8])
+def test_choices_are_those_of_multinomial(top_k, top_p):
+    sampling = Sampling(0.8, top_k, top_p)
+    logits = np.random.default_rng(0).standard_normal((40, 65), np.float32)
+    ours = sampling.choose(logits, sampling_streams(3, 40))
+    expected = [
+        stream.multinomial(row[None])[0]
+        for stream, row in zip(sampling_streams(3, 40), sampling.probabilities(logits), strict=True)
+    ]
+    assert ours.tolist() == expected
+    assert len(set(expected)) > 10
 
 
 @pytest.mark.parametrize("value", [-0.1, -1, math.nan, math.inf])

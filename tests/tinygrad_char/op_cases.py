@@ -372,6 +372,18 @@ NETWORKS = [
         lambda t, x: torch_softmax(t, x, t.ones(3, 5, dtype=t.bool).tril(2)),
         (2, 3, 5),
     ),
+    *one(
+        "softmax/scaled",
+        lambda x: F.softmax(x, scale=0.25),
+        lambda t, x: (0.25 * x).softmax(-1),
+        (2, 3, 4),
+    ),
+    *one(
+        "softmax/causal scaled",
+        lambda x: F.softmax(x, mask="causal", scale=3.0),
+        lambda t, x: torch_softmax(t, 3 * x, t.ones(5, 3, dtype=t.bool).tril(-2)),
+        (2, 5, 3),
+    ),
     *one("log_softmax/method", lambda x: x.log_softmax(0), lambda t, x: x.log_softmax(0), (3, 4)),
     *one("log_softmax", lambda x: F.log_softmax(x), lambda t, x: x.log_softmax(-1), (2, 3, 4)),
     *one(

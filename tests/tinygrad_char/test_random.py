@@ -17,8 +17,21 @@ DRAWS = {
     "many integers": lambda s: s.integers(0, 1 << 60, 3),
     "one integer": lambda s: np.asarray(s.integers(0, 5)),
     "multinomial": lambda s: s.multinomial(PROBABILITIES),
+    "fraction": lambda s: np.array(s.fraction()),
     "dropout_key": lambda s: np.array(s.dropout_key(), np.uint64),
 }
+
+
+def test_a_fraction_is_what_multinomial_compares_the_running_sum_with():
+    one, other, third = Stream(5), Stream(5), Stream(5)
+    for _ in range(50):
+        fraction = one.fraction()
+        assert 0 <= fraction < 1
+        # the sum has to exceed it
+        assert other.multinomial(np.array([[fraction, 1 - fraction]])).tolist() == [1]
+        more = fraction + 2.0**-53
+        assert third.multinomial(np.array([[more, 1 - more]])).tolist() == [0]
+    assert one.get_state() == other.get_state() == third.get_state()
 
 
 def numbers(generator):

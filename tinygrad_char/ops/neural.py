@@ -153,18 +153,26 @@ class Gelu(Function):
 
 
 class Softmax(Function):
-    """Softmax with an optional boolean mask, see kernels/softmax.py."""
+    """Softmax of scaled numbers with an optional mask, see kernels/softmax.py."""
 
-    def forward(self, x: Array, mask: Array | None, *, axis: int) -> Array:
+    def forward(
+        self,
+        x: Array,
+        mask: Array | None,
+        *,
+        axis: int,
+        causal: bool = False,
+        scale: float = 1.0,
+    ) -> Array:
         """Return y."""
-        y = self.backend.softmax.forward(x, mask, axis)
+        y = self.backend.softmax.forward(x, mask, axis, causal, scale)
         self.saved = (y,)
-        self.axis = axis
+        self.options = (axis, causal, scale)
         return y
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return dx."""
-        return self.backend.softmax.backward(grad, self.saved[0], self.axis), None
+        return self.backend.softmax.backward(grad, self.saved[0], *self.options), None
 
 
 class LogSoftmax(Function):

@@ -81,8 +81,10 @@ MASKS = st.sampled_from(["none", "all", "rows", "broadcast", "column"])
 
 
 @settings(deadline=None, max_examples=25)
-@given(ROWS, COLUMNS, st.sampled_from(DTYPES), MASKS, SEEDS)
-def test_softmax_is_its_reference(launcher, rows, columns, dtype, masked, seed):
+@given(
+    ROWS, COLUMNS, st.sampled_from(DTYPES), MASKS, st.booleans(), st.sampled_from([1.0, 0.5]), SEEDS
+)
+def test_softmax_is_its_reference(launcher, rows, columns, dtype, masked, causal, scale, seed):
     rng = np.random.default_rng(seed)
     x, grad = draw(rng, (2, 2, 1, rows, columns), dtype)
     shape = {
@@ -94,12 +96,12 @@ def test_softmax_is_its_reference(launcher, rows, columns, dtype, masked, seed):
     }[masked]
     mask = None if shape is None else rng.random(shape) < 0.7
     kernel = Softmax(launcher)
-    y = kernel.forward(x, mask)
+    y = kernel.forward(x, mask, -1, causal, scale)
     assert y.dtype == dtype
-    assert_precise(y, reference_softmax.forward, (x, mask))
-    dx = kernel.backward(grad, y)
+    assert_precise(y, reference_softmax.forward, (x, mask, -1, causal, scale))
+    dx = kernel.backward(grad, y, -1, causal, scale)
     assert dx.dtype == dtype
-    assert_precise(dx, reference_softmax.backward, (grad, y), factor=8)
+    assert_precise(dx, reference_softmax.backward, (grad, y, -1, causal, scale), factor=8)
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])

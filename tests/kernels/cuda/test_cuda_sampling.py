@@ -61,6 +61,23 @@ def test_largest_uniform_number_gives_a_possible_class(launcher):
     assert (tokens > 150).all()
 
 
+@pytest.mark.parametrize("row", [[0, np.nan, 1], [0, 1, np.inf], [-np.inf] * 3, [np.nan] * 3])
+def test_a_row_without_probabilities_has_the_token_minus_1(launcher, row):
+    logits = np.array([[0] * 3, row, [0] * 3], np.float32)
+    uniform = np.full(3, 0.2, np.float32)
+    for top_k in (None, 2):
+        tokens = Sampling(launcher).forward(logits, uniform, 1.0, top_k)
+        assert tokens.tolist() == [0, -1, 0]
+
+
+def test_top_p_is_the_references(launcher):
+    logits, uniform = draw(np.random.default_rng(0), (9, 65)), np.linspace(0, 0.999, 9)
+    tokens = Sampling(launcher).forward(logits, uniform, 0.8, 30, 0.7)
+    expected = reference_sampling.forward(logits, uniform, 0.8, 30, 0.7)
+    assert tokens.tolist() == expected.tolist()
+    assert tokens.tolist() != Sampling(launcher).forward(logits, uniform, 0.8, 30).tolist()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_check_mode_finds_nothing(checking_launcher, dtype):
     rng = np.random.default_rng(0)
