@@ -86,7 +86,9 @@ def random_batch(
 def cut_batch(x: np.ndarray, y: np.ndarray, shards: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut a batch in `shards` parts of about equal size, or in single windows if it has fewer."""
     parts = min(shards, len(x))
-    return list(zip(np.array_split(x, parts), np.array_split(y, parts), strict=True))
+    size, longer = divmod(len(x), parts)  # the first parts take what is left over
+    ends = [size * part + min(part, longer) for part in range(parts + 1)]
+    return [(x[start:end], y[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def whole_split(

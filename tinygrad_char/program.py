@@ -172,11 +172,13 @@ class RecordedProgram:
         self.fixed = [(each, each.array) for each in program.fixed if isinstance(each, Tensor)]
         keys = program.dropout.keys
         before = keys.calls
-        places = self._places(self._record({})[1])
-        keys.calls = before
-        self.loss, self.grads = self._record(places)
-        self.draws = keys.calls - before
-        keys.calls = before
+        try:
+            places = self._places(self._record({})[1])
+            keys.calls = before
+            self.loss, self.grads = self._record(places)
+            self.draws = keys.calls - before
+        finally:  # this batch is still to be computed
+            keys.calls = before
 
     def _record(self, places: dict[int, np.ndarray]) -> tuple[Array, list[Array]]:
         keys = self.program.dropout.keys

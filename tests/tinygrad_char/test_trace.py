@@ -152,6 +152,28 @@ def test_operations_that_no_kernel_serves_are_repeated_by_python(leaf):
     assert "made otherwise" in traced.not_recorded
 
 
+def test_what_cannot_be_recorded_draws_no_dropout_keys():
+    def build():
+        stream = Generator(0).dropout
+        leaf = tg.tensor(np.ones((2, 3), np.float32)).requires_grad_()
+
+        def loss(batch):
+            dropped = F.dropout(leaf * batch[0], 0.5, key=stream.dropout_key())
+            return dropped.exp().sum()
+
+        return TracedLoss(loss, [leaf], stream), loss, leaf
+
+    (traced, _, _), (_, loss, leaf) = build(), build()
+    for _ in range(5):
+        x = RNG.standard_normal((2, 3)).astype(np.float32)
+        found = traced.gradients((x,), 1.0)
+        expected = loss((tg.tensor(x),))
+        assert found[0] == expected.item()
+        np.testing.assert_array_equal(found[1][0], tg.grad(expected, [leaf])[0].numpy())
+    assert traced.reason is None
+    assert traced.not_recorded is not None
+
+
 @needs_kernels
 def test_a_constant_made_from_the_data_is_not_recorded():
     """An array that operations make themselves would be the recording's for ever."""
