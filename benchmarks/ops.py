@@ -131,6 +131,19 @@ def adamw(op: Any, at: Dimensions) -> dict[str, Task]:
     return {"adamw": Task(lambda: op.update(p, grad, m, v, step=9, decoupled=True, **ADAMW), check)}
 
 
+def add(op: Any, at: Dimensions) -> dict[str, Task]:
+    """Return the addition of positions to each sequence of characters."""
+    shape = (at.batch, at.length, at.channels)
+    a, b, grad = operands({"a": shape, "b": shape[1:], "grad": shape}).values()
+    return {
+        "add forward": Task(lambda: op.forward(a, b)),
+        "add backward": Task(
+            lambda: op.backward(grad, a.shape, b.shape, (True, True)),
+            lambda: op.backward(grad, a.shape, b.shape, (True, True))[1],
+        ),
+    }
+
+
 def attention(op: Any, at: Dimensions) -> dict[str, Task]:
     """Return causal attention, without and with dropout."""
     size = at.channels // at.heads
@@ -336,6 +349,7 @@ def softmax(op: Any, at: Dimensions) -> dict[str, Task]:
 
 CASES: dict[str, Callable[[Any, Dimensions], dict[str, Task]]] = {
     "adamw": adamw,
+    "add": add,
     "attention": attention,
     "bias_activation": bias_activation,
     "cross_entropy": cross_entropy,
@@ -369,6 +383,8 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
     return {
         "product": ("operations", 2.0 * at.product**3),
         "adamw": ("bytes", 28.0 * at.parameters),
+        "add forward": ("bytes", 2 * stream + stream / at.batch),
+        "add backward": ("bytes", stream + stream / at.batch),
         "attention forward": ("operations", 2 * scores),
         "attention backward": ("operations", 5 * scores),
         "attention with dropout forward": ("operations", 2 * scores),

@@ -101,6 +101,20 @@ def adamw(at: Dimensions) -> dict[str, Task]:
     return {"adamw": Task(optimizer.step, check)}
 
 
+def add(at: Dimensions) -> dict[str, Task]:
+    """Return the addition of positions to each sequence of characters."""
+    shape = (at.batch, at.length, at.channels)
+    a, b, grad = tensors(a=shape, b=shape[1:], grad=shape)
+
+    def backward() -> Any:
+        return grad, grad.sum(dim=0)
+
+    return {
+        "add forward": Task(lambda: a + b),
+        "add backward": Task(backward, lambda: backward()[1]),
+    }
+
+
 def attention(at: Dimensions) -> dict[str, Task]:
     """Return causal attention, without and with dropout."""
     shape = (at.batch, at.heads, at.length, at.channels // at.heads)
@@ -262,6 +276,7 @@ def softmax(at: Dimensions) -> dict[str, Task]:
 
 CASES: dict[str, Callable[[Dimensions], dict[str, Task]]] = {
     "adamw": adamw,
+    "add": add,
     "attention": attention,
     "bias_activation": bias_activation,
     "cross_entropy": cross_entropy,
