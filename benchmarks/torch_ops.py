@@ -105,14 +105,7 @@ def add(at: Dimensions) -> dict[str, Task]:
     """Return the addition of positions to each sequence of characters."""
     shape = (at.batch, at.length, at.channels)
     a, b, grad = tensors(a=shape, b=shape[1:], grad=shape)
-
-    def backward() -> Any:
-        return grad, grad.sum(dim=0)
-
-    return {
-        "add forward": Task(lambda: a + b),
-        "add backward": Task(backward, lambda: backward()[1]),
-    }
+    return tasks("add", lambda a, b: a + b, [a, b], grad)
 
 
 def attention(at: Dimensions) -> dict[str, Task]:

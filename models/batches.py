@@ -1,6 +1,7 @@
 """Windows of a token sequence: the training split at random, a whole split exactly once."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -88,7 +89,7 @@ def cut_batch(x: np.ndarray, y: np.ndarray, shards: int) -> list[tuple[np.ndarra
     parts = min(shards, len(x))
     size, longer = divmod(len(x), parts)  # the first parts take what is left over
     ends = [size * part + min(part, longer) for part in range(parts + 1)]
-    return [(x[start:end], y[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    return [(x[start:end], y[start:end]) for start, end in pairwise(ends)]
 
 
 def whole_split(
