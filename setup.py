@@ -16,6 +16,7 @@ FUSED = Extension(
             "cross_entropy",
             "dropout",
             "embedding",
+            "global_norm",
             "layernorm",
             "linear",
             "log_softmax",

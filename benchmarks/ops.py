@@ -242,6 +242,12 @@ def gelu(op: Any, at: Dimensions) -> dict[str, Task]:
     }
 
 
+def global_norm(op: Any, at: Dimensions) -> dict[str, Task]:
+    """Return the norm of the gradients of all parameters."""
+    grad = operands({"grad": (at.parameters,)})["grad"]
+    return {"global_norm": Task(lambda: op.forward(grad))}
+
+
 def layernorm(op: Any, at: Dimensions) -> dict[str, Task]:
     """Return normalisation of the residual stream."""
     shape = (at.rows, at.channels)
@@ -353,6 +359,7 @@ CASES: dict[str, Callable[[Any, Dimensions], dict[str, Task]]] = {
     "dropout": dropout,
     "embedding": embedding,
     "gelu": gelu,
+    "global_norm": global_norm,
     "layernorm": layernorm,
     "linear": linear,
     "log_softmax": log_softmax,
@@ -398,6 +405,7 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
         "embedding backward": ("bytes", stream + table),
         "gelu forward": ("bytes", 2 * wide),
         "gelu backward": ("bytes", 3 * wide),
+        "global_norm": ("bytes", 4.0 * at.parameters),
         "layernorm forward": ("bytes", 2 * stream),
         "layernorm backward": ("bytes", 3 * stream),
         "linear forward": ("operations", product),

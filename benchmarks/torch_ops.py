@@ -174,6 +174,12 @@ def gelu(at: Dimensions) -> dict[str, Task]:
     return tasks("gelu", F.gelu, [x], grad)
 
 
+def global_norm(at: Dimensions) -> dict[str, Task]:
+    """Return the norm of the gradients of all parameters."""
+    (grad,) = tensors(grad=(at.parameters,))
+    return {"global_norm": Task(lambda: torch.linalg.vector_norm(grad))}
+
+
 def layernorm(at: Dimensions) -> dict[str, Task]:
     """Return normalisation of the residual stream."""
     shape = (at.rows, at.channels)
@@ -276,6 +282,7 @@ CASES: dict[str, Callable[[Dimensions], dict[str, Task]]] = {
     "dropout": dropout,
     "embedding": embedding,
     "gelu": gelu,
+    "global_norm": global_norm,
     "layernorm": layernorm,
     "linear": linear,
     "log_softmax": log_softmax,

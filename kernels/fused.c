@@ -41,10 +41,10 @@ static int take_view(View *to, const Py_buffer *view, const char *name, Py_ssize
 }
 
 /* Reads arguments by a pattern: f a float32 array, F one to write to, t int64 indices, T ones to
- * write to, d a float64 array (any of them may be None, which is NULL); v and V float32 of four
- * axes, of which only the last need be contiguous; i a whole number, n one from 0 to 2^64 - 1, r a
- * real one, R one in double precision; s and, next to it, k the seed and the number of the call
- * that a dropout mask is made of. Returns -1 with an error set. */
+ * write to, d and D the same in float64 (any of them may be None, which is NULL); v and V float32
+ * of four axes, of which only the last need be contiguous; i a whole number, n one from 0 to
+ * 2^64 - 1, r a real one, R one in double precision; s and, next to it, k the seed and the number
+ * of the call that a dropout mask is made of. Returns -1 with an error set. */
 static int take(Arguments *arguments, Held *held, const char *name, const char *pattern,
                 PyObject *const *given, Py_ssize_t count)
 {
@@ -70,7 +70,7 @@ static int take(Arguments *arguments, Held *held, const char *name, const char *
         } else {
             Py_buffer *const view = &held->buffers[held->count];
             const int of_heads = letter == 'v' || letter == 'V';
-            const int written = strchr("FTV", letter) != NULL;
+            const int written = strchr("FTDV", letter) != NULL;
             const int flags = (of_heads ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) |
                               (written ? PyBUF_WRITABLE : 0);
             if (PyObject_GetBuffer(given[k], view, flags) < 0)
@@ -82,7 +82,7 @@ static int take(Arguments *arguments, Held *held, const char *name, const char *
                     break;
                 arguments->at[k].whole = views++;
             }
-            if (view->itemsize != (strchr("tTd", letter) ? 8 : 4)) {
+            if (view->itemsize != (strchr("tTdD", letter) ? 8 : 4)) {
                 PyErr_Format(PyExc_TypeError, "%s: argument %zd has items of %zd bytes", name,
                              k + 1, view->itemsize);
                 break;
@@ -125,7 +125,7 @@ static PyObject *call(const Kernel *kernel, PyObject *const *given, Py_ssize_t c
 #define INDICES(k) ((const int64_t *)a->at[k].data)
 #define WHOLE(k) (a->at[k].whole)
 #define NATURAL(k) (a->at[k].natural)
-#define DOUBLES(k) ((const double *)a->at[k].data)
+#define DOUBLES(k) ((double *)a->at[k].data)
 #define REAL(k) (a->at[k].real)
 #define PRECISE(k) (a->at[k].precise)
 #define VIEW(k) (&a->views[a->at[k].whole])
@@ -258,6 +258,8 @@ FUNCTION(adamw_update, "FfFFirrrrrrrrri",
          adamw_update(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), REAL(5), REAL(6),
                       REAL(7), REAL(8), REAL(9), REAL(10), REAL(11), REAL(12), REAL(13),
                       WHOLE(14)))
+FUNCTION(sums_of_squares, "fDiii",
+         sums_of_squares(FLOATS(0), DOUBLES(1), WHOLE(2), WHOLE(3), WHOLE(4)))
 FUNCTION(running_mean_forward, "fFiiii",
          running_mean_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(running_mean_backward, "fFiiii",
@@ -300,6 +302,7 @@ static PyMethodDef functions[] = {
     ENTRY(embedding_forward),
     ENTRY(embedding_backward),
     ENTRY(adamw_update),
+    ENTRY(sums_of_squares),
     ENTRY(running_mean_forward),
     ENTRY(running_mean_backward),
     ENTRY(softmax_forward),

@@ -87,6 +87,8 @@ void adamw_update(float *parameter, const float *grad, float *exp_avg, float *ex
                   int64_t size, float grad_scale, float decay, float addition, float rate1,
                   float beta2, float rate2, float correction, float eps, float step_size,
                   int64_t threads);
+void sums_of_squares(const float *numbers, double *sums, int64_t size, int64_t chunk,
+                     int64_t threads);
 void running_mean_forward(const float *x, float *y, int64_t sequences, int64_t length,
                           int64_t channels, int64_t threads);
 void running_mean_backward(const float *grad, float *grad_x, int64_t sequences, int64_t length,

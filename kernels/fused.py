@@ -23,6 +23,7 @@ from kernels import (
     dropout,
     embedding,
     gelu,
+    global_norm,
     layernorm,
     linear,
     log_softmax,
@@ -439,6 +440,16 @@ def adamw_update(
     )
 
 
+def global_norm_forward(grad: Array) -> Array:
+    """See global_norm.forward."""
+    if not _fits(grad):
+        return global_norm.forward(grad)
+    chunk = global_norm.CHUNK
+    sums = np.empty(-(-grad.size // chunk))
+    compiled.sums_of_squares(grad, sums, grad.size, chunk, threads_for(2 * grad.size))
+    return np.asarray(math.sqrt(sums.sum()))
+
+
 def running_mean_forward(x: Array) -> Array:
     """See running_mean.forward."""
     return _each_sequence(compiled.running_mean_forward, x) if _fits(x) else running_mean.forward(x)
@@ -572,6 +583,7 @@ def _table() -> dict[str, Any]:
         "dropout": SimpleNamespace(forward=dropout_masked, backward=dropout_masked),
         "embedding": SimpleNamespace(forward=embedding_forward, backward=embedding_backward),
         "gelu": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
+        "global_norm": SimpleNamespace(forward=global_norm_forward),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),
         "linear": SimpleNamespace(forward=linear_forward, backward=linear_backward),
         "log_softmax": SimpleNamespace(forward=log_softmax_forward, backward=log_softmax_backward),

@@ -8,7 +8,7 @@ import math
 from kernels.array import Array, namespace
 
 CHUNK = 1 << 16
-"""Squares that are added up in the gradients' precision, before the sums are added in double."""
+"""Squares that are added up by themselves, before the sums are added in double precision."""
 
 
 def forward(grad: Array) -> Array:

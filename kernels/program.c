@@ -84,7 +84,7 @@ Py_ssize_t program_record(const Kernel *kernel, const Arguments *arguments,
             call->mask = (Py_ssize_t)k;
             call->arguments.at[k].natural -= program->first;
         }
-        if (!strchr("fFtTdvV", letter) || objects[k] == Py_None)
+        if (!strchr("fFtTdDvV", letter) || objects[k] == Py_None)
             continue;
         const void *data = letter == 'v' || letter == 'V'
                                ? arguments->views[arguments->at[k].whole].data

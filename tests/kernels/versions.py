@@ -9,6 +9,7 @@ NAMES = (
     "dropout",
     "embedding",
     "gelu",
+    "global_norm",
     "layernorm",
     "linear",
     "log_softmax",

@@ -1,0 +1,48 @@
+"""The norm of a flat buffer of gradients."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import cores, fused, global_norm
+
+RNG = np.random.default_rng(0)
+CHUNK = global_norm.CHUNK
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.one_of(st.integers(0, 300), st.integers(CHUNK - 2, CHUNK + 2), st.just(3 * CHUNK + 17)),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([1e-12, 1.0, 1e12]),
+)
+def test_any_number_of_gradients_of_any_size(size, dtype, scale):
+    grad = (scale * RNG.standard_normal(size)).astype(dtype)
+    norm = global_norm.forward(grad)
+    assert (norm.shape, norm.dtype) == ((), np.float64)
+    truth = np.linalg.norm(grad.astype(np.float64))
+    np.testing.assert_allclose(norm, truth, rtol=64 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 5, CHUNK, -1])
+def test_one_that_is_not_finite_makes_the_norm_so(wrong, place):
+    grad = RNG.standard_normal(2 * CHUNK + 3).astype(np.float32)
+    grad[place] = wrong
+    assert not np.isfinite(global_norm.forward(grad))
+
+
+def test_a_view_with_gaps():
+    grad = RNG.standard_normal(999).astype(np.float32)[::3]
+    np.testing.assert_allclose(global_norm.forward(grad), np.linalg.norm(grad), rtol=1e-6)
+
+
+@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    grad = RNG.standard_normal(7 * CHUNK + 1).astype(np.float32)
+    found = set()
+    for threads in (1, 2, 3, 8):
+        monkeypatch.setattr(cores, "available_cores", lambda count=threads: count)
+        found.add(float(fused.global_norm_forward(grad)))
+    assert len(found) == 1
