@@ -19,6 +19,8 @@ FACTOR, UNITS = 4.0, 6.0
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
 KEY = DropoutKey(0x0123456789ABCDEF, 77)
 LENGTHS = (1, 2, 31, 33, 127, 129, 1000, 1025)
+WIDE = 9001
+"""Classes that are more than a block keeps in registers."""
 HEADS = (16, 24, 32, 64, 80, 128)
 
 Arrays = dict[str, np.ndarray]
@@ -121,7 +123,9 @@ def checks(quick: bool) -> Iterator[Check]:
             compute = _bias_activation(activation)
             yield Check("bias_activation", f"{activation} {case}", compute, {**rows, **columns})
         targets = rng.integers(0, length, 5)
-        yield Check("cross_entropy", case, _cross_entropy, {"x": draw(5, length), "idx": targets})
+        logits = {"x": draw(5, length), "idx": targets}
+        yield Check("cross_entropy", case, _cross_entropy, logits)
+        yield Check("cross_entropy", f"one pass {case}", _cross_entropy_in_one_pass, logits)
         indices = rng.integers(0, 7, 3 * length)
         table = {"table": draw(7, 24), "idx": indices, "grad": draw(3 * length, 24)}
         yield Check("embedding", f"{3 * length} of (7, 24)", _embedding, table)
@@ -141,6 +145,8 @@ def checks(quick: bool) -> Iterator[Check]:
         yield Check("matmul", f"(3, 33, {length}, 17)", _matmul, product, all_precisions)
         layer = {"x": draw(3, 33, length), "weight_": draw(17, length), "grad": draw(3, 33, 17)}
         yield Check("linear", f"(99, {length}, 17)", _linear, layer, all_precisions)
+    wide = {"x": draw(3, WIDE), "idx": rng.integers(0, WIDE, 3)}
+    yield Check("cross_entropy", f"one pass (3, {WIDE})", _cross_entropy_in_one_pass, wide)
     for size in (16, 64) if quick else HEADS:
         for queries, keys in ((33, 33),) if quick else ((1, 65), (33, 33), (129, 129), (257, 300)):
             shapes = {"q": queries, "k": keys, "v": keys, "grad": queries}
@@ -182,6 +188,15 @@ def _cross_entropy(ops: Any, i: Any) -> list[Array]:
     loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
     one = i.x[:1, 0].astype(loss.dtype).reshape(()) * 0 + 1
     return [loss, logsumexp, ops.cross_entropy.backward(one, i.x, i.idx, logsumexp)]
+
+
+def _cross_entropy_in_one_pass(ops: Any, i: Any) -> list[Array]:
+    half = i.x[:1, 0].astype(np.float32).reshape(()) * 0 + np.float32(0.5)
+    if not hasattr(ops.cross_entropy, "one_pass"):
+        loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
+        return [loss, logsumexp, ops.cross_entropy.backward(half, i.x, i.idx, logsumexp)]
+    loss, logsumexp, gradient = ops.cross_entropy.one_pass(i.x, i.idx)
+    return [loss, logsumexp, ops.cross_entropy.rescale(half, gradient)]
 
 
 def _embedding(ops: Any, i: Any) -> list[Array]:

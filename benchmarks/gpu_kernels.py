@@ -163,6 +163,7 @@ def _moving(
         2 * size,
         lambda: ops.cross_entropy.backward(one, x, targets, logsumexp),
     )
+    yield "cross_entropy in one pass", 2 * size, lambda: ops.cross_entropy.one_pass(x, targets)
     yield "bias and gelu", 2 * size, lambda: ops.bias_activation.forward(y, bias, "gelu")
     yield (
         "bias and gelu backward",

@@ -10,7 +10,7 @@ from kernels import backend, cublas, cuda
 from kernels.backend import CPU, DeviceError, backend_of, get_backend
 from kernels.device_array import DeviceArray
 from kernels.runner.compiler import find_compiler
-from tinygrad_char import Tensor
+from tinygrad_char import Tensor, no_grad
 from tinygrad_char import functional as F
 
 
@@ -185,6 +185,61 @@ def test_checks_come_back_after_what_is_unchecked(on_cpu):
         assert not on_cpu.cross_entropy.check
     assert on_cpu.embedding.check
     assert on_cpu.cross_entropy.check
+
+
+@pytest.fixture
+def launched(on_cpu, monkeypatch):
+    """Return the names of the kernels that are launched, in order."""
+    names = []
+    executor = on_cpu.adamw.launcher.executor
+    run = executor.run
+
+    def noted(launch):
+        names.append(launch.kernel.function)
+        run(launch)
+
+    monkeypatch.setattr(executor, "run", noted)
+    return names
+
+
+LOSS = ["cross_entropy_count", "cross_entropy_one_pass", "cross_entropy_reduce"]
+
+
+def test_cross_entropy_reads_its_logits_once_where_a_gradient_is_wanted(launched):
+    logits = np.random.default_rng(0).standard_normal((2, 3, 7), np.float32)
+    targets = np.array([[0, 6, -100], [2, 2, 1]])
+    x = Tensor(logits, requires_grad=True)
+    F.cross_entropy(x, targets).backward()
+    y = Tensor(logits, device="cuda-on-cpu", requires_grad=True)
+    loss = F.cross_entropy(y, targets)
+    assert launched == LOSS
+    loss.backward(retain_graph=True)
+    assert launched == [*LOSS, "cross_entropy_rescale"]
+    np.testing.assert_allclose(y.grad.numpy(), x.grad.numpy(), atol=1e-7)
+    first, y.grad = y.grad, None
+    loss.backward(Tensor(np.float32(3), device="cuda-on-cpu"))  # walked again, and scaled
+    assert launched[4:] == ["cross_entropy_count", "cross_entropy_backward"]
+    np.testing.assert_allclose(y.grad.numpy(), 3 * first.numpy(), rtol=1e-6)
+
+
+def test_cross_entropy_makes_no_gradient_that_nobody_wants(launched):
+    logits = Tensor(np.zeros((3, 5), np.float32), device="cuda-on-cpu", requires_grad=True)
+    with no_grad():
+        F.cross_entropy(logits, np.zeros(3, int))
+    F.cross_entropy(logits.detach(), np.zeros(3, int))
+    assert launched == ["cross_entropy_forward", "cross_entropy_reduce"] * 2
+
+
+def test_cross_entropy_of_each_target_on_the_device(on_cpu):
+    logits = np.random.default_rng(0).standard_normal((2, 3, 7), np.float32)
+    targets, weights = np.array([[0, 6, 5], [2, 2, 1]]), np.arange(6, dtype=np.float32)
+    grads = []
+    for device in ("cpu", "cuda-on-cpu"):
+        x = Tensor(logits, device=device, requires_grad=True)
+        losses = F.cross_entropy(x, targets, "none")
+        (losses * Tensor(weights.reshape(2, 3), device=device)).sum().backward()
+        grads.append(x.grad.numpy())
+    np.testing.assert_allclose(grads[1], grads[0], rtol=1e-5, atol=1e-7)
 
 
 def test_cublas_is_looked_for_on_this_machine():

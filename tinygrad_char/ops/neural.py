@@ -230,22 +230,28 @@ class CrossEntropy(Function):
                 f"targets {logits.shape[:-1]}"
             )
         self.options = (reduction, ignore_index)
-        loss, logsumexp = self.backend.cross_entropy.forward(
-            rows(logits), targets.reshape(-1), *self.options
-        )
-        self.saved = (logits, targets, logsumexp)
+        operation, gradient = self.backend.cross_entropy, None
+        given = (rows(logits), targets.reshape(-1), *self.options)
+        if self.needs[0] and hasattr(operation, "one_pass"):  # which reads the logits but once
+            loss, logsumexp, gradient = operation.one_pass(*given)
+        else:
+            loss, logsumexp = operation.forward(*given)
+        self.saved = (logits, targets, logsumexp, gradient)
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return dlogits."""
-        logits, targets, logsumexp = self.saved
-        dlogits = self.backend.cross_entropy.backward(
-            grad.reshape(-1) if grad.ndim else grad,
-            rows(logits),
-            targets.reshape(-1),
-            logsumexp,
-            *self.options,
-        )
+        logits, targets, logsumexp, gradient = self.saved
+        operation = self.backend.cross_entropy
+        grad = grad.reshape(-1) if grad.ndim else grad
+        if gradient is not None:
+            # It is changed in its place: a second walk over a graph that is kept finds none.
+            self.saved = (logits, targets, logsumexp, None)
+            dlogits = operation.rescale(grad, gradient)
+        else:
+            dlogits = operation.backward(
+                grad, rows(logits), targets.reshape(-1), logsumexp, *self.options
+            )
         return dlogits.reshape(logits.shape), None
 
 
