@@ -102,6 +102,16 @@ class Backend:
         for operation in (self.attention, self.linear, self.matmul):
             operation.tf32 = use
 
+    def use_atomics(self, use: bool) -> None:
+        """Let gradients be added up in whatever order is fastest, or in one that never changes.
+
+        Without, which is how it begins, the same computation gives the same bits each time. It is
+        a permission: the host has one order only, and keeps to it.
+        """
+        if not self.on_host:
+            for operation in (self.attention, self.embedding):
+                operation.atomics = use
+
     @contextmanager
     def unchecked(self) -> Iterator[None]:
         """Let indices and targets be what they are: checking them would wait for the device."""

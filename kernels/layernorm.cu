@@ -72,8 +72,8 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
 /* Writes grad_x, where not null, and for each block the part (2, columns) of the sums over rows
  * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
  * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
- * left to chance. Faster for few columns and very many rows: one atomicAdd for each column and
- * block to dweight and dbias, which saves the second stage; its sums differ from run to run. */
+ * left to chance. An atomicAdd for each column and block would save the second stage, but its sums
+ * would have to begin at zero: as many launches, and all blocks adding to the same few numbers. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
                    const float *__restrict__ weight, const float *__restrict__ mean,

@@ -179,6 +179,18 @@ def test_tf32_is_a_choice_for_products_and_attention(on_cpu):
         CPU.use_tf32(True)
 
 
+def test_atomic_additions_are_a_choice_for_devices(on_cpu):
+    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
+    on_cpu.use_atomics(True)
+    try:
+        assert on_cpu.attention.atomics
+        assert on_cpu.embedding.atomics
+    finally:
+        on_cpu.use_atomics(False)
+    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
+    CPU.use_atomics(True)  # which may, and does not
+
+
 def test_checks_come_back_after_what_is_unchecked(on_cpu):
     with on_cpu.unchecked():
         assert not on_cpu.embedding.check
