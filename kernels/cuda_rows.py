@@ -80,11 +80,26 @@ class LayerNorm(Operation):
         needs: tuple[bool, bool, bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
         """See layernorm.backward."""
+        return self.backward_onto(None, grad, x, weight, mean, rstd, needs)
+
+    def backward_onto(
+        self,
+        addend: Array | None,
+        grad: Array,
+        x: Array,
+        weight: Array | None,
+        mean: Array,
+        rstd: Array,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Return what backward does, with an array of x's shape and dtype added to dx."""
         rows, columns = by_rows(x)
-        if not (serves(grad, x) and _single(weight, mean, rstd)) or columns > MOST_CHANNELS:
-            return layernorm.backward(grad, x, weight, mean, rstd, needs)
+        if not (serves(grad, x, addend) and _single(weight, mean, rstd)) or columns > MOST_CHANNELS:
+            grad_x, *others = layernorm.backward(grad, x, weight, mean, rstd, needs)
+            return grad_x if addend is None else grad_x + addend, others[0], others[1]
         xp = namespace(x)
         grad, x = contiguous(grad), contiguous(x)
+        addend = None if addend is None else contiguous(addend)
         warps, blocks = row_plan(rows, columns)
         blocks = min(blocks, MOST_PARTS)
         grad_x = xp.empty(x.shape, x.dtype) if needs[0] else None
@@ -99,13 +114,14 @@ class LayerNorm(Operation):
             weight,
             mean,
             rstd,
+            addend,
             grad_x,
             partial,
             np.int64(rows),
             np.int32(columns),
             shared_bytes=0 if partial is None else 8 // warps * 2 * columns * 4,
             SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector_width(columns, x, grad, weight, grad_x),
+            VECTOR=vector_width(columns, x, grad, weight, addend, grad_x),
             WARPS=warps,
         )
         if partial is None:

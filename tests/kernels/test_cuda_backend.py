@@ -10,7 +10,7 @@ from kernels import backend, cublas, cuda
 from kernels.backend import CPU, DeviceError, backend_of, get_backend
 from kernels.device_array import DeviceArray
 from kernels.runner.compiler import find_compiler
-from tinygrad_char import Tensor, no_grad
+from tinygrad_char import Tensor, grad, no_grad
 from tinygrad_char import functional as F
 
 
@@ -252,6 +252,54 @@ def test_cross_entropy_of_each_target_on_the_device(on_cpu):
         (losses * Tensor(weights.reshape(2, 3), device=device)).sum().backward()
         grads.append(x.grad.numpy())
     np.testing.assert_allclose(grads[1], grads[0], rtol=1e-5, atol=1e-7)
+
+
+def residual_layers(device):
+    """Return x, and what two layers with residual connections around them give."""
+    rng = np.random.default_rng(0)
+    x, weight = (Tensor(rng.standard_normal(s, np.float32), device=device) for s in ((3, 5), (5,)))
+    x.requires_grad = weight.requires_grad = True
+    h = x * 2.0
+    return x, weight, h, (h + F.layer_norm(h, weight)).tanh() + F.layer_norm(h, weight)
+
+
+def test_layernorm_adds_its_gradient_to_what_there_is(on_cpu, monkeypatch):
+    addends = []
+    backward_onto = on_cpu.layernorm.backward_onto
+
+    def noted(addend, *arguments):
+        addends.append(addend)
+        return backward_onto(addend, *arguments)
+
+    monkeypatch.setattr(on_cpu.layernorm, "backward_onto", noted)
+    results = []
+    for device in ("cpu", "cuda-on-cpu"):
+        x, weight, h, y = residual_layers(device)
+        cotangent = Tensor(np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5), device=device)
+        seen = []
+        h.register_hook(lambda grad, seen=seen: seen.append(grad.numpy()))
+        y.backward(cotangent, retain_graph=True)
+        y.backward(cotangent)  # added to the same again
+        results.append([x.grad.numpy(), weight.grad.numpy(), *seen])
+        assert len(seen) == 2
+    for mine, expected in zip(results[1], results[0], strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+    # The first of the two finds nothing yet; the second what the first and the sum have left.
+    assert [each is None for each in addends] == [True, False] * 2
+    leaf = Tensor(np.ones((2, 5), np.float32), device="cuda-on-cpu", requires_grad=True)
+    (leaf + F.layer_norm(leaf)).backward(Tensor(np.ones((2, 5), np.float32), device="cuda-on-cpu"))
+    assert leaf.grad.tolist() == [[1.0] * 5] * 2  # a leaf's gradient is not pending
+    assert addends[4:] == [None]
+
+
+def test_gradients_of_results_have_what_layernorm_adds_to(on_cpu):
+    grads = []
+    for device in ("cpu", "cuda-on-cpu"):
+        x, weight, h, y = residual_layers(device)
+        ones = Tensor(np.ones((3, 5), np.float32), device=device)
+        grads.append([each.numpy() for each in grad(y, [h, weight, x], ones)])
+    for mine, expected in zip(grads[1], grads[0], strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_cublas_is_looked_for_on_this_machine():

@@ -196,11 +196,15 @@ class LayerNorm(Function):
                 )
         y, mean, rstd = self.backend.layernorm.forward(x, weight, bias, eps)
         self.saved = (x, weight, mean, rstd)
+        self.adds = self.needs[0] and hasattr(self.backend.layernorm, "backward_onto")
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dweight, dbias."""
-        return self.backend.layernorm.backward(grad, *self.saved, self.needs)
+        operation = self.backend.layernorm
+        if self.addend is not None:
+            return operation.backward_onto(self.addend, grad, *self.saved, self.needs)
+        return operation.backward(grad, *self.saved, self.needs)
 
 
 class Embedding(Function):

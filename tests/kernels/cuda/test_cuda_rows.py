@@ -43,6 +43,24 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
         factor=8,
         units=16,
     )
+    if needs[0]:
+        addend = draw(rng, x.shape, dtype)
+        more, *others = kernel.backward_onto(addend, grad, x, weight, *results[1:], needs)
+        assert more.dtype == dtype
+        for one, other in zip(others, grads[1:], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert_precise(
+            more,
+            lambda grad, x, weight, addend: (
+                addend
+                + reference_layernorm.backward(
+                    grad, x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype), needs
+                )[0]
+            ),
+            (grad, x, weight, addend),
+            factor=8,
+            units=16,
+        )
 
 
 def test_layernorm_far_from_zero_is_not_cancelled(launcher):
@@ -231,6 +249,9 @@ def test_double_precision_is_the_references(launcher):
     y, mean, rstd = LayerNorm(launcher).forward(x, None, None)
     np.testing.assert_array_equal(y, reference_layernorm.forward(x, None, None)[0])
     assert y.dtype == mean.dtype == rstd.dtype == np.float64
+    arguments = (y, x, None, mean, rstd, (True, False, False))
+    dx, *_ = LayerNorm(launcher).backward(*arguments)
+    np.testing.assert_array_equal(LayerNorm(launcher).backward_onto(x, *arguments)[0], dx + x)
     assert Softmax(launcher).forward(x).dtype == np.float64
     assert CrossEntropy(launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
     loss, logsumexp, gradient = CrossEntropy(launcher).one_pass(x, np.zeros(3, int))
@@ -255,6 +276,7 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     kernel = LayerNorm(checking_launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
     kernel.backward(grad, x, weight, mean, rstd, (True, True, True))
+    kernel.backward_onto(y, grad, x, weight, mean, rstd, (True, True, True))
     kernel = Softmax(checking_launcher)
     y = kernel.forward(x, rng.random((11, columns)) < 0.7)
     kernel.backward(grad, y)
