@@ -7,7 +7,7 @@ up; benchmarks.gpu_report says which of the two limits it, and how near it is to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -230,6 +230,11 @@ def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
         "expand": (width, 4 * width),
         "contract": (4 * width, width),
     }
+
+    @cache
+    def attention_times(precision: str) -> Row:
+        return attention_row(backend, sizes.training, precision, sizes.rounds)
+
     for precision in PRECISIONS:
         dtype = _dtype(precision)
         for name, (inputs, outputs) in layers.items():
@@ -267,7 +272,7 @@ def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
             def attend(
                 precision: str = precision, direction: str = direction, field: str = field
             ) -> Row:
-                row = attention_row(backend, sizes.training, precision, sizes.rounds)
+                row = attention_times(precision)
                 taken = row[field]
                 if direction != "forward":
                     taken -= row["forward_seconds"]

@@ -42,7 +42,8 @@ class Backend:
     """Where arrays live and what computes on them.
 
     Each operation is a module (or any object) with the functions of the reference of that name:
-    `forward` and `backward`, or `update` for an optimizer.
+    `forward` and `backward`, or `update` for an optimizer. A device's may have more, which is used
+    where it is there: cross_entropy's `one_pass` and `rescale`, layernorm's `backward_onto`.
     """
 
     name: str
