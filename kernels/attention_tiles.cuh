@@ -269,73 +269,77 @@ __device__ __forceinline__ void add_pair(float *target, float first, float secon
 #endif
 }
 
-/* sums += a^T b by atomic additions, for tiles a of ROWS rows and 32 columns, SLOPE_STRIDE apart,
- * and b of ROWS rows. `sums` has rows of HEAD numbers, of which `left` rows of `size` exist.
+/* sums += a^T b by atomic additions, for tiles a of COUNT rows and 32 columns, SLOPE_STRIDE apart,
+ * and b of COUNT rows. `sums` has rows of HEAD numbers, of which `left` rows of `size` exist.
  *
  * Each warp has sixteen of the 32 rows and half of the columns, over all rows of the tiles, so
  * that the block adds but once to each number. */
-template <int ROWS_OF_TILES>
+template <int COUNT>
 __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, const SCALAR *b,
                                                int left, int size)
 {
-    constexpr int PART = COLUMNS / 2;
+    /* how many products at a time, as registers are few on the tensor cores' path */
+    constexpr int N = PRECISION == PLAIN || COLUMNS < 8 ? COLUMNS / 2 : 4;
     const int lane = threadIdx.x % WARP, g = lane_group(), t = lane_member();
-    const int warp = threadIdx.x / WARP, row = 16 * (warp % 2), column = 8 * PART * (warp / 2);
-    float c[PART][4] = {};
+    const int warp = threadIdx.x / WARP, row = 16 * (warp % 2);
     a += row;
-    b += column;
-    if constexpr (PRECISION == BF16) {
+#pragma unroll 1
+    for (int column = COLUMNS / 2 * 8 * (warp / 2), end = column + COLUMNS / 2 * 8; column < end;
+         column += 8 * N) {
+        float c[N][4] = {};
+        if constexpr (PRECISION == BF16) {
+#pragma unroll 2
+            for (int k = 0; k < COUNT; k += 16) {
+                unsigned rows[4];
+                ldmatrix_x4_trans(rows, a + (k + lane / 16 * 8 + lane % 8) * SLOPE_STRIDE +
+                                            lane / 8 % 2 * 8);
 #pragma unroll
-        for (int k = 0; k < ROWS_OF_TILES; k += 16) {
-            unsigned rows[4];
-            ldmatrix_x4_trans(rows, a + (k + lane / 16 * 8 + lane % 8) * SLOPE_STRIDE +
-                                        lane / 8 % 2 * 8);
-#pragma unroll
-            for (int n = 0; n < PART; n++) {
-                unsigned columns[2];
-                ldmatrix_x2_trans(columns, b + (k + lane % 16) * STRIDE + 8 * n);
-                multiply(c[n], rows, columns);
+                for (int n = 0; n < N; n++) {
+                    unsigned columns[2];
+                    ldmatrix_x2_trans(columns, b + (k + lane % 16) * STRIDE + column + 8 * n);
+                    multiply(c[n], rows, columns);
+                }
             }
-        }
-    } else if constexpr (PRECISION == TF32) {
-        /* t and t + 4 stand for the terms 2 t and 2 t + 1, as in multiply_weights */
+        } else if constexpr (PRECISION == TF32) {
+            /* t and t + 4 stand for the terms 2 t and 2 t + 1, as in multiply_weights */
+#pragma unroll 2
+            for (int k = 0; k < COUNT; k += 8) {
+                const SCALAR *first = b + (k + 2 * t) * STRIDE + column + g;
+                unsigned rows[4];
 #pragma unroll
-        for (int k = 0; k < ROWS_OF_TILES; k += 8) {
-            const SCALAR *first = b + (k + 2 * t) * STRIDE + g;
-            unsigned rows[4];
+                for (int i = 0; i < 4; i++)
+                    rows[i] = to_tf32(a[(k + 2 * t + i / 2) * SLOPE_STRIDE + g + i % 2 * 8]);
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                rows[i] = to_tf32(a[(k + 2 * t + i / 2) * SLOPE_STRIDE + g + i % 2 * 8]);
-#pragma unroll
-            for (int n = 0; n < PART; n++) {
-                const unsigned columns[2] = {to_tf32(first[8 * n]),
-                                             to_tf32(first[STRIDE + 8 * n])};
-                multiply(c[n], rows, columns);
+                for (int n = 0; n < N; n++) {
+                    const unsigned columns[2] = {to_tf32(first[8 * n]),
+                                                 to_tf32(first[STRIDE + 8 * n])};
+                    multiply(c[n], rows, columns);
+                }
             }
-        }
-    } else {
+        } else {
 #pragma unroll 4
-        for (int k = 0; k < ROWS_OF_TILES; k++) {
-            const float rows[2] = {to_float(a[k * SLOPE_STRIDE + g]),
-                                   to_float(a[k * SLOPE_STRIDE + g + 8])};
+            for (int k = 0; k < COUNT; k++) {
+                const float rows[2] = {to_float(a[k * SLOPE_STRIDE + g]),
+                                       to_float(a[k * SLOPE_STRIDE + g + 8])};
 #pragma unroll
-            for (int n = 0; n < PART; n++) {
-                float columns[2];
-                load<2>(columns, b + k * STRIDE + 8 * n + 2 * t);
+                for (int n = 0; n < N; n++) {
+                    float columns[2];
+                    load<2>(columns, b + k * STRIDE + column + 8 * n + 2 * t);
 #pragma unroll
-                for (int e = 0; e < 4; e++)
-                    c[n][e] += rows[e / 2] * columns[e % 2];
+                    for (int e = 0; e < 4; e++)
+                        c[n][e] += rows[e / 2] * columns[e % 2];
+                }
             }
         }
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int i = row + g + 8 * half, j = column + 8 * n + 2 * t;
+                if (i < left && j < size)
+                    add_pair(sums + i * HEAD + j, c[n][2 * half], c[n][2 * half + 1]);
+            }
     }
-#pragma unroll
-    for (int n = 0; n < PART; n++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int i = row + g + 8 * half, j = column + 8 * n + 2 * t;
-            if (i < left && j < size)
-                add_pair(sums + i * HEAD + j, c[n][2 * half], c[n][2 * half + 1]);
-        }
 }
 
 /* Draws the mask of the warp's 16 M rows and 8 N columns: `element` is the number of the first,

@@ -8,7 +8,7 @@
  * In training the logits are read once and their gradient is written once:
  *
  *                            reads                       writes
- *     count                  targets                     one number
+ *     share                  targets                     one number
  *     one_pass               logits, targets             losses, logsumexp, gradient
  *     reduce                 losses, targets             the loss
  *     rescale                one number (the gradient)   nothing (the gradient)
@@ -85,11 +85,11 @@ cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__rest
     logsumexp[row] = rest + online.peak;
 }
 
-/* The same, and the gradient for a cotangent of one: of the mean over `counted` targets, or where
- * that is null of the sum of the losses. */
-extern "C" __global__ void __launch_bounds__(256)
+/* The same, and the gradient for a cotangent of one: of the mean, of which each target that counts
+ * has `share`, or where that is null of the sum of the losses. */
+extern "C" __global__ void __launch_bounds__(256, 2)
 cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__restrict__ targets,
-                       const float *__restrict__ counted, float *__restrict__ losses,
+                       const float *__restrict__ share, float *__restrict__ losses,
                        float *__restrict__ logsumexp, SCALAR *__restrict__ grad_logits,
                        long long rows, int classes, long long ignore_index)
 {
@@ -126,8 +126,7 @@ cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__res
         logsumexp[row] = total;
     }
 
-    const float factor = row_factor(counted ? 1.0f / fmaxf(*counted, 1.0f) : 1.0f, target, classes,
-                                    ignore_index);
+    const float factor = row_factor(share ? *share : 1.0f, target, classes, ignore_index);
 #pragma unroll
     for (int k = 0; k < KEPT; k++)
         if (first + k * STEP < classes) {
@@ -142,18 +141,18 @@ cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__res
     }
 }
 
-/* counted = the number of targets that are not ignored; one block. */
+/* share = one over the number of targets that are not ignored, at least 1; one block. */
 extern "C" __global__ void __launch_bounds__(1024)
-cross_entropy_count(const long long *__restrict__ targets, float *__restrict__ counted,
+cross_entropy_share(const long long *__restrict__ targets, float *__restrict__ share,
                     long long rows, long long ignore_index)
 {
     __shared__ float scratch[32];
-    float sum = 0.0f;
+    float counted = 0.0f;
     for (long long row = threadIdx.x; row < rows; row += 1024)
-        sum += targets[row] != ignore_index;
-    sum = reduce_warps<Sum, 32>(sum, scratch);
+        counted += targets[row] != ignore_index;
+    counted = reduce_warps<Sum, 32>(counted, scratch);
     if (threadIdx.x == 0)
-        *counted = sum;
+        *share = 1.0f / fmaxf(counted, 1.0f);
 }
 
 /* loss = the sum of the losses, over the number of targets that count for the mean; one block. */
@@ -197,10 +196,10 @@ cross_entropy_rescale(const float *__restrict__ cotangent, SCALAR *__restrict__ 
 }
 
 /* The gradient from what forward has saved. `cotangent` is one number for all rows or one for
- * each, and is divided by `counted` where that is not null. */
+ * each, of which each target that counts has `share` where that is not null. */
 extern "C" __global__ void __launch_bounds__(256)
 cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__restrict__ logits,
-                       const long long *__restrict__ targets, const float *__restrict__ counted,
+                       const long long *__restrict__ targets, const float *__restrict__ share,
                        const float *__restrict__ logsumexp, SCALAR *__restrict__ grad_logits,
                        long long rows, int classes, long long ignore_index, bool for_each)
 {
@@ -210,9 +209,8 @@ cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__rest
     logits += row * classes;
     grad_logits += row * classes;
     const long long target = targets[row];
-    const float total = logsumexp[row], share = counted ? fmaxf(*counted, 1.0f) : 1.0f;
-    const float factor =
-        row_factor(cotangent[for_each ? row : 0] / share, target, classes, ignore_index);
+    const float total = logsumexp[row], scale = cotangent[for_each ? row : 0];
+    const float factor = row_factor(share ? scale * *share : scale, target, classes, ignore_index);
     for (int c = N * (threadIdx.x % (WARPS * WARP)); c < classes; c += STEP) {
         float values[N];
         load<N>(values, logits + c);

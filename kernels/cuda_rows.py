@@ -235,7 +235,7 @@ class CrossEntropy(Operation):
         self._by_rows(
             "cross_entropy_one_pass",
             logits,
-            *(logits, targets, self._count(logits, targets, reduction, ignore_index)),
+            *(logits, targets, self._share(logits, targets, reduction, ignore_index)),
             *(losses, logsumexp, grad_logits),
             *_sizes(logits),
             np.int64(ignore_index),
@@ -280,7 +280,7 @@ class CrossEntropy(Operation):
             "cross_entropy_backward",
             logits,
             *(_cotangent(logits, grad), logits, targets),
-            self._count(logits, targets, reduction, ignore_index),
+            self._share(logits, targets, reduction, ignore_index),
             *(logsumexp, grad_logits),
             *_sizes(logits),
             np.int64(ignore_index),
@@ -299,16 +299,16 @@ class CrossEntropy(Operation):
         grid = (min(row_plan(*logits.shape)[1], most_blocks),)
         self.launch("cross_entropy", function, grid, ROW_BLOCK, *arguments, **_macros(logits))
 
-    def _count(
+    def _share(
         self, logits: Array, targets: Array, reduction: str, ignore_index: int
     ) -> Array | None:
-        """Return the number of targets that the mean is over; None where there is no mean."""
+        """Return each target's part of the mean; None where there is no mean."""
         if reduction != "mean":
             return None
-        counted = namespace(logits).empty((), np.float32)
+        share = namespace(logits).empty((), np.float32)
         sizes = (np.int64(len(targets)), np.int64(ignore_index))
-        self._by_one_block("cross_entropy_count", logits, targets, counted, *sizes)
-        return counted
+        self._by_one_block("cross_entropy_share", logits, targets, share, *sizes)
+        return share
 
     def _reduce(
         self, logits: Array, losses: Array, targets: Array, reduction: str, ignore_index: int

@@ -99,7 +99,7 @@ def test_the_recorded_step_reads_its_logits_once(on_cpu, monkeypatch):
     run.make(1)
     assert run.step.replays
     assert [each for each in names if each.startswith("cross_entropy")] == [
-        *("cross_entropy_count", "cross_entropy_one_pass", "cross_entropy_reduce"),
+        *("cross_entropy_share", "cross_entropy_one_pass", "cross_entropy_reduce"),
         "cross_entropy_rescale",
     ]
 
