@@ -19,6 +19,10 @@ FACTOR, UNITS = 4.0, 6.0
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
 KEY = DropoutKey(0x0123456789ABCDEF, 77)
 LENGTHS = (1, 2, 31, 33, 127, 129, 1000, 1025)
+ORDERS = {"": False, " atomic": True}
+"""In which gradients are added up, and whether any will do."""
+WIDE = 9001
+"""Classes that are more than a block keeps in registers."""
 HEADS = (16, 24, 32, 64, 80, 128)
 
 Arrays = dict[str, np.ndarray]
@@ -29,7 +33,8 @@ Compute = Callable[[Any, Any], list[Array]]
 class Check(NamedTuple):
     """One computation, its inputs, and the precisions it is made in.
 
-    Inputs whose names end in `_` stay float32 where the others are bfloat16, as parameters do.
+    Inputs whose names end in `_` stay float32 where the others are bfloat16, as parameters do. With
+    `atomics`, gradients may be added up in any order.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Check(NamedTuple):
     compute: Compute
     arrays: Arrays
     precisions: tuple[str, ...] = ("float32", "bf16")
+    atomics: bool = False
 
 
 class Outcome(NamedTuple):
@@ -82,11 +88,13 @@ def run(check: Check, precision: str, backend: Backend) -> Outcome:
         )
 
     backend.use_tf32(precision == "tf32")
+    backend.use_atomics(check.atomics)
     try:
         device = {name: backend.from_numpy(each) for name, each in rounded.items()}
         results = [backend.to_numpy(each) for each in check.compute(backend, _Named(device))]
     finally:
         backend.use_tf32(False)
+        backend.use_atomics(False)
     single, truth = (check.compute(REFERENCES, wide(t)) for t in (np.float32, np.float64))
     worst, bound = 0.0, 0.0
     for result, rough, exact in zip(results, single, truth, strict=True):
@@ -121,10 +129,14 @@ def checks(quick: bool) -> Iterator[Check]:
             compute = _bias_activation(activation)
             yield Check("bias_activation", f"{activation} {case}", compute, {**rows, **columns})
         targets = rng.integers(0, length, 5)
-        yield Check("cross_entropy", case, _cross_entropy, {"x": draw(5, length), "idx": targets})
+        logits = {"x": draw(5, length), "idx": targets}
+        yield Check("cross_entropy", case, _cross_entropy, logits)
+        yield Check("cross_entropy", f"one pass {case}", _cross_entropy_in_one_pass, logits)
         indices = rng.integers(0, 7, 3 * length)
         table = {"table": draw(7, 24), "idx": indices, "grad": draw(3 * length, 24)}
-        yield Check("embedding", f"{3 * length} of (7, 24)", _embedding, table)
+        for name, atomics in ORDERS.items():
+            case = f"{3 * length} of (7, 24){name}"
+            yield Check("embedding", case, _embedding, table, atomics=atomics)
         state = {
             "p_": draw(length),
             "g_": draw(length),
@@ -141,14 +153,17 @@ def checks(quick: bool) -> Iterator[Check]:
         yield Check("matmul", f"(3, 33, {length}, 17)", _matmul, product, all_precisions)
         layer = {"x": draw(3, 33, length), "weight_": draw(17, length), "grad": draw(3, 33, 17)}
         yield Check("linear", f"(99, {length}, 17)", _linear, layer, all_precisions)
+    wide = {"x": draw(3, WIDE), "idx": rng.integers(0, WIDE, 3)}
+    yield Check("cross_entropy", f"one pass (3, {WIDE})", _cross_entropy_in_one_pass, wide)
     for size in (16, 64) if quick else HEADS:
         for queries, keys in ((33, 33),) if quick else ((1, 65), (33, 33), (129, 129), (257, 300)):
             shapes = {"q": queries, "k": keys, "v": keys, "grad": queries}
             arrays = {name: draw(2, 3, length, size) for name, length in shapes.items()}
             for causal, p in ((True, 0.2), (False, 0.0)):
                 case = f"(2, 3, {queries}, {keys}, {size}){' causal, dropout' if causal else ''}"
-                compute = _attention(causal, p)
-                yield Check("attention", case, compute, arrays, ("float32", "tf32", "bf16"))
+                compute, precisions = _attention(causal, p), ("float32", "tf32", "bf16")
+                for name, atomics in ORDERS.items():
+                    yield Check("attention", case + name, compute, arrays, precisions, atomics)
 
 
 def _layernorm(ops: Any, i: Any) -> list[Array]:
@@ -182,6 +197,15 @@ def _cross_entropy(ops: Any, i: Any) -> list[Array]:
     loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
     one = i.x[:1, 0].astype(loss.dtype).reshape(()) * 0 + 1
     return [loss, logsumexp, ops.cross_entropy.backward(one, i.x, i.idx, logsumexp)]
+
+
+def _cross_entropy_in_one_pass(ops: Any, i: Any) -> list[Array]:
+    half = i.x[:1, 0].astype(np.float32).reshape(()) * 0 + np.float32(0.5)
+    if not hasattr(ops.cross_entropy, "one_pass"):
+        loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
+        return [loss, logsumexp, ops.cross_entropy.backward(half, i.x, i.idx, logsumexp)]
+    loss, logsumexp, gradient = ops.cross_entropy.one_pass(i.x, i.idx)
+    return [loss, logsumexp, ops.cross_entropy.rescale(half, gradient)]
 
 
 def _embedding(ops: Any, i: Any) -> list[Array]:

@@ -7,6 +7,7 @@ up; benchmarks.gpu_report says which of the two limits it, and how near it is to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,8 @@ class Sizes(NamedTuple):
     """Rows of the linear layers, and tokens of a batch of attention at each length."""
     embedding: int
     vocabulary: int
+    words: int
+    """Rows of the table of a vocabulary of words, not of characters."""
     training: Shape
     """The attention of a training step."""
     lengths: tuple[int, ...]
@@ -49,9 +52,9 @@ class Sizes(NamedTuple):
 
 
 LENGTHS = tuple(1 << power for power in range(8, 15))
-FULL = Sizes(20, 131_072, 1024, 8192, 16_384, 384, 65, Shape(64, 6, 256, 64), LENGTHS)
+FULL = Sizes(20, 131_072, 1024, 8192, 16_384, 384, 65, 50_257, Shape(64, 6, 256, 64), LENGTHS)
 QUICK = FULL._replace(rounds=5, lengths=(256, 2048, 16_384))
-SMOKE = Sizes(1, 8, 64, 16, 16, 16, 7, Shape(1, 1, 16, 16), (16, 32))
+SMOKE = Sizes(1, 8, 64, 16, 16, 16, 7, 40, Shape(1, 1, 16, 16), (16, 32))
 
 MEMORY_SHARE = 64
 """An array of kernels that move memory takes at most this part of what is free."""
@@ -110,13 +113,26 @@ def _dtype(precision: str) -> np.dtype:
 
 
 def _in_precision(
-    backend: Backend, precision: str, compute: Callable[[], Any], rounds: int
+    backend: Backend,
+    precision: str,
+    compute: Callable[[], Any],
+    rounds: int,
+    atomics: bool = False,
 ) -> float:
     backend.use_tf32(precision == "tf32")
     try:
-        return recorded_seconds(backend, compute, rounds)
+        return _in_order(backend, atomics, lambda: recorded_seconds(backend, compute, rounds))
     finally:
         backend.use_tf32(False)
+
+
+def _in_order(backend: Backend, atomics: bool, compute: Callable[[], Any]) -> Any:
+    """Compute with gradients that are added up in any order, or in one that never changes."""
+    backend.use_atomics(atomics)
+    try:
+        return compute()
+    finally:
+        backend.use_atomics(False)
 
 
 def kernels(backend: Backend, quick: bool) -> Iterator[Case]:
@@ -163,6 +179,7 @@ def _moving(
         2 * size,
         lambda: ops.cross_entropy.backward(one, x, targets, logsumexp),
     )
+    yield "cross_entropy in one pass", 2 * size, lambda: ops.cross_entropy.one_pass(x, targets)
     yield "bias and gelu", 2 * size, lambda: ops.bias_activation.forward(y, bias, "gelu")
     yield (
         "bias and gelu backward",
@@ -184,11 +201,18 @@ def _moving(
     table = draw(backend, (sizes.vocabulary, channels), dtype)
     letters = backend.from_numpy(rng.integers(0, sizes.vocabulary, rows))
     yield "embedding", size + letters.nbytes, lambda: ops.embedding.forward(letters, table)
-    yield (
-        "embedding backward",
-        size + letters.nbytes,
-        lambda: ops.embedding.backward(grad, letters, sizes.vocabulary),
-    )
+    words = backend.from_numpy(rng.integers(0, sizes.words, rows))
+    for name, indices, count in (
+        ("embedding backward", letters, sizes.vocabulary),
+        (f"embedding backward of {sizes.words} rows", words, sizes.words),
+    ):
+        moved = size + indices.nbytes + count * channels * dtype.itemsize
+
+        def add_up(indices: Array = indices, count: int = count) -> Array:
+            return ops.embedding.backward(grad, indices, count)
+
+        yield name, moved, add_up
+        yield f"{name}, atomic", moved, partial(_in_order, backend, True, add_up)
     uniform = backend.from_numpy(rng.random(rows, np.float32))
     yield "sampling", size, lambda: ops.sampling.forward(x, uniform)
     yield "norm of gradients", size, lambda: ops.global_norm.forward(grad)
@@ -206,6 +230,11 @@ def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
         "expand": (width, 4 * width),
         "contract": (4 * width, width),
     }
+
+    @cache
+    def attention_times(precision: str) -> Row:
+        return attention_row(backend, sizes.training, precision, sizes.rounds)
+
     for precision in PRECISIONS:
         dtype = _dtype(precision)
         for name, (inputs, outputs) in layers.items():
@@ -234,13 +263,20 @@ def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
                 }
 
             yield Case(f"linear {name} {precision}", multiply)
-        for direction in ("forward", "backward"):
+        for direction, field in (
+            ("forward", "forward_seconds"),
+            ("backward", "seconds"),
+            ("backward, atomic", "atomic_seconds"),
+        ):
 
-            def attend(precision: str = precision, direction: str = direction) -> Row:
-                row = attention_row(backend, sizes.training, precision, sizes.rounds)
-                taken = row["forward_seconds"]
-                if direction == "backward":
-                    taken = row["seconds"] - taken
+            def attend(
+                precision: str = precision, direction: str = direction, field: str = field
+            ) -> Row:
+                row = attention_times(precision)
+                taken = row[field]
+                if direction != "forward":
+                    taken -= row["forward_seconds"]
+                direction = direction.removesuffix(", atomic")
                 return {
                     "precision": precision,
                     "shape": row["shape"],
@@ -294,6 +330,7 @@ def attention_row(backend: Backend, shape: Shape, precision: str, rounds: int) -
 
     seconds = _in_precision(backend, precision, both, rounds)
     forward_seconds = _in_precision(backend, precision, forward, rounds)
+    atomic_seconds = _in_precision(backend, precision, both, rounds, atomics=True)
     backend.use_tf32(precision == "tf32")
     results = [both(), *grads]
     backend.use_tf32(False)
@@ -304,6 +341,7 @@ def attention_row(backend: Backend, shape: Shape, precision: str, rounds: int) -
         "precision": precision,
         "forward_seconds": forward_seconds,
         "seconds": seconds,
+        "atomic_seconds": atomic_seconds,
         "bytes": {"forward": 4 * q.nbytes, "backward": 8 * q.nbytes},
         "products": {"forward": 2 * product, "backward": 5 * product},
         "sizes": [root_mean_square(backend.to_numpy(each)) for each in results],

@@ -152,7 +152,11 @@ def _attention(parts: Parts) -> Iterator[Line]:
             for each, other in theirs.items()
             if each.endswith(f" {name}")
         }
-        for what, field in (("forward", "forward_seconds"), ("with backward", "seconds")):
+        for what, field in (
+            ("forward", "forward_seconds"),
+            ("with backward", "seconds"),
+            ("with backward, atomic", "atomic_seconds"),
+        ):
             line = Line(f"{name}, {what}", _time(row[field]))
             if what != "forward":
                 total = sum(row["products"].values())
@@ -160,13 +164,14 @@ def _attention(parts: Parts) -> Iterator[Line]:
             if not others:
                 yield line
             for other_name, other in others.items():
-                ratio = other[field] / row[field]
+                its = other["forward_seconds" if what == "forward" else "seconds"]
+                ratio = its / row[field]
                 target = ""
-                if other_name == "flash" and what != "forward" and row["shape"][2] <= 2048:
+                if other_name == "flash" and what == "with backward" and row["shape"][2] <= 2048:
                     target = _judged(ratio, 1)
                 yield line._replace(
                     ratio=f"{ratio:.2f} x",
-                    beside=f"PyTorch {other_name}, {_time(other[field])}",
+                    beside=f"PyTorch {other_name}, {_time(its)}",
                     target=target,
                 )
     yield from _failed(parts, "attention")

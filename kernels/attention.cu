@@ -3,7 +3,9 @@
  * Dao et al. 2022, arXiv:2205.14135, and Dao 2023, arXiv:2307.08691: the weights of a block of
  * queries and a tile of keys are made, used and forgotten in registers; a row's peak and sum are
  * corrected as tiles go by (the online softmax), and backward makes the weights again from the
- * logarithm of the sum. What a block walks over is copied to shared memory one tile ahead.
+ * logarithm of the sum. What a block walks over is copied to shared memory one tile ahead. Backward
+ * is one pass over the keys' weights for dQ and one over the queries' for dK and dV, or with atomic
+ * additions one for all three.
  *
  * HEAD is the head size, or the next that there is, up to which tiles are filled with zeros;
  * DROPOUT whether weights are dropped; ROWS how many times 16 rows each warp owns, and
@@ -14,12 +16,16 @@
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
  *
+ * Spills: up to 16 bytes, by one variant on one target: attention_backward_atomic in exact float32
+ * with heads of 128, which needs all 255 registers, on sm_100. It costs one access to the cache in
+ * each turn of 32 queries.
+ *
  * q, k, v and the like are views: what a step along batch, head and position is, in numbers, is in
  * the variables whose names end in b, h and t; the numbers of a head are neighbours and begin at a
  * multiple of sixteen bytes. */
 #include "attention_tiles.cuh"
 
-constexpr int M = ROWS, OWN = 16 * M * WARPS, BACKWARD_OTHERS = 32;
+constexpr int M = ROWS, OWN = 16 * M * WARPS;
 constexpr float LOG2_E = 1.44269504088896341f;
 
 /* How a block's rows and its mask are numbered. */
@@ -306,37 +312,37 @@ attention_backward_queries(
                size);
 }
 
-/* dK and dV: one block for OWN keys of a sequence, which walks over the queries that see them.
+/* dK and dV: one block for OWN keys of a sequence, which walks over the queries that see them. Its
+ * weights are transposed, keys by queries.
  *
- * Its weights are transposed, keys by queries. dQ has a pass of its own, which makes scores and
- * slopes a second time (seven products instead of five) but adds up in a fixed order. Faster for
- * long sequences: an atomicAdd of each tile's share of dQ from here; its sums differ from run to
- * run. */
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
-attention_backward_keys(
+ * With WITH_QUERIES also dQ / scale, by atomic additions to q_sums (sequences, queries, HEAD), which
+ * begins at zero: a tile's slopes go by way of shared memory to warps that add up what all of the
+ * block's keys give to each query. */
+template <bool WITH_QUERIES>
+__device__ __forceinline__ void walk_queries(
     const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
     const SCALAR *__restrict__ v, const float *__restrict__ rows, SCALAR *__restrict__ grad_k,
-    SCALAR *__restrict__ grad_v, long long grad_b, long long grad_h, long long grad_t,
-    long long q_b, long long q_h, long long q_t, long long k_b, long long k_h, long long k_t,
-    long long v_b, long long v_h, long long v_t, long long grad_k_b, long long grad_k_h,
-    long long grad_k_t, long long grad_v_b, long long grad_v_h, long long grad_v_t, int heads,
-    int queries, int keys, int padded, int size, bool causal, float scale,
-    unsigned long long seed, unsigned long long call,
-    const unsigned long long *__restrict__ recorded, unsigned threshold, float kept_scale)
+    SCALAR *__restrict__ grad_v, float *__restrict__ q_sums, long long grad_b, long long grad_h,
+    long long grad_t, long long q_b, long long q_h, long long q_t, long long k_b, long long k_h,
+    long long k_t, long long v_b, long long v_h, long long v_t, long long grad_k_b,
+    long long grad_k_h, long long grad_k_t, long long grad_v_b, long long grad_v_h,
+    long long grad_v_t, int heads, int queries, int keys, int padded, int size, bool causal,
+    float scale, const Mask &mask)
 {
     constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
     constexpr int PART = 2 * OTHERS * STRIDE + 2 * OTHERS * sizeof(float) / sizeof(SCALAR);
     extern __shared__ __align__(16) SCALAR shared[];
     SCALAR *const k_tile = shared, *const v_tile = shared + OWN * STRIDE;
-    SCALAR *const others = shared + 2 * OWN * STRIDE;
+    SCALAR *const others = shared + 2 * OWN * STRIDE, *const slope_tile = others + 2 * PART;
     const Sequence sequence(heads);
-    const Mask mask(seed, call, recorded, threshold, kept_scale);
     const int first = blockIdx.y * OWN, warp_row = threadIdx.x / WARP * 16 * M;
     const int offset = keys - queries;
     const int begin = causal ? max(0, first - offset) / OTHERS * OTHERS : 0;
     q = sequence.rows(q, q_b, q_h);
     grad = sequence.rows(grad, grad_b, grad_h);
     rows += 2 * (long long)blockIdx.x * padded;
+    if constexpr (WITH_QUERIES)
+        q_sums += (long long)blockIdx.x * queries * HEAD;
 
     const auto copy = [&](int start) {
         SCALAR *const tile = others + start / OTHERS % 2 * PART;
@@ -390,13 +396,18 @@ attention_backward_keys(
                         weight = 0.0f;
                     const bool used = !DROPOUT || is_kept_by_columns(kept, m, n, e);
                     if constexpr (DROPOUT)
-                        slope = used ? slope * kept_scale : 0.0f;
+                        slope = used ? slope * mask.scale : 0.0f;
                     slope = weight * (slope - of_rows[e % 2 * 2 + 1]);
                     weight = used ? weight : 0.0f;
                 }
         }
         multiply_weights(v_result, weights, grad_tile);
         multiply_weights(k_result, slopes, q_tile);
+        if constexpr (WITH_QUERIES) {
+            store_slopes(slope_tile + warp_row * SLOPE_STRIDE, slopes, keys - first - warp_row);
+            __syncthreads();
+            add_transposed<OWN>(q_sums + start * HEAD, slope_tile, k_tile, queries - start, size);
+        }
     }
     cp_async_wait<0>();
     __syncthreads();
@@ -408,7 +419,7 @@ attention_backward_keys(
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 k_result[m][n][e] *= scale;
-                v_result[m][n][e] *= DROPOUT ? kept_scale : 1.0f;
+                v_result[m][n][e] *= DROPOUT ? mask.scale : 1.0f;
             }
     const int row = first + warp_row;
     store_rows(k_tile + warp_row * STRIDE, k_result,
@@ -417,4 +428,67 @@ attention_backward_keys(
     store_rows(v_tile + warp_row * STRIDE, v_result,
                sequence.rows(grad_v, grad_v_b, grad_v_h) + row * grad_v_t, grad_v_t, keys - row,
                size);
+}
+
+/* dQ has a pass of its own, above, which makes scores and slopes a second time (seven products
+ * instead of five) but adds up in a fixed order. */
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_backward_keys(
+    const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
+    const SCALAR *__restrict__ v, const float *__restrict__ rows, SCALAR *__restrict__ grad_k,
+    SCALAR *__restrict__ grad_v, long long grad_b, long long grad_h, long long grad_t,
+    long long q_b, long long q_h, long long q_t, long long k_b, long long k_h, long long k_t,
+    long long v_b, long long v_h, long long v_t, long long grad_k_b, long long grad_k_h,
+    long long grad_k_t, long long grad_v_b, long long grad_v_h, long long grad_v_t, int heads,
+    int queries, int keys, int padded, int size, bool causal, float scale, unsigned long long seed,
+    unsigned long long call, const unsigned long long *__restrict__ recorded, unsigned threshold,
+    float kept_scale)
+{
+    walk_queries<false>(grad, q, k, v, rows, grad_k, grad_v, nullptr, grad_b, grad_h, grad_t, q_b,
+                        q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, grad_k_b, grad_k_h, grad_k_t,
+                        grad_v_b, grad_v_h, grad_v_t, heads, queries, keys, padded, size, causal,
+                        scale, Mask(seed, call, recorded, threshold, kept_scale));
+}
+
+/* dQ / scale, dK and dV in one pass: faster for long sequences, where the two products that it saves
+ * are what time goes into. But additions to dQ are in the order in which they happen to reach
+ * memory, so sums differ from run to run in their last digits. */
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_backward_atomic(
+    const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
+    const SCALAR *__restrict__ v, const float *__restrict__ rows, SCALAR *__restrict__ grad_k,
+    SCALAR *__restrict__ grad_v, float *__restrict__ q_sums, long long grad_b, long long grad_h,
+    long long grad_t, long long q_b, long long q_h, long long q_t, long long k_b, long long k_h,
+    long long k_t, long long v_b, long long v_h, long long v_t, long long grad_k_b,
+    long long grad_k_h, long long grad_k_t, long long grad_v_b, long long grad_v_h,
+    long long grad_v_t, int heads, int queries, int keys, int padded, int size, bool causal,
+    float scale, unsigned long long seed, unsigned long long call,
+    const unsigned long long *__restrict__ recorded, unsigned threshold, float kept_scale)
+{
+    walk_queries<true>(grad, q, k, v, rows, grad_k, grad_v, q_sums, grad_b, grad_h, grad_t, q_b,
+                       q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, grad_k_b, grad_k_h, grad_k_t,
+                       grad_v_b, grad_v_h, grad_v_t, heads, queries, keys, padded, size, causal,
+                       scale, Mask(seed, call, recorded, threshold, kept_scale));
+}
+
+/* grad_q = scale * q_sums. Eight threads for each query. */
+extern "C" __global__ void __launch_bounds__(256)
+attention_scale_queries(const float *__restrict__ q_sums, SCALAR *__restrict__ grad_q,
+                        long long grad_q_b, long long grad_q_h, long long grad_q_t, int heads,
+                        int queries, int size, float scale)
+{
+    const Sequence sequence(heads);
+    const int row = blockIdx.y * 32 + threadIdx.x / 8;
+    if (row >= queries)
+        return;
+    q_sums += ((long long)blockIdx.x * queries + row) * HEAD;
+    grad_q = sequence.rows(grad_q, grad_q_b, grad_q_h) + row * grad_q_t;
+    for (int column = threadIdx.x % 8 * UNIT; column < size; column += 8 * UNIT) {
+        float values[UNIT];
+        load<UNIT>(values, q_sums + column);
+#pragma unroll
+        for (int j = 0; j < UNIT; j++)
+            values[j] *= scale;
+        store<UNIT>(grad_q + column, values);
+    }
 }

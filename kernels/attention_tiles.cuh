@@ -21,6 +21,7 @@ enum Precision { PLAIN, TF32, BF16 };
 
 constexpr int UNIT = WIDTH<SCALAR>, UNITS = HEAD / UNIT, STRIDE = HEAD + UNIT;
 constexpr int WARPS = 4, THREADS = WARPS * WARP, COLUMNS = HEAD / 8;
+constexpr int BACKWARD_OTHERS = 32, SLOPE_STRIDE = BACKWARD_OTHERS + UNIT;
 
 static_assert(HEAD % 16 == 0, "tensor cores multiply sixteen bfloat16 at a time");
 static_assert((PRECISION == BF16) == (sizeof(SCALAR) == 2), "the precision of another type");
@@ -234,6 +235,110 @@ __device__ __forceinline__ void multiply_weights(float (&c)[M][COLUMNS][4],
                         c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
             }
         }
+    }
+}
+
+/* Writes a warp's 16 M rows of weights, SLOPE_STRIDE apart; zeros from row `left` on. */
+template <int M, int N>
+__device__ __forceinline__ void store_slopes(SCALAR *tile, const float (&w)[M][N][4], int left)
+{
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = 16 * m + lane_group() + 8 * half;
+                const bool exists = row < left;
+                const float pair[2] = {exists ? w[m][n][2 * half] : 0.0f,
+                                       exists ? w[m][n][2 * half + 1] : 0.0f};
+                store_shared<2>(tile + row * SLOPE_STRIDE + 8 * n + 2 * lane_member(), pair);
+            }
+}
+
+/* Adds two numbers to neighbours in global memory, the first at a multiple of eight bytes. */
+__device__ __forceinline__ void add_pair(float *target, float first, float second)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("red.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(__cvta_generic_to_global(target)),
+                 "f"(first), "f"(second)
+                 : "memory");
+#else
+    atomicAdd(target, first);
+    atomicAdd(target + 1, second);
+#endif
+}
+
+/* sums += a^T b by atomic additions, for tiles a of COUNT rows and 32 columns, SLOPE_STRIDE apart,
+ * and b of COUNT rows. `sums` has rows of HEAD numbers, of which `left` rows of `size` exist.
+ *
+ * Each warp has sixteen of the 32 rows and half of the columns, over all rows of the tiles, so
+ * that the block adds but once to each number. */
+template <int COUNT>
+__device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, const SCALAR *b,
+                                               int left, int size)
+{
+    /* how many products at a time, as registers are few on the tensor cores' path */
+    constexpr int N = PRECISION == PLAIN || COLUMNS < 8 ? COLUMNS / 2 : 4;
+    const int lane = threadIdx.x % WARP, g = lane_group(), t = lane_member();
+    const int warp = threadIdx.x / WARP, row = 16 * (warp % 2);
+    a += row;
+#pragma unroll 1
+    for (int column = COLUMNS / 2 * 8 * (warp / 2), end = column + COLUMNS / 2 * 8; column < end;
+         column += 8 * N) {
+        float c[N][4] = {};
+        if constexpr (PRECISION == BF16) {
+#pragma unroll 2
+            for (int k = 0; k < COUNT; k += 16) {
+                unsigned rows[4];
+                ldmatrix_x4_trans(rows, a + (k + lane / 16 * 8 + lane % 8) * SLOPE_STRIDE +
+                                            lane / 8 % 2 * 8);
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    unsigned columns[2];
+                    ldmatrix_x2_trans(columns, b + (k + lane % 16) * STRIDE + column + 8 * n);
+                    multiply(c[n], rows, columns);
+                }
+            }
+        } else if constexpr (PRECISION == TF32) {
+            /* t and t + 4 stand for the terms 2 t and 2 t + 1, as in multiply_weights */
+#pragma unroll 2
+            for (int k = 0; k < COUNT; k += 8) {
+                const SCALAR *first = b + (k + 2 * t) * STRIDE + column + g;
+                unsigned rows[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    rows[i] = to_tf32(a[(k + 2 * t + i / 2) * SLOPE_STRIDE + g + i % 2 * 8]);
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    const unsigned columns[2] = {to_tf32(first[8 * n]),
+                                                 to_tf32(first[STRIDE + 8 * n])};
+                    multiply(c[n], rows, columns);
+                }
+            }
+        } else {
+#pragma unroll 4
+            for (int k = 0; k < COUNT; k++) {
+                const float rows[2] = {to_float(a[k * SLOPE_STRIDE + g]),
+                                       to_float(a[k * SLOPE_STRIDE + g + 8])};
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    float columns[2];
+                    load<2>(columns, b + k * STRIDE + column + 8 * n + 2 * t);
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        c[n][e] += rows[e / 2] * columns[e % 2];
+                }
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int i = row + g + 8 * half, j = column + 8 * n + 2 * t;
+                if (i < left && j < size)
+                    add_pair(sums + i * HEAD + j, c[n][2 * half], c[n][2 * half + 1]);
+            }
     }
 }
 

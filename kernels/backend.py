@@ -44,7 +44,8 @@ class Backend:
     """Where arrays live and what computes on them.
 
     Each operation is a module (or any object) with the functions of the reference of that name:
-    `forward` and `backward`, or `update` for an optimizer.
+    `forward` and `backward`, or `update` for an optimizer. A device's may have more, which is used
+    where it is there: cross_entropy's `one_pass` and `rescale`, layernorm's `backward_onto`.
     """
 
     name: str
@@ -110,6 +111,16 @@ class Backend:
             return
         for operation in (self.attention, self.linear, self.matmul):
             operation.tf32 = use
+
+    def use_atomics(self, use: bool) -> None:
+        """Let gradients be added up in whatever order is fastest, or in one that never changes.
+
+        Without, which is how it begins, the same computation gives the same bits each time. It is
+        a permission: the host has one order only, and keeps to it.
+        """
+        if not self.on_host:
+            for operation in (self.attention, self.embedding):
+                operation.atomics = use
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:

@@ -55,8 +55,8 @@ bias_activation_forward(const SCALAR *__restrict__ x, const float *__restrict__ 
 }
 
 /* `saved` is y for ReLU, else x. Where `partial` is not null it receives each block's part of
- * dbias, (blocks along the rows, columns), which column_sum adds up. Faster where columns are few:
- * atomicAdd to dbias instead, without a second stage; its sums differ from run to run. */
+ * dbias, (blocks along the rows, columns), which column_sum adds up. An atomicAdd to dbias would
+ * save that, but dbias would have to begin at zero: as many launches. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 bias_activation_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ saved,
                          const float *__restrict__ bias, SCALAR *__restrict__ grad_x,

@@ -2,7 +2,20 @@
  *
  * SCALAR, float or __nv_bfloat16, is the type of the logits (rows, classes) and their gradient;
  * losses and sums are float32. VECTOR numbers, which divide `classes`, are moved at a time. WARPS
- * warps, 1 or all 8, share a row. A target that is ignored gives 0; one that is no class NaN.
+ * warps, 1 or all 8, share a row. A target that is ignored gives a loss and a gradient of 0; one
+ * that is no class, NaN.
+ *
+ * In training the logits are read once and their gradient is written once:
+ *
+ *                            reads                       writes
+ *     share                  targets                     one number
+ *     one_pass               logits, targets             losses, logsumexp, gradient
+ *     reduce                 losses, targets             the loss
+ *     rescale                one number (the gradient)   nothing (the gradient)
+ *
+ * where rescale does what stands in brackets only if the loss is not the last thing that is
+ * computed, or is one of several. A pass backward of its own would read the logits again. forward
+ * serves where no gradient is wanted, backward where one is wanted a second time.
  *
  * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
  * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
@@ -10,7 +23,42 @@
 #include "pack.cuh"
 #include "reduce.cuh"
 
-constexpr int N = VECTOR, ROWS = 8 / WARPS;
+constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
+
+/* How many packs of a row each thread keeps in registers: of rows of up to 1024 classes, or 8192
+ * where a block shares a row, all. What is beyond is read twice, from the cache if it is there. */
+constexpr int KEPT = 32 / N;
+
+/* What the gradient of each row is multiplied by, where only the target decides. */
+__device__ __forceinline__ float row_factor(float factor, long long target, int classes,
+                                            long long ignore_index)
+{
+    if (target == ignore_index)
+        return 0.0f;
+    return target < 0 || target >= classes ? not_a_number() : factor;
+}
+
+__device__ __forceinline__ float row_loss(const Online &online, float rest, const SCALAR *logits,
+                                          long long target, int classes, long long ignore_index)
+{
+    if (target == ignore_index)
+        return 0.0f;
+    if (target < 0 || target >= classes)
+        return not_a_number();
+    /* rest + (peak - logit) keeps the digits that logsumexp - logit loses to a large peak */
+    return rest + (online.peak - to_float(logits[target]));
+}
+
+/* From logits in registers to their gradient: (softmax - onehot) * factor. */
+__device__ __forceinline__ void differentiate(float (&values)[N], int first, float total,
+                                              long long target, float factor)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const float weight = expf(values[j] - total);
+        values[j] = factor == 0.0f ? 0.0f : (weight - (first + j == target)) * factor;
+    }
+}
 
 extern "C" __global__ void __launch_bounds__(256)
 cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__restrict__ targets,
@@ -22,9 +70,9 @@ cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__rest
     if (row >= rows)
         return;
     logits += row * classes;
-    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+    const int first = N * (threadIdx.x % (WARPS * WARP));
     Online online;
-    for (int c = first; c < classes; c += step) {
+    for (int c = first; c < classes; c += STEP) {
         float values[N];
         load<N>(values, logits + c);
         online.add(values);
@@ -33,15 +81,78 @@ cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__rest
     if (first)
         return;
     const float rest = logf(online.total);
-    const long long target = targets[row];
-    /* rest + (peak - logit) keeps the digits that logsumexp - logit loses to a large peak */
-    if (target == ignore_index)
-        losses[row] = 0.0f;
-    else if (target < 0 || target >= classes)
-        losses[row] = not_a_number();
-    else
-        losses[row] = rest + (online.peak - to_float(logits[target]));
+    losses[row] = row_loss(online, rest, logits, targets[row], classes, ignore_index);
     logsumexp[row] = rest + online.peak;
+}
+
+/* The same, and the gradient for a cotangent of one: of the mean, of which each target that counts
+ * has `share`, or where that is null of the sum of the losses. */
+extern "C" __global__ void __launch_bounds__(256, 2)
+cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__restrict__ targets,
+                       const float *__restrict__ share, float *__restrict__ losses,
+                       float *__restrict__ logsumexp, SCALAR *__restrict__ grad_logits,
+                       long long rows, int classes, long long ignore_index)
+{
+    __shared__ float scratch[WARPS];
+    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    if (row >= rows)
+        return;
+    logits += row * classes;
+    grad_logits += row * classes;
+    const long long target = targets[row];
+    const int first = N * (threadIdx.x % (WARPS * WARP));
+
+    Pack<SCALAR, N> kept[KEPT];
+#pragma unroll
+    for (int k = 0; k < KEPT; k++)
+        if (first + k * STEP < classes)
+            kept[k] = fetch<N>(logits + first + k * STEP);
+    Online online;
+    float values[N];
+#pragma unroll
+    for (int k = 0; k < KEPT; k++)
+        if (first + k * STEP < classes) {
+            unpack<N>(values, kept[k]);
+            online.add(values);
+        }
+    for (int c = first + KEPT * STEP; c < classes; c += STEP) {
+        load<N>(values, logits + c);
+        online.add(values);
+    }
+    online.reduce<WARPS>(scratch);
+    const float rest = logf(online.total), total = rest + online.peak;
+    if (first == 0) {
+        losses[row] = row_loss(online, rest, logits, target, classes, ignore_index);
+        logsumexp[row] = total;
+    }
+
+    const float factor = row_factor(share ? *share : 1.0f, target, classes, ignore_index);
+#pragma unroll
+    for (int k = 0; k < KEPT; k++)
+        if (first + k * STEP < classes) {
+            unpack<N>(values, kept[k]);
+            differentiate(values, first + k * STEP, total, target, factor);
+            store<N>(grad_logits + first + k * STEP, values);
+        }
+    for (int c = first + KEPT * STEP; c < classes; c += STEP) {
+        load<N>(values, logits + c);
+        differentiate(values, c, total, target, factor);
+        store<N>(grad_logits + c, values);
+    }
+}
+
+/* share = one over the number of targets that are not ignored, at least 1; one block. */
+extern "C" __global__ void __launch_bounds__(1024)
+cross_entropy_share(const long long *__restrict__ targets, float *__restrict__ share,
+                    long long rows, long long ignore_index)
+{
+    __shared__ float scratch[32];
+    float counted = 0.0f;
+    for (long long row = threadIdx.x; row < rows; row += 1024)
+        counted += targets[row] != ignore_index;
+    counted = reduce_warps<Sum, 32>(counted, scratch);
+    if (threadIdx.x == 0)
+        *share = 1.0f / fmaxf(counted, 1.0f);
 }
 
 /* loss = the sum of the losses, over the number of targets that count for the mean; one block. */
@@ -61,26 +172,36 @@ cross_entropy_reduce(const float *__restrict__ losses, const long long *__restri
         *loss = mean ? sum / counted : sum;
 }
 
-/* scale = grad over the number of targets that count, at least 1; for one block. */
-extern "C" __global__ void __launch_bounds__(1024)
-cross_entropy_mean_scale(const float *__restrict__ grad, const long long *__restrict__ targets,
-                         float *__restrict__ scale, long long rows, long long ignore_index)
+/* Multiplies a gradient by the cotangent, one number for all rows or one for each. Rows whose
+ * cotangent is one are left alone. Blocks take several rows, so that few are started for nothing. */
+extern "C" __global__ void __launch_bounds__(256)
+cross_entropy_rescale(const float *__restrict__ cotangent, SCALAR *__restrict__ grad_logits,
+                      long long rows, int classes, bool for_each)
 {
-    __shared__ float scratch[32];
-    float counted = 0.0f;
-    for (long long row = threadIdx.x; row < rows; row += 1024)
-        counted += targets[row] != ignore_index;
-    counted = reduce_warps<Sum, 32>(counted, scratch);
-    if (threadIdx.x == 0)
-        *scale = *grad / fmaxf(counted, 1.0f);
+    const int first = N * (threadIdx.x % (WARPS * WARP));
+    for (long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP); row < rows;
+         row += (long long)gridDim.x * ROWS) {
+        const float factor = cotangent[for_each ? row : 0];
+        if (factor == 1.0f)
+            continue;
+        for (int c = first; c < classes; c += STEP) {
+            float values[N];
+            load<N>(values, grad_logits + row * classes + c);
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                values[j] *= factor;
+            store<N>(grad_logits + row * classes + c, values);
+        }
+    }
 }
 
-/* `scale` is what each row's gradient is multiplied by: one number for all, or one for each. */
+/* The gradient from what forward has saved. `cotangent` is one number for all rows or one for
+ * each, of which each target that counts has `share` where that is not null. */
 extern "C" __global__ void __launch_bounds__(256)
-cross_entropy_backward(const float *__restrict__ scale, const SCALAR *__restrict__ logits,
-                       const long long *__restrict__ targets, const float *__restrict__ logsumexp,
-                       SCALAR *__restrict__ grad_logits, long long rows, int classes,
-                       long long ignore_index, bool scale_for_each)
+cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__restrict__ logits,
+                       const long long *__restrict__ targets, const float *__restrict__ share,
+                       const float *__restrict__ logsumexp, SCALAR *__restrict__ grad_logits,
+                       long long rows, int classes, long long ignore_index, bool for_each)
 {
     const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
     if (row >= rows)
@@ -88,16 +209,12 @@ cross_entropy_backward(const float *__restrict__ scale, const SCALAR *__restrict
     logits += row * classes;
     grad_logits += row * classes;
     const long long target = targets[row];
-    const float factor = scale[scale_for_each ? row : 0], total = logsumexp[row];
-    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
-    for (int c = first; c < classes; c += step) {
+    const float total = logsumexp[row], scale = cotangent[for_each ? row : 0];
+    const float factor = row_factor(share ? scale * *share : scale, target, classes, ignore_index);
+    for (int c = N * (threadIdx.x % (WARPS * WARP)); c < classes; c += STEP) {
         float values[N];
         load<N>(values, logits + c);
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-            const float weight = expf(values[j] - total);
-            values[j] = target == ignore_index ? 0.0f : (weight - (c + j == target)) * factor;
-        }
+        differentiate(values, c, total, target, factor);
         store<N>(grad_logits + c, values);
     }
 }

@@ -46,9 +46,14 @@ class Plan(NamedTuple):
         """Shared memory of the backward passes, with two numbers for each query."""
         return self._bytes(2 * self.own + 4 * BACKWARD_OTHERS) + 2 * BACKWARD_OTHERS * 8
 
-    def _bytes(self, rows: int) -> int:
+    @property
+    def atomic_bytes(self) -> int:
+        """Shared memory of the one backward pass with atomic additions, and its tile of slopes."""
+        return self.backward_bytes + self._bytes(self.own, BACKWARD_OTHERS)
+
+    def _bytes(self, rows: int, columns: int | None = None) -> int:
         itemsize = 2 if self.precision == "BF16" else 4
-        return rows * (self.head * itemsize + ACCESS_BYTES)
+        return rows * ((columns or self.head) * itemsize + ACCESS_BYTES)
 
     def macros(self, dropout: bool) -> dict[str, Any]:
         """Return the macros of the kernels."""
@@ -78,12 +83,13 @@ class Attention(Operation):
 
     Serves equal head sizes of queries, keys and values up to 128, a multiple of sixteen bytes.
     float32 products are exact, or with `tf32` those of the tensor cores, whose operands have ten
-    bits after the point.
+    bits after the point. With `atomics`, backward makes its weights once and adds up the gradient
+    of the queries in whatever order is fastest.
     """
 
-    def __init__(self, launcher: Launcher, tf32: bool = False) -> None:
+    def __init__(self, launcher: Launcher, tf32: bool = False, atomics: bool = False) -> None:
         super().__init__(launcher)
-        self.tf32 = tf32
+        self.tf32, self.atomics = tf32, atomics
 
     def forward(
         self,
@@ -183,33 +189,65 @@ class Attention(Operation):
             np.float32(scale),
             *mask_arguments(dropout, key),
         )
-        self.launch(
-            "attention",
-            "attention_backward_queries",
-            (batch * heads, -(-queries // chosen.own)),
-            THREADS,
-            *(each.span for each in views),
-            rows,
-            written[0].span,
-            *_strides([*views, written[0]]),
-            *shared,
-            shared_bytes=chosen.backward_bytes,
-            **macros,
-        )
-        self.launch(
-            "attention",
-            "attention_backward_keys",
-            (batch * heads, -(-keys // chosen.own)),
-            THREADS,
-            *(each.span for each in views),
-            rows,
-            written[1].span,
-            written[2].span,
-            *_strides([*views, *written[1:]]),
-            *shared,
-            shared_bytes=chosen.backward_bytes,
-            **macros,
-        )
+        over_queries = (batch * heads, -(-queries // chosen.own))
+        over_keys = (batch * heads, -(-keys // chosen.own))
+        if self.atomics:
+            q_sums = xp.zeros((batch * heads, queries, chosen.head), np.float32)
+            self.launch(
+                "attention",
+                "attention_backward_atomic",
+                over_keys,
+                THREADS,
+                *(each.span for each in views),
+                rows,
+                written[1].span,
+                written[2].span,
+                q_sums,
+                *_strides([*views, *written[1:]]),
+                *shared,
+                shared_bytes=chosen.atomic_bytes,
+                **macros,
+            )
+            self.launch(
+                "attention",
+                "attention_scale_queries",
+                (batch * heads, -(-queries // 32)),
+                256,
+                q_sums,
+                written[0].span,
+                *_strides([written[0]]),
+                *(np.int32(n) for n in (heads, queries, size)),
+                np.float32(scale),
+                **macros,
+            )
+        else:
+            self.launch(
+                "attention",
+                "attention_backward_queries",
+                over_queries,
+                THREADS,
+                *(each.span for each in views),
+                rows,
+                written[0].span,
+                *_strides([*views, written[0]]),
+                *shared,
+                shared_bytes=chosen.backward_bytes,
+                **macros,
+            )
+            self.launch(
+                "attention",
+                "attention_backward_keys",
+                over_keys,
+                THREADS,
+                *(each.span for each in views),
+                rows,
+                written[1].span,
+                written[2].span,
+                *_strides([*views, *written[1:]]),
+                *shared,
+                shared_bytes=chosen.backward_bytes,
+                **macros,
+            )
         for target, asked in zip(targets, grads, strict=True):
             if target is not asked:
                 asked[...] = target

@@ -24,12 +24,13 @@ class Embedding(Operation):
     """See embedding.py; embedding.cu.
 
     With `check`, an index that is no row raises IndexError, for which the host waits for the
-    device. Without, as under graph capture, its result is NaN.
+    device. Without, as under graph capture, its result is NaN. With `atomics`, backward adds in
+    whatever order is fastest.
     """
 
-    def __init__(self, launcher: Launcher, check: bool = True) -> None:
+    def __init__(self, launcher: Launcher, check: bool = True, atomics: bool = False) -> None:
         super().__init__(launcher)
-        self.check = check
+        self.check, self.atomics = check, atomics
 
     def forward(self, idx: Array, weight: Array) -> Array:
         """See embedding.forward."""
@@ -63,6 +64,8 @@ class Embedding(Operation):
         xp = namespace(grad)
         grad, indices = contiguous(grad), contiguous(idx).astype(np.int64, copy=False)
         columns = grad.shape[-1]
+        if self.atomics:
+            return self._backward_atomic(grad, indices, rows)
         across, down = -(-columns // COLUMNS), -(-rows // TABLE_ROWS)
         # Enough blocks to fill a device, each with whole stretches of indices.
         parts = max(1, min(-(-idx.size // COLUMNS), MOST_BLOCKS // max(1, across * down)))
@@ -87,3 +90,22 @@ class Embedding(Operation):
             VECTOR=1,
         )
         return result if partial is None else self.sum_rows(partial, shape, grad.dtype)
+
+    def _backward_atomic(self, grad: Array, indices: Array, rows: int) -> Array:
+        columns = grad.shape[-1]
+        sums = namespace(grad).zeros((rows, columns), np.float32)
+        self.launch(
+            "embedding",
+            "embedding_backward_atomic",
+            (-(-indices.size // 8),),
+            ROW_BLOCK,
+            grad,
+            indices,
+            sums,
+            np.int64(indices.size),
+            np.int64(rows),
+            np.int32(columns),
+            SCALAR=SCALARS[grad.dtype.name],
+            VECTOR=1,
+        )
+        return sums.astype(grad.dtype, copy=False)

@@ -28,6 +28,9 @@ MOST_PARTS = 384
 """Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
 the device's size. Almost three for each multiprocessor of an H200."""
 
+MOST_RESCALING = 1024
+"""Blocks that look whether a gradient has to be multiplied at all: about as many as run at once."""
+
 MOST_CHANNELS = 24 * 1024
 """Channels that LayerNorm's backward has shared memory for."""
 
@@ -77,11 +80,26 @@ class LayerNorm(Operation):
         needs: tuple[bool, bool, bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
         """See layernorm.backward."""
+        return self.backward_onto(None, grad, x, weight, mean, rstd, needs)
+
+    def backward_onto(
+        self,
+        addend: Array | None,
+        grad: Array,
+        x: Array,
+        weight: Array | None,
+        mean: Array,
+        rstd: Array,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Return what backward does, with an array of x's shape and dtype added to dx."""
         rows, columns = by_rows(x)
-        if not (serves(grad, x) and _single(weight, mean, rstd)) or columns > MOST_CHANNELS:
-            return layernorm.backward(grad, x, weight, mean, rstd, needs)
+        if not (serves(grad, x, addend) and _single(weight, mean, rstd)) or columns > MOST_CHANNELS:
+            grad_x, *others = layernorm.backward(grad, x, weight, mean, rstd, needs)
+            return grad_x if addend is None else grad_x + addend, others[0], others[1]
         xp = namespace(x)
         grad, x = contiguous(grad), contiguous(x)
+        addend = None if addend is None else contiguous(addend)
         warps, blocks = row_plan(rows, columns)
         blocks = min(blocks, MOST_PARTS)
         grad_x = xp.empty(x.shape, x.dtype) if needs[0] else None
@@ -96,13 +114,14 @@ class LayerNorm(Operation):
             weight,
             mean,
             rstd,
+            addend,
             grad_x,
             partial,
             np.int64(rows),
             np.int32(columns),
             shared_bytes=0 if partial is None else 8 // warps * 2 * columns * 4,
             SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector_width(columns, x, grad, weight, grad_x),
+            VECTOR=vector_width(columns, x, grad, weight, addend, grad_x),
             WARPS=warps,
         )
         if partial is None:
@@ -194,8 +213,9 @@ class Softmax(Operation):
 class CrossEntropy(Operation):
     """See cross_entropy.py; cross_entropy.cu.
 
-    With `check`, a target that is no class raises IndexError, for which the host waits for the
-    device. Without, as under graph capture, its loss is NaN.
+    `one_pass` is forward and backward together: the logits are read once. With `check`, a target
+    that is no class raises IndexError, for which the host waits for the device. Without, as under
+    graph capture, its loss and its row of the gradient are NaN.
     """
 
     def __init__(self, launcher: Launcher, check: bool = True) -> None:
@@ -208,46 +228,62 @@ class CrossEntropy(Operation):
         """See cross_entropy.forward."""
         if not serves(logits):
             return cross_entropy.forward(logits, targets, reduction, ignore_index)
-        xp = namespace(logits)
-        rows, classes = logits.shape
-        if self.check:
-            counted = targets != ignore_index
-            check_indices(xp.where(counted, targets, 0), classes, "cross_entropy: target")
+        self._check(logits, targets, ignore_index)
         logits, targets = contiguous(logits), _indices(targets)
-        losses, logsumexp = (xp.empty(rows, np.float32) for _ in range(2))
-        warps, blocks = row_plan(rows, classes)
-        macros = _macros(logits, warps)
-        self.launch(
-            "cross_entropy",
+        losses, logsumexp = _statistics(logits)
+        self._by_rows(
             "cross_entropy_forward",
-            (blocks,),
-            ROW_BLOCK,
             logits,
-            targets,
-            losses,
+            *(logits, targets, losses, logsumexp),
+            *_sizes(logits),
+            np.int64(ignore_index),
+        )
+        return self._reduce(logits, losses, targets, reduction, ignore_index), logsumexp
+
+    def one_pass(
+        self, logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
+    ) -> tuple[Array, Array, Array | None]:
+        """Return what forward returns, and what backward does for a cotangent of ones.
+
+        `rescale` makes of this gradient (N, V) that for another cotangent. It is None for dtypes
+        that kernels do not serve.
+        """
+        if not serves(logits):
+            loss, logsumexp = cross_entropy.forward(logits, targets, reduction, ignore_index)
+            return loss, logsumexp, None
+        self._check(logits, targets, ignore_index)
+        logits, targets = contiguous(logits), _indices(targets)
+        losses, logsumexp = _statistics(logits)
+        grad_logits = namespace(logits).empty(logits.shape, logits.dtype)
+        self._by_rows(
+            "cross_entropy_one_pass",
+            logits,
+            *(logits, targets, self._share(logits, targets, reduction, ignore_index)),
+            *(losses, logsumexp, grad_logits),
+            *_sizes(logits),
+            np.int64(ignore_index),
+        )
+        return (
+            self._reduce(logits, losses, targets, reduction, ignore_index),
             logsumexp,
-            np.int64(rows),
-            np.int32(classes),
-            np.int64(ignore_index),
-            **macros,
+            grad_logits,
         )
-        if reduction == "none":
-            return losses, logsumexp
-        loss = xp.empty((), np.float32)
-        self.launch(
-            "cross_entropy",
-            "cross_entropy_reduce",
-            (1,),
-            1024,
-            losses,
-            targets,
-            loss,
-            np.int64(rows),
-            np.int64(ignore_index),
-            np.bool_(reduction == "mean"),
-            **macros,
+
+    def rescale(self, grad: Array, grad_logits: Array) -> Array:
+        """Multiply a gradient of `one_pass` by the cotangent, a scalar or (N,), in its place.
+
+        Where that is one, which only the device knows, nothing is read or written.
+        """
+        self._by_rows(
+            "cross_entropy_rescale",
+            grad_logits,
+            _cotangent(grad_logits, grad),
+            grad_logits,
+            *_sizes(grad_logits),
+            np.bool_(grad.ndim > 0),
+            most_blocks=MOST_RESCALING,
         )
-        return loss, logsumexp
+        return grad_logits
 
     def backward(
         self,
@@ -261,52 +297,77 @@ class CrossEntropy(Operation):
         """See cross_entropy.backward."""
         if not (serves(logits) and _single(logsumexp)):
             return cross_entropy.backward(grad, logits, targets, logsumexp, reduction, ignore_index)
-        xp = namespace(logits)
-        rows, classes = logits.shape
         logits, targets = contiguous(logits), _indices(targets)
-        scale = contiguous(xp.asarray(grad, np.float32))
-        warps, blocks = row_plan(rows, classes)
-        macros = _macros(logits, warps)
-        if reduction == "mean":
-            total, scale = scale, xp.empty((), np.float32)
-            self.launch(
-                "cross_entropy",
-                "cross_entropy_mean_scale",
-                (1,),
-                1024,
-                total,
-                targets,
-                scale,
-                np.int64(rows),
-                np.int64(ignore_index),
-                **macros,
-            )
-        grad_logits = xp.empty(logits.shape, logits.dtype)
-        self.launch(
-            "cross_entropy",
+        grad_logits = namespace(logits).empty(logits.shape, logits.dtype)
+        self._by_rows(
             "cross_entropy_backward",
-            (blocks,),
-            ROW_BLOCK,
-            scale,
             logits,
-            targets,
-            logsumexp,
-            grad_logits,
-            np.int64(rows),
-            np.int32(classes),
+            *(_cotangent(logits, grad), logits, targets),
+            self._share(logits, targets, reduction, ignore_index),
+            *(logsumexp, grad_logits),
+            *_sizes(logits),
             np.int64(ignore_index),
             np.bool_(reduction == "none"),
-            **macros,
         )
         return grad_logits
 
+    def _check(self, logits: Array, targets: Array, ignore_index: int) -> None:
+        if self.check:
+            safe = namespace(logits).where(targets != ignore_index, targets, 0)
+            check_indices(safe, logits.shape[1], "cross_entropy: target")
 
-def _macros(logits: Array, warps: int) -> dict[str, Any]:
+    def _by_rows(
+        self, function: str, logits: Array, *arguments: Any, most_blocks: int = 2**31 - 1
+    ) -> None:
+        grid = (min(row_plan(*logits.shape)[1], most_blocks),)
+        self.launch("cross_entropy", function, grid, ROW_BLOCK, *arguments, **_macros(logits))
+
+    def _share(
+        self, logits: Array, targets: Array, reduction: str, ignore_index: int
+    ) -> Array | None:
+        """Return each target's part of the mean; None where there is no mean."""
+        if reduction != "mean":
+            return None
+        share = namespace(logits).empty((), np.float32)
+        sizes = (np.int64(len(targets)), np.int64(ignore_index))
+        self._by_one_block("cross_entropy_share", logits, targets, share, *sizes)
+        return share
+
+    def _reduce(
+        self, logits: Array, losses: Array, targets: Array, reduction: str, ignore_index: int
+    ) -> Array:
+        if reduction == "none":
+            return losses
+        loss = namespace(losses).empty((), np.float32)
+        sizes = (np.int64(len(targets)), np.int64(ignore_index))
+        is_mean = np.bool_(reduction == "mean")
+        self._by_one_block("cross_entropy_reduce", logits, losses, targets, loss, *sizes, is_mean)
+        return loss
+
+    def _by_one_block(self, function: str, logits: Array, *arguments: Any) -> None:
+        # Nothing in these kernels depends on the macros: those of the others, which are compiled.
+        self.launch("cross_entropy", function, (1,), 1024, *arguments, **_macros(logits))
+
+
+def _macros(logits: Array) -> dict[str, Any]:
     return {
         "SCALAR": SCALARS[logits.dtype.name],
         "VECTOR": vector_width(logits.shape[1], logits),
-        "WARPS": warps,
+        "WARPS": row_plan(*logits.shape)[0],
     }
+
+
+def _sizes(logits: Array) -> tuple[np.int64, np.int32]:
+    return np.int64(logits.shape[0]), np.int32(logits.shape[1])
+
+
+def _statistics(logits: Array) -> list[Array]:
+    """Return memory for the losses and logsumexp."""
+    return [namespace(logits).empty(len(logits), np.float32) for _ in range(2)]
+
+
+def _cotangent(logits: Array, grad: Array) -> Array:
+    return contiguous(namespace(logits).asarray(grad, np.float32))
 
 
 def _indices(array: Array) -> Array:

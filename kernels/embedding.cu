@@ -36,9 +36,9 @@ embedding_forward(const long long *__restrict__ indices, const SCALAR *__restric
  *
  * A block of 128 threads does 128 columns of 32 rows of the table, for the blockIdx.z-th part of
  * the indices. It writes `result` (rows, columns), or where that is null its part of the sum,
- * `partial` (gridDim.z, rows, columns), which column_sum adds up. Faster where most rows of a
- * large table occur: a thread for each element of `grad` and atomicAdd to the table; its sums
- * differ from run to run. */
+ * `partial` (gridDim.z, rows, columns), which column_sum adds up. Each 32 rows of the table have
+ * all indices read anew, which is little for an alphabet and much for a large vocabulary: there
+ * embedding_backward_atomic is faster. */
 extern "C" __global__ void __launch_bounds__(COLUMNS)
 embedding_backward(const SCALAR *__restrict__ grad, const long long *__restrict__ indices,
                    SCALAR *__restrict__ result, float *__restrict__ partial, long long count,
@@ -95,4 +95,21 @@ embedding_backward(const SCALAR *__restrict__ grad, const long long *__restrict_
         else
             partial[blockIdx.z * rows * columns + place] = sums[row][thread];
     }
+}
+
+/* sums[indices[i]] += grad[i], for sums (rows, columns) that begin at zero. Each row of `grad` is a
+ * warp's, whose lanes add to numbers side by side. Additions are in the order in which they happen
+ * to reach memory, so sums differ from run to run in their last digits. */
+extern "C" __global__ void __launch_bounds__(256)
+embedding_backward_atomic(const SCALAR *__restrict__ grad, const long long *__restrict__ indices,
+                          float *__restrict__ sums, long long count, long long rows, int columns)
+{
+    const long long place = (long long)blockIdx.x * 8 + threadIdx.x / WARP;
+    if (place >= count)
+        return;
+    const long long row = indices[place];
+    if (row < 0 || row >= rows)
+        return;
+    for (int c = threadIdx.x % WARP; c < columns; c += WARP)
+        atomicAdd(sums + row * columns + c, to_float(grad[place * columns + c]));
 }

@@ -69,16 +69,19 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
     }
 }
 
-/* Writes grad_x, where not null, and for each block the part (2, columns) of the sums over rows
+/* Writes grad_x, where not null, to which it adds `addend`, where that is not null: the gradient that
+ * x has from elsewhere, such as the residual connection around a block, which would otherwise be
+ * added by a pass of its own. And for each block the part (2, columns) of the sums over rows
  * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
  * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
- * left to chance. Faster for few columns and very many rows: one atomicAdd for each column and
- * block to dweight and dbias, which saves the second stage; its sums differ from run to run. */
+ * left to chance. An atomicAdd for each column and block would save the second stage, but its sums
+ * would have to begin at zero: as many launches, and all blocks adding to the same few numbers. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
                    const float *__restrict__ weight, const float *__restrict__ mean,
-                   const float *__restrict__ rstd, SCALAR *__restrict__ grad_x,
-                   float *__restrict__ partial, long long rows, int columns)
+                   const float *__restrict__ rstd, const SCALAR *__restrict__ addend,
+                   SCALAR *__restrict__ grad_x, float *__restrict__ partial, long long rows,
+                   int columns)
 {
     constexpr int GROUPS = BLOCK_WARPS / WARPS;
     extern __shared__ __align__(16) float sums[]; /* (GROUPS, 2, columns) */
@@ -142,17 +145,19 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
         sum = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
         projection = reduce_warps<Sum, WARPS>(projection, scratch) / columns;
         for (int c = first; c < columns; c += step) {
-            float g[N], normalized[N], factor[N];
+            float g[N], normalized[N], factor[N], other[N] = {};
             load<N>(g, grad_row + c);
             load<N>(normalized, x_row + c);
             if (weight)
                 load<N>(factor, weight + c);
+            if (addend)
+                load<N>(other, addend + row * columns + c);
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 if (weight)
                     g[j] *= factor[j];
                 normalized[j] = (normalized[j] - center) * scale;
-                g[j] = (g[j] - sum - normalized[j] * projection) * scale;
+                g[j] = (g[j] - sum - normalized[j] * projection) * scale + other[j];
             }
             store<N>(grad_x + row * columns + c, g);
         }

@@ -28,6 +28,14 @@ template <int N, typename T> __device__ __forceinline__ Pack<T, N> fetch(const T
     return *reinterpret_cast<const Pack<T, N> *>(source);
 }
 
+template <int N, typename T>
+__device__ __forceinline__ void unpack(float (&values)[N], const Pack<T, N> &pack)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        values[j] = to_float(pack.at[j]);
+}
+
 /* Reads N numbers from an address that is a multiple of the size of an access. */
 template <int N, typename T>
 __device__ __forceinline__ void load(float (&values)[N], const T *source)

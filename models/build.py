@@ -26,7 +26,9 @@ def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> G
     else:
         model = GPT(config.gpt, vocab_size, generator=generator)
         model.low_precision = config.precision == "bf16"
-    get_backend(config.device).use_tf32(config.precision == "tf32")
+    backend = get_backend(config.device)
+    backend.use_tf32(config.precision == "tf32")
+    backend.use_atomics(not config.deterministic)
     return model.to(config.device)
 
 

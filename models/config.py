@@ -18,7 +18,10 @@ PresetName = Literal["tiny", "small", "full"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run computes: two runs of equal settings on equal text give equal weights."""
+    """What a run computes: two runs of equal settings on equal text give equal weights.
+
+    Unless they are not `deterministic`.
+    """
 
     model: ModelName = "gpt"
     """What to train."""
@@ -60,6 +63,9 @@ class TrainConfig:
     """Where to compute; cuda-on-cpu runs the CUDA kernels on the CPU, slowly."""
     precision: Precision = "float32"
     """Of products on CUDA devices; bf16 keeps activations so, too. Weights are float32."""
+    deterministic: bool = True
+    """Add up gradients in an order that never changes; without, CUDA devices add in whatever order
+    is fastest, and equal runs differ in their last digits."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -89,6 +95,8 @@ class TrainConfig:
             raise UsageError(
                 f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
+        if not isinstance(self.deterministic, bool):
+            raise UsageError(f"deterministic is {self.deterministic!r}; expected True or False")
         if self.precision != "float32" and self.device == "cpu":
             raise UsageError(
                 f"precision {self.precision} is for CUDA devices; expected float32 on device cpu"

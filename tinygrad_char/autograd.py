@@ -89,8 +89,15 @@ class Function:
     is_view: ClassVar[bool] = False
     """Whether the result may share its first input's memory."""
 
+    adds: bool = False
+    """Whether backward adds `addend`, where that is an array, to the gradient of the first input.
+
+    It is what that input has from other operations so far, and is not to be written to.
+    """
+
     backend: Backend
     needs: tuple[bool, ...]
+    addend: Any = None
     saved: tuple[Any, ...] = ()
     edges: list[Edge] | None = None
     versions: Sequence[tuple[Version, int]] = ()
@@ -519,8 +526,14 @@ def _walk(
             found[id(node)] = total
         if node.order == oldest:
             break
+        first = node.edges[0] if node.adds and node.edges else None
+        node.addend = pending.get(first) if isinstance(first, Function) else None
         for edge, each in node._gradients(total, keep):
-            receive(edge, each)
+            if node.addend is not None:  # this is the first input's, with what it had so far
+                pending[edge], node.addend = each, None
+                owned.add(edge)
+            else:
+                receive(edge, each)
 
 
 def _accumulate(leaf: Tensor, grad: Array) -> None:

@@ -10,7 +10,7 @@ from kernels import backend, cublas, cuda
 from kernels.backend import CPU, DeviceError, backend_of, get_backend
 from kernels.device_array import DeviceArray
 from kernels.runner.compiler import find_compiler
-from tinygrad_char import Tensor
+from tinygrad_char import Tensor, grad, no_grad
 from tinygrad_char import functional as F
 
 
@@ -179,12 +179,127 @@ def test_tf32_is_a_choice_for_products_and_attention(on_cpu):
         CPU.use_tf32(True)
 
 
+def test_atomic_additions_are_a_choice_for_devices(on_cpu):
+    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
+    on_cpu.use_atomics(True)
+    try:
+        assert on_cpu.attention.atomics
+        assert on_cpu.embedding.atomics
+    finally:
+        on_cpu.use_atomics(False)
+    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
+    CPU.use_atomics(True)  # which may, and does not
+
+
 def test_checks_come_back_after_what_is_unchecked(on_cpu):
     with on_cpu.unchecked():
         assert not on_cpu.embedding.check
         assert not on_cpu.cross_entropy.check
     assert on_cpu.embedding.check
     assert on_cpu.cross_entropy.check
+
+
+@pytest.fixture
+def launched(on_cpu, monkeypatch):
+    """Return the names of the kernels that are launched, in order."""
+    names = []
+    executor = on_cpu.adamw.launcher.executor
+    run = executor.run
+
+    def noted(launch):
+        names.append(launch.kernel.function)
+        run(launch)
+
+    monkeypatch.setattr(executor, "run", noted)
+    return names
+
+
+LOSS = ["cross_entropy_share", "cross_entropy_one_pass", "cross_entropy_reduce"]
+
+
+def test_cross_entropy_reads_its_logits_once_where_a_gradient_is_wanted(launched):
+    logits = np.random.default_rng(0).standard_normal((2, 3, 7), np.float32)
+    targets = np.array([[0, 6, -100], [2, 2, 1]])
+    x = Tensor(logits, requires_grad=True)
+    F.cross_entropy(x, targets).backward()
+    y = Tensor(logits, device="cuda-on-cpu", requires_grad=True)
+    loss = F.cross_entropy(y, targets)
+    assert launched == LOSS
+    loss.backward(retain_graph=True)
+    assert launched == [*LOSS, "cross_entropy_rescale"]
+    np.testing.assert_allclose(y.grad.numpy(), x.grad.numpy(), atol=1e-7)
+    first, y.grad = y.grad, None
+    loss.backward(Tensor(np.float32(3), device="cuda-on-cpu"))  # walked again, and scaled
+    assert launched[4:] == ["cross_entropy_share", "cross_entropy_backward"]
+    np.testing.assert_allclose(y.grad.numpy(), 3 * first.numpy(), rtol=1e-6)
+
+
+def test_cross_entropy_makes_no_gradient_that_nobody_wants(launched):
+    logits = Tensor(np.zeros((3, 5), np.float32), device="cuda-on-cpu", requires_grad=True)
+    with no_grad():
+        F.cross_entropy(logits, np.zeros(3, int))
+    F.cross_entropy(logits.detach(), np.zeros(3, int))
+    assert launched == ["cross_entropy_forward", "cross_entropy_reduce"] * 2
+
+
+def test_cross_entropy_of_each_target_on_the_device(on_cpu):
+    logits = np.random.default_rng(0).standard_normal((2, 3, 7), np.float32)
+    targets, weights = np.array([[0, 6, 5], [2, 2, 1]]), np.arange(6, dtype=np.float32)
+    grads = []
+    for device in ("cpu", "cuda-on-cpu"):
+        x = Tensor(logits, device=device, requires_grad=True)
+        losses = F.cross_entropy(x, targets, "none")
+        (losses * Tensor(weights.reshape(2, 3), device=device)).sum().backward()
+        grads.append(x.grad.numpy())
+    np.testing.assert_allclose(grads[1], grads[0], rtol=1e-5, atol=1e-7)
+
+
+def residual_layers(device):
+    """Return x, and what two layers with residual connections around them give."""
+    rng = np.random.default_rng(0)
+    x, weight = (Tensor(rng.standard_normal(s, np.float32), device=device) for s in ((3, 5), (5,)))
+    x.requires_grad = weight.requires_grad = True
+    h = x * 2.0
+    return x, weight, h, (h + F.layer_norm(h, weight)).tanh() + F.layer_norm(h, weight)
+
+
+def test_layernorm_adds_its_gradient_to_what_there_is(on_cpu, monkeypatch):
+    addends = []
+    backward_onto = on_cpu.layernorm.backward_onto
+
+    def noted(addend, *arguments):
+        addends.append(addend)
+        return backward_onto(addend, *arguments)
+
+    monkeypatch.setattr(on_cpu.layernorm, "backward_onto", noted)
+    results = []
+    for device in ("cpu", "cuda-on-cpu"):
+        x, weight, h, y = residual_layers(device)
+        cotangent = Tensor(np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5), device=device)
+        seen = []
+        h.register_hook(lambda grad, seen=seen: seen.append(grad.numpy()))
+        y.backward(cotangent, retain_graph=True)
+        y.backward(cotangent)  # added to the same again
+        results.append([x.grad.numpy(), weight.grad.numpy(), *seen])
+        assert len(seen) == 2
+    for mine, expected in zip(results[1], results[0], strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+    # The first of the two finds nothing yet; the second what the first and the sum have left.
+    assert [each is None for each in addends] == [True, False] * 2
+    leaf = Tensor(np.ones((2, 5), np.float32), device="cuda-on-cpu", requires_grad=True)
+    (leaf + F.layer_norm(leaf)).backward(Tensor(np.ones((2, 5), np.float32), device="cuda-on-cpu"))
+    assert leaf.grad.tolist() == [[1.0] * 5] * 2  # a leaf's gradient is not pending
+    assert addends[4:] == [None]
+
+
+def test_gradients_of_results_have_what_layernorm_adds_to(on_cpu):
+    grads = []
+    for device in ("cpu", "cuda-on-cpu"):
+        x, weight, h, y = residual_layers(device)
+        ones = Tensor(np.ones((3, 5), np.float32), device=device)
+        grads.append([each.numpy() for each in grad(y, [h, weight, x], ones)])
+    for mine, expected in zip(grads[1], grads[0], strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_cublas_is_looked_for_on_this_machine():

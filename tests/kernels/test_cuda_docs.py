@@ -95,7 +95,7 @@ def test_the_shared_memory_of_attention_is_that():
 
 
 def sizes_of(chosen):
-    return chosen.forward_bytes, chosen.backward_bytes
+    return chosen.forward_bytes, chosen.backward_bytes, chosen.atomic_bytes
 
 
 def test_the_parts_of_the_benchmark_are_in_the_table():

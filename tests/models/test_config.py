@@ -101,8 +101,14 @@ RATES = ("lr", "min_lr", "beta1", "beta2", "weight_decay", "clip")
 
 
 def test_every_setting_is_tried_with_bad_values():
-    tried = {*LEAST, *RATES, "model", "gpt", "device", "precision"}
+    tried = {*LEAST, *RATES, "model", "gpt", "device", "precision", "deterministic"}
     assert tried == {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("value", [None, 1, "no"])
+def test_an_order_of_sums_that_is_neither_is_refused(value):
+    with pytest.raises(UsageError, match=f"^deterministic is {value!r}; expected True or False$"):
+        TrainConfig(deterministic=value)
 
 
 @pytest.mark.parametrize("name", LEAST)

@@ -60,7 +60,10 @@ def test_training_is_that_of_the_cpu_to_rounding(on_cpu, config):
             assert error <= 5e-6, f"{name}: {error:.3g}"
 
 
-def test_a_step_passes_the_runners_checks(on_cpu, monkeypatch):
+@pytest.mark.parametrize("atomics", [False, True])
+def test_a_step_passes_the_runners_checks(on_cpu, monkeypatch, atomics):
+    monkeypatch.setattr(on_cpu.attention, "atomics", atomics)
+    monkeypatch.setattr(on_cpu.embedding, "atomics", atomics)
     executor = on_cpu.adamw.launcher.executor
     monkeypatch.setattr(executor, "executor", CpuExecutor("check"))
     config = GPTConfig(8, 1, 2, 16, dropout=0.2, bias=True, activation="gelu_tanh")

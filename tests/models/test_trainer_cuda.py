@@ -38,6 +38,7 @@ def on_cpu():
     except DeviceError as error:
         pytest.skip(str(error))
     get_backend("cuda-on-cpu").use_tf32(False)
+    get_backend("cuda-on-cpu").use_atomics(False)
 
 
 def trained(device, precision="float32", steps=5, **changes):
@@ -65,6 +66,26 @@ def test_recorded_training_is_that_of_the_cpu(precision, losses_apart, norms_apa
     assert trainer.evaluate()[1].nats == pytest.approx(
         reference.evaluate()[1].nats, rel=losses_apart
     )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_training_with_atomic_additions_is_that_without(precision, on_cpu, monkeypatch):
+    _, expected_losses, expected_norms, _ = trained("cuda-on-cpu", precision, steps=6)
+    executor = on_cpu.adamw.launcher.executor
+    run, names = executor.run, []
+    monkeypatch.setattr(
+        executor, "run", lambda launch: (names.append(launch.kernel.function), run(launch))
+    )
+    trainer, losses, norms, notes = trained("cuda-on-cpu", precision, steps=6, deterministic=False)
+    assert trainer.recorded.replays  # where sums begin at zero each time
+    assert notes == []
+    apart = 1e-6 if precision == "float32" else 1e-3  # what is added up is rounded but once
+    np.testing.assert_allclose(losses, expected_losses, rtol=apart)
+    np.testing.assert_allclose(norms, expected_norms, rtol=10 * apart)
+    assert {"embedding_backward_atomic", "attention_backward_atomic"} <= set(names)
+    assert not {"embedding_backward", "attention_backward_queries"} & set(names)
+    trained("cuda-on-cpu", precision, steps=0)
+    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
 
 
 def test_activations_are_bfloat16_and_the_loss_is_not():

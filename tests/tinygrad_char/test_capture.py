@@ -88,6 +88,34 @@ def test_a_replay_launches_nothing_from_python(monkeypatch):
     assert not np.array_equal(run.weights(), before)
 
 
+def test_the_recorded_step_reads_its_logits_once(on_cpu, monkeypatch):
+    run, names = Run(), []
+    run.make(2)
+    executor = on_cpu.adamw.launcher.executor
+    record = executor.run
+    monkeypatch.setattr(
+        executor, "run", lambda launch: (names.append(launch.kernel.function), record(launch))
+    )
+    run.make(1)
+    assert run.step.replays
+    assert [each for each in names if each.startswith("cross_entropy")] == [
+        *("cross_entropy_share", "cross_entropy_one_pass", "cross_entropy_reduce"),
+        "cross_entropy_rescale",
+    ]
+
+
+def test_a_target_that_is_no_class_changes_nothing_in_a_replay():
+    run = Run()
+    run.make(4)
+    before = run.weights()
+    x, y = run.rng.integers(0, 11, (2, 2, 7))
+    y[0, 3] = 11
+    result = run.step(x, y)
+    assert math.isnan(result.loss)
+    assert math.isnan(result.norm)
+    np.testing.assert_array_equal(run.weights(), before)
+
+
 def test_a_state_that_is_restored_is_gone_on_from():
     run, other = Run(), Run()
     run.make(4)

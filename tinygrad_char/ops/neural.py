@@ -204,11 +204,15 @@ class LayerNorm(Function):
                 )
         y, mean, rstd = self.backend.layernorm.forward(x, weight, bias, eps)
         self.saved = (x, weight, mean, rstd)
+        self.adds = self.needs[0] and hasattr(self.backend.layernorm, "backward_onto")
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dweight, dbias."""
-        return self.backend.layernorm.backward(grad, *self.saved, self.needs)
+        operation = self.backend.layernorm
+        if self.addend is not None:
+            return operation.backward_onto(self.addend, grad, *self.saved, self.needs)
+        return operation.backward(grad, *self.saved, self.needs)
 
 
 class Embedding(Function):
@@ -238,22 +242,28 @@ class CrossEntropy(Function):
                 f"targets {logits.shape[:-1]}"
             )
         self.options = (reduction, ignore_index)
-        loss, logsumexp = self.backend.cross_entropy.forward(
-            rows(logits), targets.reshape(-1), *self.options
-        )
-        self.saved = (logits, targets, logsumexp)
+        operation, gradient = self.backend.cross_entropy, None
+        given = (rows(logits), targets.reshape(-1), *self.options)
+        if self.needs[0] and hasattr(operation, "one_pass"):  # which reads the logits but once
+            loss, logsumexp, gradient = operation.one_pass(*given)
+        else:
+            loss, logsumexp = operation.forward(*given)
+        self.saved = (logits, targets, logsumexp, gradient)
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return dlogits."""
-        logits, targets, logsumexp = self.saved
-        dlogits = self.backend.cross_entropy.backward(
-            grad.reshape(-1) if grad.ndim else grad,
-            rows(logits),
-            targets.reshape(-1),
-            logsumexp,
-            *self.options,
-        )
+        logits, targets, logsumexp, gradient = self.saved
+        operation = self.backend.cross_entropy
+        grad = grad.reshape(-1) if grad.ndim else grad
+        if gradient is not None:
+            # It is changed in its place: a second walk over a graph that is kept finds none.
+            self.saved = (logits, targets, logsumexp, None)
+            dlogits = operation.rescale(grad, gradient)
+        else:
+            dlogits = operation.backward(
+                grad, rows(logits), targets.reshape(-1), logsumexp, *self.options
+            )
         return dlogits.reshape(logits.shape), None
 
 

@@ -10,7 +10,8 @@ from kernels import attention as reference_attention
 from kernels.cuda_attention import MOST_HEAD, Attention, plan
 from kernels.cuda_mask import RecordedKey
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
-from kernels.launcher import FOLDER
+from kernels.launcher import FOLDER, Launcher
+from kernels.runner import CpuExecutor
 from kernels.variants import variants
 
 KEY = DropoutKey(0xFEDCBA9876543210, 99)
@@ -87,27 +88,32 @@ def assert_attention(results, arrays, rounding, causal, scale, p=0.0):
     st.sampled_from([8, 16]),
     st.booleans(),
     st.sampled_from([0.0, 0.3]),
+    st.booleans(),
     st.integers(0, 1000),
 )
-@example("plain", 1, 1, 33, 127, 16, False, 0.3, 0)
-@example("bf16", 1, 2, 127, 31, 16, True, 0.0, 0)
+@example("plain", 1, 1, 33, 127, 16, False, 0.3, False, 0)
+@example("bf16", 1, 2, 127, 31, 16, True, 0.0, False, 0)
+@example("plain", 1, 1, 33, 127, 16, True, 0.3, True, 0)
+@example("tf32", 1, 2, 65, 129, 16, False, 0.3, True, 0)
+@example("bf16", 1, 2, 127, 31, 16, True, 0.0, True, 0)
 def test_attention_is_its_reference(
-    launcher, kind, batch, heads, queries, keys, size, causal, p, seed
+    launcher, kind, batch, heads, queries, keys, size, causal, p, atomics, seed
 ):
     dtype, tf32, rounding = KINDS[kind]
     arrays = inputs(seed, dtype, batch, heads, queries, keys, size)
     options = (causal, size**-0.5, p)
-    results = run(Attention(launcher, tf32), arrays, *options)
+    results = run(Attention(launcher, tf32, atomics), arrays, *options)
     assert_attention(results, arrays, rounding, *options)
 
 
+@pytest.mark.parametrize("atomics", [False, True])
 @pytest.mark.parametrize(
     ("kind", "size"), [("plain", 60), ("tf32", 64), ("bf16", 64), ("bf16", 128)]
 )
-def test_other_head_sizes(launcher, kind, size):
+def test_other_head_sizes(launcher, kind, size, atomics):
     dtype, tf32, rounding = KINDS[kind]
     arrays = inputs(1, dtype, 1, 2, 70, 90, size)
-    results = run(Attention(launcher, tf32), arrays, True, 0.3, 0.1)
+    results = run(Attention(launcher, tf32, atomics), arrays, True, 0.3, 0.1)
     assert_attention(results, arrays, rounding, True, 0.3, 0.1)
 
 
@@ -126,10 +132,11 @@ def test_each_element_has_the_mask_of_the_reference(launcher, kind, keys):
         np.testing.assert_array_equal(out[..., :width] > 0, mask[..., start : start + width])
 
 
-def test_masks_of_a_recorded_graph_count_on_the_device(launcher):
+@pytest.mark.parametrize("atomics", [False, True])
+def test_masks_of_a_recorded_graph_count_on_the_device(launcher, atomics):
     arrays = inputs(0, FLOAT, 1, 1, 20, 20, 16)
     recorded = np.array([4], np.uint64)
-    kernel = Attention(launcher)
+    kernel = Attention(launcher, atomics=atomics)
     key = RecordedKey(KEY.seed, KEY.call - 4, recorded)
     mine = run(kernel, arrays, True, 0.5, 0.5, key)
     for one, other in zip(mine, run(kernel, arrays, True, 0.5, 0.5, KEY), strict=True):
@@ -141,12 +148,13 @@ def test_dropout_of_everything_gives_zeros(launcher):
         assert (result == 0).all()
 
 
-def test_views_as_inputs_and_as_outputs(launcher):
+@pytest.mark.parametrize("atomics", [False, True])
+def test_views_as_inputs_and_as_outputs(launcher, atomics):
     rng = np.random.default_rng(0)
     packed = draw(rng, (2, 40, 3, 4, 8))  # (B, T, 3, H, D)
     q, k, v = packed.transpose(2, 0, 3, 1, 4)
     grad = draw(rng, (2, 40, 4, 8)).transpose(0, 2, 1, 3)
-    kernel = Attention(launcher)
+    kernel = Attention(launcher, atomics=atomics)
     out, logsumexp = kernel.forward(q, k, v, True, 0.5)
     assert np.shares_memory(out.transpose(0, 2, 1, 3).reshape(2, 40, 32), out)
     result = np.full_like(packed, np.nan)
@@ -169,6 +177,15 @@ def test_large_scores_do_not_overflow(launcher):
     q, k, v, grad = inputs(0, FLOAT, 1, 2, 40, 40, 16)
     arrays = [q * 100, k * 100, v, grad]
     assert_attention(run(Attention(launcher), arrays, True, 0.5), arrays, 2.0**-24, True, 0.5)
+
+
+@pytest.mark.parametrize("atomics", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_keys_that_do_not_exist_give_nothing_where_all_scores_are_low(launcher, causal, atomics):
+    q, k, v, grad = inputs(0, FLOAT, 1, 1, 41, 41, 16)
+    arrays = [10 + 0.1 * q, 0.1 * k - 10, v, grad]  # zeros in the place of keys: weights of 2^1000
+    results = run(Attention(launcher, atomics=atomics), arrays, causal, 0.5)
+    assert_attention(results, arrays, 2.0**-24, causal, 0.5)
 
 
 def test_hidden_keys_may_hold_anything(launcher):
@@ -214,6 +231,18 @@ def test_gradients_repeat_themselves(launcher):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
+def test_order_of_blocks_changes_the_sums_of_atomic_additions_alone():
+    arrays = inputs(0, FLOAT, 1, 1, 40, 200, 16)
+    for atomics in (False, True):
+        results = [
+            run(Attention(Launcher(CpuExecutor(order=order)), atomics=atomics), arrays, False, 0.2)
+            for order in ("forward", "reverse")
+        ]
+        same = [np.array_equal(one, other) for one, other in zip(*results, strict=True)]
+        assert same == [True, True, not atomics, True, True]
+        assert_attention(results[1], arrays, 2.0**-24, False, 0.2)
+
+
 def test_every_plan_is_compiled_and_fits_in_shared_memory():
     plans = {
         plan(precision, size)
@@ -227,7 +256,7 @@ def test_every_plan_is_compiled_and_fits_in_shared_memory():
     }
     assert macros == set(variants((FOLDER / "attention.cu").read_text()))
     a100 = 163 * 1024
-    assert max(max(each.forward_bytes, each.backward_bytes) for each in plans) <= a100
+    assert max(max(each.forward_bytes, each.atomic_bytes) for each in plans) <= a100
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -235,4 +264,5 @@ def test_check_mode_finds_nothing(checking_launcher, kind):
     dtype, tf32, _ = KINDS[kind]
     for queries, keys in ((70, 90), (90, 70)):
         arrays = inputs(0, dtype, 1, 2, queries, keys, 16)
-        run(Attention(checking_launcher, tf32), arrays, True, 0.25, 0.3)
+        for atomics in (False, True):
+            run(Attention(checking_launcher, tf32, atomics), arrays, True, 0.25, 0.3)

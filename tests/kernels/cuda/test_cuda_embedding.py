@@ -9,6 +9,8 @@ from precision import DTYPES, assert_precise, draw
 from kernels import cuda_embedding
 from kernels import embedding as reference_embedding
 from kernels.cuda_embedding import Embedding
+from kernels.launcher import Launcher
+from kernels.runner import CpuExecutor
 
 
 @settings(deadline=None, max_examples=25)
@@ -17,13 +19,14 @@ from kernels.cuda_embedding import Embedding
     st.sampled_from([1, 2, 31, 33, 65, 100]),
     st.sampled_from([1, 7, 32, 128, 130, 384]),
     st.sampled_from(DTYPES),
+    st.booleans(),
     st.integers(0, 1000),
 )
-def test_embedding_is_its_reference(launcher, shape, rows, columns, dtype, seed):
+def test_embedding_is_its_reference(launcher, shape, rows, columns, dtype, atomics, seed):
     rng = np.random.default_rng(seed)
     idx = rng.integers(0, rows, shape)
     weight, grad = draw(rng, (rows, columns), dtype), draw(rng, (*shape, columns), dtype)
-    kernel = Embedding(launcher)
+    kernel = Embedding(launcher, atomics=atomics)
     out = kernel.forward(idx, weight)
     np.testing.assert_array_equal(out, reference_embedding.forward(idx, weight))
     dweight = kernel.backward(grad, idx, rows)
@@ -42,6 +45,18 @@ def test_sum_in_one_part_or_in_several(launcher, monkeypatch, most):
     np.testing.assert_array_equal(dweight, kernel.backward(grad, idx, 40))
 
 
+def test_order_of_blocks_changes_the_sums_of_atomic_additions_alone():
+    rng = np.random.default_rng(0)
+    idx, grad = rng.integers(0, 3, 900), draw(rng, (900, 33))
+    for atomics in (False, True):
+        first, other = (
+            Embedding(Launcher(CpuExecutor(order=order)), atomics=atomics).backward(grad, idx, 3)
+            for order in ("forward", "reverse")
+        )
+        assert np.array_equal(first, other) == (not atomics)
+        assert_precise(other, reference_embedding.backward, (grad, idx, 3), units=16)
+
+
 def test_index_that_is_no_row_raises_or_gives_nan(launcher):
     weight, idx = np.ones((3, 4), np.float32), np.array([2, 3, -1])
     with pytest.raises(IndexError, match=r"index at position \(1,\) is 3"):
@@ -49,7 +64,9 @@ def test_index_that_is_no_row_raises_or_gives_nan(launcher):
     out = Embedding(launcher, check=False).forward(idx, weight)
     assert np.isnan(out).all(axis=1).tolist() == [False, True, True]
     grad = np.ones((3, 4), np.float32)
-    assert (Embedding(launcher).backward(grad, idx, 3).sum(axis=1) == [0, 0, 4]).all()
+    for atomics in (False, True):
+        dweight = Embedding(launcher, atomics=atomics).backward(grad, idx, 3)
+        assert (dweight.sum(axis=1) == [0, 0, 4]).all()
 
 
 def test_double_precision_is_the_references(launcher):
@@ -66,4 +83,6 @@ def test_check_mode_finds_nothing(checking_launcher, dtype):
     idx, kernel = rng.integers(0, 40, 300), Embedding(checking_launcher)
     weight, grad = draw(rng, (40, 130), dtype), draw(rng, (300, 130), dtype)
     kernel.forward(idx, weight)
+    kernel.backward(grad, idx, 40)
+    kernel.atomics = True
     kernel.backward(grad, idx, 40)

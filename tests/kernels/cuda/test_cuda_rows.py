@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 
 from kernels import cross_entropy as reference_cross_entropy
+from kernels import cuda_rows
 from kernels import layernorm as reference_layernorm
 from kernels import softmax as reference_softmax
 from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
@@ -42,6 +43,24 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
         factor=8,
         units=16,
     )
+    if needs[0]:
+        addend = draw(rng, x.shape, dtype)
+        more, *others = kernel.backward_onto(addend, grad, x, weight, *results[1:], needs)
+        assert more.dtype == dtype
+        for one, other in zip(others, grads[1:], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert_precise(
+            more,
+            lambda grad, x, weight, addend: (
+                addend
+                + reference_layernorm.backward(
+                    grad, x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype), needs
+                )[0]
+            ),
+            (grad, x, weight, addend),
+            factor=8,
+            units=16,
+        )
 
 
 def test_layernorm_far_from_zero_is_not_cancelled(launcher):
@@ -123,17 +142,23 @@ def test_softmax_along_another_axis_is_the_references(launcher):
 
 
 REDUCTIONS = st.sampled_from(["none", "sum", "mean"])
+CLASSES = st.sampled_from([1, 3, 31, 33, 64, 65, 127, 129, 1000, 1024, 1025, 1500, 2056])
 
 
-@settings(deadline=None, max_examples=25)
-@given(ROWS, COLUMNS, st.sampled_from(DTYPES), REDUCTIONS, st.booleans(), SEEDS)
-def test_cross_entropy_is_its_reference(launcher, rows, classes, dtype, reduction, ignored, seed):
-    rng = np.random.default_rng(seed)
-    logits = (3 * draw(rng, (rows, classes)) + 10).astype(dtype)
+def draw_targets(rng, rows, classes, ignored):
     targets = rng.integers(0, classes, rows)
     if ignored:
         targets[rng.random(rows) < 0.5] = -100
         targets[0] = 0
+    return targets
+
+
+@settings(deadline=None, max_examples=25)
+@given(ROWS, CLASSES, st.sampled_from(DTYPES), REDUCTIONS, st.booleans(), SEEDS)
+def test_cross_entropy_is_its_reference(launcher, rows, classes, dtype, reduction, ignored, seed):
+    rng = np.random.default_rng(seed)
+    logits = (3 * draw(rng, (rows, classes)) + 10).astype(dtype)
+    targets = draw_targets(rng, rows, classes, ignored)
     options = (reduction, -100)
     kernel = CrossEntropy(launcher)
     results = kernel.forward(logits, targets, *options)
@@ -143,15 +168,56 @@ def test_cross_entropy_is_its_reference(launcher, rows, classes, dtype, reductio
     grad = draw(rng, rows if reduction == "none" else ())
     dlogits = kernel.backward(grad, logits, targets, results[1], *options)
     assert dlogits.dtype == dtype
-    _, exact = reference_cross_entropy.forward(logits.astype(np.float64), targets)
-    assert_precise(
-        dlogits,
-        lambda grad, logits: reference_cross_entropy.backward(
-            grad, logits, targets, exact.astype(logits.dtype), *options
-        ),
-        (np.asarray(grad), logits),
-        factor=8,
-    )
+    assert_precise(dlogits, gradient_of(targets, options), (logits, np.asarray(grad)), factor=8)
+
+
+def gradient_of(targets, options):
+    """Return the reference's backward from logits and the cotangent, whatever their precision."""
+
+    def compute(logits, grad):
+        _, logsumexp = reference_cross_entropy.forward(logits.astype(np.float64), targets)
+        logsumexp = logsumexp.astype(logits.dtype)
+        return reference_cross_entropy.backward(grad, logits, targets, logsumexp, *options)
+
+    return compute
+
+
+@settings(deadline=None, max_examples=40)
+@given(ROWS, CLASSES, st.sampled_from(DTYPES), REDUCTIONS, st.booleans(), SEEDS)
+@example(3, 9000, FLOAT, "mean", True, 0)  # a part of such rows is read twice
+@example(2, 8200, BF16, "mean", False, 0)
+def test_cross_entropy_in_one_pass_is_its_reference(
+    launcher, rows, classes, dtype, reduction, ignored, seed
+):
+    rng = np.random.default_rng(seed)
+    logits = (3 * draw(rng, (rows, classes)) + 10).astype(dtype)
+    targets = draw_targets(rng, rows, classes, ignored)
+    options = (reduction, -100)
+    kernel = CrossEntropy(launcher)
+    loss, logsumexp, dlogits = kernel.one_pass(logits, targets, *options)
+    assert [loss.dtype, logsumexp.dtype, dlogits.dtype] == [FLOAT, FLOAT, dtype]
+    assert_precise((loss, logsumexp), reference_cross_entropy.forward, (logits, targets, *options))
+    one = np.ones(rows if reduction == "none" else (), np.float32)
+    assert_precise(dlogits, gradient_of(targets, options), (logits, one), factor=8)
+    # They are the two passes, to the last bit.
+    expected = kernel.backward(one, logits, targets, logsumexp, *options)
+    np.testing.assert_array_equal(dlogits, expected)
+
+    before = dlogits.copy()
+    assert kernel.rescale(one, dlogits) is dlogits
+    np.testing.assert_array_equal(dlogits, before)
+    grad = np.asarray(draw(rng, one.shape))
+    assert kernel.rescale(grad, dlogits) is dlogits
+    # Rounded twice where the gradient is of few bits.
+    assert_precise(dlogits, gradient_of(targets, options), (logits, grad), factor=8, units=8)
+
+
+def test_rescaling_takes_more_rows_than_it_has_blocks(launcher, monkeypatch):
+    monkeypatch.setattr(cuda_rows, "MOST_RESCALING", 2)
+    grad_logits = draw(np.random.default_rng(0), (50, 5))
+    factors = np.where(np.arange(50) % 3, 1, 2).astype(np.float32)
+    expected = grad_logits * factors[:, None]
+    np.testing.assert_array_equal(CrossEntropy(launcher).rescale(factors, grad_logits), expected)
 
 
 def test_cross_entropy_of_ignored_targets_alone(launcher):
@@ -161,14 +227,23 @@ def test_cross_entropy_of_ignored_targets_alone(launcher):
     assert np.isnan(loss)
     grad = kernel.backward(np.float32(1), logits, targets, logsumexp)
     assert (grad == 0).all()
+    loss, _, grad = kernel.one_pass(logits, targets)
+    assert np.isnan(loss)
+    assert (grad == 0).all()
 
 
 def test_target_that_is_no_class_raises_or_gives_nan(launcher):
     logits, targets = np.ones((3, 5), np.float32), np.array([0, 5, -1])
-    with pytest.raises(IndexError, match=r"target at position \(1,\) is 5"):
-        CrossEntropy(launcher).forward(logits, targets)
-    losses, _ = CrossEntropy(launcher, check=False).forward(logits, targets, "none")
-    assert np.isnan(losses).tolist() == [False, True, True]
+    for function in ("forward", "one_pass"):
+        with pytest.raises(IndexError, match=r"target at position \(1,\) is 5"):
+            getattr(CrossEntropy(launcher), function)(logits, targets)
+    kernel = CrossEntropy(launcher, check=False)
+    losses, logsumexp = kernel.forward(logits, targets, "none")
+    again, _, grad = kernel.one_pass(logits, targets, "none")
+    two_passes = kernel.backward(np.ones(3, np.float32), logits, targets, logsumexp, "none")
+    for each in (losses, again, grad.sum(axis=1), two_passes.sum(axis=1)):
+        assert np.isnan(each).tolist() == [False, True, True]
+    assert np.isnan(kernel.one_pass(logits, targets)[0])
 
 
 def test_double_precision_is_the_references(launcher):
@@ -176,8 +251,14 @@ def test_double_precision_is_the_references(launcher):
     y, mean, rstd = LayerNorm(launcher).forward(x, None, None)
     np.testing.assert_array_equal(y, reference_layernorm.forward(x, None, None)[0])
     assert y.dtype == mean.dtype == rstd.dtype == np.float64
+    arguments = (y, x, None, mean, rstd, (True, False, False))
+    dx, *_ = LayerNorm(launcher).backward(*arguments)
+    np.testing.assert_array_equal(LayerNorm(launcher).backward_onto(x, *arguments)[0], dx + x)
     assert Softmax(launcher).forward(x).dtype == np.float64
     assert CrossEntropy(launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
+    loss, logsumexp, gradient = CrossEntropy(launcher).one_pass(x, np.zeros(3, int))
+    assert loss.dtype == logsumexp.dtype == np.float64
+    assert gradient is None
 
 
 def test_views_are_read_as_they_are(launcher):
@@ -197,6 +278,7 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     kernel = LayerNorm(checking_launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
     kernel.backward(grad, x, weight, mean, rstd, (True, True, True))
+    kernel.backward_onto(y, grad, x, weight, mean, rstd, (True, True, True))
     kernel = Softmax(checking_launcher)
     y = kernel.forward(x, rng.random((11, columns)) < 0.7)
     kernel.backward(grad, y)
@@ -204,3 +286,5 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     targets = rng.integers(0, columns, 11)
     loss, logsumexp = kernel.forward(x, targets)
     kernel.backward(loss, x, targets, logsumexp)
+    loss, _, gradient = kernel.one_pass(x, targets)
+    kernel.rescale(loss, gradient)
