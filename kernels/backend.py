@@ -45,7 +45,7 @@ class Backend:
 
     Each operation is a module (or any object) with the functions of the reference of that name:
     `forward` and `backward`, or `update` for an optimizer. A device's may have more, which is used
-    where it is there: cross_entropy's `one_pass` and `rescale`, layernorm's `backward_onto`.
+    where it is there: cross_entropy's `one_pass` and `rescale`.
     """
 
     name: str

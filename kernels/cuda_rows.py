@@ -78,25 +78,12 @@ class LayerNorm(Operation):
         mean: Array,
         rstd: Array,
         needs: tuple[bool, bool, bool],
+        addend: Array | None = None,
     ) -> tuple[Array | None, Array | None, Array | None]:
         """See layernorm.backward."""
-        return self.backward_onto(None, grad, x, weight, mean, rstd, needs)
-
-    def backward_onto(
-        self,
-        addend: Array | None,
-        grad: Array,
-        x: Array,
-        weight: Array | None,
-        mean: Array,
-        rstd: Array,
-        needs: tuple[bool, bool, bool],
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        """Return what backward does, with an array of x's shape and dtype added to dx."""
         rows, columns = by_rows(x)
         if not (serves(grad, x, addend) and _single(weight, mean, rstd)) or columns > MOST_CHANNELS:
-            grad_x, *others = layernorm.backward(grad, x, weight, mean, rstd, needs)
-            return grad_x if addend is None else grad_x + addend, others[0], others[1]
+            return layernorm.backward(grad, x, weight, mean, rstd, needs, addend)
         xp = namespace(x)
         grad, x = contiguous(grad), contiguous(x)
         addend = None if addend is None else contiguous(addend)

@@ -146,9 +146,9 @@ static PyObject *call(const Kernel *kernel, PyObject *const *given, Py_ssize_t c
 FUNCTION(layernorm_forward, "fffFFFiir",
          layernorm_forward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
                            WHOLE(6), WHOLE(7), REAL(8)))
-FUNCTION(layernorm_backward, "fffffFFFii",
+FUNCTION(layernorm_backward, "ffffffFFFii",
          layernorm_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
-                            FLOATS(6), FLOATS(7), WHOLE(8), WHOLE(9)))
+                            FLOATS(6), FLOATS(7), FLOATS(8), WHOLE(9), WHOLE(10)))
 
 static Heads heads_of(const View *view)
 {

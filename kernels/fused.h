@@ -53,8 +53,8 @@ void linear_few_rows(const float *x, const float *weight, const float *bias, flo
 void layernorm_forward(const float *x, const float *weight, const float *bias, float *y,
                        float *mean, float *rstd, int64_t rows, int64_t channels, float eps);
 void layernorm_backward(const float *grad, const float *x, const float *weight,
-                        const float *mean, const float *rstd, float *grad_x, float *grad_weight,
-                        float *grad_bias, int64_t rows, int64_t channels);
+                        const float *mean, const float *rstd, const float *addend, float *grad_x,
+                        float *grad_weight, float *grad_bias, int64_t rows, int64_t channels);
 void bias_activation_forward(const float *z, const float *bias, float *y, int64_t rows,
                              int64_t columns, int64_t kind);
 void bias_activation_backward(const float *grad, const float *kept, const float *bias,

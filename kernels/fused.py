@@ -115,16 +115,18 @@ def layernorm_backward(
     mean: Array,
     rstd: Array,
     needs: tuple[bool, bool, bool],
+    addend: Array | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """See layernorm.backward."""
-    if not _fits(grad, x, weight):
-        return layernorm.backward(grad, x, weight, mean, rstd, needs)
+    if not _fits(grad, x, weight, addend):
+        return layernorm.backward(grad, x, weight, mean, rstd, needs, addend)
     channels = x.shape[-1]
     grad_x = empty(x.shape) if needs[0] else None
     grad_weight = empty((channels,)) if needs[1] else None
     grad_bias = empty((channels,)) if needs[2] else None
     compiled.layernorm_backward(
-        grad, x, weight, mean, rstd, grad_x, grad_weight, grad_bias, mean.size, channels
+        *(grad, x, weight, mean, rstd, addend),
+        *(grad_x, grad_weight, grad_bias, mean.size, channels),
     )
     return grad_x, grad_weight, grad_bias
 

@@ -29,11 +29,12 @@ MULTIVERSION void layernorm_forward(const float *x, const float *weight, const f
     }
 }
 
-/* Writes grad_x, and grad_weight and grad_bias (channels); each of them, and weight, may be NULL. */
+/* Writes grad_x, and grad_weight and grad_bias (channels); each of them, and weight, may be NULL.
+ * Adds `addend`, unless that is NULL, to grad_x. */
 MULTIVERSION void layernorm_backward(const float *grad, const float *x, const float *weight,
-                                     const float *mean, const float *rstd, float *grad_x,
-                                     float *grad_weight, float *grad_bias, int64_t rows,
-                                     int64_t channels)
+                                     const float *mean, const float *rstd, const float *addend,
+                                     float *grad_x, float *grad_weight, float *grad_bias,
+                                     int64_t rows, int64_t channels)
 {
     if (grad_weight)
         memset(grad_weight, 0, (size_t)channels * sizeof(float));
@@ -69,6 +70,11 @@ MULTIVERSION void layernorm_backward(const float *grad, const float *x, const fl
         for (int64_t j = 0; j < channels; j++) {
             const float g = weight ? grad[j] * weight[j] : grad[j];
             grad_x[j] = (g - sum - (x[j] - m) * r * projection) * r;
+        }
+        if (addend) {
+            for (int64_t j = 0; j < channels; j++)
+                grad_x[j] += addend[j];
+            addend += channels;
         }
         grad_x += channels;
     }

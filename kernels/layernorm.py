@@ -31,11 +31,13 @@ def backward(
     mean: Array,
     rstd: Array,
     needs: tuple[bool, bool, bool],
+    addend: Array | None = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Return the gradients of x, weight and bias, each None where `needs` says so.
 
     With n = (x - mean) * rstd and g = dy * weight:
     dx = rstd * (g - mean(g) - n * mean(g * n)),  dweight = sum(dy * n),  dbias = sum(dy).
+    An addend of x's shape and dtype, which is left as it is, is added to dx.
     """
     need_x, need_weight, need_bias = needs
     channels = x.shape[-1]
@@ -53,4 +55,6 @@ def backward(
         normalized *= projection
         grad_x -= normalized
         grad_x *= rstd
+        if addend is not None:
+            grad_x += addend
     return grad_x, grad_weight, grad_bias

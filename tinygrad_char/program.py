@@ -115,7 +115,10 @@ class Program:
         for node, number, targets in self.backwards:
             grad, grads[number] = grads[number], None
             if grad is not None:
+                if node.adds and targets[0] is not None:
+                    node.addend, grads[targets[0]] = grads[targets[0]], None
                 results = node.backward(grad)
+                node.addend = None
                 if not isinstance(results, tuple):
                     results = (results,)
                 for target, each in zip(targets, results, strict=True):

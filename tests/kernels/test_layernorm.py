@@ -50,6 +50,26 @@ def test_forward_and_backward_agree_with_float64(channels, mean):
     assert_close(dbias, grad.astype(np.float64).sum(0), np.abs(grad).sum(0))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_addend_is_added_to_the_gradient(dtype):
+    rng = np.random.default_rng(0)
+    x, grad, addend = rng.standard_normal((3, 7, 33)).astype(dtype)
+    weight = rng.standard_normal(33).astype(dtype)
+    _, mean, rstd = layernorm.forward(x, weight, None)
+    arguments = (grad, x, weight, mean, rstd, (True, True, True))
+    before = addend.copy()
+    dx, *others = layernorm.backward(*arguments)
+    sums = [
+        layernorm.backward(*arguments, each)[0]
+        for each in (addend, np.repeat(addend, 2, 1)[:, ::2])
+    ]
+    np.testing.assert_array_equal(sums[0], dx + addend)
+    np.testing.assert_allclose(sums[1], dx + addend, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(addend, before)
+    for mine, expected in zip(layernorm.backward(*arguments, addend)[1:], others, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
 def test_variance_far_from_zero_is_not_cancelled():
     x = (3000 + np.random.default_rng(0).standard_normal((1, 1000))).astype(np.float32)
     exact = x.astype(np.float64).std(axis=-1)

@@ -193,6 +193,8 @@ class LogSoftmax(Function):
 class LayerNorm(Function):
     """Normalisation over the last axis, see kernels/layernorm.py."""
 
+    adds = True
+
     def forward(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
         if x.ndim == 0 or x.shape[-1] == 0:
@@ -204,15 +206,11 @@ class LayerNorm(Function):
                 )
         y, mean, rstd = self.backend.layernorm.forward(x, weight, bias, eps)
         self.saved = (x, weight, mean, rstd)
-        self.adds = self.needs[0] and hasattr(self.backend.layernorm, "backward_onto")
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dweight, dbias."""
-        operation = self.backend.layernorm
-        if self.addend is not None:
-            return operation.backward_onto(self.addend, grad, *self.saved, self.needs)
-        return operation.backward(grad, *self.saved, self.needs)
+        return self.backend.layernorm.backward(grad, *self.saved, self.needs, self.addend)
 
 
 class Embedding(Function):

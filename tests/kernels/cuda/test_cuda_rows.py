@@ -45,7 +45,7 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
     )
     if needs[0]:
         addend = draw(rng, x.shape, dtype)
-        more, *others = kernel.backward_onto(addend, grad, x, weight, *results[1:], needs)
+        more, *others = kernel.backward(grad, x, weight, *results[1:], needs, addend)
         assert more.dtype == dtype
         for one, other in zip(others, grads[1:], strict=True):
             np.testing.assert_array_equal(one, other)
@@ -253,7 +253,7 @@ def test_double_precision_is_the_references(launcher):
     assert y.dtype == mean.dtype == rstd.dtype == np.float64
     arguments = (y, x, None, mean, rstd, (True, False, False))
     dx, *_ = LayerNorm(launcher).backward(*arguments)
-    np.testing.assert_array_equal(LayerNorm(launcher).backward_onto(x, *arguments)[0], dx + x)
+    np.testing.assert_array_equal(LayerNorm(launcher).backward(*arguments, x)[0], dx + x)
     assert Softmax(launcher).forward(x).dtype == np.float64
     assert CrossEntropy(launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
     loss, logsumexp, gradient = CrossEntropy(launcher).one_pass(x, np.zeros(3, int))
@@ -278,7 +278,7 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     kernel = LayerNorm(checking_launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
     kernel.backward(grad, x, weight, mean, rstd, (True, True, True))
-    kernel.backward_onto(y, grad, x, weight, mean, rstd, (True, True, True))
+    kernel.backward(grad, x, weight, mean, rstd, (True, True, True), y)
     kernel = Softmax(checking_launcher)
     y = kernel.forward(x, rng.random((11, columns)) < 0.7)
     kernel.backward(grad, y)
