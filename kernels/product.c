@@ -1,0 +1,155 @@
+/* Matrix products, of our own or by the BLAS that NumPy uses.
+ *
+ * Ours takes a block of the right operand at a time, DEPTH by COLUMNS, and copies it into panels
+ * (see tile.h) that are read from one end to the other for each tile of rows: the processor sees
+ * that coming and has them in its nearest cache in time, though they fill the second. The left
+ * operand is read where it lies if its rows do: a tile's rows are few, and stay in the nearest
+ * cache with the panel. If it lies transposed, a tile takes only part of each cache line, so that
+ * some tiles are copied together. The first block of the depth writes the result, later ones add
+ * to it. What a BLAS does beside that, and we do not, is to copy the left operand always and to
+ * begin with a result of zeros: a tenth of its time at the sizes of a small model.
+ *
+ * The order of the sums depends on the sizes alone, and on the width of the registers. */
+#if defined(__clang__)
+#pragma clang fp contract(fast) /* a multiplication and an addition are one operation */
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=fast")
+#endif
+#include <stdlib.h>
+
+#include "fused.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDER_REGISTERS 1
+#endif
+
+/* The most that a block holds of the depth and the columns: 48 KiB of a panel, 2.3 MB of all. */
+enum { DEPTH = 384, COLUMNS = 1536 };
+
+/* Tiles of a transposed left operand that are copied together: whole cache lines. It is not worth
+ * it for FEW_PANELS of the other. */
+enum { TILES_PACKED = 8, FEW_PANELS = 2 };
+
+enum { LINE = 16, ROWS_AHEAD = 16 };
+
+typedef void TileFunction(int64_t rows, int64_t depth, const float *left, int64_t left_stride,
+                          const float *right, float *result, int64_t result_row, int add);
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(integers, x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SHUFFLE(integers, x, y, ...) __builtin_shuffle(x, y, (integers){__VA_ARGS__})
+#endif
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+INLINE int64_t rounded_up(int64_t x, int64_t multiple)
+{
+    return (x + multiple - 1) / multiple * multiple;
+}
+
+/* Returns how much to take at a time of `all`, at most `most`, for the parts to be about equal. */
+INLINE int64_t share(int64_t all, int64_t most, int64_t multiple)
+{
+    const int64_t parts = (all + most - 1) / most;
+    return rounded_up((all + parts - 1) / parts, multiple);
+}
+
+INLINE float *take_lines(int64_t count)
+{
+    /* the size that aligned_alloc takes is a multiple of the alignment */
+    return aligned_alloc(sizeof(float[LINE]), (size_t)rounded_up(count, LINE) * sizeof(float));
+}
+
+#define LANES 4
+#define ROWS 4
+#define TARGET
+#define NAME(name) name##_portable
+#include "product_blocks.h"
+
+#if HAS_WIDER_REGISTERS
+#define LANES 8
+#define ROWS 6
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(name) name##_avx2
+#include "product_blocks.h"
+
+#define LANES 16
+#define ROWS 8
+#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
+#define NAME(name) name##_avx512
+#include "product_blocks.h"
+#endif
+
+typedef int Multiply(const float *a, const float *b, float *c, int64_t rows, int64_t columns,
+                     int64_t depth, int transpose_a, int transpose_b, int add);
+
+static Multiply *multiply = multiply_portable;
+static int64_t lanes = 4;
+
+int64_t product_choose_lanes(int64_t most)
+{
+    multiply = multiply_portable;
+    lanes = 4;
+#if HAS_WIDER_REGISTERS
+    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        multiply = multiply_avx512;
+        lanes = 16;
+    } else if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        multiply = multiply_avx2;
+        lanes = 8;
+    }
+#else
+    (void)most;
+#endif
+    return lanes;
+}
+
+/* cblas_sgemm, with whole numbers of four or eight bytes: whose library NumPy uses, see blas.py. */
+typedef void Sgemm4(int order, int transpose_a, int transpose_b, int32_t rows, int32_t columns,
+                    int32_t depth, float alpha, const float *a, int32_t a_row, const float *b,
+                    int32_t b_row, float beta, float *c, int32_t c_row);
+typedef void Sgemm8(int order, int transpose_a, int transpose_b, int64_t rows, int64_t columns,
+                    int64_t depth, float alpha, const float *a, int64_t a_row, const float *b,
+                    int64_t b_row, float beta, float *c, int64_t c_row);
+static Sgemm4 *sgemm4;
+static Sgemm8 *sgemm8;
+enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
+
+/* Takes the function at an address for product(), or none; returns the bytes of its whole numbers,
+ * or 0. */
+int64_t bind_sgemm(int64_t address, int64_t whole_bytes)
+{
+    sgemm4 = whole_bytes == 4 ? (Sgemm4 *)(intptr_t)address : NULL;
+    sgemm8 = whole_bytes == 8 ? (Sgemm8 *)(intptr_t)address : NULL;
+    return whole_bytes;
+}
+
+/* Whether the BLAS is to compute a product. */
+static int for_blas(void)
+{
+    return (sgemm4 || sgemm8) && lanes < 16;
+}
+
+/* c (rows, columns) = [c +] a b, of which a (rows, depth) and b (depth, columns) may lie transposed
+ * in memory: (depth, rows), (columns, depth). Returns -1 where there was no memory for it. */
+int product(const float *a, const float *b, float *c, int64_t rows, int64_t columns, int64_t depth,
+            int transpose_a, int transpose_b, int add)
+{
+    if (depth == 0 && !add)
+        memset(c, 0, (size_t)(rows * columns) * sizeof(float));
+    if (rows == 0 || columns == 0 || depth == 0)
+        return 0;
+    if (!for_blas())
+        return multiply(a, b, c, rows, columns, depth, transpose_a, transpose_b, add);
+    const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;
+    const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
+    const float beta = add ? 1 : 0;
+    if (sgemm8)
+        sgemm8(ROW_MAJOR, ta, tb, rows, columns, depth, 1, a, a_row, b, b_row, beta, c, columns);
+    else
+        sgemm4(ROW_MAJOR, ta, tb, (int32_t)rows, (int32_t)columns, (int32_t)depth, 1, a,
+               (int32_t)a_row, b, (int32_t)b_row, beta, c, (int32_t)columns);
+    return 0;
+}

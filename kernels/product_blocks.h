@@ -1,0 +1,211 @@
+/* Matrix products by blocks: see product.c for the order, tile.h for how this file is included. */
+#include "tile.h"
+
+/* Two registers of the numbers in two others, in turns: those of their lower or higher halves. */
+#if LANES == 16
+#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGHER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGHER 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOWER 0, 4, 1, 5
+#define HIGHER 2, 6, 3, 7
+#endif
+
+/* Writes a square of numbers transposed. Reading rows i and i + LANES / 2 in turns moves the last
+ * bit of a number's place in the square to the front; as many times as a row's number has bits,
+ * and rows have become columns. */
+TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, float *to, int64_t to_row)
+{
+    NAME(Vector) x[LANES], y[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        x[i] = *(const NAME(Vector) *)(from + i * from_row);
+#pragma GCC unroll 4
+    for (int size = 1; size < LANES; size *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = SHUFFLE(NAME(Integers), x[i], x[i + LANES / 2], LOWER);
+            y[2 * i + 1] = SHUFFLE(NAME(Integers), x[i], x[i + LANES / 2], HIGHER);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            x[i] = y[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        *(NAME(Vector) *)(to + i * to_row) = x[i];
+}
+
+/* Copies b (depth, columns) into panels, of which the last is filled up with zeros. What comes
+ * next is asked for early: rows far apart are nothing that a processor would foresee. */
+TARGET static void NAME(pack_right)(const float *b, int64_t b_row, int64_t depth, int64_t columns,
+                                    float *to)
+{
+    for (int64_t j = 0; j < columns; j += PANEL, b += PANEL, to += PANEL * depth) {
+        const int64_t count = least(columns - j, PANEL);
+        for (int64_t p = 0; p < depth; p++) {
+            const float *const row = b + p * b_row;
+            __builtin_prefetch(row + ROWS_AHEAD * b_row);
+            __builtin_prefetch(row + ROWS_AHEAD * b_row + LANES);
+            if (count == PANEL)
+                memcpy(to + p * PANEL, row, sizeof(float[PANEL]));
+            else
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[p * PANEL + l] = l < count ? row[l] : 0;
+        }
+    }
+}
+
+/* The same of a b that lies transposed, in rows of numbers that are multiplied one by one. */
+TARGET static void NAME(pack_transposed_right)(const float *b, int64_t b_row, int64_t depth,
+                                               int64_t columns, float *to)
+{
+    for (int64_t j = 0; j < rounded_up(columns, PANEL); j += LANES, b += LANES * b_row) {
+        float *const half = to + j / PANEL * PANEL * depth + j % PANEL;
+        const int64_t count = least(columns - j, LANES);
+        int64_t p = 0;
+        for (; count == LANES && p + LANES <= depth; p += LANES) {
+#pragma GCC unroll 16
+            for (int l = 0; l < LANES; l++)
+                __builtin_prefetch(b + (LANES + l) * b_row + p);
+            NAME(transpose)(b + p, b_row, half + p * PANEL, PANEL);
+        }
+        for (; p < depth; p++)
+            for (int64_t l = 0; l < LANES; l++)
+                half[p * PANEL + l] = l < count ? b[l * b_row + p] : 0;
+    }
+}
+
+/* Copies a's rows, which lie transposed, into tiles of ROWS; what is beyond the last is not set. */
+TARGET static void NAME(pack_transposed_left)(const float *a, int64_t a_row, int64_t rows,
+                                              int64_t depth, float *to)
+{
+    for (int64_t p = 0; p < depth; p++, a += a_row, to += ROWS) {
+        int64_t i = 0;
+        for (; i + ROWS <= rows; i += ROWS)
+            memcpy(to + i * depth, a + i, sizeof(float[ROWS]));
+        for (int64_t l = i; l < rows; l++)
+            to[i * depth + l - i] = a[l];
+    }
+}
+
+/* A tile of any number of rows, a kind of them in each function: */
+#define TILES(name, vectors, left_row, left_step)                                            \
+    TARGET static void NAME(name)(int64_t rows, int64_t depth, const float *left,            \
+                                  int64_t left_stride, const float *right, float *result,    \
+                                  int64_t result_row, int add)                               \
+    {                                                                                        \
+        switch (rows) {                                                                      \
+            EACH_NUMBER_OF_ROWS(vectors, left_row, left_step)                                \
+        }                                                                                    \
+    }
+#define CASE(n, vectors, left_row, left_step)                                                \
+    case n:                                                                                  \
+        NAME(tile)(n, vectors, depth, left, left_row, left_step, right, result, result_row,  \
+                   add);                                                                     \
+        break;
+#if ROWS == 8
+#define EACH_NUMBER_OF_ROWS(...)                                                             \
+    CASE(8, __VA_ARGS__) CASE(7, __VA_ARGS__) CASE(6, __VA_ARGS__) CASE(5, __VA_ARGS__)      \
+    CASE(4, __VA_ARGS__) CASE(3, __VA_ARGS__) CASE(2, __VA_ARGS__) CASE(1, __VA_ARGS__)
+#elif ROWS == 6
+#define EACH_NUMBER_OF_ROWS(...)                                                             \
+    CASE(6, __VA_ARGS__) CASE(5, __VA_ARGS__) CASE(4, __VA_ARGS__) CASE(3, __VA_ARGS__)      \
+    CASE(2, __VA_ARGS__) CASE(1, __VA_ARGS__)
+#else
+#define EACH_NUMBER_OF_ROWS(...)                                                             \
+    CASE(4, __VA_ARGS__) CASE(3, __VA_ARGS__) CASE(2, __VA_ARGS__) CASE(1, __VA_ARGS__)
+#endif
+TILES(of_rows, 2, left_stride, 1)
+TILES(of_columns, 2, 1, left_stride)
+TILES(narrow_of_rows, 1, left_stride, 1)
+TILES(narrow_of_columns, 1, 1, left_stride)
+#undef TILES
+#undef CASE
+#undef EACH_NUMBER_OF_ROWS
+
+/* A tile at the right edge, of `columns` less than a whole number of registers. */
+TARGET static void NAME(edge)(TileFunction *tile, int64_t rows, int64_t columns, int64_t depth,
+                              const float *left, int64_t left_stride, const float *right,
+                              float *result, int64_t result_row, int add)
+{
+    float whole[ROWS * PANEL];
+    tile(rows, depth, left, left_stride, right, whole, PANEL, 0);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            float *const to = result + i * result_row + j;
+            *to = add ? *to + whole[i * PANEL + j] : whole[i * PANEL + j];
+        }
+}
+
+/* result (rows, columns) = [result +] left right, of which right is a block in panels. */
+TARGET static void NAME(rows_by_block)(int64_t rows, int64_t columns, int64_t depth,
+                                       const float *left, int64_t left_stride, int64_t left_tile,
+                                       int transpose_left, const float *right, float *result,
+                                       int64_t result_row, int add)
+{
+    for (int64_t i = 0; i < rows; i += ROWS, left += left_tile, result += ROWS * result_row)
+        for (int64_t j = 0; j < columns; j += PANEL) {
+            const int64_t height = least(rows - i, ROWS), width = least(columns - j, PANEL);
+            TileFunction *const wide = transpose_left ? NAME(of_columns) : NAME(of_rows);
+            TileFunction *const narrow =
+                transpose_left ? NAME(narrow_of_columns) : NAME(narrow_of_rows);
+            TileFunction *const tile = width > LANES ? wide : narrow;
+            const float *const panel = right + j * depth;
+            if (width % LANES == 0)
+                tile(height, depth, left, left_stride, panel, result + j, result_row, add);
+            else
+                NAME(edge)(tile, height, width, depth, left, left_stride, panel, result + j,
+                           result_row, add);
+        }
+}
+
+TARGET static int NAME(multiply)(const float *a, const float *b, float *c, int64_t rows,
+                                 int64_t columns, int64_t depth, int transpose_a, int transpose_b,
+                                 int add)
+{
+    const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
+    const int64_t a_step = transpose_a ? a_row : 1, b_step = transpose_b ? 1 : b_row;
+    const int64_t deep = share(depth, DEPTH, LANES), wide = share(columns, COLUMNS, PANEL);
+    const int pack_left = transpose_a && wide > FEW_PANELS * PANEL;
+    const int64_t high = pack_left ? TILES_PACKED * ROWS : rows;
+    float *const right = take_lines(deep * wide + (pack_left ? deep * high : 0));
+    float *const left = right + deep * wide;
+    if (!right)
+        return -1;
+    for (int64_t j = 0; j < columns; j += wide) {
+        const int64_t width = least(columns - j, wide);
+        for (int64_t p = 0; p < depth; p += deep) {
+            const int64_t count = least(depth - p, deep);
+            const float *const block = b + p * b_step + (transpose_b ? j * b_row : j);
+            (transpose_b ? NAME(pack_transposed_right) : NAME(pack_right))(block, b_row, count,
+                                                                           width, right);
+            for (int64_t i = 0; i < rows; i += high) {
+                const int64_t height = least(rows - i, high);
+                const float *const from = a + p * a_step + (transpose_a ? i : i * a_row);
+                float *const to = c + i * columns + j;
+                if (pack_left) {
+                    NAME(pack_transposed_left)(from, a_row, height, count, left);
+                    NAME(rows_by_block)(height, width, count, left, ROWS, ROWS * count, 1, right,
+                                        to, columns, add || p > 0);
+                } else {
+                    NAME(rows_by_block)(height, width, count, from, a_row,
+                                        transpose_a ? ROWS : ROWS * a_row, transpose_a, right, to,
+                                        columns, add || p > 0);
+                }
+            }
+        }
+    }
+    free(right);
+    return 0;
+}
+
+#undef LOWER
+#undef HIGHER
+#undef PANEL
+#undef NAME
+#undef TARGET
+#undef LANES
+#undef ROWS
