@@ -1,15 +1,17 @@
-/* Matrix products, of our own or by the BLAS that NumPy uses.
+/* Matrix products: our own, or those of the BLAS that NumPy uses.
  *
- * Ours takes a block of the right operand at a time, DEPTH by COLUMNS, and copies it into panels
- * (see tile.h) that are read from one end to the other for each tile of rows: the processor sees
- * that coming and has them in its nearest cache in time, though they fill the second. The left
- * operand is read where it lies if its rows do: a tile's rows are few, and stay in the nearest
- * cache with the panel. If it lies transposed, a tile takes only part of each cache line, so that
- * some tiles are copied together. The first block of the depth writes the result, later ones add
- * to it. What a BLAS does beside that, and we do not, is to copy the left operand always and to
- * begin with a result of zeros: a tenth of its time at the sizes of a small model.
+ * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels (see tile.h).
+ * A tile of a few rows of the result then goes through all panels, one after the other: the
+ * processor foresees that, and has them in its nearest cache in time, though only the second or
+ * third has room for them. The left operand is read where it lies: of rows that follow each other
+ * a tile's few stay in the nearest cache, and of a transposed operand each number that is needed
+ * is next to others of the same tile. The first block of the depth writes the result, and later
+ * ones add to it. So what lies in memory is touched once, while a BLAS made for large matrices
+ * also copies the left operand and begins with a result of zeros, which takes a tenth of its time
+ * at the sizes of a small model.
  *
- * The order of the sums depends on the sizes alone, and on the width of the registers. */
+ * The order of a sum depends on its length and on the processor, not on where the operands lie or
+ * which thread computes it. */
 #if defined(__clang__)
 #pragma clang fp contract(fast) /* a multiplication and an addition are one operation */
 #elif defined(__GNUC__)
@@ -24,11 +26,7 @@
 #endif
 
 /* The most that a block holds of the depth and the columns: 48 KiB of a panel, 2.3 MB of all. */
-enum { DEPTH = 384, COLUMNS = 1536 };
-
-/* Tiles of a transposed left operand that are copied together: whole cache lines. It is not worth
- * it for FEW_PANELS of the other. */
-enum { TILES_PACKED = 8, FEW_PANELS = 2 };
+enum { DEPTH = 512, COLUMNS = 1536 };
 
 enum { LINE = 16, ROWS_AHEAD = 16 };
 

@@ -40,7 +40,7 @@ TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, float *t
 
 /* Copies b (depth, columns) into panels, of which the last is filled up with zeros. What comes
  * next is asked for early: rows far apart are nothing that a processor would foresee. */
-TARGET static void NAME(pack_right)(const float *b, int64_t b_row, int64_t depth, int64_t columns,
+TARGET static void NAME(pack)(const float *b, int64_t b_row, int64_t depth, int64_t columns,
                                     float *to)
 {
     for (int64_t j = 0; j < columns; j += PANEL, b += PANEL, to += PANEL * depth) {
@@ -59,7 +59,7 @@ TARGET static void NAME(pack_right)(const float *b, int64_t b_row, int64_t depth
 }
 
 /* The same of a b that lies transposed, in rows of numbers that are multiplied one by one. */
-TARGET static void NAME(pack_transposed_right)(const float *b, int64_t b_row, int64_t depth,
+TARGET static void NAME(pack_transposed)(const float *b, int64_t b_row, int64_t depth,
                                                int64_t columns, float *to)
 {
     for (int64_t j = 0; j < rounded_up(columns, PANEL); j += LANES, b += LANES * b_row) {
@@ -75,19 +75,6 @@ TARGET static void NAME(pack_transposed_right)(const float *b, int64_t b_row, in
         for (; p < depth; p++)
             for (int64_t l = 0; l < LANES; l++)
                 half[p * PANEL + l] = l < count ? b[l * b_row + p] : 0;
-    }
-}
-
-/* Copies a's rows, which lie transposed, into tiles of ROWS; what is beyond the last is not set. */
-TARGET static void NAME(pack_transposed_left)(const float *a, int64_t a_row, int64_t rows,
-                                              int64_t depth, float *to)
-{
-    for (int64_t p = 0; p < depth; p++, a += a_row, to += ROWS) {
-        int64_t i = 0;
-        for (; i + ROWS <= rows; i += ROWS)
-            memcpy(to + i * depth, a + i, sizeof(float[ROWS]));
-        for (int64_t l = i; l < rows; l++)
-            to[i * depth + l - i] = a[l];
     }
 }
 
@@ -140,65 +127,39 @@ TARGET static void NAME(edge)(TileFunction *tile, int64_t rows, int64_t columns,
         }
 }
 
-/* result (rows, columns) = [result +] left right, of which right is a block in panels. */
-TARGET static void NAME(rows_by_block)(int64_t rows, int64_t columns, int64_t depth,
-                                       const float *left, int64_t left_stride, int64_t left_tile,
-                                       int transpose_left, const float *right, float *result,
-                                       int64_t result_row, int add)
-{
-    for (int64_t i = 0; i < rows; i += ROWS, left += left_tile, result += ROWS * result_row)
-        for (int64_t j = 0; j < columns; j += PANEL) {
-            const int64_t height = least(rows - i, ROWS), width = least(columns - j, PANEL);
-            TileFunction *const wide = transpose_left ? NAME(of_columns) : NAME(of_rows);
-            TileFunction *const narrow =
-                transpose_left ? NAME(narrow_of_columns) : NAME(narrow_of_rows);
-            TileFunction *const tile = width > LANES ? wide : narrow;
-            const float *const panel = right + j * depth;
-            if (width % LANES == 0)
-                tile(height, depth, left, left_stride, panel, result + j, result_row, add);
-            else
-                NAME(edge)(tile, height, width, depth, left, left_stride, panel, result + j,
-                           result_row, add);
-        }
-}
-
 TARGET static int NAME(multiply)(const float *a, const float *b, float *c, int64_t rows,
                                  int64_t columns, int64_t depth, int transpose_a, int transpose_b,
                                  int add)
 {
     const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
-    const int64_t a_step = transpose_a ? a_row : 1, b_step = transpose_b ? 1 : b_row;
     const int64_t deep = share(depth, DEPTH, LANES), wide = share(columns, COLUMNS, PANEL);
-    const int pack_left = transpose_a && wide > FEW_PANELS * PANEL;
-    const int64_t high = pack_left ? TILES_PACKED * ROWS : rows;
-    float *const right = take_lines(deep * wide + (pack_left ? deep * high : 0));
-    float *const left = right + deep * wide;
-    if (!right)
+    TileFunction *const two = transpose_a ? NAME(of_columns) : NAME(of_rows);
+    TileFunction *const one = transpose_a ? NAME(narrow_of_columns) : NAME(narrow_of_rows);
+    float *const block = take_lines(deep * wide);
+    if (!block)
         return -1;
-    for (int64_t j = 0; j < columns; j += wide) {
-        const int64_t width = least(columns - j, wide);
+    for (int64_t first = 0; first < columns; first += wide)
         for (int64_t p = 0; p < depth; p += deep) {
-            const int64_t count = least(depth - p, deep);
-            const float *const block = b + p * b_step + (transpose_b ? j * b_row : j);
-            (transpose_b ? NAME(pack_transposed_right) : NAME(pack_right))(block, b_row, count,
-                                                                           width, right);
-            for (int64_t i = 0; i < rows; i += high) {
-                const int64_t height = least(rows - i, high);
-                const float *const from = a + p * a_step + (transpose_a ? i : i * a_row);
-                float *const to = c + i * columns + j;
-                if (pack_left) {
-                    NAME(pack_transposed_left)(from, a_row, height, count, left);
-                    NAME(rows_by_block)(height, width, count, left, ROWS, ROWS * count, 1, right,
-                                        to, columns, add || p > 0);
-                } else {
-                    NAME(rows_by_block)(height, width, count, from, a_row,
-                                        transpose_a ? ROWS : ROWS * a_row, transpose_a, right, to,
-                                        columns, add || p > 0);
+            const int64_t width = least(columns - first, wide), count = least(depth - p, deep);
+            if (transpose_b)
+                NAME(pack_transposed)(b + first * b_row + p, b_row, count, width, block);
+            else
+                NAME(pack)(b + p * b_row + first, b_row, count, width, block);
+            for (int64_t i = 0; i < rows; i += ROWS)
+                for (int64_t j = 0; j < width; j += PANEL) {
+                    const int64_t high = least(rows - i, ROWS), most = least(width - j, PANEL);
+                    const float *const left = a + (transpose_a ? p * a_row + i : i * a_row + p);
+                    float *const to = c + i * columns + first + j;
+                    TileFunction *const tile = most > LANES ? two : one;
+                    if (most % LANES == 0)
+                        tile(high, count, left, a_row, block + j * count, to, columns,
+                             add || p > 0);
+                    else
+                        NAME(edge)(tile, high, most, count, left, a_row, block + j * count, to,
+                                   columns, add || p > 0);
                 }
-            }
         }
-    }
-    free(right);
+    free(block);
     return 0;
 }
 
