@@ -6,56 +6,6 @@
  * causal mask hides is not computed, but for the corners of register tiles. */
 #include "tile.h"
 
-/* Which part of a product there is to do, where query i sees the first `seen + i` keys. */
-#ifndef PART
-#define PART
-typedef enum {
-    ALL,           /* everything */
-    SEEN_COLUMNS,  /* result (queries, keys): what a query does not see is left as it is */
-    SEEN_DEPTH,    /* result (queries, ...) of a sum over keys: over those that are seen */
-    SEEING_DEPTH,  /* result (keys, ...) of a sum over queries: over those that see the key */
-} Part;
-#endif
-
-/* result (rows, columns) = [result +] left (rows, depth) right (depth, columns)
- *
- * left has any strides, `row` and `step`; right lies in panels of PANEL columns, whose rows follow
- * each other, and whose beginnings are `right_panel` apart; result has contiguous rows, of which
- * whole panels are written. `seen` is read unless part is ALL. */
-TARGET static void NAME(multiply)(Part part, int64_t seen, int64_t rows, int64_t columns,
-                                  int64_t depth, const float *left, int64_t left_row,
-                                  int64_t left_step, const float *right, int64_t right_panel,
-                                  float *result, int64_t result_row, int add)
-{
-    for (int64_t j = 0; j < columns; j += PANEL) {
-        for (int64_t i = 0; i < rows; i += ROWS) {
-            const int count = rows - i < ROWS ? (int)(rows - i) : ROWS;
-            const int64_t most = between(seen + i + count - 1, 0, depth);
-            const int64_t begin = part == SEEING_DEPTH ? between(i - seen + 1, 0, depth) : 0;
-            const int64_t end = part == SEEN_DEPTH ? most : depth;
-            if (part == SEEN_COLUMNS && j >= seen + i + count - 1)
-                continue;
-            const float *const a = left + i * left_row + begin * left_step;
-            const float *const b = right + j / PANEL * right_panel + begin * PANEL;
-            float *const c = result + i * result_row + j;
-#define CASE(n)                                                                                 \
-    case n:                                                                                     \
-        NAME(tile)(n, 2, end - begin, a, left_row, left_step, b, c, result_row, add);               \
-        break;
-            switch (count) {
-#if ROWS > 6
-                CASE(12) CASE(11) CASE(10) CASE(9) CASE(8) CASE(7)
-#endif
-#if ROWS > 4
-                CASE(6) CASE(5)
-#endif
-                CASE(4) CASE(3) CASE(2) CASE(1)
-            }
-#undef CASE
-        }
-    }
-}
-
 /* Returns where the mask's bits are set, `chosen`; elsewhere, `other`. */
 TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen,
                                         NAME(Vector) other)

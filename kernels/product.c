@@ -1,6 +1,6 @@
 /* Matrix products: our own, or those of the BLAS that NumPy uses.
  *
- * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels (see tile.h).
+ * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels.
  * A tile of a few rows of the result then goes through all panels, one after the other: the
  * processor foresees that, and has them in its nearest cache in time, though only the second or
  * third has room for them. The left operand is read where it lies: of rows that follow each other

@@ -1,5 +1,11 @@
-/* Matrix products by blocks: see product.c for the order, tile.h for how this file is included. */
-#include "tile.h"
+/* Matrix products by blocks: see product.c for the order.
+ *
+ * Included once for each width of vector registers, with LANES, ROWS, TARGET and NAME, see tile.h.
+ * A panel is a block's columns, two registers of them, in rows that follow each other. */
+#define PANEL (2 * LANES)
+
+typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* Two registers of the numbers in two others, in turns: those of their lower or higher halves. */
 #if LANES == 16
@@ -76,6 +82,47 @@ TARGET static void NAME(pack_transposed)(const float *b, int64_t b_row, int64_t 
             for (int64_t l = 0; l < LANES; l++)
                 half[p * PANEL + l] = l < count ? b[l * b_row + p] : 0;
     }
+}
+
+/* result (rows, vectors * LANES) = [result +] left (rows, depth) right (depth, PANEL)
+ *
+ * left has any strides, `row` and `step`; of a panel's row, the first `vectors` registers are read.
+ * Beside the tile of tile.h this one is for a greater depth, and for a result far from the cache. */
+TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float *left,
+                              int64_t left_row, int64_t left_step, const float *right,
+                              float *result, int64_t result_row, int add)
+{
+    NAME(Vector) sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            __builtin_prefetch(result + i * result_row + v * LANES, 1);
+            sum[i][v] = (NAME(Vector)){0};
+        }
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < depth; p++) {
+        const NAME(Vector) first = *(const NAME(Vector) *)right;
+        const NAME(Vector) second = *(const NAME(Vector) *)(right + (vectors - 1) * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            /* or GCC reads the factors of all rows first, and has no registers left for the sums */
+            __asm__ volatile("" ::: "memory");
+            const float factor = left[i * left_row];
+            sum[i][0] += factor * first;
+            if (vectors > 1)
+                sum[i][1] += factor * second;
+        }
+        left += left_step;
+        right += PANEL;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            NAME(Vector) *const to = (NAME(Vector) *)(result + i * result_row + v * LANES);
+            if (add)
+                sum[i][v] += *to;
+            *to = sum[i][v];
+        }
 }
 
 /* A tile of any number of rows, a kind of them in each function: */

@@ -1,4 +1,4 @@
-/* Products of matrices that lie in the cache, a tile of the result at a time.
+/* Products of small matrices that lie in the cache.
  *
  * Included once for each width of vector registers, with
  *   LANES    float32 numbers in a register
@@ -13,43 +13,88 @@
 typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* result (rows, vectors * LANES) = [result +] left (rows, depth) right (depth, PANEL)
- *
- * left has any strides, `row` and `step`; of a panel's row, the first `vectors` registers are read.
- * `rows` and `vectors` are to be constants where this is inlined: it is all one loop then. */
-TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float *left,
-                              int64_t left_row, int64_t left_step, const float *right,
-                              float *result, int64_t result_row, int add)
+/* Which part of a product there is to do, where query i sees the first `seen + i` keys. */
+#ifndef PART
+#define PART
+typedef enum {
+    ALL,           /* everything */
+    SEEN_COLUMNS,  /* result (queries, keys): what a query does not see is left as it is */
+    SEEN_DEPTH,    /* result (queries, ...) of a sum over keys: over those that are seen */
+    SEEING_DEPTH,  /* result (keys, ...) of a sum over queries: over those that see the key */
+} Part;
+#endif
+
+/* result (rows, PANEL) = [result +] left (rows, begin to end) right (begin to end, PANEL) */
+TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float *left,
+                                   int64_t left_row, int64_t left_step, const float *right,
+                                   float *result, int64_t result_row, int add)
 {
     NAME(Vector) sum[ROWS][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            __builtin_prefetch(result + i * result_row + v * LANES, 1);
-            sum[i][v] = (NAME(Vector)){0};
-        }
-#pragma GCC unroll 4
-    for (int64_t p = 0; p < depth; p++) {
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(result + i * result_row, 1);
+        sum[i][0] = sum[i][1] = (NAME(Vector)){0};
+    }
+    left += begin * left_step;
+    right += begin * PANEL;
+    for (int64_t p = begin; p < end; p++) {
         const NAME(Vector) first = *(const NAME(Vector) *)right;
-        const NAME(Vector) second = *(const NAME(Vector) *)(right + (vectors - 1) * LANES);
+        const NAME(Vector) second = *(const NAME(Vector) *)(right + LANES);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
-            /* or GCC reads the factors of all rows first, and has no registers left for the sums */
-            __asm__ volatile("" ::: "memory");
             const float factor = left[i * left_row];
             sum[i][0] += factor * first;
-            if (vectors > 1)
-                sum[i][1] += factor * second;
+            sum[i][1] += factor * second;
         }
         left += left_step;
         right += PANEL;
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            NAME(Vector) *const to = (NAME(Vector) *)(result + i * result_row + v * LANES);
-            if (add)
-                sum[i][v] += *to;
-            *to = sum[i][v];
+    for (int i = 0; i < rows; i++) {
+        NAME(Vector) *const to = (NAME(Vector) *)(result + i * result_row);
+        if (add) {
+            sum[i][0] += to[0];
+            sum[i][1] += to[1];
         }
+        to[0] = sum[i][0];
+        to[1] = sum[i][1];
+    }
+}
+
+/* result (rows, columns) = [result +] left (rows, depth) right (depth, columns)
+ *
+ * left has any strides, `row` and `step`; right lies in panels of PANEL columns, whose rows follow
+ * each other, and whose beginnings are `right_panel` apart; result has contiguous rows, of which
+ * whole panels are written. `seen` is read unless part is ALL. */
+TARGET static void NAME(multiply)(Part part, int64_t seen, int64_t rows, int64_t columns,
+                                  int64_t depth, const float *left, int64_t left_row,
+                                  int64_t left_step, const float *right, int64_t right_panel,
+                                  float *result, int64_t result_row, int add)
+{
+    for (int64_t j = 0; j < columns; j += PANEL) {
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            const int count = rows - i < ROWS ? (int)(rows - i) : ROWS;
+            const int64_t most = between(seen + i + count - 1, 0, depth);
+            const int64_t begin = part == SEEING_DEPTH ? between(i - seen + 1, 0, depth) : 0;
+            const int64_t end = part == SEEN_DEPTH ? most : depth;
+            if (part == SEEN_COLUMNS && j >= seen + i + count - 1)
+                continue;
+            const float *const a = left + i * left_row, *const b = right + j / PANEL * right_panel;
+            float *const c = result + i * result_row + j;
+#define CASE(n)                                                                                 \
+    case n:                                                                                     \
+        NAME(tile)(n, begin, end, a, left_row, left_step, b, c, result_row, add);               \
+        break;
+            switch (count) {
+#if ROWS > 6
+                CASE(12) CASE(11) CASE(10) CASE(9) CASE(8) CASE(7)
+#endif
+#if ROWS > 4
+                CASE(6) CASE(5)
+#endif
+                CASE(4) CASE(3) CASE(2) CASE(1)
+            }
+#undef CASE
+        }
+    }
 }
