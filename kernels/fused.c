@@ -233,9 +233,9 @@ FUNCTION(linear_few_rows, "fffFiiii",
          linear_few_rows(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5), WHOLE(6),
                          WHOLE(7)))
 FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
-FALLIBLE(product, "ffFiiiiii",
+FALLIBLE(product, "ffFiiiiiii",
          product(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), (int)WHOLE(6),
-                 (int)WHOLE(7), (int)WHOLE(8)))
+                 (int)WHOLE(7), (int)WHOLE(8), WHOLE(9)))
 RESULT(product_choose_lanes, "i", product_choose_lanes(WHOLE(0)))
 RESULT(bind_sgemm, "ii", bind_sgemm(WHOLE(0), WHOLE(1)))
 FUNCTION(add_rows, "ffFii", add_rows(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4)))

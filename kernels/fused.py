@@ -272,7 +272,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None) -> Array:
         compiled.linear_few_rows(x, weight, bias, y, count, inputs, outputs, threads)
         return y
     y = empty((*x.shape[:-1], outputs))
-    _product(x, weight, y, count, outputs, inputs, 0, 1, 0)
+    _product(x, weight, y, count, outputs, inputs, False, True)
     if bias is not None:
         compiled.add_rows(y, bias, y, count, outputs)
     return y
@@ -290,17 +290,21 @@ def linear_backward(
     if need_x:
         inputs = weight.shape[1]
         grad_x = empty((*grad.shape[:-1], inputs))
-        _product(grad, weight, grad_x, count, inputs, outputs, 0, 0, 0)
+        _product(grad, weight, grad_x, count, inputs, outputs, False, False)
     if need_weight:
         inputs = x.shape[-1]
         grad_weight = empty((outputs, inputs))
-        _product(grad, x, grad_weight, outputs, inputs, count, 1, 0, 0)
+        _product(grad, x, grad_weight, outputs, inputs, count, True, False)
     return grad_x, grad_weight, _column_sums(grad) if need_bias else None
 
 
-def _product(*arguments: Any) -> None:
+def _product(
+    a: Array, b: Array, c: Array, rows: int, columns: int, depth: int, turn_a: bool, turn_b: bool
+) -> None:
+    """Write c (rows, columns) = a b, of operands that are turned where they lie transposed."""
     _bind_blas()
-    compiled.product(*arguments)
+    threads = threads_for(2 * rows * columns * depth)
+    compiled.product(a, b, c, rows, columns, depth, turn_a, turn_b, False, threads)
 
 
 @cache

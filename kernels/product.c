@@ -1,14 +1,13 @@
 /* Matrix products: our own, or those of the BLAS that NumPy uses.
  *
- * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels.
- * A tile of a few rows of the result then goes through all panels, one after the other: the
- * processor foresees that, and has them in its nearest cache in time, though only the second or
- * third has room for them. The left operand is read where it lies: of rows that follow each other
- * a tile's few stay in the nearest cache, and of a transposed operand each number that is needed
- * is next to others of the same tile. The first block of the depth writes the result, and later
- * ones add to it. So what lies in memory is touched once, while a BLAS made for large matrices
- * also copies the left operand and begins with a result of zeros, which takes a tenth of its time
- * at the sizes of a small model.
+ * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels. A
+ * tile of a few rows of the result then goes through all panels, one after the other: the processor
+ * foresees that, and has them in its nearest cache in time, though only the second or third has
+ * room for them. The left operand is read where it lies: a tile's few rows stay in the nearest
+ * cache, and of a transposed operand the numbers that a tile needs at a time are neighbours. The
+ * first block of the depth writes the result, and later ones add to it. A BLAS made for large
+ * matrices also copies the left operand and begins with a result of zeros, which takes a tenth of
+ * its time at the sizes of a small model.
  *
  * The order of a sum depends on its length and on the processor, not on where the operands lie or
  * which thread computes it. */
@@ -17,9 +16,11 @@
 #elif defined(__GNUC__)
 #pragma GCC optimize("fp-contract=fast")
 #endif
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "fused.h"
+#include "spread.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDER_REGISTERS 1
@@ -28,7 +29,18 @@
 /* The most that a block holds of the depth and the columns: 48 KiB of a panel, 2.3 MB of all. */
 enum { DEPTH = 384, COLUMNS = 1536 };
 
+/* Rows that one thread takes at least: a multiple of every ROWS. */
+enum { ROWS_TOGETHER = 24 };
+
 enum { LINE = 16, ROWS_AHEAD = 16 };
+
+typedef struct {
+    const float *a, *b;
+    float *c;
+    int64_t rows, columns, depth;
+    int transpose_a, transpose_b, add;
+    atomic_int failed;
+} Product;
 
 typedef void TileFunction(int64_t rows, int64_t depth, const float *left, int64_t left_stride,
                           const float *right, float *result, int64_t result_row, int add);
@@ -79,8 +91,7 @@ INLINE float *take_lines(int64_t count)
 #include "product_blocks.h"
 #endif
 
-typedef int Multiply(const float *a, const float *b, float *c, int64_t rows, int64_t columns,
-                     int64_t depth, int transpose_a, int transpose_b, int add);
+typedef int Multiply(const Product *product, int64_t begin, int64_t end);
 
 static Multiply *multiply = multiply_portable;
 static int64_t lanes = 4;
@@ -132,17 +143,29 @@ static int is_for_blas(int transpose_a)
     return (sgemm4 || sgemm8) && (lanes < 8 || (lanes == 8 && transpose_a));
 }
 
+static void some_rows(void *job, int64_t first, int64_t last)
+{
+    Product *const product = job;
+    const int64_t end = least(last * ROWS_TOGETHER, product->rows);
+    if (multiply(product, first * ROWS_TOGETHER, end) < 0)
+        atomic_store(&product->failed, 1);
+}
+
 /* c (rows, columns) = [c +] a b, of which a (rows, depth) and b (depth, columns) may lie transposed
- * in memory: (depth, rows), (columns, depth). Returns -1 where there was no memory for it. */
+ * in memory: (depth, rows), (columns, depth). Spread over `threads`, or over those that a BLAS
+ * takes by itself. Returns -1 where there was no memory for it. */
 int product(const float *a, const float *b, float *c, int64_t rows, int64_t columns, int64_t depth,
-            int transpose_a, int transpose_b, int add)
+            int transpose_a, int transpose_b, int add, int64_t threads)
 {
     if (depth == 0 && !add)
         memset(c, 0, (size_t)(rows * columns) * sizeof(float));
     if (rows == 0 || columns == 0 || depth == 0)
         return 0;
-    if (!is_for_blas(transpose_a))
-        return multiply(a, b, c, rows, columns, depth, transpose_a, transpose_b, add);
+    if (!is_for_blas(transpose_a)) {
+        Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, 0};
+        spread(some_rows, &job, (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER, threads);
+        return job.failed ? -1 : 0;
+    }
     const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;
     const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
     const float beta = add ? 1 : 0;

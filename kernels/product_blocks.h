@@ -174,11 +174,14 @@ TARGET static void NAME(edge)(TileFunction *tile, int64_t rows, int64_t columns,
         }
 }
 
-TARGET static int NAME(multiply)(const float *a, const float *b, float *c, int64_t rows,
-                                 int64_t columns, int64_t depth, int transpose_a, int transpose_b,
-                                 int add)
+/* The rows of a product from `begin` to before `end`. */
+TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t end)
 {
-    const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
+    const float *const a = product->a, *const b = product->b;
+    const int transpose_a = product->transpose_a, transpose_b = product->transpose_b;
+    const int64_t columns = product->columns, depth = product->depth;
+    const int64_t a_row = transpose_a ? product->rows : depth;
+    const int64_t b_row = transpose_b ? depth : columns;
     const int64_t deep = share(depth, DEPTH, LANES), wide = share(columns, COLUMNS, PANEL);
     TileFunction *const two = transpose_a ? NAME(of_columns) : NAME(of_rows);
     TileFunction *const one = transpose_a ? NAME(narrow_of_columns) : NAME(narrow_of_rows);
@@ -188,22 +191,23 @@ TARGET static int NAME(multiply)(const float *a, const float *b, float *c, int64
     for (int64_t first = 0; first < columns; first += wide)
         for (int64_t p = 0; p < depth; p += deep) {
             const int64_t width = least(columns - first, wide), count = least(depth - p, deep);
+            const int add = product->add || p > 0;
             if (transpose_b)
                 NAME(pack_transposed)(b + first * b_row + p, b_row, count, width, block);
             else
                 NAME(pack)(b + p * b_row + first, b_row, count, width, block);
-            for (int64_t i = 0; i < rows; i += ROWS)
+            for (int64_t i = begin; i < end; i += ROWS)
                 for (int64_t j = 0; j < width; j += PANEL) {
-                    const int64_t high = least(rows - i, ROWS), most = least(width - j, PANEL);
+                    const int64_t high = least(end - i, ROWS), most = least(width - j, PANEL);
                     const float *const left = a + (transpose_a ? p * a_row + i : i * a_row + p);
-                    float *const to = c + i * columns + first + j;
+                    float *const to = product->c + i * columns + first + j;
                     TileFunction *const tile = most > LANES ? two : one;
                     if (most % LANES == 0)
                         tile(high, count, left, a_row, block + j * count, to, columns,
-                             add || p > 0);
+                             add);
                     else
                         NAME(edge)(tile, high, most, count, left, a_row, block + j * count, to,
-                                   columns, add || p > 0);
+                                   columns, add);
                 }
         }
     free(block);

@@ -33,7 +33,7 @@ def who(request):
     blas.bind(compiled)
 
 
-def multiply(a, b, transpose_a=False, transpose_b=False, onto=None):
+def multiply(a, b, transpose_a=False, transpose_b=False, onto=None, threads=1):
     """Return a b, [added to a copy of `onto`], of operands that lie transposed where that is so."""
     (rows, depth), columns = a.shape, b.shape[1]
     shape = (rows, columns)
@@ -41,7 +41,7 @@ def multiply(a, b, transpose_a=False, transpose_b=False, onto=None):
     a = np.ascontiguousarray(a.T if transpose_a else a)
     b = np.ascontiguousarray(b.T if transpose_b else b)
     add = onto is not None
-    compiled.product(a, b, c, rows, columns, depth, transpose_a, transpose_b, add)
+    compiled.product(a, b, c, rows, columns, depth, transpose_a, transpose_b, add, threads)
     return c
 
 
@@ -114,7 +114,7 @@ def test_same_bits_on_any_thread_and_at_any_address():
         c = room[offset:].reshape(129, 129)
         moved = np.empty(a.size + offset, np.float32)[offset:].reshape(a.shape)
         moved[...] = a
-        compiled.product(moved, b, c, 129, 129, 500, 0, 0, 0)
+        compiled.product(moved, b, c, 129, 129, 500, 0, 0, 0, 1)
         return c
 
     with ThreadPoolExecutor(4) as pool:
@@ -122,12 +122,11 @@ def test_same_bits_on_any_thread_and_at_any_address():
             assert c.tobytes() == expected.tobytes()
 
 
-def test_reports_that_there_is_no_memory():
-    one = np.ones((1, 1), np.float32)
-    compiled.bind_sgemm(0, 0)
-    try:
-        with pytest.raises(TypeError):
-            compiled.product(one, one, one, 1, 1)
-        assert multiply(one, one) == 1
-    finally:
-        blas.bind(compiled)
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("rows", [1, 24, 25, 129])
+def test_the_number_of_threads_changes_no_bit(who, rows, transposed):
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((rows, 500), dtype=np.float32)
+    b = rng.standard_normal((500, 65), dtype=np.float32)
+    alone, shared = (multiply(a, b, *transposed, threads=threads) for threads in (1, 3))
+    assert alone.tobytes() == shared.tobytes()
