@@ -16,9 +16,8 @@
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
  *
- * Spills: up to 16 bytes, by one variant on one target: attention_backward_atomic in exact float32
- * with heads of 128, which needs all 255 registers, on sm_100. It costs one access to the cache in
- * each turn of 32 queries.
+ * Spills: up to 16 bytes, by attention_backward_atomic alone, for float32 heads of 128 on sm_100,
+ * where it needs all 255 registers: a few accesses to the cache in each turn of 32 queries.
  *
  * q, k, v and the like are views: what a step along batch, head and position is, in numbers, is in
  * the variables whose names end in b, h and t; the numbers of a head are neighbours and begin at a
