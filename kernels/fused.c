@@ -233,9 +233,10 @@ FUNCTION(linear_few_rows, "fffFiiii",
          linear_few_rows(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5), WHOLE(6),
                          WHOLE(7)))
 FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
-FUNCTION(product, "ffFiiiiii",
+FALLIBLE(product, "ffFiiiiiii",
          product(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), (int)WHOLE(6),
-                 (int)WHOLE(7), (int)WHOLE(8)))
+                 (int)WHOLE(7), (int)WHOLE(8), WHOLE(9)))
+RESULT(product_choose_lanes, "i", product_choose_lanes(WHOLE(0)))
 RESULT(bind_sgemm, "ii", bind_sgemm(WHOLE(0), WHOLE(1)))
 FUNCTION(add_rows, "ffFii", add_rows(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4)))
 RESULT(count_targets, "tiii", count_targets(INDICES(0), WHOLE(1), WHOLE(2), WHOLE(3)))
@@ -273,6 +274,7 @@ static PyMethodDef functions[] = {
     ENTRY(linear_few_rows),
     ENTRY(column_sums),
     ENTRY(product),
+    ENTRY(product_choose_lanes),
     ENTRY(bind_sgemm),
     ENTRY(add_rows),
     ENTRY(count_targets),
@@ -294,6 +296,7 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__fused(void)
 {
     attention_choose_lanes(INT64_MAX);
+    product_choose_lanes(INT64_MAX);
     PyObject *const fused = PyModule_Create(&module);
     if (fused && program_add_type(fused) < 0) {
         Py_DECREF(fused);

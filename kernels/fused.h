@@ -69,8 +69,10 @@ void residual_backward(const float *grad, float *grad_z, float *grad_bias, int64
                        float scale);
 void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns);
 int64_t bind_sgemm(int64_t address, int64_t whole_bytes);
-void product(const float *a, const float *b, float *c, int64_t rows, int64_t columns,
-             int64_t depth, int transpose_a, int transpose_b, int add);
+/* Takes the widest registers that there are, of at most `most` numbers; returns how many. */
+int64_t product_choose_lanes(int64_t most);
+int product(const float *a, const float *b, float *c, int64_t rows, int64_t columns, int64_t depth,
+            int transpose_a, int transpose_b, int add, int64_t threads);
 void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t columns);
 int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int64_t ignored);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,

@@ -1,5 +1,5 @@
-/* A linear layer on few rows, and the gradient of its bias: see linear.py. Other products are
- * BLAS's. */
+/* A linear layer on few rows, and the gradient of its bias: see linear.py, and product.c for more
+ * rows. */
 #include "fused.h"
 #include "spread.h"
 
@@ -46,40 +46,6 @@ void linear_few_rows(const float *x, const float *weight, const float *bias, flo
 {
     Linear job = {x, weight, bias, y, rows, inputs, outputs};
     spread(some_outputs, &job, outputs, threads);
-}
-
-/* cblas_sgemm, with whole numbers of four or eight bytes: whose library NumPy uses, see blas.py. */
-typedef void Sgemm4(int order, int transpose_a, int transpose_b, int32_t rows, int32_t columns,
-                    int32_t depth, float alpha, const float *a, int32_t a_row, const float *b,
-                    int32_t b_row, float beta, float *c, int32_t c_row);
-typedef void Sgemm8(int order, int transpose_a, int transpose_b, int64_t rows, int64_t columns,
-                    int64_t depth, float alpha, const float *a, int64_t a_row, const float *b,
-                    int64_t b_row, float beta, float *c, int64_t c_row);
-static Sgemm4 *sgemm4;
-static Sgemm8 *sgemm8;
-enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
-
-/* Takes the function at an address for product(); returns the bytes of its whole numbers. */
-int64_t bind_sgemm(int64_t address, int64_t whole_bytes)
-{
-    sgemm4 = whole_bytes == 4 ? (Sgemm4 *)(intptr_t)address : NULL;
-    sgemm8 = whole_bytes == 8 ? (Sgemm8 *)(intptr_t)address : NULL;
-    return whole_bytes;
-}
-
-/* c (rows, columns) = [c +] a b, of which a (rows, depth) and b (depth, columns) may lie transposed
- * in memory: (depth, rows), (columns, depth). */
-void product(const float *a, const float *b, float *c, int64_t rows, int64_t columns,
-             int64_t depth, int transpose_a, int transpose_b, int add)
-{
-    const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;
-    const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
-    const float beta = add ? 1 : 0;
-    if (sgemm8)
-        sgemm8(ROW_MAJOR, ta, tb, rows, columns, depth, 1, a, a_row, b, b_row, beta, c, columns);
-    else
-        sgemm4(ROW_MAJOR, ta, tb, (int32_t)rows, (int32_t)columns, (int32_t)depth, 1, a,
-               (int32_t)a_row, b, (int32_t)b_row, beta, c, (int32_t)columns);
 }
 
 /* y (rows, columns) = a + b, of which b (columns) is added to each row. */

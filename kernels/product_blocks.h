@@ -1,0 +1,223 @@
+/* Matrix products by blocks: see product.c for the order.
+ *
+ * Included once for each width of vector registers, with LANES, ROWS, TARGET and NAME, see tile.h.
+ * A panel is a block's columns, two registers of them, in rows that follow each other. */
+#define PANEL (2 * LANES)
+
+typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* Two registers of the numbers in two others, in turns: those of their lower or higher halves. */
+#if LANES == 16
+#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGHER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGHER 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOWER 0, 4, 1, 5
+#define HIGHER 2, 6, 3, 7
+#endif
+
+/* Writes a square of numbers transposed. Reading rows i and i + LANES / 2 in turns moves the last
+ * bit of a number's place in the square to the front; as many times as a row's number has bits,
+ * and rows have become columns. */
+TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, float *to, int64_t to_row)
+{
+    NAME(Vector) x[LANES], y[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        x[i] = *(const NAME(Vector) *)(from + i * from_row);
+#pragma GCC unroll 4
+    for (int size = 1; size < LANES; size *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = SHUFFLE(NAME(Integers), x[i], x[i + LANES / 2], LOWER);
+            y[2 * i + 1] = SHUFFLE(NAME(Integers), x[i], x[i + LANES / 2], HIGHER);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            x[i] = y[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        *(NAME(Vector) *)(to + i * to_row) = x[i];
+}
+
+/* Copies b (depth, columns) into panels, of which the last is filled up with zeros. What comes
+ * next is asked for early: rows far apart are nothing that a processor would foresee. */
+TARGET static void NAME(pack)(const float *b, int64_t b_row, int64_t depth, int64_t columns,
+                                    float *to)
+{
+    for (int64_t j = 0; j < columns; j += PANEL, b += PANEL, to += PANEL * depth) {
+        const int64_t count = least(columns - j, PANEL);
+        for (int64_t p = 0; p < depth; p++) {
+            const float *const row = b + p * b_row;
+            __builtin_prefetch(row + ROWS_AHEAD * b_row);
+            __builtin_prefetch(row + ROWS_AHEAD * b_row + LANES);
+            if (count == PANEL)
+                memcpy(to + p * PANEL, row, sizeof(float[PANEL]));
+            else
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[p * PANEL + l] = l < count ? row[l] : 0;
+        }
+    }
+}
+
+/* The same of a b that lies transposed, in rows of numbers that are multiplied one by one. */
+TARGET static void NAME(pack_transposed)(const float *b, int64_t b_row, int64_t depth,
+                                               int64_t columns, float *to)
+{
+    for (int64_t j = 0; j < rounded_up(columns, PANEL); j += LANES, b += LANES * b_row) {
+        float *const half = to + j / PANEL * PANEL * depth + j % PANEL;
+        const int64_t count = least(columns - j, LANES);
+        int64_t p = 0;
+        for (; count == LANES && p + LANES <= depth; p += LANES) {
+#pragma GCC unroll 16
+            for (int l = 0; l < LANES; l++)
+                __builtin_prefetch(b + (LANES + l) * b_row + p);
+            NAME(transpose)(b + p, b_row, half + p * PANEL, PANEL);
+        }
+        for (; p < depth; p++)
+            for (int64_t l = 0; l < LANES; l++)
+                half[p * PANEL + l] = l < count ? b[l * b_row + p] : 0;
+    }
+}
+
+/* result (rows, vectors * LANES) = [result +] left (rows, depth) right (depth, PANEL)
+ *
+ * left has any strides, `row` and `step`; of a panel's row, the first `vectors` registers are read.
+ * Unlike the tile of tile.h, it is for a great depth and a result that is not in the cache. */
+TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float *left,
+                              int64_t left_row, int64_t left_step, const float *right,
+                              float *result, int64_t result_row, int add)
+{
+    NAME(Vector) sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            __builtin_prefetch(result + i * result_row + v * LANES, 1);
+            sum[i][v] = (NAME(Vector)){0};
+        }
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < depth; p++) {
+        const NAME(Vector) first = *(const NAME(Vector) *)right;
+        const NAME(Vector) second = *(const NAME(Vector) *)(right + (vectors - 1) * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            /* or GCC reads the factors of all rows first, and has no registers left for the sums */
+            __asm__ volatile("" ::: "memory");
+            const float factor = left[i * left_row];
+            sum[i][0] += factor * first;
+            if (vectors > 1)
+                sum[i][1] += factor * second;
+        }
+        left += left_step;
+        right += PANEL;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            NAME(Vector) *const to = (NAME(Vector) *)(result + i * result_row + v * LANES);
+            if (add)
+                sum[i][v] += *to;
+            *to = sum[i][v];
+        }
+}
+
+/* A tile of any number of rows, a kind of them in each function: */
+#define TILES(name, vectors, left_row, left_step)                                            \
+    TARGET static void NAME(name)(int64_t rows, int64_t depth, const float *left,            \
+                                  int64_t left_stride, const float *right, float *result,    \
+                                  int64_t result_row, int add)                               \
+    {                                                                                        \
+        switch (rows) {                                                                      \
+            EACH_NUMBER_OF_ROWS(vectors, left_row, left_step)                                \
+        }                                                                                    \
+    }
+#define CASE(n, vectors, left_row, left_step)                                                \
+    case n:                                                                                  \
+        NAME(tile)(n, vectors, depth, left, left_row, left_step, right, result, result_row,  \
+                   add);                                                                     \
+        break;
+#if ROWS == 8
+#define EACH_NUMBER_OF_ROWS(...)                                                             \
+    CASE(8, __VA_ARGS__) CASE(7, __VA_ARGS__) CASE(6, __VA_ARGS__) CASE(5, __VA_ARGS__)      \
+    CASE(4, __VA_ARGS__) CASE(3, __VA_ARGS__) CASE(2, __VA_ARGS__) CASE(1, __VA_ARGS__)
+#elif ROWS == 6
+#define EACH_NUMBER_OF_ROWS(...)                                                             \
+    CASE(6, __VA_ARGS__) CASE(5, __VA_ARGS__) CASE(4, __VA_ARGS__) CASE(3, __VA_ARGS__)      \
+    CASE(2, __VA_ARGS__) CASE(1, __VA_ARGS__)
+#else
+#define EACH_NUMBER_OF_ROWS(...)                                                             \
+    CASE(4, __VA_ARGS__) CASE(3, __VA_ARGS__) CASE(2, __VA_ARGS__) CASE(1, __VA_ARGS__)
+#endif
+TILES(of_rows, 2, left_stride, 1)
+TILES(of_columns, 2, 1, left_stride)
+TILES(narrow_of_rows, 1, left_stride, 1)
+TILES(narrow_of_columns, 1, 1, left_stride)
+#undef TILES
+#undef CASE
+#undef EACH_NUMBER_OF_ROWS
+
+/* A tile at the right edge, of `columns` less than a whole number of registers. */
+TARGET static void NAME(edge)(TileFunction *tile, int64_t rows, int64_t columns, int64_t depth,
+                              const float *left, int64_t left_stride, const float *right,
+                              float *result, int64_t result_row, int add)
+{
+    float whole[ROWS * PANEL];
+    tile(rows, depth, left, left_stride, right, whole, PANEL, 0);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            float *const to = result + i * result_row + j;
+            *to = add ? *to + whole[i * PANEL + j] : whole[i * PANEL + j];
+        }
+}
+
+/* The rows of a product from `begin` to before `end`. */
+TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t end)
+{
+    const float *const a = product->a, *const b = product->b;
+    const int transpose_a = product->transpose_a, transpose_b = product->transpose_b;
+    const int64_t columns = product->columns, depth = product->depth;
+    const int64_t a_row = transpose_a ? product->rows : depth;
+    const int64_t b_row = transpose_b ? depth : columns;
+    const int64_t deep = share(depth, DEPTH, LANES), wide = share(columns, COLUMNS, PANEL);
+    TileFunction *const two = transpose_a ? NAME(of_columns) : NAME(of_rows);
+    TileFunction *const one = transpose_a ? NAME(narrow_of_columns) : NAME(narrow_of_rows);
+    float *const block = take_lines(deep * wide);
+    if (!block)
+        return -1;
+    for (int64_t first = 0; first < columns; first += wide)
+        for (int64_t p = 0; p < depth; p += deep) {
+            const int64_t width = least(columns - first, wide), count = least(depth - p, deep);
+            const int add = product->add || p > 0;
+            if (transpose_b)
+                NAME(pack_transposed)(b + first * b_row + p, b_row, count, width, block);
+            else
+                NAME(pack)(b + p * b_row + first, b_row, count, width, block);
+            for (int64_t i = begin; i < end; i += ROWS)
+                for (int64_t j = 0; j < width; j += PANEL) {
+                    const int64_t high = least(end - i, ROWS), most = least(width - j, PANEL);
+                    const float *const left = a + (transpose_a ? p * a_row + i : i * a_row + p);
+                    float *const to = product->c + i * columns + first + j;
+                    TileFunction *const tile = most > LANES ? two : one;
+                    if (most % LANES == 0)
+                        tile(high, count, left, a_row, block + j * count, to, columns,
+                             add);
+                    else
+                        NAME(edge)(tile, high, most, count, left, a_row, block + j * count, to,
+                                   columns, add);
+                }
+        }
+    free(block);
+    return 0;
+}
+
+#undef LOWER
+#undef HIGHER
+#undef PANEL
+#undef NAME
+#undef TARGET
+#undef LANES
+#undef ROWS

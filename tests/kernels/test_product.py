@@ -1,0 +1,132 @@
+"""Matrix products of kernels/product.c, on each width of registers and by NumPy's BLAS."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import blas, fused
+from kernels.extension import compiled
+
+pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+WIDEST = 1 << 40
+EPS = np.finfo(np.float32).eps
+SIZES = [1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 64, 65, 127, 129]
+LONG = [*SIZES, 384, 385, 800, 1153]  # one block of the depth, and several
+
+
+@pytest.fixture(params=[4, 8, 16, "BLAS"])
+def who(request):
+    """Have products computed with registers of so many numbers, or by NumPy's BLAS."""
+    if request.param == "BLAS":
+        if not blas.bind(compiled):
+            pytest.skip("NumPy has no BLAS that is known here")
+        compiled.product_choose_lanes(4)
+    else:
+        compiled.bind_sgemm(0, 0)
+        if compiled.product_choose_lanes(request.param) != request.param:
+            pytest.skip(f"this processor has no registers of {request.param} numbers")
+    yield request.param
+    compiled.product_choose_lanes(WIDEST)
+    blas.bind(compiled)
+
+
+def multiply(a, b, transpose_a=False, transpose_b=False, onto=None, threads=1):
+    """Return a b, [added to a copy of `onto`], of operands that lie transposed where that is so."""
+    (rows, depth), columns = a.shape, b.shape[1]
+    shape = (rows, columns)
+    c = np.full(shape, np.nan, np.float32) if onto is None else onto.copy()
+    a = np.ascontiguousarray(a.T if transpose_a else a)
+    b = np.ascontiguousarray(b.T if transpose_b else b)
+    add = onto is not None
+    compiled.product(a, b, c, rows, columns, depth, transpose_a, transpose_b, add, threads)
+    return c
+
+
+def assert_near(c, a, b, onto=0.0):
+    wide = a.astype(np.float64)
+    size = abs(wide) @ abs(b) + abs(onto)
+    assert c.dtype == np.float32
+    assert (abs(c - (wide @ b + onto)) <= (a.shape[1] + 2) * EPS * size).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def check_any_sizes(data):
+    rows, columns = (data.draw(st.sampled_from(SIZES)) for _ in "ac")
+    depth = data.draw(st.sampled_from(LONG))
+    transposed = data.draw(st.booleans()), data.draw(st.booleans())
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    a = rng.standard_normal((rows, depth), dtype=np.float32)
+    b = rng.standard_normal((depth, columns), dtype=np.float32)
+    onto = rng.standard_normal((rows, columns), dtype=np.float32)
+    assert_near(multiply(a, b, *transposed), a, b)
+    assert_near(multiply(a, b, *transposed, onto), a, b, onto)
+
+
+def test_agrees_with_float64(who):
+    check_any_sizes()
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+def test_several_blocks_of_columns(who, transposed):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((9, 401), dtype=np.float32)
+    b = rng.standard_normal((401, 3105), dtype=np.float32)
+    assert_near(multiply(a, b, *transposed), a, b)
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+def test_nothing_to_sum(who, transposed):
+    a, b, onto = np.ones((5, 0)), np.ones((0, 3)), np.ones((5, 3))
+    a, b, onto = (each.astype(np.float32) for each in (a, b, onto))
+    assert (multiply(a, b, *transposed) == 0).all()
+    assert (multiply(a, b, *transposed, onto) == 1).all()
+    assert multiply(b, a, *transposed).shape == (0, 0)
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+def test_nan_and_infinity_go_where_numpy_has_them(who, transposed):
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal((35, 70), dtype=np.float32)
+    b = rng.standard_normal((70, 67), dtype=np.float32)
+    a[3, 5], a[34, 69], a[20, 0], b[7, 66], b[69, 64] = np.inf, np.nan, -np.inf, np.inf, np.nan
+    b[0, 2] = b[5, 33] = 0  # an infinity times zero is no number
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    c = multiply(a, b, *transposed)
+    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+    infinite = np.isinf(expected)
+    np.testing.assert_array_equal(c[infinite], expected[infinite])
+    assert np.isfinite(c[np.isfinite(expected)]).all()
+
+
+def test_same_bits_on_any_thread_and_at_any_address():
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((129, 500), dtype=np.float32)
+    b = rng.standard_normal((500, 129), dtype=np.float32)
+    expected = multiply(a, b)
+
+    def again(offset):
+        room = np.empty(129 * 129 + offset, np.float32)
+        c = room[offset:].reshape(129, 129)
+        moved = np.empty(a.size + offset, np.float32)[offset:].reshape(a.shape)
+        moved[...] = a
+        compiled.product(moved, b, c, 129, 129, 500, 0, 0, 0, 1)
+        return c
+
+    with ThreadPoolExecutor(4) as pool:
+        for c in pool.map(again, range(32)):
+            assert c.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("rows", [1, 24, 25, 129])
+def test_the_number_of_threads_changes_no_bit(who, rows, transposed):
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((rows, 500), dtype=np.float32)
+    b = rng.standard_normal((500, 65), dtype=np.float32)
+    alone, shared = (multiply(a, b, *transposed, threads=threads) for threads in (1, 3))
+    assert alone.tobytes() == shared.tobytes()
