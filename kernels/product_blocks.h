@@ -87,7 +87,7 @@ TARGET static void NAME(pack_transposed)(const float *b, int64_t b_row, int64_t 
 /* result (rows, vectors * LANES) = [result +] left (rows, depth) right (depth, PANEL)
  *
  * left has any strides, `row` and `step`; of a panel's row, the first `vectors` registers are read.
- * Beside the tile of tile.h this one is for a greater depth, and for a result far from the cache. */
+ * Unlike the tile of tile.h, it is for a great depth and a result that is not in the cache. */
 TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float *left,
                               int64_t left_row, int64_t left_step, const float *right,
                               float *result, int64_t result_row, int add)
