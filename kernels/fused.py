@@ -43,6 +43,7 @@ GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()
 }
 FLOAT32 = np.dtype(np.float32)
+MOST_LANES = 1 << 40  # of vector registers: as wide as there are
 FEW_ROWS = 4
 """Rows of a linear layer for which a weight is read from memory sooner than a product does it."""
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
@@ -277,6 +278,8 @@ def linear_forward(x: Array, weight: Array, bias: Array | None) -> Array:
         threads = threads_for(2 * count * weight.size)
         compiled.linear_few_rows(x, weight, bias, y, count, inputs, outputs, threads)
         return y
+    if not _has_products():
+        return linear.forward(x, weight, bias)
     y = empty((*x.shape[:-1], outputs))
     _product(x, weight, y, count, outputs, inputs, False, True)
     if bias is not None:
@@ -288,7 +291,7 @@ def linear_backward(
     grad: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
 ) -> tuple[Array | None, Array | None, Array | None]:
     """See linear.backward."""
-    if not grad.size or not _fits(grad, x, weight):
+    if not grad.size or not _fits(grad, x, weight) or not _has_products():
         return linear.backward(grad, x, weight, needs)
     need_x, need_weight, need_bias = needs
     count, outputs = _matrix(grad)
@@ -308,15 +311,18 @@ def _product(
     a: Array, b: Array, c: Array, rows: int, columns: int, depth: int, turn_a: bool, turn_b: bool
 ) -> None:
     """Write c (rows, columns) = a b, of operands that are turned where they lie transposed."""
-    _bind_blas()
     # a tenth, since a product does ten times as many operations in a time as other kernels
     threads = threads_for(2 * rows * columns * depth / 10)
     compiled.product(a, b, c, rows, columns, depth, turn_a, turn_b, False, threads)
 
 
 @cache
-def _bind_blas() -> None:
-    blas.bind(compiled)
+def _has_products() -> bool:
+    """Return whether products in C are worth it, once they have what BLAS there is.
+
+    Without AVX2 registers and a BLAS that can be called from C, NumPy knows a better one.
+    """
+    return blas.bind(compiled) or compiled.product_choose_lanes(MOST_LANES) > 4
 
 
 def _mask(p: float, key: MaskSource | None) -> tuple[int, int, int, float] | None:
