@@ -11,6 +11,7 @@ FUSED = Extension(
         for name in (
             "fused",
             "adamw",
+            "add",
             "attention",
             "bias_activation",
             "cross_entropy",

@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from kernels.array import Array
+from kernels.array import Array, namespace
 from kernels.broadcast import unbroadcast
 
 
 def forward(a: Any, b: Any) -> Array:
     """Return a + b, where one of the two may be a number; backward needs their shapes."""
     return a + b
+
+
+def into(a: Array, b: Array, out: Array) -> None:
+    """Write a + b, of one shape, to an array of that shape, which may be one of them."""
+    namespace(a).add(a, b, out=out)
 
 
 def backward(

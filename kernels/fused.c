@@ -243,7 +243,8 @@ FALLIBLE(product, "ffFiiiiiii",
                  (int)WHOLE(7), (int)WHOLE(8), WHOLE(9)))
 RESULT(product_choose_lanes, "i", product_choose_lanes(WHOLE(0)))
 RESULT(bind_sgemm, "ii", bind_sgemm(WHOLE(0), WHOLE(1)))
-FUNCTION(add_rows, "ffFii", add_rows(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4)))
+FUNCTION(add_rows, "ffFiii",
+         add_rows(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 RESULT(count_targets, "tiii", count_targets(INDICES(0), WHOLE(1), WHOLE(2), WHOLE(3)))
 FUNCTION(cross_entropy_forward, "ftFFFiiii",
          cross_entropy_forward(FLOATS(0), INDICES(1), FLOATS(2), FLOATS(3), FLOATS(4), WHOLE(5),

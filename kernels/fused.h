@@ -73,7 +73,8 @@ int64_t bind_sgemm(int64_t address, int64_t whole_bytes);
 int64_t product_choose_lanes(int64_t most);
 int product(const float *a, const float *b, float *c, int64_t rows, int64_t columns, int64_t depth,
             int transpose_a, int transpose_b, int add, int64_t threads);
-void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t columns);
+void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t columns,
+              int64_t threads);
 int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int64_t ignored);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
                            float *logsumexp, float *loss, int64_t rows, int64_t classes,

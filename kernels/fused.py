@@ -68,8 +68,16 @@ def add_forward(a: Any, b: Any) -> Array:
     if not _adds_rows(a, b):
         return add.forward(a, b)
     y = empty(a.shape)
-    compiled.add_rows(a, b, y, a.size // b.size, b.size)
+    compiled.add_rows(a, b, y, a.size // b.size, b.size, threads_for(a.size))
     return y
+
+
+def add_into(a: Array, b: Array, out: Array) -> None:
+    """See add.into."""
+    if not a.shape == b.shape == out.shape or not _fits(a, b, out):
+        add.into(a, b, out)
+    else:
+        compiled.add_rows(a, b, out, 1, a.size, threads_for(a.size))
 
 
 def add_backward(
@@ -283,7 +291,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None) -> Array:
     y = empty((*x.shape[:-1], outputs))
     _product(x, weight, y, count, outputs, inputs, False, True)
     if bias is not None:
-        compiled.add_rows(y, bias, y, count, outputs)
+        compiled.add_rows(y, bias, y, count, outputs, threads_for(y.size))
     return y
 
 
@@ -588,7 +596,7 @@ def _table() -> dict[str, Any]:
         return {}
     return {
         "adamw": SimpleNamespace(update=adamw_update),
-        "add": SimpleNamespace(forward=add_forward, backward=add_backward),
+        "add": SimpleNamespace(forward=add_forward, backward=add_backward, into=add_into),
         "attention": SimpleNamespace(forward=attention_forward, backward=attention_backward),
         "bias_activation": SimpleNamespace(
             forward=bias_activation_forward, backward=bias_activation_backward

@@ -8,15 +8,23 @@ typedef struct {
     int64_t size, chunk;
 } Squares;
 
+enum { LANES = 32 };
+
 MULTIVERSION static void some_chunks(void *job, int64_t first, int64_t last)
 {
     const Squares *const a = job;
     for (int64_t i = first; i < last; i++) {
-        const int64_t end = (i + 1) * a->chunk < a->size ? (i + 1) * a->chunk : a->size;
-        double sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = i * a->chunk; j < end; j++)
-            sum += (double)a->numbers[j] * (double)a->numbers[j];
+        const float *const x = a->numbers + i * a->chunk;
+        const int64_t rest = a->size - i * a->chunk, count = rest < a->chunk ? rest : a->chunk;
+        double sums[LANES] = {0}, sum = 0;
+        int64_t j = 0;
+        for (; j + LANES <= count; j += LANES)
+            for (int lane = 0; lane < LANES; lane++)
+                sums[lane] += (double)x[j + lane] * (double)x[j + lane];
+        for (; j < count; j++)
+            sum += (double)x[j] * (double)x[j];
+        for (int lane = 0; lane < LANES; lane++)
+            sum += sums[lane];
         a->sums[i] = sum;
     }
 }

@@ -48,14 +48,6 @@ void linear_few_rows(const float *x, const float *weight, const float *bias, flo
     spread(some_outputs, &job, outputs, threads);
 }
 
-/* y (rows, columns) = a + b, of which b (columns) is added to each row. */
-MULTIVERSION void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t columns)
-{
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++)
-            y[i * columns + j] = a[i * columns + j] + b[j];
-}
-
 /* Writes the sum of the rows of grad (rows, columns), added up four at a time. */
 MULTIVERSION void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns)
 {

@@ -11,21 +11,34 @@
 /* PIECES for each thread: who comes late, or has to share its processor, finds less to do. */
 enum { MOST = 64, PATIENCE = 20000, PIECES = 4 };
 
+/* What there is to do is one number, so that a piece can be claimed in one step: how many pieces
+ * nobody has begun, how many threads may begin one, and the round, which makes it a new number. A
+ * round's other facts hold until all of its pieces are done. Who is late to the last piece finds
+ * none, and nobody has waited for it. */
+enum { PIECE_BITS = 32, THREAD_BITS = 8 };
+
 static struct {
     pthread_mutex_t taken; /* by the caller whose work is spread */
     pthread_mutex_t lock;  /* of `wake` */
     pthread_cond_t wake;
-    int64_t helpers;       /* threads besides the caller's */
-    long long begun[MOST]; /* the round that each of them began after */
-    atomic_llong round;    /* a new number means new work */
-    atomic_llong unfinished;
-    atomic_llong next;     /* piece of work that nobody has begun */
+    int64_t helpers; /* threads besides the caller's */
+    uint64_t round;
+    uint64_t begun[MOST]; /* what there was to do when each of them began */
+    atomic_ullong to_do;
+    atomic_llong done;
     Work work;
     void *job;
-    int64_t count, threads, pieces;
+    int64_t count, pieces;
 } pool = {.taken = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER};
+
+static int64_t unbegun(uint64_t to_do) { return (int64_t)(to_do & ((1ull << PIECE_BITS) - 1)); }
+
+static int64_t threads_of(uint64_t to_do)
+{
+    return (int64_t)(to_do >> PIECE_BITS & ((1u << THREAD_BITS) - 1));
+}
 
 static void pause_briefly(int64_t times)
 {
@@ -37,30 +50,38 @@ static void pause_briefly(int64_t times)
 #endif
 }
 
-static void do_pieces(void)
+/* Does pieces until none is left that nobody has begun; `self` is 0 for the caller. */
+static void do_pieces(int64_t self)
 {
-    for (int64_t piece; (piece = atomic_fetch_add(&pool.next, 1)) < pool.pieces;)
+    unsigned long long seen = atomic_load(&pool.to_do);
+    while (unbegun(seen) > 0 && self < threads_of(seen)) {
+        if (!atomic_compare_exchange_weak(&pool.to_do, &seen, seen - 1))
+            continue;
+        const int64_t piece = pool.pieces - unbegun(seen);
         pool.work(pool.job, pool.count * piece / pool.pieces,
                   pool.count * (piece + 1) / pool.pieces);
+        atomic_fetch_add(&pool.done, 1);
+        seen = atomic_load(&pool.to_do);
+    }
 }
+
+static uint64_t round_of(uint64_t to_do) { return to_do >> (PIECE_BITS + THREAD_BITS); }
 
 static void *help(void *number)
 {
     const int64_t self = (int64_t)(intptr_t)number;
-    for (long long seen = pool.begun[self];;) {
-        for (int64_t times = 0; atomic_load(&pool.round) == seen; times++) {
+    for (uint64_t seen = round_of(pool.begun[self]);;) {
+        for (int64_t times = 0; round_of(atomic_load(&pool.to_do)) == seen; times++) {
             pause_briefly(times);
             if (times < PATIENCE)
                 continue;
             pthread_mutex_lock(&pool.lock);
-            while (atomic_load(&pool.round) == seen)
+            while (round_of(atomic_load(&pool.to_do)) == seen)
                 pthread_cond_wait(&pool.wake, &pool.lock);
             pthread_mutex_unlock(&pool.lock);
         }
-        seen++;
-        if (self < pool.threads)
-            do_pieces();
-        atomic_fetch_sub(&pool.unfinished, 1);
+        seen = round_of(atomic_load(&pool.to_do));
+        do_pieces(self);
     }
     return NULL;
 }
@@ -82,7 +103,7 @@ static void start_helpers(int64_t wanted)
     while (prepared && pool.helpers < wanted && pool.helpers < MOST - 1) {
         pthread_t thread;
         const int64_t number = pool.helpers + 1;
-        pool.begun[number] = atomic_load(&pool.round);
+        pool.begun[number] = atomic_load(&pool.to_do);
         if (pthread_create(&thread, NULL, help, (void *)(intptr_t)number))
             return;
         pthread_detach(thread);
@@ -97,19 +118,20 @@ void spread(Work work, void *job, int64_t count, int64_t threads)
         return;
     }
     start_helpers(threads - 1);
+    threads = threads < pool.helpers + 1 ? threads : pool.helpers + 1;
     pool.work = work;
     pool.job = job;
     pool.count = count;
-    pool.threads = threads < pool.helpers + 1 ? threads : pool.helpers + 1;
-    pool.pieces = count < PIECES * pool.threads ? count : PIECES * pool.threads;
-    atomic_store(&pool.next, 0);
-    atomic_store(&pool.unfinished, pool.helpers);
+    pool.pieces = count < PIECES * threads ? count : PIECES * threads;
+    pool.round++;
+    atomic_store(&pool.done, 0);
     pthread_mutex_lock(&pool.lock);
-    atomic_fetch_add(&pool.round, 1);
+    atomic_store(&pool.to_do, (pool.round << THREAD_BITS | (uint64_t)threads) << PIECE_BITS |
+                                  (uint64_t)pool.pieces);
     pthread_cond_broadcast(&pool.wake);
     pthread_mutex_unlock(&pool.lock);
-    do_pieces();
-    for (int64_t times = 0; atomic_load(&pool.unfinished) > 0; times++)
+    do_pieces(0);
+    for (int64_t times = 0; atomic_load(&pool.done) < pool.pieces; times++)
         pause_briefly(times);
     pthread_mutex_unlock(&pool.taken);
 }

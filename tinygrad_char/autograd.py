@@ -378,25 +378,6 @@ class Accumulation:
             _accumulate(leaf, _run_hooks(leaf.hooks, total, leaf))
 
 
-def add_flat(leaves: Sequence[Tensor], grads: Array, flat_grad: Array) -> bool:
-    """Add gradients, one leaf's after the other's, to the flat buffer that holds all of `.grad`.
-
-    Returns False, with nothing done, where a leaf has hooks or its gradient lies elsewhere.
-    """
-    if any(each.hooks for each in leaves):
-        return False
-    if all(each.grad is None for each in leaves):
-        flat_grad[...] = grads
-    elif all(each.grad is each.grad_buffer for each in leaves):
-        flat_grad += grads
-    else:
-        return False
-    for each in leaves:
-        each.grad = each.grad_buffer
-        each.grad_buffer.version.value += 1
-    return True
-
-
 def leaf_gradients(
     output: Tensor, cotangent: Array, leaves: Sequence[Tensor]
 ) -> list[Array | None]:

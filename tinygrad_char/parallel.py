@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from kernels.array import Array
+from kernels.backend import CPU
 from kernels.cores import available_cores, one_core
-from tinygrad_char.autograd import Accumulation, add_flat, is_detecting_nonfinite
+from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite
 from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
@@ -124,12 +126,9 @@ def backward(
     flat_grad
         An optimizer's, of which the parameters' gradients are views, in their order.
     """
-    accumulation = Accumulation()
-    total = 0.0
+    total = _Sum(parameters, flat_grad, len(shards))
 
-    def compute(
-        work: tuple[Item, float, DropoutKeys],
-    ) -> Computed:
+    def compute(work: tuple[Item, float, DropoutKeys]) -> Computed:
         shard, weight, keys = work
         with dropout.using(keys):
             if isinstance(loss, TracedLoss):
@@ -138,15 +137,66 @@ def backward(
 
     with dropout.shards(len(shards)) as keys:
         for part in workers.map(compute, list(zip(shards, weights, keys, strict=True))):
-            total += part.loss
-            if (
-                part.flat is None
-                or flat_grad is None
-                or not add_flat(parameters, part.flat, flat_grad)
-            ):
-                for leaf, grad in zip(parameters, part.grads, strict=True):
-                    if grad is not None:
-                        accumulation.add(leaf, grad)
+            total.add(part)
+    total.finish()
+    return total.loss
+
+
+class _Sum:
+    """What shards have computed, added up in their order.
+
+    Where all gradients of a shard lie one after the other, as the leaves' own do, they are added
+    in one pass; the first shard's wait for the second's, since they need not be copied then.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor], flat_grad: Array | None, shards: int) -> None:
+        self.leaves, self.flat_grad, self.shards = leaves, flat_grad, shards
+        self.loss = 0.0
+        self._accumulation = Accumulation()
+        self._first: Computed | None = None
+
+    def add(self, part: Computed) -> None:
+        """Take the next shard's, and release it when it is added."""
+        self.loss += part.loss
+        self.shards -= 1
+        if part.flat is None or not self._is_flat():
+            self._write_first()
+            for leaf, grad in zip(self.leaves, part.grads, strict=True):
+                if grad is not None:
+                    self._accumulation.add(leaf, grad)
             part.release()
-    accumulation.finish()
-    return total
+        elif self._first is None and self.leaves[0].grad is None:
+            self._first = part
+        else:
+            before = self.flat_grad if self._first is None else self._first.flat
+            with one_core() if self.shards else nullcontext():  # others may be at work still
+                CPU.add.into(before, part.flat, self.flat_grad)
+            self._wrote(part)
+
+    def finish(self) -> None:
+        """Have everything that was taken in the leaves' `.grad`."""
+        self._write_first()
+        self._accumulation.finish()
+
+    def _is_flat(self) -> bool:
+        """Return whether the leaves' gradients are parts of `flat_grad`, or none of them is set."""
+        if self.flat_grad is None or any(each.hooks for each in self.leaves):
+            return False
+        grads = [each.grad for each in self.leaves]
+        return all(each is None for each in grads) or all(
+            grad is leaf.grad_buffer for grad, leaf in zip(grads, self.leaves, strict=True)
+        )
+
+    def _write_first(self) -> None:
+        if self._first is not None and self.flat_grad is not None:
+            self.flat_grad[...] = self._first.flat
+            self._wrote()
+
+    def _wrote(self, *parts: Computed) -> None:
+        for leaf in self.leaves:
+            leaf.grad = leaf.grad_buffer
+            leaf.grad_buffer.version.value += 1
+        for part in (self._first, *parts):
+            if part is not None:
+                part.release()
+        self._first = None

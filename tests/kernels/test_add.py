@@ -57,6 +57,20 @@ def test_a_number_and_other_strides():
     check(a, a[:, ::-1])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sum_is_written_to_where_an_operand_is(dtype):
+    for size in (1, 33, 10**6):
+        a, b = draw(size, dtype), draw(size, dtype)
+        expected, out = a + b, np.empty_like(a)
+        add.into(a, b, out)
+        np.testing.assert_array_equal(out, expected)
+        add.into(a, b, a)
+        np.testing.assert_array_equal(a, expected)
+        expected = out[::-1] + b
+        add.into(out[::-1], b, b)
+        np.testing.assert_array_equal(b, expected)
+
+
 def test_shapes_that_do_not_broadcast():
     with pytest.raises(ValueError, match="broadcast"):
         add.forward(draw((2, 3)), draw((2, 4)))

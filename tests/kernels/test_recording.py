@@ -186,7 +186,7 @@ def test_wrong_use_is_refused():
 
 def test_a_failure_while_recording_ends_it():
     with pytest.raises(TypeError, match="items of 8 bytes"), record_context():
-        fused.compiled.add_rows(np.zeros(2), np.zeros(2), np.zeros(2), 1, 2)
+        fused.compiled.add_rows(np.zeros(2), np.zeros(2), np.zeros(2), 1, 2, 1)
     with record_context() as recording:
         fused.add_forward(draw(2), draw(2))
     assert len(recording) == 1
