@@ -162,8 +162,8 @@ class _Sum:
         if part.flat is None or not self._is_flat():
             self._write_first()
             for leaf, grad in zip(self.leaves, part.grads, strict=True):
-                if grad is not None:
-                    self._accumulation.add(leaf, grad)
+                if grad is not None:  # which hooks have to wait for until the end
+                    self._accumulation.add(leaf, grad.copy() if leaf.hooks else grad)
             part.release()
         elif self._first is None and self.leaves[0].grad is None:
             self._first = part

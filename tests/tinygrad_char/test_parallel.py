@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 import tinygrad_char as tg
 from kernels.cores import available_cores
 from tinygrad_char import functional as F
-from tinygrad_char import nn, parallel
+from tinygrad_char import nn, optim, parallel
 from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
+from tinygrad_char.trace import TracedLoss
 
 
 def make(dropout=0.0, dtype=np.float64):
@@ -216,3 +217,76 @@ def test_workers_need_a_thread():
     with pytest.raises(ValueError, match="threads=0"):
         Workers(0)
     assert Workers().threads == available_cores() >= 1
+
+
+class Trained:
+    """A traced loss of a model whose gradients are an optimizer's, or of one without."""
+
+    def __init__(self, optimizer):
+        self.model, self.generator = make(0.3, np.float32)
+        self.parameters = list(self.model.parameters())
+        self.flat_grad = optim.AdamW(self.parameters).flat_grad if optimizer else None
+        self.loss = TracedLoss(
+            lambda part: F.cross_entropy(self.model(part[0]), part[1]),
+            self.parameters,
+            self.generator.dropout,
+        )
+
+    def backward(self, x, y, shards, threads):
+        parts = list(zip(np.array_split(x, shards), np.array_split(y, shards), strict=True))
+        return parallel.backward(
+            self.loss,
+            parts,
+            [len(part) / len(x) for part, _ in parts],
+            self.parameters,
+            workers=Workers(threads),
+            dropout=self.generator.dropout,
+            flat_grad=self.flat_grad,
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shards", [1, 2, 3, 6])
+def test_gradients_that_lie_in_one_buffer_are_the_same_bits(shards, threads):
+    flat, single = Trained(True), Trained(False)
+    for step in range(9):  # on the tape, repeated by Python, recorded, and some of each
+        x, y = draw(6 if step != 6 else 7, seed=step)
+        if step == 7:
+            y[0, 0] = -100  # which a recording leaves to Python
+        for each in (flat, single):
+            if step != 4:  # at which they are added to those that are there
+                for parameter in each.parameters:
+                    parameter.grad = None
+            each.total = each.backward(x, y, shards, threads)
+        assert flat.total == single.total
+        for mine, other in zip(flat.parameters, single.parameters, strict=True):
+            assert mine.grad.numpy().tobytes() == other.grad.numpy().tobytes()
+            assert mine.grad is mine.grad_buffer
+
+
+def test_a_gradient_of_a_users_own_is_added_to_where_it_lies():
+    flat, single = Trained(True), Trained(False)
+    own = tg.tensor(np.ones(flat.parameters[0].shape, np.float32))
+    for step in range(7):
+        x, y = draw(4, seed=step)
+        for each in (flat, single):
+            for parameter in each.parameters:
+                parameter.grad = None
+            each.parameters[0].grad = tg.tensor(own.numpy().copy())
+            each.backward(x, y, 2, 2)
+        for mine, other in zip(flat.parameters, single.parameters, strict=True):
+            assert mine.grad.numpy().tobytes() == other.grad.numpy().tobytes()
+
+
+def test_a_hook_sees_gradients_that_lie_in_one_buffer():
+    flat, single = Trained(True), Trained(False)
+    seen = []
+    flat.parameters[1].register_hook(lambda grad: seen.append(grad.numpy().copy()))
+    for step in range(6):
+        x, y = draw(4, seed=step)
+        for each in (flat, single):
+            for parameter in each.parameters:
+                parameter.grad = None
+            each.backward(x, y, 2, 2)
+        np.testing.assert_array_equal(seen[-1], single.parameters[1].grad.numpy())
+    assert len(seen) == 6
