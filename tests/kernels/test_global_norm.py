@@ -34,7 +34,8 @@ def test_one_that_is_not_finite_makes_the_norm_so(wrong, place):
 
 
 def test_squares_beyond_the_precision_of_the_gradients_are_infinite():
-    assert global_norm.forward(np.float32([1e30, 1])) == np.inf
+    with np.errstate(over="ignore"):
+        assert global_norm.forward(np.float32([1e30, 1])) == np.inf
     assert global_norm.forward(np.float64([1e30, 1])) == 1e30
 
 
