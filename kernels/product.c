@@ -29,7 +29,7 @@
 /* The most that a block holds of the depth and the columns: 48 KiB of a panel, 2.3 MB of all. */
 enum { DEPTH = 384, COLUMNS = 1536 };
 
-/* Rows that one thread takes at least: a multiple of every ROWS. */
+/* Threads get a multiple of these rows: of every ROWS. */
 enum { ROWS_TOGETHER = 24 };
 
 enum { LINE = 16, ROWS_AHEAD = 16 };
@@ -39,6 +39,7 @@ typedef struct {
     float *c;
     int64_t rows, columns, depth;
     int transpose_a, transpose_b, add;
+    int64_t part; /* rows of each thread */
     atomic_int failed;
 } Product;
 
@@ -146,8 +147,8 @@ static int is_for_blas(int transpose_a)
 static void some_rows(void *job, int64_t first, int64_t last)
 {
     Product *const product = job;
-    const int64_t end = least(last * ROWS_TOGETHER, product->rows);
-    if (multiply(product, first * ROWS_TOGETHER, end) < 0)
+    const int64_t end = least(last * product->part, product->rows);
+    if (multiply(product, first * product->part, end) < 0)
         atomic_store(&product->failed, 1);
 }
 
@@ -162,8 +163,11 @@ int product(const float *a, const float *b, float *c, int64_t rows, int64_t colu
     if (rows == 0 || columns == 0 || depth == 0)
         return 0;
     if (!is_for_blas(transpose_a)) {
-        Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, 0};
-        spread(some_rows, &job, (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER, threads);
+        /* one part for each thread, since each copies the whole right operand */
+        const int64_t part = threads > 1 ? share(rows, (rows + threads - 1) / threads, ROWS_TOGETHER)
+                                         : rows;
+        Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, part, 0};
+        spread(some_rows, &job, (rows + part - 1) / part, threads);
         return job.failed ? -1 : 0;
     }
     const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;
