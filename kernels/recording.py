@@ -53,7 +53,7 @@ class Recording:
     Attributes
     ----------
     given
-        The memory that was given out, in order, as pairs of an address and a number of bytes.
+        The addresses of the memory that was given out, in order.
     """
 
     def __init__(
