@@ -1,7 +1,7 @@
 /* The Python module kernels._fused: each kernel as a function of buffers and numbers.
  *
- * The functions check that buffers are C-contiguous, of four-byte (or, for indices, eight-byte)
- * items, and large enough; what they mean is for the callers, kernels/fused.py, to keep. The
+ * The functions check that buffers are C-contiguous, and of four-byte (or, for indices, eight-byte)
+ * items; how large they are and what they mean is for the callers, kernels/fused.py, to keep. The
  * interpreter's lock is released while a kernel runs. What a thread calls while it records a
  * program becomes a part of that, see program.c. */
 #define PY_SSIZE_T_CLEAN
@@ -35,8 +35,13 @@ static int take_view(View *to, const Py_buffer *view, const char *name, Py_ssize
     to->data = view->buf;
     for (int axis = 0; axis < 4; axis++)
         to->shape[axis] = view->shape[axis];
-    for (int axis = 0; axis < 3; axis++)
+    for (int axis = 0; axis < 3; axis++) {
         to->strides[axis] = view->strides[axis] / view->itemsize;
+        if (view->strides[axis] % view->itemsize) {
+            PyErr_Format(PyExc_TypeError, "%s: argument %zd is not aligned", name, number);
+            return -1;
+        }
+    }
     return 0;
 }
 

@@ -63,6 +63,7 @@ class Program:
     ) -> None:
         self.dropout: Any = dropout
         self.checked = False
+        self.inputs = [each.array for each in inputs]  # copies of the batch
         numbers = {id(each): number for number, each in enumerate(inputs)}
         made = {id(operation.result) for operation in trace.operations}
         self.fixed: list[Any] = []  # tensors, of which the array is read at each run, and others
@@ -96,6 +97,10 @@ class Program:
         self.count = len(numbers)
         result = trace.operations[-1].result
         self.shape, self.dtype = result.shape, result.dtype
+
+    def is_from(self, batch: Batch) -> bool:
+        """Return whether the trace was of a batch of the same numbers."""
+        return _equal(self.inputs, batch)
 
     def run(self, batch: Batch, weight: float) -> Computed:
         """Return weight times the loss, and its gradients by the leaves."""
@@ -142,6 +147,10 @@ class Program:
             for number in unread:
                 values[number] = None
         return values[-1]
+
+
+def _equal(batch: Batch, other: Batch) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
 
 
 class NotRecordableError(Exception):
@@ -215,6 +224,10 @@ class RecordedProgram:
             places[number] = self.flat[start : start + each.size]
             start += each.size
         return places
+
+    def is_from(self, batch: Batch) -> bool:
+        """Return whether the last batch, at first the recorded one, had the same numbers."""
+        return _equal(self.inputs, batch)
 
     def run(self, batch: Batch, weight: float) -> Computed | None:
         """Return what the program would; None where it has to say it itself.

@@ -52,8 +52,9 @@ class TracedLoss:
     For each shape of a batch the first call is on the tape and the second compares; where the two
     differ, or the loss cannot be repeated, `reason` says why and every call is on the tape, as it
     is where somebody else has set a reason. The third call records and the fourth compares again;
-    where that is not possible, `not_recorded` says why, and Python repeats the operations. Calls
-    may come from several threads at once.
+    where that is not possible, `not_recorded` says why, and Python repeats the operations. A batch
+    that is the same as the one before proves nothing, and waits for another. Calls may come from
+    several threads at once, where each draws dropout keys of its own, see Stream.using.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ class TracedLoss:
         self.loss, self.leaves, self.dropout = loss, leaves, dropout
         self.reason: str | None = None
         self.not_recorded: str | None = None
-        self._idle: dict[Any, list[_Repeated]] = defaultdict(list)  # by the shapes of a batch
+        self._idle: dict[Any, list[_Repeated]] = defaultdict(list)  # by shapes, and what trains
 
     def gradients(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
         """Return weight * loss(batch) and its gradients, for a batch of NumPy arrays.
@@ -88,7 +89,8 @@ class TracedLoss:
         """Return the same in arrays that are used again after `release` is called."""
         if self.reason is not None or is_detecting_nonfinite():
             return self._on_tape(batch, weight)
-        idle = self._idle[tuple((each.shape, each.dtype) for each in batch)]
+        shapes = tuple((each.shape, each.dtype) for each in batch)
+        idle = self._idle[shapes, tuple(each.requires_grad for each in self.leaves)]
         try:
             repeated = idle.pop()
         except IndexError:  # the first of its shape, or all are at work in other threads
@@ -97,7 +99,7 @@ class TracedLoss:
             computed = self._check(repeated.program, batch, weight)
         else:
             computed = self._repeat(repeated, batch, weight)
-        if repeated.program.checked:
+        if self.reason is None:
             return computed._replace(release=lambda: idle.append(repeated))
         return computed
 
@@ -106,9 +108,15 @@ class TracedLoss:
 
     def _trace(self, batch: Batch, weight: float, idle: list[_Repeated]) -> Computed:
         inputs = [Tensor(each) for each in batch]
+        results = []
+
+        def loss(batch: Batch) -> Tensor:
+            results.append(self.loss(batch))
+            return results[-1]
+
         with tracing() as trace:
-            computed = self._on_tape(inputs, weight)
-        obstacle = trace.obstacle or _obstacle(trace, inputs)
+            computed = loss_and_gradients(loss, inputs, weight, self.leaves)
+        obstacle = trace.obstacle or _obstacle(trace, inputs, results[-1])
         if obstacle is None:
             idle.append(_Repeated(Program(trace, inputs, self.leaves, self.dropout)))
         else:
@@ -116,6 +124,8 @@ class TracedLoss:
         return computed
 
     def _check(self, program: Program, batch: Batch, weight: float) -> Computed:
+        if program.is_from(batch):
+            return self._on_tape(batch, weight)
         expected, found, same = self._both(
             lambda: self._on_tape(batch, weight), lambda: program.run(batch, weight)
         )
@@ -146,6 +156,8 @@ class TracedLoss:
                     self.not_recorded = str(error)
             return program.run(batch, weight)
         if not recorded.checked:
+            if recorded.is_from(batch):
+                return program.run(batch, weight)
             expected, found, same = self._both(
                 lambda: program.run(batch, weight), lambda: recorded.run(batch, weight)
             )
@@ -190,6 +202,8 @@ class TracedCall:
             return self._trace(arrays)
         if self._program.checked:
             return self._program.forward(arrays)
+        if self._program.is_from(arrays):
+            return self._on_tape(arrays)
         expected = self._on_tape(arrays)
         self.undo()
         found = self._program.forward(arrays)
@@ -206,7 +220,7 @@ class TracedCall:
         inputs = [Tensor(each) for each in arrays]
         with no_grad(), tracing() as trace:
             result = self.function(*inputs)
-        self.reason = trace.obstacle or _obstacle(trace, inputs)
+        self.reason = trace.obstacle or _obstacle(trace, inputs, result)
         if self.reason is None:
             self._program = Program(trace, inputs)
         return result.array
@@ -220,8 +234,10 @@ class _Repeated:
         self.recorded: RecordedProgram | None = None
 
 
-def _obstacle(trace: Trace, inputs: Sequence[Tensor]) -> str | None:
+def _obstacle(trace: Trace, inputs: Sequence[Tensor], result: Tensor) -> str | None:
     """Return why the operations cannot be repeated, None where they can."""
+    if not trace.operations or trace.operations[-1].result is not result:
+        return "the last operation's result is not the one that is returned"
     taken = {id(each) for operation in trace.operations for each in operation.inputs}
     for position, each in enumerate(inputs):
         if id(each) not in taken:

@@ -435,7 +435,8 @@ def test_a_call_that_depends_on_more_than_its_arrays_is_made_itself():
     offsets = iter(range(9))
     traced = TracedCall(lambda x: x + tg.tensor(float(next(offsets))), lambda: None)
     for offset in range(5):
-        np.testing.assert_array_equal(traced(np.zeros(2, np.float32)), [offset] * 2)
+        x = np.full(2, offset, np.float32)
+        np.testing.assert_array_equal(traced(x), [2 * offset] * 2)
     assert traced.reason == "its operations, repeated on other arrays, gave other results"
 
 
@@ -445,3 +446,49 @@ def test_a_call_names_what_is_not_finite_after_it_was_traced():
         traced(np.ones(2, np.float32))
     with np.errstate(all="ignore"), detect_nonfinite(), pytest.raises(NonFiniteError, match="log"):
         traced(np.zeros(2, np.float32))
+
+
+def test_a_leaf_that_is_frozen_later_has_no_gradient_any_more():
+    made, plain = Made(), Made()
+    for step in range(16):
+        for each in (made, plain):
+            each.leaves[2].requires_grad = not 6 <= step < 12
+        arrays = draw()
+        same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
+    assert made.traced.reason is None
+
+
+def test_an_operation_after_the_loss_is_refused(leaf):
+    def loss(batch):
+        value = (leaf * batch[0]).sum()
+        (leaf * 2).exp()
+        return value
+
+    reason = reason_after(loss, [leaf], calls=4)
+    assert reason == "the last operation's result is not the one that is returned"
+
+
+def test_the_same_batch_again_proves_nothing(leaf):
+    """A number that is read from the batch is found out when it changes, not before."""
+
+    def loss(batch):
+        x = batch[0]
+        largest = float(abs(x.array if isinstance(x, tg.Tensor) else x).max())
+        return (leaf * x * largest).sum()
+
+    same_batches = [(np.full(3, 2.0, np.float32),)] * 5
+    others = [(np.full(3, number, np.float32),) for number in (3.0, 4.0, 3.0)]
+    reason = reason_after(loss, [leaf], *same_batches, *others)
+    assert reason == "its operations, repeated on another batch, gave other results"
+
+
+@needs_kernels
+def test_a_batch_that_never_changes_is_computed_all_the_same():
+    made, plain = Made(), Made()
+    batch = draw()
+    for _ in range(6):
+        same(made.traced.gradients(batch, 1.0), on_tape(plain, batch, 1.0))
+    for _ in range(6):
+        arrays = draw()
+        same(made.traced.gradients(arrays, 1.0), on_tape(plain, arrays, 1.0))
+    assert made.traced.reason is made.traced.not_recorded is None
