@@ -12,7 +12,7 @@ _libraries: list[Any] = []  # so that what was bound stays loaded
 def bind(compiled: Any) -> bool:
     """Give the extension `compiled` the address of cblas_sgemm; return whether there is one.
 
-    Where there is none that is known here, products are our own, see product.c.
+    Where there is none that is known here, see fused._has_products for who computes products.
     """
     import threadpoolctl
 
