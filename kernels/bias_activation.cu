@@ -42,14 +42,14 @@ bias_activation_forward(const SCALAR *__restrict__ x, const float *__restrict__ 
 {
     const Place place(rows, columns);
     const bool whole = place.whole(x, y);
-    float values[TILE_ROWS][4], shift[4] = {};
+    Tile values;
+    float shift[N];
     place.load_tile(values, x, whole);
-    if (bias)
-        load_some<4>(shift, bias + place.column, place.left, false);
+    place.load_bias(shift, bias, whole);
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i++)
+    for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < N; j++)
             values[i][j] = activation(values[i][j] + shift[j]);
     place.store_tile(y, values, whole);
 }
@@ -64,15 +64,15 @@ bias_activation_backward(const SCALAR *__restrict__ grad, const SCALAR *__restri
 {
     const Place place(rows, columns);
     const bool whole = place.whole(grad, saved, grad_x);
-    float g[TILE_ROWS][4], values[TILE_ROWS][4], shift[4] = {};
+    Tile g, values;
+    float shift[N];
     place.load_tile(g, grad, whole);
     place.load_tile(values, saved, whole);
-    if (bias && ACTIVATION != RELU)
-        load_some<4>(shift, bias + place.column, place.left, false);
+    place.load_bias(shift, ACTIVATION == RELU ? nullptr : bias, whole);
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i++)
+    for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < N; j++)
             g[i][j] *= slope(values[i][j] + shift[j]);
     place.store_tile(grad_x, g, whole);
     if (partial)

@@ -11,7 +11,7 @@ column_parts(const SCALAR *__restrict__ x, float *__restrict__ partial, long lon
              long long columns)
 {
     const Place place(rows, columns);
-    float values[TILE_ROWS][4];
+    Tile values;
     place.load_tile(values, x, place.whole(x));
     store_column_sums(partial, values, place);
 }

@@ -13,22 +13,22 @@ dropout(const SCALAR *__restrict__ x, SCALAR *__restrict__ y, long long size,
 {
     const long long warp = (long long)blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
     const long long first = warp * TILE_ROWS * TILE_COLUMNS;
-    const long long start = first + 4 * (threadIdx.x % WARP);
+    const long long start = first + N * (threadIdx.x % WARP); /* a round has 32 lanes' numbers */
     const Mask mask(seed, call, recorded, threshold, scale);
-    const bool vector = aligned<4>(x, y);
-    float values[TILE_ROWS][4], factors[TILE_ROWS][4];
+    const bool vector = aligned<N>(x, y);
+    Tile values, factors;
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i++) {
-        const long long place = start + i * TILE_COLUMNS;
-        load_some<4>(values[i], x + place, size - place, vector && size - place >= 4);
+    for (int i = 0; i < ROUNDS; i++) {
+        const long long place = start + i * N * WARP;
+        load_some<N>(values[i], x + place, size - place, vector && size - place >= N);
     }
     draw_factors(factors, mask, first, TILE_COLUMNS);
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i++) {
-        const long long place = start + i * TILE_COLUMNS;
+    for (int i = 0; i < ROUNDS; i++) {
+        const long long place = start + i * N * WARP;
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < N; j++)
             values[i][j] *= factors[i][j];
-        store_some<4>(y + place, values[i], size - place, vector && size - place >= 4);
+        store_some<N>(y + place, values[i], size - place, vector && size - place >= N);
     }
 }

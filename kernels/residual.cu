@@ -6,18 +6,18 @@
  * Variants: SCALAR=float|__nv_bfloat16 DROPOUT=0|1 */
 #include "columns.cuh"
 
-/* The factors of four columns in each of four rows. */
-__device__ __forceinline__ void draw(float (&factors)[TILE_ROWS][4], const Mask &mask,
-                                     const Place &place)
+__device__ __forceinline__ void draw(Tile &factors, const Mask &mask, const Place &place)
 {
     if constexpr (DROPOUT) {
-        const long long first = place.row * place.columns + (long long)blockIdx.y * TILE_COLUMNS;
-        draw_factors(factors, mask, first, place.columns);
+        const int lane = threadIdx.x % WARP;
+        const long long row = place.row - lane / LANES; /* the warp's first */
+        draw_factors(factors, mask,
+                     row * place.columns + (long long)blockIdx.y * TILE_COLUMNS, place.columns);
     } else {
 #pragma unroll
-        for (int i = 0; i < TILE_ROWS; i++)
+        for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < N; j++)
                 factors[i][j] = 1.0f;
     }
 }
@@ -30,16 +30,16 @@ residual_forward(const SCALAR *__restrict__ residual, const SCALAR *__restrict__
 {
     const Place place(rows, columns);
     const bool whole = place.whole(residual, x, y);
-    float values[TILE_ROWS][4], sums[TILE_ROWS][4], factors[TILE_ROWS][4], shift[4] = {};
+    Tile values, sums, factors;
+    float shift[N];
     place.load_tile(values, x, whole);
     place.load_tile(sums, residual, whole);
-    if (bias)
-        load_some<4>(shift, bias + place.column, place.left, false);
+    place.load_bias(shift, bias, whole);
     draw(factors, Mask(seed, call, recorded, threshold, scale), place);
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i++)
+    for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < N; j++)
             sums[i][j] += (values[i][j] + shift[j]) * factors[i][j];
     place.store_tile(y, sums, whole);
 }
@@ -54,13 +54,13 @@ residual_backward(const SCALAR *__restrict__ grad, SCALAR *__restrict__ grad_x,
 {
     const Place place(rows, columns);
     const bool whole = place.whole(grad, grad_x);
-    float g[TILE_ROWS][4], factors[TILE_ROWS][4];
+    Tile g, factors;
     place.load_tile(g, grad, whole);
     draw(factors, Mask(seed, call, recorded, threshold, scale), place);
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i++)
+    for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < N; j++)
             g[i][j] *= factors[i][j];
     place.store_tile(grad_x, g, whole);
     if (partial)
