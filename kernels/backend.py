@@ -123,6 +123,18 @@ class Backend:
                 operation.atomics = use
 
     @contextmanager
+    def using(self, parameters: Any) -> Iterator[None]:
+        """Let operations of a device know where parameters lie: cuda_parameters.FlatParameters."""
+        operations = (self.layernorm, self.linear)
+        for each in operations:
+            each.flat = parameters
+        try:
+            yield
+        finally:
+            for each in operations:
+                each.flat = None
+
+    @contextmanager
     def unchecked(self) -> Iterator[None]:
         """Let indices and targets be what they are: checking them would wait for the device."""
         operations = (self.cross_entropy, self.embedding)

@@ -16,10 +16,11 @@ column_parts(const SCALAR *__restrict__ x, float *__restrict__ partial, long lon
     store_column_sums(partial, values, place);
 }
 
-/* sums[c] = the sum of partial[r, c] over the rows. Blocks of 32 x 32 threads take 32 columns. */
+/* sums[c] = the sum of partial[r, c] over the rows, which are `stride` apart. Blocks of 32 x 32
+ * threads take 32 columns: more, at sixteen bytes a thread, would leave too few blocks. */
 extern "C" __global__ void __launch_bounds__(1024)
 column_sum(const float *__restrict__ partial, SCALAR *__restrict__ sums, int rows,
-           long long columns)
+           long long columns, long long stride)
 {
     __shared__ float tile[WARP][WARP + 1];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -27,7 +28,7 @@ column_sum(const float *__restrict__ partial, SCALAR *__restrict__ sums, int row
     float sum = 0.0f;
     if (first + lane < columns)
         for (int row = warp; row < rows; row += WARP)
-            sum += partial[row * columns + first + lane];
+            sum += partial[row * stride + first + lane];
     tile[warp][lane] = sum;
     __syncthreads();
     sum = reduce_warp<Sum>(tile[lane][warp]);

@@ -1,10 +1,14 @@
 """Embedding by CUDA kernels."""
 
+from math import prod
+from typing import Any
+
 import numpy as np
 
 from kernels import embedding
 from kernels.array import Array, namespace
 from kernels.cuda_operation import (
+    MOST_COLUMNS,
     ROW_BLOCK,
     SCALARS,
     Operation,
@@ -14,8 +18,8 @@ from kernels.cuda_operation import (
 )
 from kernels.launcher import Launcher
 
-TABLE_ROWS, COLUMNS = 32, 128
-"""The part of the gradient that a block adds up."""
+BLOCK_ROWS = ROW_BLOCK // 32
+"""Rows of the table whose gradient a block adds up, and rows that it makes: a warp's each."""
 
 MOST_BLOCKS = 1024
 
@@ -32,80 +36,101 @@ class Embedding(Operation):
         super().__init__(launcher)
         self.check, self.atomics = check, atomics
 
-    def forward(self, idx: Array, weight: Array) -> Array:
+    def forward(
+        self,
+        idx: Array,
+        weight: Array,
+        addend: Array | None = None,
+        dtype: np.dtype | None = None,
+    ) -> Array:
         """See embedding.forward."""
-        if not serves(weight):
-            return embedding.forward(idx, weight)
+        dtype = weight.dtype if dtype is None else dtype
+        if not (serves(weight, addend) and _rounds(weight.dtype, dtype)):
+            return embedding.forward(idx, weight, addend, dtype)
         rows, columns = weight.shape
         if self.check:
             embedding.check_indices(idx, rows, "embedding: index")
         weight, indices = contiguous(weight), contiguous(idx).astype(np.int64, copy=False)
-        out = namespace(weight).empty((*idx.shape, columns), weight.dtype)
+        addend = None if addend is None else contiguous(addend)
+        period = 1 if addend is None else max(1, prod(addend.shape[:-1]))
+        out = namespace(weight).empty((*idx.shape, columns), dtype)
         self.launch(
             "embedding",
             "embedding_forward",
-            (-(-idx.size // 8),),
+            (-(-idx.size // BLOCK_ROWS),),
             ROW_BLOCK,
             indices,
             weight,
+            addend,
             out,
             np.int64(idx.size),
+            np.int64(period),
             np.int64(rows),
             np.int32(columns),
-            SCALAR=SCALARS[weight.dtype.name],
-            VECTOR=vector_width(columns, weight, out),
+            **_macros(out, weight.dtype, weight, addend),
         )
         return out
 
-    def backward(self, grad: Array, idx: Array, rows: int) -> Array:
+    def backward(self, grad: Array, idx: Array, rows: int, dtype: np.dtype | None = None) -> Array:
         """See embedding.backward."""
-        if not serves(grad):
-            return embedding.backward(grad, idx, rows)
+        dtype = grad.dtype if dtype is None else dtype
+        if not (serves(grad) and _rounds(dtype, grad.dtype)):
+            return embedding.backward(grad, idx, rows, dtype)
         xp = namespace(grad)
         grad, indices = contiguous(grad), contiguous(idx).astype(np.int64, copy=False)
         columns = grad.shape[-1]
+        sizes = np.int64(rows), np.int32(columns)
+        macros = _macros(grad, dtype)
         if self.atomics:
-            return self._backward_atomic(grad, indices, rows)
-        across, down = -(-columns // COLUMNS), -(-rows // TABLE_ROWS)
+            sums = xp.zeros((rows, columns), np.float32)
+            self.launch(
+                "embedding",
+                "embedding_backward_atomic",
+                (-(-idx.size // BLOCK_ROWS),),
+                ROW_BLOCK,
+                *(grad, indices, sums, np.int64(idx.size)),
+                *sizes,
+                **macros,
+            )
+            return sums.astype(dtype, copy=False)
+        down, across = -(-rows // BLOCK_ROWS), -(-columns // (32 * macros["VECTOR"]))
         # Enough blocks to fill a device, each with whole stretches of indices.
-        parts = max(1, min(-(-idx.size // COLUMNS), MOST_BLOCKS // max(1, across * down)))
-        part = -(-idx.size // (parts * COLUMNS)) * COLUMNS
-        shape = (rows, columns)
-        partial = xp.empty((parts, *shape), np.float32) if parts > 1 else None
-        result = xp.empty(shape, grad.dtype) if partial is None else None
+        parts = max(1, min(-(-idx.size // ROW_BLOCK), MOST_BLOCKS // max(1, down * across)))
+        part = -(-idx.size // (parts * ROW_BLOCK)) * ROW_BLOCK
+        partial = xp.empty((parts, rows, columns), np.float32) if parts > 1 else None
+        result = xp.empty((rows, columns), dtype) if partial is None else None
         self.launch(
             "embedding",
             "embedding_backward",
-            (across, down, parts),
-            COLUMNS,
-            grad,
-            indices,
-            result,
-            partial,
-            np.int64(idx.size),
-            np.int64(part),
-            np.int64(rows),
-            np.int32(columns),
-            SCALAR=SCALARS[grad.dtype.name],
-            VECTOR=1,
-        )
-        return result if partial is None else self.sum_rows(partial, shape, grad.dtype)
-
-    def _backward_atomic(self, grad: Array, indices: Array, rows: int) -> Array:
-        columns = grad.shape[-1]
-        sums = namespace(grad).zeros((rows, columns), np.float32)
-        self.launch(
-            "embedding",
-            "embedding_backward_atomic",
-            (-(-indices.size // 8),),
+            (down, across, parts),
             ROW_BLOCK,
-            grad,
-            indices,
-            sums,
-            np.int64(indices.size),
-            np.int64(rows),
-            np.int32(columns),
-            SCALAR=SCALARS[grad.dtype.name],
-            VECTOR=1,
+            *(grad, indices, result, partial, np.int64(idx.size), np.int64(part)),
+            *sizes,
+            **macros,
         )
-        return sums.astype(grad.dtype, copy=False)
+        return result if partial is None else self.sum_rows(partial, (rows, columns), dtype)
+
+    def backward_addend(
+        self, grad: Array, shape: tuple[int, ...], dtype: np.dtype | None = None
+    ) -> Array:
+        """See embedding.backward_addend."""
+        dtype = grad.dtype if dtype is None else dtype
+        columns = prod(shape)
+        if not (serves(grad) and _rounds(dtype, grad.dtype) and 0 < columns <= MOST_COLUMNS):
+            return embedding.backward_addend(grad, shape, dtype)
+        matrix = contiguous(grad).reshape(grad.size // columns, columns)
+        return self.sum_columns(matrix, dtype).reshape(shape)
+
+
+def _rounds(table: np.dtype, dtype: np.dtype) -> bool:
+    """Return whether kernels make numbers of this dtype from a table of that one."""
+    return dtype == table or (table.name, dtype.name) == ("float32", "bfloat16")
+
+
+def _macros(rows: Array, table: np.dtype, *others: Array | None) -> dict[str, Any]:
+    """Return the macros for these rows; what kernels write begins at sixteen bytes anyway."""
+    return {
+        "SCALAR": SCALARS[rows.dtype.name],
+        "TABLE": SCALARS[table.name],
+        "VECTOR": vector_width(rows.shape[-1], rows, *others),
+    }

@@ -69,9 +69,18 @@ class Operation:
         )
         return self.sum_rows(partial, (columns,), dtype)
 
-    def sum_rows(self, partial: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`."""
-        sums = namespace(partial).empty(shape, dtype)
+    def sum_rows(
+        self,
+        partial: Array,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        out: Array | None = None,
+    ) -> Array:
+        """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`.
+
+        Where that has fewer numbers than a row, the row's first are meant.
+        """
+        sums = namespace(partial).empty(shape, dtype) if out is None else out
         self.launch(
             "column_sum",
             "column_sum",
@@ -81,6 +90,7 @@ class Operation:
             sums,
             np.int32(len(partial)),
             np.int64(sums.size),
+            np.int64(prod(partial.shape[1:])),
             SCALAR=SCALARS[dtype.name],
         )
         return sums

@@ -4,8 +4,6 @@ Sums are float32. `tf32` says whether float32 products may round their operands 
 the point, for which GPUs have units that are several times faster.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from math import prod
 
 import numpy as np
@@ -14,7 +12,8 @@ from kernels import linear, matmul
 from kernels.array import Array
 from kernels.broadcast import unbroadcast
 from kernels.cublas import Products
-from kernels.cuda_operation import Operation, address, contiguous
+from kernels.cuda_operation import Operation, contiguous
+from kernels.cuda_parameters import FlatParameters
 from kernels.launcher import Launcher
 
 
@@ -65,20 +64,7 @@ class Linear(Operation):
     def __init__(self, launcher: Launcher, products: Products, tf32: bool = False) -> None:
         super().__init__(launcher)
         self.products, self.tf32 = products, tf32
-        self._flat: _Flat | None = None
-
-    @contextmanager
-    def using(self, flat: Array, parameters: Iterable[tuple[Array, Array]]) -> Iterator[None]:
-        """Compute with parameters that lie side by side in `flat` and do not change meanwhile.
-
-        So they need to be rounded to bfloat16 but once, all together. `parameters` are each one's
-        array and the buffer to which the first gradient of a weight is written at once.
-        """
-        self._flat = _Flat(flat, parameters)
-        try:
-            yield
-        finally:
-            self._flat = None
+        self.flat: FlatParameters | None = None
 
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """See linear.forward."""
@@ -104,7 +90,7 @@ class Linear(Operation):
             product = self.products.multiply(rows, low, tf32=self.tf32)
             grad_x = product.reshape(*grad.shape[:-1], weight.shape[1])
         if needs[1] and x is not None:
-            out = None if self._flat is None or weight is None else self._flat.buffer(weight)
+            out = None if self.flat is None or weight is None else self.flat.buffer(weight)
             grad_weight = self.products.multiply(
                 rows.T, _rows(x), dtype=dtype, tf32=self.tf32, out=out
             )
@@ -114,34 +100,8 @@ class Linear(Operation):
     def _rounded(self, parameter: Array, dtype: np.dtype) -> Array:
         if parameter.dtype == dtype:
             return parameter
-        rounded = None if self._flat is None else self._flat.rounded(parameter, dtype)
+        rounded = None if self.flat is None else self.flat.rounded(parameter, dtype)
         return parameter.astype(dtype) if rounded is None else rounded
-
-
-class _Flat:
-    """The buffers of parameters that do not change for a while: see Linear.using."""
-
-    def __init__(self, flat: Array, parameters: Iterable[tuple[Array, Array]]) -> None:
-        self._flat = flat
-        self._rounded: Array | None = None
-        self._buffers = {address(array): buffer for array, buffer in parameters}
-
-    def rounded(self, parameter: Array, dtype: np.dtype) -> Array | None:
-        """Return a parameter in another dtype; None if it is not one of these."""
-        flat = self._flat
-        start = (address(parameter) - address(flat)) // flat.itemsize
-        end = start + parameter.size
-        if start < 0 or end > flat.size or not parameter.flags.c_contiguous:
-            return None
-        if self._rounded is None or self._rounded.dtype != dtype:
-            self._rounded = flat.astype(dtype)
-        return self._rounded[start:end].reshape(parameter.shape)
-
-    def buffer(self, weight: Array) -> Array | None:
-        """Return where the gradient of a weight belongs, the first time that it is asked for."""
-        buffer = self._buffers.pop(address(weight), None)
-        fits = buffer is not None and buffer.shape == weight.shape and weight.flags.c_contiguous
-        return buffer if fits else None
 
 
 def _rows(x: Array) -> Array:

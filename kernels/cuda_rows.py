@@ -21,6 +21,7 @@ from kernels.cuda_operation import (
     serves,
     vector_width,
 )
+from kernels.cuda_parameters import FlatParameters
 from kernels.embedding import check_indices
 from kernels.launcher import Launcher
 
@@ -37,6 +38,8 @@ MOST_CHANNELS = 24 * 1024
 
 class LayerNorm(Operation):
     """See layernorm.py; layernorm.cu."""
+
+    flat: FlatParameters | None = None
 
     def forward(
         self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
@@ -113,6 +116,9 @@ class LayerNorm(Operation):
         )
         if partial is None:
             return grad_x, None, None
+        if not needs[2] and weight is not None:
+            out = None if self.flat is None else self.flat.buffer(weight)
+            return grad_x, self.sum_rows(partial, (columns,), weight.dtype, out), None
         sums = self.sum_rows(partial, (2, columns), np.dtype(np.float32))
         return grad_x, sums[0] if needs[1] else None, sums[1] if needs[2] else None
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels.array import Array, namespace
+from kernels.broadcast import unbroadcast
 
 ONE_HOT_ROWS = 1024
 """Tables up to this many rows get their gradient by a one-hot product, larger ones row by row."""
@@ -20,8 +21,13 @@ def check_indices(idx: Array, rows: int, what: str) -> None:
         )
 
 
-def forward(idx: Array, weight: Array) -> Array:
-    """Return weight[idx]: integers (...,) and a table (V, C) give (..., C).
+def forward(
+    idx: Array, weight: Array, addend: Array | None = None, dtype: np.dtype | None = None
+) -> Array:
+    """Return weight[idx] + addend: integers (...,) and a table (V, C) give (..., C).
+
+    The addend, of the table's dtype, has the shape of the result's last axes, such as (T, C) for
+    what is learned of positions. The sum is rounded to `dtype`, if one is given.
 
     Raises
     ------
@@ -29,15 +35,19 @@ def forward(idx: Array, weight: Array) -> Array:
         An index is negative or not below V.
     """
     check_indices(idx, weight.shape[0], "embedding: index")
-    return weight.take(idx, axis=0)
+    y = weight.take(idx, axis=0)
+    if addend is not None:
+        y += addend
+    return y if dtype is None else y.astype(dtype, copy=False)
 
 
-def backward(grad: Array, idx: Array, rows: int) -> Array:
-    """Return dweight (V, C): the rows of dy (..., C) added up by index.
+def backward(grad: Array, idx: Array, rows: int, dtype: np.dtype | None = None) -> Array:
+    """Return dweight (V, C), of `dtype` or that of dy: the rows of dy (..., C) added up by index.
 
     The order of the sum is fixed, so the result is the same in every run.
     """
     xp = namespace(grad)
+    grad = grad if dtype is None else grad.astype(dtype, copy=False)
     idx = idx.reshape(-1)
     grad = grad.reshape(idx.size, grad.shape[-1])  # (N, C)
     if rows <= ONE_HOT_ROWS:
@@ -47,3 +57,8 @@ def backward(grad: Array, idx: Array, rows: int) -> Array:
     result = xp.zeros((rows, grad.shape[1]), dtype=grad.dtype)
     xp.add.at(result, idx, grad)
     return result
+
+
+def backward_addend(grad: Array, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Array:
+    """Return daddend of a shape, of `dtype` or that of dy: dy summed over all axes before."""
+    return unbroadcast(grad if dtype is None else grad.astype(dtype, copy=False), shape)

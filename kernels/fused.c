@@ -257,8 +257,9 @@ FUNCTION(cross_entropy_forward, "ftFFFiiii",
 FUNCTION(cross_entropy_backward, "fftfFiiii",
          cross_entropy_backward(FLOATS(0), FLOATS(1), INDICES(2), FLOATS(3), FLOATS(4), WHOLE(5),
                                 WHOLE(6), WHOLE(7), WHOLE(8)))
-RESULT(embedding_forward, "tfFiii",
-       embedding_forward(INDICES(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+RESULT(embedding_forward, "tffFiiii",
+       embedding_forward(INDICES(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5),
+                         WHOLE(6), WHOLE(7)))
 RESULT(embedding_backward, "ftFiii",
        embedding_backward(FLOATS(0), INDICES(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(adamw_update, "FfFFirrrrrrrrri",

@@ -82,8 +82,8 @@ void cross_entropy_forward(const float *logits, const int64_t *targets, float *l
 void cross_entropy_backward(const float *grad, const float *logits, const int64_t *targets,
                             const float *logsumexp, float *grad_logits, int64_t rows,
                             int64_t classes, int64_t ignored, int64_t divisor);
-int64_t embedding_forward(const int64_t *idx, const float *weight, float *y, int64_t count,
-                          int64_t rows, int64_t columns);
+int64_t embedding_forward(const int64_t *idx, const float *weight, const float *addend, float *y,
+                          int64_t count, int64_t period, int64_t rows, int64_t columns);
 int64_t embedding_backward(const float *grad, const int64_t *idx, float *grad_weight,
                            int64_t count, int64_t rows, int64_t columns);
 void adamw_update(float *parameter, const float *grad, float *exp_avg, float *exp_avg_sq,

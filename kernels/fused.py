@@ -396,22 +396,37 @@ def _int64(indices: Array) -> Array:
     return np.ascontiguousarray(indices, np.int64)
 
 
-def embedding_forward(idx: Array, weight: Array) -> Array:
+def embedding_forward(
+    idx: Array, weight: Array, addend: Array | None = None, dtype: np.dtype | None = None
+) -> Array:
     """See embedding.forward, which also serves to name an index that is out of range."""
-    if _fits(weight):
+    if _fits(weight, addend) and dtype in (None, FLOAT32):
         y = empty((*idx.shape, weight.shape[1]))
-        if compiled.embedding_forward(_int64(idx), weight, y, idx.size, *weight.shape):
+        period = 1 if addend is None else math.prod(addend.shape[:-1])
+        sizes = (idx.size, max(1, period), *weight.shape)
+        if compiled.embedding_forward(_int64(idx), weight, addend, y, *sizes):
             return y
-    return embedding.forward(idx, weight)
+    return embedding.forward(idx, weight, addend, dtype)
 
 
-def embedding_backward(grad: Array, idx: Array, rows: int) -> Array:
+def embedding_backward(grad: Array, idx: Array, rows: int, dtype: np.dtype | None = None) -> Array:
     """See embedding.backward."""
-    if _fits(grad):
+    if _fits(grad) and dtype in (None, FLOAT32):
         result = empty((rows, grad.shape[-1]))
         if compiled.embedding_backward(grad, _int64(idx), result, idx.size, *result.shape):
             return result
-    return embedding.backward(grad, idx, rows)
+    return embedding.backward(grad, idx, rows, dtype)
+
+
+def embedding_backward_addend(
+    grad: Array, shape: tuple[int, ...], dtype: np.dtype | None = None
+) -> Array:
+    """See embedding.backward_addend."""
+    if grad.shape == shape or not grad.size or not _fits(grad) or dtype not in (None, FLOAT32):
+        return embedding.backward_addend(grad, shape, dtype)
+    sums = empty(shape)
+    compiled.column_sums(grad, sums, grad.size // sums.size, sums.size)
+    return sums
 
 
 def adamw_update(
@@ -605,7 +620,11 @@ def _table() -> dict[str, Any]:
             forward=cross_entropy_forward, backward=cross_entropy_backward
         ),
         "dropout": SimpleNamespace(forward=dropout_masked, backward=dropout_masked),
-        "embedding": SimpleNamespace(forward=embedding_forward, backward=embedding_backward),
+        "embedding": SimpleNamespace(
+            forward=embedding_forward,
+            backward=embedding_backward,
+            backward_addend=embedding_backward_addend,
+        ),
         "gelu": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
         "global_norm": SimpleNamespace(forward=global_norm_forward),
         "layernorm": SimpleNamespace(forward=layernorm_forward, backward=layernorm_backward),

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from kernels.backend import bfloat16
 from models.errors import UsageError
 from tinygrad_char import functional as F
@@ -174,20 +176,20 @@ class GPT(Module):
             have two axes.
         """
         start = cache[0].length if cache else 0
-        x = self.token_embedding(idx)  # (B, T, C)
-        if x.ndim != 3:
-            raise ValueError(f"idx has shape {x.shape[:-1]}; expected (batch, time)")
-        length = x.shape[1]
-        if start + length > self.block_size:
-            raise ValueError(
-                f"{start + length} characters of context, but block_size is {self.block_size}"
-            )
-        if positions is None:
-            x = x + self.position_embedding.weight[start : start + length]  # (T, C)
+        shape = np.shape(idx)
+        if len(shape) != 2:
+            raise ValueError(f"idx has shape {shape}; expected (batch, time)")
+        end = start + shape[1]
+        if end > self.block_size:
+            raise ValueError(f"{end} characters of context, but block_size is {self.block_size}")
+        if positions is not None:
+            learned = self.position_embedding(positions)  # (T, C)
+        elif (start, end) == (0, self.block_size):
+            learned = self.position_embedding.weight
         else:
-            x = x + self.position_embedding(positions)
-        if self.low_precision:
-            x = x.astype(bfloat16())
+            learned = self.position_embedding.weight[start:end]
+        dtype = bfloat16() if self.low_precision else None
+        x = self.token_embedding(idx, learned, dtype)  # (B, T, C)
         for position, block in enumerate(self.blocks):
             x = block(x, cache[position] if cache else None)
         x = self.norm(x)

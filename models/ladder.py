@@ -55,7 +55,7 @@ class Rung(Module):
 
     def embedded(self, idx: Any) -> Tensor:
         """Return token plus position embeddings (B, T, C)."""
-        return self.tokens(idx) + self.positions(np.arange(idx.shape[1]))
+        return self.tokens(idx, self.positions(np.arange(idx.shape[1])))
 
     def features(self, idx: Any) -> Tensor:
         """Return what the head reads: (B, T, features)."""

@@ -17,6 +17,7 @@ import numpy as np
 from kernels.array import Array
 from kernels.cuda_mask import RecordedKey
 from kernels.cuda_optimizer import FACTORS
+from kernels.cuda_parameters import FlatParameters
 from tinygrad_char.autograd import is_detecting_nonfinite
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream
@@ -221,7 +222,7 @@ class _RecordedStep:
         share = 1 / len(self.inputs)
         arrays = [(each.array, each.grad_buffer.array) for each in optimizer.parameters]
         self.draws, losses = 0, []
-        with self.backend.linear.using(optimizer.flat, arrays):
+        with self.backend.using(FlatParameters(optimizer.flat, arrays)):
             for batch, seed in zip(self.inputs, self.seeds, strict=True):
                 keys = RecordedKeys(seed, self.calls)
                 losses.append(self.step._backward(batch, keys, share))

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from kernels.array import is_floating
 from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
@@ -141,9 +144,19 @@ def layer_norm(
     return neural.LayerNorm.apply(x, weight, bias, eps=eps)
 
 
-def embedding(idx: Any, weight: Tensor) -> Tensor:
-    """Return the rows of weight (V, C) named by the integers idx (...,): (..., C)."""
-    return neural.Embedding.apply(_integers("embedding", "indices", idx, weight), weight)
+def embedding(idx: Any, weight: Tensor, addend: Tensor | None = None, dtype: Any = None) -> Tensor:
+    """Return the rows of weight (V, C) named by the integers idx (...,), plus addend: (..., C).
+
+    The addend has the shape of the result's last axes; `dtype` is what the sum is rounded to, the
+    table's if None.
+    """
+    idx = _integers("embedding", "indices", idx, weight)
+    if addend is not None:
+        _same_dtype("embedding", [weight, addend])
+    dtype = weight.dtype if dtype is None else np.dtype(dtype)
+    if not is_floating(dtype):
+        raise TypeError(f"embedding: dtype {dtype}, expected one of floats")
+    return neural.Embedding.apply(idx, weight, addend, dtype=dtype)
 
 
 def cross_entropy(

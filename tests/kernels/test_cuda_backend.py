@@ -8,6 +8,7 @@ import pytest
 
 from kernels import backend, cublas, cuda
 from kernels.backend import CPU, DeviceError, backend_of, get_backend
+from kernels.cuda_parameters import FlatParameters
 from kernels.device_array import DeviceArray
 from kernels.runner.compiler import find_compiler
 from tinygrad_char import Tensor, grad, no_grad
@@ -197,6 +198,13 @@ def test_checks_come_back_after_what_is_unchecked(on_cpu):
         assert not on_cpu.cross_entropy.check
     assert on_cpu.embedding.check
     assert on_cpu.cross_entropy.check
+
+
+def test_operations_know_where_parameters_lie_for_a_while(on_cpu):
+    parameters = FlatParameters(np.zeros(3, np.float32), [])
+    with on_cpu.using(parameters):
+        assert on_cpu.linear.flat is on_cpu.layernorm.flat is parameters
+    assert on_cpu.linear.flat is on_cpu.layernorm.flat is None
 
 
 @pytest.fixture

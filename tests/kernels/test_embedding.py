@@ -25,6 +25,40 @@ def test_forward_and_backward(rows, shape):
     np.testing.assert_array_equal(result, embedding.backward(grad, idx, rows))
 
 
+@pytest.mark.parametrize("columns", [0, 1, 3, 40])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((), 1), ((7,), 1), ((7,), 2), ((3, 5), 1), ((3, 5), 2), ((3, 5), 3), ((0, 5), 2)],
+)
+def test_addend_is_added_to_the_last_axes(shape, axes, columns):
+    rng = np.random.default_rng(columns)
+    idx, weight = rng.integers(0, 9, shape), rng.standard_normal((9, columns)).astype(np.float32)
+    whole = (*shape, columns)
+    addend = rng.standard_normal(whole[-axes:]).astype(np.float32)
+    y = embedding.forward(idx, weight, addend)
+    np.testing.assert_array_equal(y, weight[idx] + addend)
+
+    grad = rng.standard_normal(whole).astype(np.float32)
+    before = tuple(range(len(whole) - axes))
+    result = embedding.backward_addend(grad, addend.shape)
+    assert result.dtype == np.float32
+    wide = grad.astype(np.float64)
+    assert_close(result, wide.sum(before), abs(wide).sum(before))
+
+
+def test_results_and_gradients_are_rounded_to_the_dtype_asked_for():
+    weight, idx = np.full((2, 2), 1 + 2.0**-20, np.float32), np.array([1, 1])
+    half = np.dtype(np.float16)
+    y = embedding.forward(idx, weight, weight, half)
+    assert (y.dtype, y.tolist()) == (half, [[2, 2], [2, 2]])
+    for result in (
+        embedding.backward(y, idx, 2, np.dtype(np.float64)),
+        embedding.backward_addend(y, (2,), np.dtype(np.float64)),
+    ):
+        assert result.dtype == np.float64
+        assert result[-1].tolist() in ([4, 4], 4)
+
+
 @pytest.mark.parametrize("rows", [5, 2000])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
 def test_one_row_many_times(rows, dtype):

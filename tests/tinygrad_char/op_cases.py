@@ -405,6 +405,12 @@ NETWORKS = [
         *((5,), (5,)),
     ),
     *one("embedding", lambda w: F.embedding(IDX, w), lambda t, w: w[t.tensor(IDX)], (4, 3)),
+    *one(
+        "embedding/addend",
+        lambda w, a: F.embedding(IDX, w, a),
+        lambda t, w, a: w[t.tensor(IDX)] + a,
+        *((4, 3), (np.shape(IDX)[-1], 3)),
+    ),
     *one("embedding/0-d", lambda w: F.embedding(2, w), lambda t, w: w[2], (4, 3)),
     *(
         Case(

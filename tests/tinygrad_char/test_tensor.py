@@ -778,6 +778,14 @@ KEY = DropoutKey(0, 0)
         (lambda: F.embedding([-1], E23), IndexError, ["embedding", "-1"]),
         (lambda: F.embedding([0.5], E23), TypeError, ["embedding", "float32", "integers"]),
         (lambda: F.embedding([0], E4), ValueError, ["embedding", "(4,)", "(rows, columns)"]),
+        (lambda: F.embedding([0], E23, E4), ValueError, ["addend", "(4,)", "(1, 3)"]),
+        (lambda: F.embedding([0], E23, Tensor(1.0)), ValueError, ["addend", "()", "(1, 3)"]),
+        (
+            lambda: F.embedding([0], E23, Tensor(np.zeros(3))),
+            TypeError,
+            ["embedding", "float32", "float64"],
+        ),
+        (lambda: F.embedding([0], E23, dtype=int), TypeError, ["embedding", "int64"]),
         (
             lambda: F.cross_entropy(E23, [0]),
             ValueError,

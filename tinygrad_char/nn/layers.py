@@ -103,9 +103,9 @@ class Embedding(Module):
         stream = (generator or default_generator()).init
         self.weight = Parameter(stream.normal(0, 1, (num_embeddings, embedding_dim)))
 
-    def forward(self, idx: Any) -> Tensor:
-        """Return the rows named by idx."""
-        return F.embedding(idx, self.weight)
+    def forward(self, idx: Any, addend: Tensor | None = None, dtype: Any = None) -> Tensor:
+        """Return the rows named by idx, plus an addend, in `dtype`: see functional.embedding."""
+        return F.embedding(idx, self.weight, addend, dtype)
 
     def extra_repr(self) -> str:
         """Return the sizes."""

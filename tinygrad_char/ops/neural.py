@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from kernels.array import Array
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.linear import rows
@@ -216,17 +218,31 @@ class LayerNorm(Function):
 class Embedding(Function):
     """Rows of a table by index, see kernels/embedding.py."""
 
-    def forward(self, idx: Array, weight: Array) -> Array:
-        """Return weight[idx]."""
+    def forward(self, idx: Array, weight: Array, addend: Array | None, *, dtype: np.dtype) -> Array:
+        """Return weight[idx] + addend; ValueError that names the shapes where they do not fit."""
         if weight.ndim != 2:
             raise ValueError(f"embedding: weight {weight.shape}; expected (rows, columns)")
+        shape = (*idx.shape, weight.shape[1])
+        if addend is not None and (
+            addend.ndim == 0 or shape[max(0, len(shape) - addend.ndim) :] != addend.shape
+        ):
+            raise ValueError(
+                f"embedding: addend {addend.shape} for rows {shape}; expected their last axes"
+            )
         self.saved = (idx,)
-        self.rows = weight.shape[0]
-        return self.backend.embedding.forward(idx, weight)
+        self.rows, self.table_dtype = weight.shape[0], weight.dtype
+        self.addend_shape = getattr(addend, "shape", ())
+        return self.backend.embedding.forward(idx, weight, addend, dtype)
 
-    def backward(self, grad: Array) -> tuple[None, Array]:
-        """Return dweight."""
-        return None, self.backend.embedding.backward(grad, self.saved[0], self.rows)
+    def backward(self, grad: Array) -> tuple[None, Array | None, Array | None]:
+        """Return dweight, daddend."""
+        embedding, dtype = self.backend.embedding, self.table_dtype
+        _, need_weight, need_addend = self.needs
+        return (
+            None,
+            embedding.backward(grad, self.saved[0], self.rows, dtype) if need_weight else None,
+            embedding.backward_addend(grad, self.addend_shape, dtype) if need_addend else None,
+        )
 
 
 class CrossEntropy(Function):

@@ -13,6 +13,7 @@ from kernels import cublas, linear, matmul
 from kernels.backend import DeviceError
 from kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, Handles, Products
 from kernels.cuda_operation import Operation
+from kernels.cuda_parameters import FlatParameters
 from kernels.cuda_products import Linear, MatMul
 from kernels.numpy_cublas import INVALID_VALUE, NumpyCublas
 
@@ -283,15 +284,14 @@ def test_parameters_of_one_buffer_are_rounded_once(launcher, products):
     bias = flat[24:28]
     ours = Linear(launcher, products)
     x = np.ones((2, 3), BF16)
-    with ours.using(flat, []):
-        y = ours.forward(x, first, bias)
-        z = ours.forward(y, second, None)
-        assert ours._rounded(first, BF16).base is ours._rounded(bias, BF16).base is not None
-        assert ours._rounded(elsewhere, BF16).base is None
-        assert ours._rounded(first.T, BF16).tolist() == first.T.tolist()
+    ours.flat = FlatParameters(flat, [])
+    y = ours.forward(x, first, bias)
+    z = ours.forward(y, second, None)
+    assert ours._rounded(first, BF16).base is ours._rounded(bias, BF16).base is not None
+    assert ours._rounded(elsewhere, BF16).base is None
+    assert ours._rounded(first.T, BF16).tolist() == first.T.tolist()
     np.testing.assert_array_equal(y, Linear(launcher, products).forward(x, first, bias))
     np.testing.assert_array_equal(z, Linear(launcher, products).forward(y, second, None))
-    assert ours._rounded(first, BF16).base is None
 
 
 def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, products):
@@ -301,12 +301,12 @@ def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, pr
     ours = Linear(launcher, products)
     grad, x = np.ones((2, 4), np.float32), np.full((2, 3), 2, np.float32)
     needs = (True, True, False)
-    with ours.using(flat, [(weight, buffer), (square, grads[:4].reshape(2, 2))]):
-        assert ours.backward(grad, x, weight, needs)[1] is buffer
-        again = ours.backward(grad, x, weight, needs)[1]
-        assert not np.may_share_memory(again, buffer)
-        transposed = ours.backward(grad[:, :2], x[:, :2], square.T, needs)[1]
-        assert not np.may_share_memory(transposed, grads)
+    ours.flat = FlatParameters(flat, [(weight, buffer), (square, grads[:4].reshape(2, 2))])
+    assert ours.backward(grad, x, weight, needs)[1] is buffer
+    again = ours.backward(grad, x, weight, needs)[1]
+    assert not np.may_share_memory(again, buffer)
+    transposed = ours.backward(grad[:, :2], x[:, :2], square.T, needs)[1]
+    assert not np.may_share_memory(transposed, grads)
     np.testing.assert_array_equal(buffer, again)
     np.testing.assert_array_equal(grads, [0] * 4 + [4] * 12)
 

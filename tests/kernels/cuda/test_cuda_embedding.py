@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from precision import DTYPES, assert_precise, draw
+from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 
 from kernels import cuda_embedding
 from kernels import embedding as reference_embedding
@@ -32,6 +32,34 @@ def test_embedding_is_its_reference(launcher, shape, rows, columns, dtype, atomi
     dweight = kernel.backward(grad, idx, rows)
     assert dweight.dtype == dtype
     assert_precise(dweight, reference_embedding.backward, (grad, idx, rows), units=16)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from([(0, 3), (1, 1), (3, 43), (5, 64)]),
+    st.integers(1, 3),
+    st.sampled_from([1, 7, 32, 130, 384]),
+    st.sampled_from([(FLOAT, FLOAT), (FLOAT, BF16), (BF16, BF16)]),
+    st.integers(0, 1000),
+)
+def test_addend_is_added_before_the_sum_is_rounded(launcher, shape, axes, columns, dtypes, seed):
+    rng = np.random.default_rng(seed)
+    table, dtype = dtypes
+    whole = (*shape, columns)
+    idx, weight = rng.integers(0, 65, shape), draw(rng, (65, columns), table)
+    addend, grad = draw(rng, whole[-axes:], table), draw(rng, whole, dtype)
+    for atomics in (False, True):
+        kernel = Embedding(launcher, atomics=atomics)
+        y = kernel.forward(idx, weight, addend, dtype)
+        exact = weight.astype(np.float32)[idx] + addend.astype(np.float32)
+        np.testing.assert_array_equal(y, exact.astype(dtype))
+        assert y.dtype == dtype
+        dweight = kernel.backward(grad, idx, 65, table)
+        assert dweight.dtype == table
+        assert_precise(dweight, reference_embedding.backward, (grad, idx, 65), units=16)
+        daddend = kernel.backward_addend(grad, addend.shape, table)
+        assert daddend.dtype == table
+        assert_precise(daddend, reference_embedding.backward_addend, (grad, addend.shape), units=16)
 
 
 @pytest.mark.parametrize("most", [1, 8, 1024])
@@ -75,14 +103,18 @@ def test_double_precision_is_the_references(launcher):
     kernel = Embedding(launcher)
     assert kernel.forward(idx, weight).dtype == np.float64
     assert kernel.backward(weight[:2], idx, 3).dtype == np.float64
+    assert kernel.backward_addend(weight[:2], (3,)).dtype == np.float64
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_check_mode_finds_nothing(checking_launcher, dtype):
     rng = np.random.default_rng(0)
     idx, kernel = rng.integers(0, 40, 300), Embedding(checking_launcher)
-    weight, grad = draw(rng, (40, 130), dtype), draw(rng, (300, 130), dtype)
-    kernel.forward(idx, weight)
-    kernel.backward(grad, idx, 40)
-    kernel.atomics = True
-    kernel.backward(grad, idx, 40)
+    for columns in (130, 264):
+        weight, addend = draw(rng, (40, columns)), draw(rng, (60, columns))
+        grad = draw(rng, (300, columns), dtype)
+        kernel.forward(idx.reshape(5, 60), weight, addend, dtype)
+        for atomics in (False, True):
+            kernel.atomics = atomics
+            kernel.backward(grad, idx, 40, FLOAT)
+        kernel.backward_addend(grad, (60, columns), FLOAT)

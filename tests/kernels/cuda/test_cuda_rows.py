@@ -10,6 +10,7 @@ from kernels import cross_entropy as reference_cross_entropy
 from kernels import cuda_rows
 from kernels import layernorm as reference_layernorm
 from kernels import softmax as reference_softmax
+from kernels.cuda_parameters import FlatParameters
 from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
 
 ROWS = st.integers(1, 20)
@@ -77,6 +78,24 @@ def test_layernorm_of_no_rows_has_zero_gradients(launcher):
     assert y.shape == x.shape
     _, *grads = kernel.backward(x, x, weight, mean, rstd, (True, True, True))
     assert all((each == np.zeros(7)).all() for each in grads)
+
+
+def test_layernorm_writes_the_gradient_of_its_weight_where_it_belongs(launcher):
+    rng = np.random.default_rng(0)
+    x, grad = draw(rng, (2, 40, 9))
+    flat, grads = draw(rng, 20), np.zeros(20, np.float32)
+    weight, buffer = flat[5:14], grads[5:14]
+    kernel = LayerNorm(launcher)
+    kernel.flat = FlatParameters(flat, [(weight, buffer)])
+    _, mean, rstd = kernel.forward(x, weight, None)
+    needs = (True, True, False)
+    written = kernel.backward(grad, x, weight, mean, rstd, needs)[1]
+    again = kernel.backward(grad, x, weight, mean, rstd, needs)[1]
+    assert written is buffer
+    assert not np.may_share_memory(again, grads)
+    np.testing.assert_array_equal(again, buffer)
+    assert not grads[:5].any()
+    assert not grads[14:].any()
 
 
 def test_layernorm_sums_more_rows_than_it_has_blocks_and_repeats_itself(launcher):

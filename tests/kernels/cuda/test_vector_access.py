@@ -1,29 +1,72 @@
 """What compilers make of accesses to several numbers at once, which no result shows."""
 
+import re
 import shutil
 import subprocess
+from itertools import groupby
 
 import pytest
 
 from kernels.launcher import FOLDER
+from kernels.variants import variants
+
+ONE_BY_ONE = {
+    "adamw_factors",  # for one thread
+    "column_sum",  # of what column_parts and others have added up: little
+    "cross_entropy_reduce",  # a number for each row
+    "cross_entropy_share",
+    "embedding_backward_atomic",  # lanes add to numbers side by side
+    "global_norm",  # of what sum_of_squares has added up
+}
+
+
+def widest():
+    """Return each file of memory-bound kernels with, by dtype, its variant that moves the most."""
+    for path in sorted(FOLDER.glob("*.cu")):
+        if path.stem in ("attention", "sampling"):  # one copies tiles, the other has few numbers
+            continue
+        by_dtype = groupby(
+            variants(path.read_text()), key=lambda macros: dict(macros).get("SCALAR")
+        )
+        for _, group in by_dtype:
+            yield max(
+                ((path.stem, macros) for macros in group),
+                key=lambda case: int(dict(case[1]).get("VECTOR", 1)),
+            )
 
 
 @pytest.fixture(scope="module")
-def nvcc():
-    found = shutil.which("nvcc")
-    if found is None:
+def accesses(tmp_path_factory):
+    """Return a function that gives the accesses to global memory of each kernel of a file."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
         pytest.skip("nvcc is not on this machine")
-    return found
+    output = tmp_path_factory.mktemp("ptx") / "kernels.ptx"
+
+    def compiled(source, macros):
+        options = ["-ptx", "-arch=sm_90", "-std=c++17", f"-I{FOLDER}", "-o", str(output)]
+        options += [f"-D{name}={value}" for name, value in macros]
+        subprocess.run([nvcc, *options, str(FOLDER / f"{source}.cu")], check=True)
+        _, *kernels = output.read_text().split(".entry")
+        return {
+            kernel.split("(")[0].strip(): re.findall(r"\b(?:ld|st)\.global\.\S+", kernel)
+            for kernel in kernels
+        }
+
+    return compiled
 
 
-@pytest.mark.parametrize(("scalar", "width"), [("float", "v4"), ("__nv_bfloat16", "v2")])
-@pytest.mark.parametrize("source", ["dropout", "bias_activation"])
-def test_four_numbers_are_written_by_one_instruction(nvcc, tmp_path, source, scalar, width):
-    output = tmp_path / "kernel.ptx"
-    macros = [f"-DSCALAR={scalar}", "-DACTIVATION=RELU"]
-    command = [nvcc, "-ptx", "-arch=sm_90", "-std=c++17", f"-I{FOLDER}", *macros, "-o", str(output)]
-    subprocess.run([*command, str(FOLDER / f"{source}.cu")], check=True)
-    _, kernel, *_ = output.read_text().split(".entry")  # the first kernel's
-    stores = [line.split()[0] for line in kernel.splitlines() if line.strip().startswith("st.g")]
-    assert stores.count(f"st.global.{width}.b32") == 4  # four rows
-    assert len(stores) == 4 + 16  # and where rows end anywhere, one by one
+@pytest.mark.parametrize(("source", "macros"), list(widest()))
+def test_kernels_move_sixteen_bytes_at_a_time(accesses, source, macros):
+    for kernel, found in accesses(source, macros).items():
+        assert any(".v4." in each for each in found) == (kernel not in ONE_BY_ONE), kernel
+        assert not any(".v2." in each for each in found), kernel
+
+
+@pytest.mark.parametrize(("scalar", "rounds"), [("float", 4), ("__nv_bfloat16", 2)])
+@pytest.mark.parametrize("source", ["dropout", "bias_activation", "residual"])
+def test_a_tile_is_written_by_one_instruction_for_each_row(accesses, source, scalar, rounds):
+    macros = {"SCALAR": scalar, "ACTIVATION": "RELU", "DROPOUT": 1}.items()
+    stores = [each for each in next(iter(accesses(source, macros).values())) if each[:2] == "st"]
+    assert stores.count("st.global.v4.b32") == rounds
+    assert len(stores) == rounds + 16  # and where rows end anywhere, one by one
