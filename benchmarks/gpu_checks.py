@@ -132,11 +132,12 @@ def checks(quick: bool) -> Iterator[Check]:
         logits = {"x": draw(5, length), "idx": targets}
         yield Check("cross_entropy", case, _cross_entropy, logits)
         yield Check("cross_entropy", f"one pass {case}", _cross_entropy_in_one_pass, logits)
-        indices = rng.integers(0, 7, 3 * length)
-        table = {"table": draw(7, 24), "idx": indices, "grad": draw(3 * length, 24)}
+        indices = rng.integers(0, 7, (3, length))
+        tables = {"table_": draw(7, 24), "positions_": draw(length, 24)}
+        sums = {"idx": indices, **tables, "grad": draw(3, length, 24)}
         for name, atomics in ORDERS.items():
-            case = f"{3 * length} of (7, 24){name}"
-            yield Check("embedding", case, _embedding, table, atomics=atomics)
+            case = f"(3, {length}) of (7, 24){name}"
+            yield Check("embedding", case, _embedding, sums, atomics=atomics)
         state = {
             "p_": draw(length),
             "g_": draw(length),
@@ -209,8 +210,12 @@ def _cross_entropy_in_one_pass(ops: Any, i: Any) -> list[Array]:
 
 
 def _embedding(ops: Any, i: Any) -> list[Array]:
-    rows = i.table.shape[0]
-    return [ops.embedding.forward(i.idx, i.table), ops.embedding.backward(i.grad, i.idx, rows)]
+    table, positions = i.table_, i.positions_
+    return [
+        ops.embedding.forward(i.idx, table, positions, i.grad.dtype),
+        ops.embedding.backward(i.grad, i.idx, len(table), table.dtype),
+        ops.embedding.backward_addend(i.grad, positions.shape, table.dtype),
+    ]
 
 
 def _adamw(ops: Any, i: Any) -> list[Array]:

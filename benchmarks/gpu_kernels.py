@@ -198,18 +198,32 @@ def _moving(
     sequences = x.reshape(-1, min(512, rows), channels)
     yield "running_mean", 2 * size, lambda: ops.running_mean.forward(sequences)
     yield "running_mean backward", 2 * size, lambda: ops.running_mean.backward(sequences)
-    table = draw(backend, (sizes.vocabulary, channels), dtype)
-    letters = backend.from_numpy(rng.integers(0, sizes.vocabulary, rows))
-    yield "embedding", size + letters.nbytes, lambda: ops.embedding.forward(letters, table)
-    words = backend.from_numpy(rng.integers(0, sizes.words, rows))
+    table, positions = (
+        draw(backend, shape, single)
+        for shape in ((sizes.vocabulary, channels), sequences.shape[1:])
+    )
+    letters, words = (
+        backend.from_numpy(rng.integers(0, count, sequences.shape[:2]))
+        for count in (sizes.vocabulary, sizes.words)
+    )
+    yield (
+        "embedding of letters and positions",
+        size + letters.nbytes + positions.nbytes,
+        lambda: ops.embedding.forward(letters, table, positions, dtype),
+    )
+    yield (
+        "embedding backward of positions",
+        size + positions.nbytes,
+        lambda: ops.embedding.backward_addend(sequences, positions.shape, single),
+    )
     for name, indices, count in (
         ("embedding backward", letters, sizes.vocabulary),
         (f"embedding backward of {sizes.words} rows", words, sizes.words),
     ):
-        moved = size + indices.nbytes + count * channels * dtype.itemsize
+        moved = size + indices.nbytes + count * channels * single.itemsize
 
         def add_up(indices: Array = indices, count: int = count) -> Array:
-            return ops.embedding.backward(grad, indices, count)
+            return ops.embedding.backward(sequences, indices, count, single)
 
         yield name, moved, add_up
         yield f"{name}, atomic", moved, partial(_in_order, backend, True, add_up)
