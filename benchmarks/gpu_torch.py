@@ -36,7 +36,7 @@ from benchmarks.gpu_training import (
     step_count,
 )
 from benchmarks.torch_models import TorchGPT
-from models.batches import random_batch
+from models.batches import RandomBatches
 from models.config import TrainConfig
 from models.gpt import GPT
 from tinygrad_char.random import Generator
@@ -163,7 +163,7 @@ def step_row(
         tuned = {"mode": "max-autotune"} if device == "cuda" else {"backend": "eager"}
         model = torch.compile(module, **tuned)  # type: ignore[call-overload]
     shape = config.gpt.block_size, config.batch_size
-    stream = Generator(config.seed).batches
+    batches = RandomBatches(split.train, *shape, Generator(config.seed).batches)
 
     def losses(batch: Any) -> Any:
         x, y = (torch.from_numpy(each).to(device, non_blocking=True) for each in batch)
@@ -171,11 +171,12 @@ def step_row(
             return model(x, y)
 
     def update() -> float:
-        loss = losses(random_batch(split.train, *shape, stream))
+        loss = losses(*batches.draw())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
         optimizer.step()
+        batches.draw_ahead()  # as in our step, while the device computes
         return loss.item()
 
     row: Row = {"precision": precision}

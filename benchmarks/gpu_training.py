@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.gpu_timing import Case, Row
 from kernels.backend import Backend
-from models.batches import Split, random_batch, split_corpus, whole_split
+from models.batches import RandomBatches, Split, random_batch, split_corpus, whole_split
 from models.build import build_model
 from models.config import PRESETS, TrainConfig
 from tinygrad_char.autograd import no_grad
@@ -45,6 +45,8 @@ class Training:
             self.loss, self.optimizer, self.generator.dropout, max_norm=config.clip or math.inf
         )
         self.updates = 0
+        size = config.gpt.block_size, config.batch_size
+        self.batches = RandomBatches(split.train, *size, self.generator.batches)
 
     def loss(self, x: Any, y: Any) -> Any:
         """Return the mean loss of a batch."""
@@ -52,10 +54,9 @@ class Training:
 
     def update(self) -> float:
         """Make one update and return the loss before it."""
-        shape = self.config.gpt.block_size, self.config.batch_size
         self.optimizer.set_lr(self.schedule(self.updates))
         self.updates += 1
-        return self.step(*random_batch(self.split.train, *shape, self.generator.batches)).loss
+        return self.step.accumulated(self.batches.draw(), self.batches.draw_ahead).loss
 
     def first_loss(self) -> float:
         """Return the loss of the first batch without dropout, to compare with others' models."""

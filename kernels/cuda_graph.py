@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
+
 Allocator = Callable[[int], Any]
 
 
@@ -51,6 +53,10 @@ class Recorder:
                 raise
             graph = stream.end_capture()
         return result, graph.launch
+
+    def host_buffer(self, size: int) -> np.ndarray:
+        """Return so many bytes of the host, of memory that the device reads at once (pinned)."""
+        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
 
     @contextmanager
     def _recording_stream(self) -> Iterator[Any]:

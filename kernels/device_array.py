@@ -86,6 +86,10 @@ class DeviceArray(np.ndarray):
 class Recorder:
     """Records what a function does on the device; has the methods of cuda_graph.Recorder."""
 
+    def host_buffer(self, size: int) -> np.ndarray:
+        """Return so many bytes of the host."""
+        return np.empty(size, np.uint8)
+
     def warm_up(self, function: Callable[[], Any]) -> Any:
         """Call the function."""
         return function()

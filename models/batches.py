@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from models.errors import UsageError
+from tinygrad_char.random import Stream
+
+Batch = tuple[np.ndarray, np.ndarray]
 
 
 class IntegerStream(Protocol):
@@ -50,7 +53,7 @@ def split_corpus(tokens: np.ndarray, block_size: int, fraction: float = 0.9) -> 
 
 def random_batch(
     tokens: np.ndarray, block_size: int, batch_size: int, stream: IntegerStream
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Batch:
     """Draw `batch_size` windows, each start equally likely, with replacement.
 
     Parameters
@@ -84,7 +87,45 @@ def random_batch(
     return x, y
 
 
-def cut_batch(x: np.ndarray, y: np.ndarray, shards: int) -> list[tuple[np.ndarray, np.ndarray]]:
+class RandomBatches:
+    """Random batches of a token sequence, which may be drawn before they are asked for.
+
+    Parameters
+    ----------
+    tokens, block_size, batch_size
+        See `random_batch`.
+    stream
+        Whose state decides: what was drawn ahead is drawn anew if it has changed since.
+    """
+
+    def __init__(
+        self, tokens: np.ndarray, block_size: int, batch_size: int, stream: Stream
+    ) -> None:
+        self._arguments = (tokens, block_size, batch_size, stream)
+        self._stream = stream
+        self._ahead: tuple[dict[str, Any], list[Batch], dict[str, Any]] | None = None
+
+    def draw(self, count: int = 1) -> list[Batch]:
+        """Return the next batches."""
+        if self._ahead is not None:
+            before, batches, after = self._ahead
+            self._ahead = None
+            if len(batches) == count and before == self._stream.get_state():
+                self._stream.set_state(after)
+                return batches
+        return [random_batch(*self._arguments) for _ in range(count)]
+
+    def draw_ahead(self, count: int = 1) -> None:
+        """Draw what `draw` will return, and leave the stream as it is."""
+        before = self._stream.get_state()
+        try:
+            batches = self.draw(count)
+            self._ahead = (before, batches, self._stream.get_state())
+        finally:
+            self._stream.set_state(before)
+
+
+def cut_batch(x: np.ndarray, y: np.ndarray, shards: int) -> list[Batch]:
     """Cut a batch in `shards` parts of about equal size, or in single windows if it has fewer."""
     parts = min(shards, len(x))
     size, longer = divmod(len(x), parts)  # the first parts take what is left over

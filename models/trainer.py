@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from kernels.backend import get_backend
-from models.batches import Split, cut_batch, random_batch
+from models.batches import RandomBatches, Split, cut_batch
 from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model
 from models.config import TrainConfig
 from models.errors import RunError
@@ -100,6 +98,7 @@ class Trainer:
         self.best_loss, self.best_step = math.inf, 0
         self.evaluated = False
         size = (config.gpt.block_size, config.batch_size)
+        self._batches = RandomBatches(split.train, *size, self.generator.batches)
         self._fixed = [fixed_batches(part, *size, config.eval_batches) for part in split]
 
     def update(self) -> Update:
@@ -115,8 +114,10 @@ class Trainer:
         lr = self.schedule(self.step)
         self.optimizer.set_lr(lr)
         if self.recorded:
-            batches = [self._batch() for _ in range(self.config.accumulate)]
-            loss, norm = self.recorded.accumulated(batches)
+            count = self.config.accumulate
+            loss, norm = self.recorded.accumulated(
+                self._batches.draw(count), meanwhile=lambda: self._batches.draw_ahead(count)
+            )
         else:
             loss, norm = self._backward(), math.nan
             if math.isfinite(loss):
@@ -135,8 +136,8 @@ class Trainer:
         config = self.config
         self.optimizer.zero_grad()
         shards = []
-        for _ in range(config.accumulate):
-            shards += cut_batch(*self._batch(), self.shards)
+        for batch in self._batches.draw(config.accumulate):
+            shards += cut_batch(*batch, self.shards)
         return parallel.backward(
             self.loss,
             shards,
@@ -145,12 +146,6 @@ class Trainer:
             workers=self.workers,
             dropout=self.generator.dropout,
             flat_grad=self.optimizer.flat_grad,
-        )
-
-    def _batch(self) -> tuple[np.ndarray, np.ndarray]:
-        config = self.config
-        return random_batch(
-            self.split.train, config.gpt.block_size, config.batch_size, self.generator.batches
         )
 
     def _diverged(self, what: str, value: float, repeat: Callable[[], object]) -> DivergedError:

@@ -1,9 +1,9 @@
 """A training step that a device records once, as one graph, and replays.
 
-Recorded work gets the same memory each time. So what changes from step to step is written into
-arrays of fixed place before a replay: the batches, the learning rates, the number of steps so far
-and of dropout calls so far. Nothing in the step may read a value: the gradients are clipped, and
-the step counted, on the device.
+Recorded work gets the same memory each time. So what changes from step to step is in arrays of
+fixed place, which one copy fills before a replay: the batches, the learning rates, the number of
+steps so far and of dropout calls so far. Nothing in the step may read a value: the gradients are
+clipped, and the step counted, on the device.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.array import Array
+from kernels.backend import Backend
 from kernels.cuda_mask import RecordedKey
 from kernels.cuda_optimizer import FACTORS
 from kernels.cuda_parameters import FlatParameters
@@ -24,6 +25,9 @@ from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
 Batch = tuple[np.ndarray, ...]
+
+ALIGNMENT = 16
+"""Bytes; what the widest access of a kernel needs."""
 
 
 class StepResult(NamedTuple):
@@ -80,8 +84,13 @@ class TrainingStep:
         """Make one update from a batch; one with a norm that is not finite changes no weight."""
         return self.accumulated([batch])
 
-    def accumulated(self, batches: Sequence[Batch]) -> StepResult:
-        """Make one update from several batches; the loss is the mean of theirs."""
+    def accumulated(
+        self, batches: Sequence[Batch], meanwhile: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """Make one update from several batches; the loss is the mean of theirs.
+
+        A replay calls `meanwhile` while the device computes.
+        """
         if is_detecting_nonfinite() or self.reason is not None or not self._computed:
             self._computed = True
             return self._compute(batches)
@@ -97,7 +106,7 @@ class TrainingStep:
             self.note(f"each operation is launched by itself, not as one graph: {self.reason}")
             return self._compute(batches)
         assert self._recorded is not None
-        return self._recorded.run(batches)
+        return self._recorded.run(batches, meanwhile)
 
     def _compute(self, batches: Sequence[Batch]) -> StepResult:
         optimizer = self.optimizer
@@ -153,24 +162,46 @@ class RecordedKeys:
         return RecordedKey(self.seed, self.calls, self.recorded)
 
 
+class _Fixed:
+    """Arrays of fixed place on the device, side by side, so that one copy fills all of them."""
+
+    def __init__(self, backend: Backend, arrays: Sequence[np.ndarray]) -> None:
+        ends = np.cumsum([-(-each.nbytes // ALIGNMENT) * ALIGNMENT for each in arrays]).tolist()
+        self._host = backend.recorder.host_buffer(ends[-1])
+        self._device = backend.xp.empty(ends[-1], np.uint8)
+        self.host, self.device = (
+            [
+                memory[start : start + each.nbytes].view(each.dtype).reshape(each.shape)
+                for each, start in zip(arrays, [0, *ends], strict=False)
+            ]
+            for memory in (self._host, self._device)
+        )
+
+    def fill(self, arrays: Sequence[np.ndarray]) -> None:
+        """Give the arrays on the device these values."""
+        for target, each in zip(self.host, arrays, strict=True):
+            np.copyto(target, each)
+        self._device.set(self._host)
+
+
 class _RecordedStep:
     """A step on arrays of fixed place, and what replays it once it is recorded."""
 
     def __init__(self, step: TrainingStep, batches: Sequence[Batch]) -> None:
         self.step = step
         self.backend = step.optimizer.parameters[0].backend
-        xp, groups = self.backend.xp, step.optimizer.groups
-        self.inputs = [
-            [Tensor(each, device=self.backend.name) for each in batch] for batch in batches
-        ]
-        self.calls = xp.zeros(1, np.uint64)
-        self.updates = [xp.zeros(1, np.int64) for _ in groups]
-        self.rates = [xp.zeros(1, np.float64) for _ in groups]
-        self.factors = [xp.zeros(FACTORS, np.float32) for _ in groups]
+        groups = step.optimizer.groups
+        self.fixed = _Fixed(self.backend, self._changing(batches))
+        self.calls, *rest = self.fixed.device
+        self.rates, rest = rest[: len(groups)], rest[len(groups) :]
+        self.updates, rest = rest[: len(groups)], rest[len(groups) :]
+        inputs = map(step.optimizer.parameters[0]._result, rest)
+        self.inputs = [[next(inputs) for _ in batch] for batch in batches]
+        self.factors = [self.backend.xp.zeros(FACTORS, np.float32) for _ in groups]
         self.seeds = self._seeds()
         self.draws = 0
         self.replay: Callable[[], None] | None = None
-        self.results: tuple[Array, Array] | None = None
+        self.results: Array | None = None
 
     def fits(self, batches: Sequence[Batch]) -> bool:
         """Return whether the fixed arrays take these batches, and the dropout keys are the same."""
@@ -184,7 +215,7 @@ class _RecordedStep:
 
     def warm_up(self, batches: Sequence[Batch]) -> StepResult:
         """Make an update where recordings are made."""
-        self._load(batches)
+        self.fixed.fill(self._changing(batches))
         return self._finish(self.backend.recorder.warm_up(self._work))
 
     def record(self) -> str | None:
@@ -196,42 +227,42 @@ class _RecordedStep:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def run(self, batches: Sequence[Batch]) -> StepResult:
+    def run(self, batches: Sequence[Batch], meanwhile: Callable[[], None]) -> StepResult:
         """Make an update by a replay."""
         assert self.replay is not None
         assert self.results is not None
-        self._load(batches)
+        self.fixed.fill(self._changing(batches))
         self.replay()
+        meanwhile()
         return self._finish(self.results)
 
-    def _load(self, batches: Sequence[Batch]) -> None:
-        for targets, batch in zip(self.inputs, batches, strict=True):
-            for target, each in zip(targets, batch, strict=True):
-                target.array.set(each)
+    def _changing(self, batches: Sequence[Batch]) -> list[np.ndarray]:
+        """Return what differs from step to step: dropout calls, rates, updates, and batches."""
         optimizer = self.step.optimizer
-        for group, rate, updates in zip(optimizer.groups, self.rates, self.updates, strict=True):
-            rate[...] = group.options["lr"]
-            updates[...] = int(optimizer.updates[0])
         with self.step.dropout.shards(1) as (keys,):
-            self.calls[...] = keys.calls
+            calls = np.array([keys.calls], np.uint64)
+        rates = [np.array([group.options["lr"]], np.float64) for group in optimizer.groups]
+        updates = [optimizer.updates[:1] for _ in optimizer.groups]
+        return [calls, *rates, *updates, *(each for batch in batches for each in batch)]
 
-    def _work(self) -> tuple[Array, Array]:
+    def _work(self) -> Array:
         """Do the whole step on the device; return loss and norm there."""
         optimizer = self.step.optimizer
         optimizer.zero_grad()
         share = 1 / len(self.inputs)
         arrays = [(each.array, each.grad_buffer.array) for each in optimizer.parameters]
-        self.draws, losses = 0, []
+        self.draws = 0
+        losses: list[Array] = []
         with self.backend.using(FlatParameters(optimizer.flat, arrays)):
             for batch, seed in zip(self.inputs, self.seeds, strict=True):
                 keys = RecordedKeys(seed, self.calls)
                 losses.append(self.step._backward(batch, keys, share))
                 self.draws = max(self.draws, keys.calls)
-        loss = sum(losses[1:], start=losses[0])
+        loss: Any = sum(losses[1:], start=losses[0])
         norm = self.backend.global_norm.forward(optimizer.flat_grad)
         for number in range(len(optimizer.groups)):
             self._update(number, norm)
-        return loss, norm
+        return self.backend.xp.stack((loss.reshape(()), norm.reshape(())))
 
     def _update(self, number: int, norm: Array) -> None:
         optimizer: Any = self.step.optimizer
@@ -249,9 +280,9 @@ class _RecordedStep:
             *(each[span] for each in flat), factors, eps=group.options["eps"], **options
         )
 
-    def _finish(self, results: tuple[Array, Array]) -> StepResult:
+    def _finish(self, results: Array) -> StepResult:
         """Read the results and count on the host what the device has counted."""
-        loss, norm = (float(each) for each in results)
+        loss, norm = self.backend.to_numpy(results).tolist()
         with self.step.dropout.shards(1) as (keys,):
             keys.calls += self.draws
         if math.isfinite(norm):

@@ -49,6 +49,7 @@ class FakeCupy:
             Stream=self.stream,
             get_current_stream=lambda: self.current,
             using_allocator=self.using_allocator,
+            alloc_pinned_memory=lambda size: memoryview(bytearray(512)),  # whole pages
         )
 
     def stream(self, non_blocking):
@@ -94,6 +95,12 @@ def test_warming_up_happens_in_the_same_place_and_is_waited_for(cupy, recorder):
     recorder.record(lambda: None)
     assert cupy.log[:3] == place
     assert len(cupy.streams) == 1
+
+
+def test_a_buffer_of_the_host_is_of_the_size_asked_for_and_can_be_written(recorder):
+    buffer = recorder.host_buffer(40)
+    buffer[...] = 1
+    assert buffer.sum() == 40
 
 
 def test_each_device_has_its_own_place(cupy, recorder):

@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batches import random_batch, split_corpus, whole_split
+from models import batches
+from models.batches import RandomBatches, random_batch, split_corpus, whole_split
 from models.errors import UsageError
+from tinygrad_char.random import Stream
 
 dtypes = st.sampled_from([np.uint8, np.uint16, np.uint32, np.int64])
 
@@ -75,6 +77,31 @@ def test_targets_are_the_inputs_shifted_by_one(block_size, batch_size, extra, dt
     for row, start in enumerate(starts):
         assert np.array_equal(x[row], tokens[start : start + block_size])
         assert np.array_equal(y[row], tokens[start + 1 : start + 1 + block_size])
+
+
+@given(st.lists(st.sampled_from(["draw", "ahead", "two", "two ahead", "restore"]), max_size=12))
+def test_batches_drawn_ahead_are_those_that_would_be_drawn(actions):
+    stream, other = Stream(3), Stream(3)
+    ahead = RandomBatches(counting(50), 4, 2, stream)
+    plain = RandomBatches(counting(50), 4, 2, other)
+    first = stream.get_state()
+    for action in actions:
+        count = 2 if "two" in action else 1
+        if "ahead" in action:
+            ahead.draw_ahead(count)
+        elif action == "restore":
+            stream.set_state(first)
+            other.set_state(first)
+        else:
+            np.testing.assert_array_equal(ahead.draw(count), plain.draw(count))
+        assert stream.get_state() == other.get_state()
+
+
+def test_what_was_drawn_ahead_is_not_drawn_again(monkeypatch):
+    ahead = RandomBatches(counting(50), 4, 2, Stream(3))
+    ahead.draw_ahead()
+    monkeypatch.setattr(batches, "random_batch", None)
+    assert len(ahead.draw()) == 1
 
 
 def test_random_windows_reach_the_first_and_the_last_token():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models import trainer as trainer_module
+from models import batches
 from models.batches import random_batch, split_corpus
 from models.build import build_model, load_checkpoint
 from models.config import TrainConfig
@@ -147,7 +147,7 @@ def feed(monkeypatch, windows):
         part = slice(start, start + batch_size)
         return windows[0][part], windows[1][part]
 
-    monkeypatch.setattr(trainer_module, "random_batch", next_batch)
+    monkeypatch.setattr(batches, "random_batch", next_batch)
 
 
 @pytest.mark.parametrize("model", ["gpt", "bigram"])

@@ -60,6 +60,7 @@ def test_recorded_training_is_that_of_the_cpu(precision, losses_apart, norms_apa
     np.testing.assert_allclose(losses, expected_losses, rtol=losses_apart)
     np.testing.assert_allclose(norms, expected_norms, rtol=norms_apart)
     assert trainer.recorded.replays
+    assert trainer.generator.batches.get_state() == reference.generator.batches.get_state()
     assert notes == []
     assert reference.recorded is None
     assert all(each.dtype == np.float32 for each in trainer.model.parameters())

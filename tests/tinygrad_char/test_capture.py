@@ -88,6 +88,14 @@ def test_a_replay_launches_nothing_from_python(monkeypatch):
     assert not np.array_equal(run.weights(), before)
 
 
+def test_others_may_work_while_a_replay_does_and_before_its_results_are_read(monkeypatch):
+    run, seen = Run(), []
+    batch = tuple(run.rng.integers(0, 11, (2, 2, 7)))
+    for _ in range(5):
+        run.step.accumulated([batch], meanwhile=lambda: seen.append(run.optimizer.updates[0]))
+    assert seen == [2, 3, 4]  # the third call records, and replays
+
+
 def test_the_recorded_step_reads_its_logits_once(on_cpu, monkeypatch):
     run, names = Run(), []
     run.make(2)
