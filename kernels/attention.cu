@@ -16,8 +16,8 @@
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
  *
- * Spills: up to 16 bytes, by attention_backward_atomic alone, for float32 heads of 128 on sm_100,
- * where it needs all 255 registers: a few accesses to the cache in each turn of 32 queries.
+ * Spills: up to 8 bytes, by attention_backward_atomic alone, for bfloat16 heads of 64 with dropout
+ * on sm_100, where it needs all 255 registers.
  *
  * q, k, v and the like are views: what a step along batch, head and position is, in numbers, is in
  * the variables whose names end in b, h and t; the numbers of a head are neighbours and begin at a
@@ -25,7 +25,6 @@
 #include "attention_tiles.cuh"
 
 constexpr int M = ROWS, OWN = 16 * M * WARPS;
-constexpr float LOG2_E = 1.44269504088896341f;
 
 /* How a block's rows and its mask are numbered. */
 struct Sequence {
@@ -60,9 +59,12 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
     SCALAR *const q_tile = shared, *const others = shared + OWN * STRIDE;
     const Sequence sequence(heads);
     const Mask mask(seed, call, recorded, threshold, kept_scale);
-    const int first = (gridDim.y - 1 - blockIdx.y) * OWN, warp_row = threadIdx.x / WARP * 16 * M;
+    const int first = (gridDim.y - 1 - blockIdx.y) * OWN, warp_row = 16 * M * warp_number();
+    const int row = first + warp_row;
     const int offset = keys - queries; /* query i sees the keys up to i + offset */
     const int end = causal ? min(keys, first + OWN + offset) : keys;
+    const int seen_by_all = causal ? min(keys, row + offset + 1) : keys; /* of the warp */
+    const int seen_by_any = causal ? row + 16 * M + offset : keys;
     k = sequence.rows(k, k_b, k_h);
     v = sequence.rows(v, v_b, v_h);
 
@@ -87,28 +89,19 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
         if (start + OTHERS < end)
             copy(start + OTHERS);
         cp_async_commit();
+        if (start >= seen_by_any)
+            continue;
         const SCALAR *const k_tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
 
         unsigned kept[M][N / 2];
         if constexpr (DROPOUT) {
-            const Word row = (Word)blockIdx.x * queries + first + warp_row;
-            draw_by_rows<M, N>(kept, mask, row * keys + start, keys);
+            const Word line = (Word)blockIdx.x * queries + row;
+            draw_by_rows<M, N>(kept, mask, line * keys + start, keys);
         }
         float weights[M][N][4] = {};
         multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
-        if (start + OTHERS > keys || (causal && start + OTHERS - 1 > first + offset)) {
-#pragma unroll
-            for (int m = 0; m < M; m++)
-#pragma unroll
-                for (int n = 0; n < N; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const int row = first + warp_row + 16 * m + lane_group() + e / 2 * 8;
-                        const int column = start + 8 * n + 2 * lane_member() + e % 2;
-                        if (column >= keys || (causal && column > row + offset))
-                            weights[m][n][e] = -infinity();
-                    }
-        }
+        if (start + OTHERS > seen_by_all)
+            hide_behind(weights, causal ? row + offset + 1 - start : keys, keys - start);
 
 #pragma unroll
         for (int m = 0; m < M; m++)
@@ -169,11 +162,10 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                 result[m][n][2 * half] *= inverse;
                 result[m][n][2 * half + 1] *= inverse;
             }
-            const int row = first + warp_row + 16 * m + lane_group() + 8 * half;
-            if (lane_member() == 0 && row < queries)
-                logsumexp[row] = sum == 0.0f ? infinity() : peak[m][half] * scale + logf(sum);
+            const int query = row + 16 * m + lane_group() + 8 * half;
+            if (lane_member() == 0 && query < queries)
+                logsumexp[query] = sum == 0.0f ? infinity() : peak[m][half] * scale + logf(sum);
         }
-    const int row = first + warp_row;
     store_rows(q_tile + warp_row * STRIDE, result, sequence.rows(out, out_b, out_h) + row * out_t,
                out_t, queries - row, size);
 }
@@ -232,9 +224,12 @@ attention_backward_queries(
     SCALAR *const others = shared + 2 * OWN * STRIDE;
     const Sequence sequence(heads);
     const Mask mask(seed, call, recorded, threshold, kept_scale);
-    const int first = (gridDim.y - 1 - blockIdx.y) * OWN, warp_row = threadIdx.x / WARP * 16 * M;
+    const int first = (gridDim.y - 1 - blockIdx.y) * OWN, warp_row = 16 * M * warp_number();
+    const int row = first + warp_row;
     const int offset = keys - queries;
     const int end = causal ? min(keys, first + OWN + offset) : keys;
+    const int seen_by_all = causal ? min(keys, row + offset + 1) : keys;
+    const int seen_by_any = causal ? row + 16 * M + offset : keys;
     k = sequence.rows(k, k_b, k_h);
     v = sequence.rows(v, v_b, v_h);
     rows += 2 * (long long)blockIdx.x * padded;
@@ -254,9 +249,9 @@ attention_backward_queries(
     float result[M][COLUMNS][4] = {}, logsumexp[M][2], delta[M][2];
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
-        const int row = first + warp_row + 8 * i + lane_group();
-        logsumexp[i / 2][i % 2] = row < queries ? rows[2 * row] : infinity();
-        delta[i / 2][i % 2] = row < queries ? rows[2 * row + 1] : 0.0f;
+        const int query = row + 8 * i + lane_group();
+        logsumexp[i / 2][i % 2] = query < queries ? rows[2 * query] : infinity();
+        delta[i / 2][i % 2] = query < queries ? rows[2 * query + 1] : 0.0f;
     }
     const float factor = scale * LOG2_E;
     for (int start = 0; start < end; start += OTHERS) {
@@ -265,29 +260,28 @@ attention_backward_queries(
         if (start + OTHERS < end)
             copy(start + OTHERS);
         cp_async_commit();
+        if (start >= seen_by_any)
+            continue;
         const SCALAR *const k_tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
 
         unsigned kept[M][N / 2];
         if constexpr (DROPOUT) {
-            const Word row = (Word)blockIdx.x * queries + first + warp_row;
-            draw_by_rows<M, N>(kept, mask, row * keys + start, keys);
+            const Word line = (Word)blockIdx.x * queries + row;
+            draw_by_rows<M, N>(kept, mask, line * keys + start, keys);
         }
         float weights[M][N][4] = {}, slopes[M][N][4] = {};
         multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
         multiply_rows(slopes, grad_tile + warp_row * STRIDE, k_tile + OTHERS * STRIDE);
-        const bool hidden =
-            start + OTHERS > keys || (causal && start + OTHERS - 1 > first + offset);
+        if (start + OTHERS > seen_by_all)
+            hide_behind(weights, causal ? row + offset + 1 - start : keys, keys - start);
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
             for (int n = 0; n < N; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const int row = first + warp_row + 16 * m + lane_group() + e / 2 * 8;
-                    const int column = start + 8 * n + 2 * lane_member() + e % 2;
-                    float weight = exp2_fast(weights[m][n][e] * factor - logsumexp[m][e / 2]);
-                    if (hidden && (column >= keys || (causal && column > row + offset)))
-                        weight = 0.0f;
+                    const float weight =
+                        exp2_fast(weights[m][n][e] * factor - logsumexp[m][e / 2]);
                     float slope = slopes[m][n][e];
                     if constexpr (DROPOUT)
                         slope = is_kept_by_rows(kept, m, n, e) ? slope * kept_scale : 0.0f;
@@ -305,7 +299,6 @@ attention_backward_queries(
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 result[m][n][e] *= scale;
-    const int row = first + warp_row;
     store_rows(q_tile + warp_row * STRIDE, result,
                sequence.rows(grad_q, grad_q_b, grad_q_h) + row * grad_q_t, grad_q_t, queries - row,
                size);
@@ -314,9 +307,9 @@ attention_backward_queries(
 /* dK and dV: one block for OWN keys of a sequence, which walks over the queries that see them. Its
  * weights are transposed, keys by queries.
  *
- * With WITH_QUERIES also dQ / scale, by atomic additions to q_sums (sequences, queries, HEAD), which
- * begins at zero: a tile's slopes go by way of shared memory to warps that add up what all of the
- * block's keys give to each query. */
+ * With WITH_QUERIES also dQ / scale, by atomic additions to q_sums (sequences, queries, HEAD),
+ * which begins at zero: a tile's slopes go by way of shared memory to warps that add up what all of
+ * the block's keys give to each query. */
 template <bool WITH_QUERIES>
 __device__ __forceinline__ void walk_queries(
     const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
@@ -330,11 +323,12 @@ __device__ __forceinline__ void walk_queries(
 {
     constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
     constexpr int PART = 2 * OTHERS * STRIDE + 2 * OTHERS * sizeof(float) / sizeof(SCALAR);
-    extern __shared__ __align__(16) SCALAR shared[];
-    SCALAR *const k_tile = shared, *const v_tile = shared + OWN * STRIDE;
-    SCALAR *const others = shared + 2 * OWN * STRIDE, *const slope_tile = others + 2 * PART;
+    extern __shared__ __align__(16) SCALAR tiles[];
+    SCALAR *const k_tile = tiles, *const v_tile = tiles + OWN * STRIDE;
+    SCALAR *const others = tiles + 2 * OWN * STRIDE, *const slope_tile = others + 2 * PART;
     const Sequence sequence(heads);
-    const int first = blockIdx.y * OWN, warp_row = threadIdx.x / WARP * 16 * M;
+    const int first = blockIdx.y * OWN, warp_row = 16 * M * warp_number();
+    const int row = first + warp_row; /* a key */
     const int offset = keys - queries;
     const int begin = causal ? max(0, first - offset) / OTHERS * OTHERS : 0;
     q = sequence.rows(q, q_b, q_h);
@@ -370,40 +364,40 @@ __device__ __forceinline__ void walk_queries(
         const SCALAR *const grad_tile = q_tile + OTHERS * STRIDE;
         const float *const row_tile = reinterpret_cast<const float *>(grad_tile + OTHERS * STRIDE);
 
-        unsigned kept[M][N];
-        if constexpr (DROPOUT) {
-            const Word row = (Word)blockIdx.x * queries + start;
-            draw_by_columns<M, N>(kept, mask, row * keys + first + warp_row, keys);
+        float slopes[M][N][4] = {};
+        if (!causal || row < start + OTHERS + offset) { /* or none of these queries sees the keys */
+            unsigned kept = 0;
+            if constexpr (DROPOUT) {
+                const Word line = (Word)blockIdx.x * queries + start;
+                kept = draw_by_columns<M, N>(mask, line * keys + row, keys);
+            }
+            float weights[M][N][4] = {};
+            multiply_rows(weights, k_tile + warp_row * STRIDE, q_tile);
+            multiply_rows(slopes, v_tile + warp_row * STRIDE, grad_tile);
+            if (causal && row + 16 * M > start + offset + 1)
+                hide_before(weights, row - offset - start);
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                float of_rows[4]; /* logsumexp and delta of two queries */
+                load<4>(of_rows, row_tile + 2 * (8 * n + 2 * lane_member()));
+#pragma unroll
+                for (int m = 0; m < M; m++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        float &weight = weights[m][n][e], &slope = slopes[m][n][e];
+                        weight = exp2_fast(weight * factor - of_rows[e % 2 * 2]);
+                        const bool used = !DROPOUT || is_kept_by_columns<N>(kept, m, n, e);
+                        if constexpr (DROPOUT)
+                            slope = used ? slope * mask.scale : 0.0f;
+                        slope = weight * (slope - of_rows[e % 2 * 2 + 1]);
+                        weight = used ? weight : 0.0f;
+                    }
+            }
+            multiply_weights(v_result, weights, grad_tile);
+            multiply_weights(k_result, slopes, q_tile);
         }
-        float weights[M][N][4] = {}, slopes[M][N][4] = {};
-        multiply_rows(weights, k_tile + warp_row * STRIDE, q_tile);
-        multiply_rows(slopes, v_tile + warp_row * STRIDE, grad_tile);
-        const bool hidden = causal && first + OWN - 1 > start + offset;
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-            float of_rows[4]; /* logsumexp and delta of two queries */
-            load<4>(of_rows, row_tile + 2 * (8 * n + 2 * lane_member()));
-#pragma unroll
-            for (int m = 0; m < M; m++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const int key = first + warp_row + 16 * m + lane_group() + e / 2 * 8;
-                    const int query = start + 8 * n + 2 * lane_member() + e % 2;
-                    float &weight = weights[m][n][e], &slope = slopes[m][n][e];
-                    weight = exp2_fast(weight * factor - of_rows[e % 2 * 2]);
-                    if (hidden && key > query + offset)
-                        weight = 0.0f;
-                    const bool used = !DROPOUT || is_kept_by_columns(kept, m, n, e);
-                    if constexpr (DROPOUT)
-                        slope = used ? slope * mask.scale : 0.0f;
-                    slope = weight * (slope - of_rows[e % 2 * 2 + 1]);
-                    weight = used ? weight : 0.0f;
-                }
-        }
-        multiply_weights(v_result, weights, grad_tile);
-        multiply_weights(k_result, slopes, q_tile);
         if constexpr (WITH_QUERIES) {
-            store_slopes(slope_tile + warp_row * SLOPE_STRIDE, slopes, keys - first - warp_row);
+            store_slopes(slope_tile + warp_row * SLOPE_STRIDE, slopes, keys - row);
             __syncthreads();
             add_transposed<OWN>(q_sums + start * HEAD, slope_tile, k_tile, queries - start, size);
         }
@@ -420,7 +414,6 @@ __device__ __forceinline__ void walk_queries(
                 k_result[m][n][e] *= scale;
                 v_result[m][n][e] *= DROPOUT ? mask.scale : 1.0f;
             }
-    const int row = first + warp_row;
     store_rows(k_tile + warp_row * STRIDE, k_result,
                sequence.rows(grad_k, grad_k_b, grad_k_h) + row * grad_k_t, grad_k_t, keys - row,
                size);
@@ -449,8 +442,8 @@ attention_backward_keys(
                         scale, Mask(seed, call, recorded, threshold, kept_scale));
 }
 
-/* dQ / scale, dK and dV in one pass: faster for long sequences, where the two products that it saves
- * are what time goes into. But additions to dQ are in the order in which they happen to reach
+/* dQ / scale, dK and dV in one pass: faster for long sequences, where the two products that it
+ * saves are what time goes into. But additions to dQ are in the order in which they happen to reach
  * memory, so sums differ from run to run in their last digits. */
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_atomic(

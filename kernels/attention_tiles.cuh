@@ -12,6 +12,7 @@
  * BF16. */
 #pragma once
 #include "async_copy.cuh"
+#include "fast_math.cuh"
 #include "mma.cuh"
 #include "pack.cuh"
 #include "philox.cuh"
@@ -29,16 +30,10 @@ static_assert((PRECISION == BF16) == (sizeof(SCALAR) == 2), "the precision of an
 __device__ __forceinline__ int lane_group() { return threadIdx.x % WARP / 4; }
 __device__ __forceinline__ int lane_member() { return threadIdx.x % 4; }
 
-/* 2^x, 0 where that would not be a normal number. */
-__device__ __forceinline__ float exp2_fast(float x)
+/* The warp's number, of which the compiler knows so that it is the same for all lanes. */
+__device__ __forceinline__ int warp_number()
 {
-#ifdef CUDA_ON_CPU
-    return exp2f(x);
-#else
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-#endif
+    return __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
 }
 
 /* Starts to copy COUNT rows of `size` numbers, `stride` apart, of which `left` exist. */
@@ -46,13 +41,15 @@ template <int COUNT>
 __device__ __forceinline__ void copy_tile(SCALAR *tile, const SCALAR *source, long long stride,
                                           int left, int size)
 {
+    constexpr int AT_ONCE = THREADS / UNITS; /* rows */
+    const int row = threadIdx.x / UNITS, column = threadIdx.x % UNITS * UNIT;
+    tile += row * STRIDE + column;
+    source += row * stride + column;
+    left = column < size ? left - row : 0;
 #pragma unroll
-    for (int i = threadIdx.x; i < COUNT * UNITS; i += THREADS) {
-        const int row = i / UNITS, column = i % UNITS * UNIT;
-        const bool exists = row < left && column < size;
-        cp_async16_zero_fill(tile + row * STRIDE + column,
-                             exists ? source + row * stride + column : source, exists ? 16 : 0);
-    }
+    for (int i = 0; i < COUNT; i += AT_ONCE)
+        if (COUNT % AT_ONCE == 0 || row + i < COUNT)
+            cp_async16_zero_fill(tile + i * STRIDE, source + i * stride, i < left ? 16 : 0);
 }
 
 /* Writes a warp's 16 M rows, of which `left` exist, by way of a tile that only this warp uses. */
@@ -72,13 +69,13 @@ __device__ __forceinline__ void store_rows(SCALAR *tile, const float (&c)[M][COL
                 store_shared<2>(tile + row * STRIDE + 8 * n + 2 * lane_member(), pair);
             }
     __syncwarp();
+    constexpr int AT_ONCE = WARP / UNITS; /* rows */
+    const int row = threadIdx.x % WARP / UNITS, column = threadIdx.x % UNITS * UNIT;
 #pragma unroll
-    for (int i = threadIdx.x % WARP; i < 16 * M * UNITS; i += WARP) {
-        const int row = i / UNITS, column = i % UNITS * UNIT;
-        if (row < left && column < size)
-            *reinterpret_cast<uint4 *>(target + row * stride + column) =
-                *reinterpret_cast<const uint4 *>(tile + row * STRIDE + column);
-    }
+    for (int i = row; i < row + 16 * M; i += AT_ONCE)
+        if (i < left && column < size)
+            *reinterpret_cast<uint4 *>(target + i * stride + column) =
+                *reinterpret_cast<const uint4 *>(tile + i * STRIDE + column);
 }
 
 /* The operand a of sixteen rows, and b of sixteen rows for two products: 32 bytes of each row, by
@@ -342,9 +339,48 @@ __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, con
     }
 }
 
+/* Makes those of the warp's 16 M rows and 8 N columns -infinity that are hidden: in row i all
+ * columns from `first + i` on, and from `count` on. */
+template <int M, int N>
+__device__ __forceinline__ void hide_behind(float (&c)[M][N][4], int first, int count)
+{
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = 16 * m + lane_group() + 8 * half;
+            const int own = min(count, first + row) - 2 * lane_member();
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    if (8 * n + j >= own)
+                        c[m][n][2 * half + j] = -infinity();
+        }
+}
+
+/* The same for columns before `first + i`, in row i. */
+template <int M, int N>
+__device__ __forceinline__ void hide_before(float (&c)[M][N][4], int first)
+{
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int own = first + 16 * m + lane_group() + 8 * half - 2 * lane_member();
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    if (8 * n + j < own)
+                        c[m][n][2 * half + j] = -infinity();
+        }
+}
+
 /* Draws the mask of the warp's 16 M rows and 8 N columns: `element` is the number of the first,
  * rows are `stride` apart. kept[m][i] has columns 16 i to 16 i + 15 of row 16 m + g in its low
- * half and of row 16 m + g + 8 in its high half. */
+ * half and of row 16 m + g + 8 in its high half, all of it shifted so that this lane's are where
+ * those of lane 0 would be. */
 template <int M, int N>
 __device__ __forceinline__ void draw_by_rows(unsigned (&kept)[M][N / 2], const Mask &mask,
                                              Word element, Word stride)
@@ -360,7 +396,7 @@ __device__ __forceinline__ void draw_by_rows(unsigned (&kept)[M][N / 2], const M
         for (int i = 0; i < 4; i++) {
             const unsigned other = __shfl_sync(ALL_LANES, drawn, 4 * g + i);
             unsigned &both = kept[(first + i) / 2 / (N / 2)][(first + i) / 2 % (N / 2)];
-            both = i % 2 ? both | other << 16 : other;
+            both = i % 2 ? (both | other << 16) >> 2 * t : other;
         }
     }
 }
@@ -368,32 +404,34 @@ __device__ __forceinline__ void draw_by_rows(unsigned (&kept)[M][N / 2], const M
 template <int M, int N>
 __device__ __forceinline__ bool is_kept_by_rows(const unsigned (&kept)[M][N], int m, int n, int e)
 {
-    return kept[m][n / 2] >> (e / 2 * 16 + n % 2 * 8 + 2 * lane_member() + e % 2) & 1u;
+    return kept[m][n / 2] >> (e / 2 * 16 + n % 2 * 8 + e % 2) & 1u;
 }
 
-/* The same where the mask's rows are the columns here: columns are `stride` apart. kept[m][n] has
- * rows 16 m to 16 m + 15 of column 8 n + 2 t in its low half, of the next in its high half. */
+/* The same where the mask's rows are the columns here: columns are `stride` apart. Four bits of the
+ * result are those of this lane's four sums of a product. */
 template <int M, int N>
-__device__ __forceinline__ void draw_by_columns(unsigned (&kept)[M][N], const Mask &mask,
-                                                Word element, Word stride)
+__device__ __forceinline__ unsigned draw_by_columns(const Mask &mask, Word element, Word stride)
 {
-    const int t = lane_member();
+    static_assert(N == 4 && M * N <= 8, "a lane has 32 columns' bits to ask for, and 32 to keep");
+    const int column = threadIdx.x % WARP, g = lane_group(), t = lane_member();
+    unsigned kept = 0;
 #pragma unroll
-    for (int m = 0; m < M; m++)
+    for (int m = 0; m < M; m++) {
+        const unsigned drawn = mask.kept(element + column * stride + 16 * m);
 #pragma unroll
-        for (int first = 0; first < N; first += 4) {
-            const int column = 8 * first + threadIdx.x % WARP;
-            const unsigned drawn = mask.kept(element + column * stride + 16 * m);
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                kept[m][first + i] = __shfl_sync(ALL_LANES, drawn, 8 * i + 2 * t) |
-                                     __shfl_sync(ALL_LANES, drawn, 8 * i + 2 * t + 1) << 16;
+        for (int n = 0; n < N; n++) {
+            const unsigned first = __shfl_sync(ALL_LANES, drawn, 8 * n + 2 * t);
+            const unsigned second = __shfl_sync(ALL_LANES, drawn, 8 * n + 2 * t + 1);
+            /* rows g and g + 8: bits 0 and 8 of either column; the product has them side by side */
+            const unsigned own = (first | second << 16) >> g & 0x01010101u;
+            kept |= (own * 0x01020408u >> 24) << 4 * (N * m + n);
         }
+    }
+    return kept;
 }
 
-template <int M, int N>
-__device__ __forceinline__ bool is_kept_by_columns(const unsigned (&kept)[M][N], int m, int n,
-                                                   int e)
+template <int N>
+__device__ __forceinline__ bool is_kept_by_columns(unsigned kept, int m, int n, int e)
 {
-    return kept[m][n] >> (e % 2 * 16 + lane_group() + e / 2 * 8) & 1u;
+    return kept >> (4 * (N * m + n) + e % 2 * 2 + e / 2) & 1u;
 }

@@ -5,24 +5,49 @@
  *
  * Variants: SCALAR=float|__nv_bfloat16 ACTIVATION=RELU|GELU|GELU_TANH */
 #include "columns.cuh"
+#include "fast_math.cuh"
 
 enum Activation { RELU, GELU, GELU_TANH };
 
 constexpr float INNER = 0.797884560802865355f; /* sqrt(2 / pi) */
 constexpr float CUBIC = 0.044715f;
 
-__device__ __forceinline__ float distribution(float x)
+/* Phi(x); for GELU `bell` is exp(-x^2 / 2). For bfloat16 Phi comes from the bell by Abramowitz and
+ * Stegun 1964, 7.1.26, off by at most 7.5e-8, for half of erff's work. */
+__device__ __forceinline__ float distribution(float x, float bell)
 {
-    if constexpr (ACTIVATION == GELU)
-        return 0.5f * (1.0f + erff(x * 0.707106781186547524f));
-    return 0.5f * (1.0f + tanhf(INNER * x * (1.0f + CUBIC * x * x)));
+    constexpr bool LOW = sizeof(SCALAR) == 2;
+    if constexpr (ACTIVATION == GELU_TANH) { /* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) */
+        const float u = INNER * x * (1.0f + CUBIC * x * x);
+        return reciprocal_fast(1.0f + (LOW ? exp2_fast(-2.0f * LOG2_E * u) : expf(-2.0f * u)));
+    }
+    if constexpr (LOW) {
+        const float t = reciprocal_fast(1.0f + 0.231641888f * fabsf(x)); /* 0.3275911 / sqrt(2) */
+        float tail = 0.530702715f; /* halves of the book's numbers */
+        tail = fmaf(tail, t, -0.7265760135f);
+        tail = fmaf(tail, t, 0.7107068705f);
+        tail = fmaf(tail, t, -0.142248368f);
+        tail = fmaf(tail, t, 0.127414796f);
+        tail *= t * bell;
+        return x < 0.0f ? tail : 1.0f - tail;
+    }
+    return 0.5f * (1.0f + erff(x * 0.707106781186547524f));
+}
+
+__device__ __forceinline__ float bell_of(float x)
+{
+    if constexpr (ACTIVATION != GELU)
+        return 0.0f;
+    if constexpr (sizeof(SCALAR) == 2)
+        return exp2_fast(-0.5f * LOG2_E * x * x);
+    return expf(-0.5f * x * x);
 }
 
 __device__ __forceinline__ float activation(float x)
 {
     if constexpr (ACTIVATION == RELU)
         return x <= 0.0f ? 0.0f : x; /* a NaN stays what it is */
-    return x * distribution(x);
+    return x * distribution(x, bell_of(x));
 }
 
 /* The derivative, for ReLU from the result. */
@@ -30,9 +55,9 @@ __device__ __forceinline__ float slope(float x)
 {
     if constexpr (ACTIVATION == RELU)
         return x > 0.0f ? 1.0f : 0.0f;
-    const float phi = distribution(x);
+    const float bell = bell_of(x), phi = distribution(x, bell);
     if constexpr (ACTIVATION == GELU)
-        return phi + x * (0.398942280401432678f * expf(-0.5f * x * x));
+        return phi + x * (0.398942280401432678f * bell); /* by 1 / sqrt(2 pi) */
     return phi + x * (phi * (1.0f - phi) * 2.0f * INNER * (1.0f + 3.0f * CUBIC * x * x));
 }
 

@@ -62,7 +62,9 @@ struct Place {
 };
 
 /* The factors, 0 or the mask's scale, of a tile. `element` is the number of the warp's first; rows
- * are `stride` apart. Each lane draws sixteen columns of a row, which the others ask it for. */
+ * are `stride` apart. Each lane draws sixteen columns of a row, which the others ask it for.
+ * Drawing comes before reading, so that registers suffice for more warps: while some draw others
+ * wait. */
 __device__ __forceinline__ void draw_factors(Tile &factors, const Mask &mask, Word element,
                                              Word stride)
 {

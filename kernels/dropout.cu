@@ -17,12 +17,12 @@ dropout(const SCALAR *__restrict__ x, SCALAR *__restrict__ y, long long size,
     const Mask mask(seed, call, recorded, threshold, scale);
     const bool vector = aligned<N>(x, y);
     Tile values, factors;
+    draw_factors(factors, mask, first, TILE_COLUMNS);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
         const long long place = start + i * N * WARP;
         load_some<N>(values[i], x + place, size - place, vector && size - place >= N);
     }
-    draw_factors(factors, mask, first, TILE_COLUMNS);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
         const long long place = start + i * N * WARP;

@@ -24,8 +24,12 @@ struct Mask {
     /* Which of the sixteen elements from `element` on are kept: bit i is that of the i-th. */
     __device__ __forceinline__ unsigned kept(Word element) const
     {
-        const unsigned first = element % 16, low = draw(element / 16);
-        return first == 0 ? low : (low | draw(element / 16 + 1) << 16) >> first & 0xffffu;
+        const unsigned first = element % 16;
+        unsigned bits = 0;
+#pragma unroll 1 /* the code is long, and mostly one group is all */
+        for (unsigned i = 0; 16 * i < 16 + first; i++)
+            bits |= draw(element / 16 + i) << 16 * i;
+        return bits >> first & 0xffffu;
     }
 
   private:
@@ -54,8 +58,10 @@ struct Mask {
     {
         unsigned result = 0;
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            result |= ((bits >> 16 * i & 0xffffu) >= threshold ? 1u : 0u) << i;
+        for (int i = 0; i < 4; i++) {
+            const unsigned own = static_cast<unsigned>(bits >> 16 * i) & 0xffffu;
+            result |= (own >= threshold ? 1u : 0u) << i;
+        }
         return result;
     }
 };

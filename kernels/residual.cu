@@ -32,10 +32,10 @@ residual_forward(const SCALAR *__restrict__ residual, const SCALAR *__restrict__
     const bool whole = place.whole(residual, x, y);
     Tile values, sums, factors;
     float shift[N];
+    draw(factors, Mask(seed, call, recorded, threshold, scale), place);
     place.load_tile(values, x, whole);
     place.load_tile(sums, residual, whole);
     place.load_bias(shift, bias, whole);
-    draw(factors, Mask(seed, call, recorded, threshold, scale), place);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
@@ -55,8 +55,8 @@ residual_backward(const SCALAR *__restrict__ grad, SCALAR *__restrict__ grad_x,
     const Place place(rows, columns);
     const bool whole = place.whole(grad, grad_x);
     Tile g, factors;
-    place.load_tile(g, grad, whole);
     draw(factors, Mask(seed, call, recorded, threshold, scale), place);
+    place.load_tile(g, grad, whole);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)
 #pragma unroll

@@ -49,7 +49,9 @@ def accesses(tmp_path_factory):
         subprocess.run([nvcc, *options, str(FOLDER / f"{source}.cu")], check=True)
         _, *kernels = output.read_text().split(".entry")
         return {
-            kernel.split("(")[0].strip(): re.findall(r"\b(?:ld|st)\.global\.\S+", kernel)
+            kernel.split("(")[0].strip(): re.findall(
+                r"\b(?:ld\.global|st\.global|cp\.async\.cg)\.\S+", kernel
+            )
             for kernel in kernels
         }
 
@@ -70,3 +72,16 @@ def test_a_tile_is_written_by_one_instruction_for_each_row(accesses, source, sca
     stores = [each for each in next(iter(accesses(source, macros).values())) if each[:2] == "st"]
     assert stores.count("st.global.v4.b32") == rounds
     assert len(stores) == rounds + 16  # and where rows end anywhere, one by one
+
+
+@pytest.mark.parametrize(
+    ("scalar", "precision", "rows", "units"),
+    [("__nv_bfloat16", "BF16", 2, 8), ("float", "TF32", 1, 16)],
+)
+def test_attention_copies_its_tiles_without_a_loop(accesses, scalar, precision, rows, units):
+    macros = {"SCALAR": scalar, "PRECISION": precision, "ROWS": rows, "HEAD": 64}
+    options = {"FORWARD_OTHERS": 64, "DROPOUT": 1}
+    found = accesses("attention", [*macros.items(), *options.items()])["attention_forward"]
+    copies = [each for each in found if each.startswith("cp.async.cg")]
+    own, other = (count * units // 128 for count in (64 * rows, 64))  # by each of 128 threads
+    assert len(copies) == own + 2 * 2 * other  # queries; keys and values, of this tile and the next
