@@ -20,14 +20,10 @@
  * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
  * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
 #include "online.cuh"
-#include "pack.cuh"
 #include "reduce.cuh"
+#include "row.cuh"
 
 constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
-
-/* How many packs of a row each thread keeps in registers: of rows of up to 1024 classes, or 8192
- * where a block shares a row, all. What is beyond is read twice, from the cache if it is there. */
-constexpr int KEPT = 32 / N;
 
 /* What the gradient of each row is multiplied by, where only the target decides. */
 __device__ __forceinline__ float row_factor(float factor, long long target, int classes,
@@ -102,23 +98,9 @@ cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__res
     const long long target = targets[row];
     const int first = N * (threadIdx.x % (WARPS * WARP));
 
-    Pack<SCALAR, N> kept[KEPT];
-#pragma unroll
-    for (int k = 0; k < KEPT; k++)
-        if (first + k * STEP < classes)
-            kept[k] = fetch<N>(logits + first + k * STEP);
+    const Row<SCALAR, N, STEP> own(logits, first, classes);
     Online online;
-    float values[N];
-#pragma unroll
-    for (int k = 0; k < KEPT; k++)
-        if (first + k * STEP < classes) {
-            unpack<N>(values, kept[k]);
-            online.add(values);
-        }
-    for (int c = first + KEPT * STEP; c < classes; c += STEP) {
-        load<N>(values, logits + c);
-        online.add(values);
-    }
+    own.each([&](int, const float (&values)[N]) { online.add(values); });
     online.reduce<WARPS>(scratch);
     const float rest = logf(online.total), total = rest + online.peak;
     if (first == 0) {
@@ -127,18 +109,10 @@ cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__res
     }
 
     const float factor = row_factor(share ? *share : 1.0f, target, classes, ignore_index);
-#pragma unroll
-    for (int k = 0; k < KEPT; k++)
-        if (first + k * STEP < classes) {
-            unpack<N>(values, kept[k]);
-            differentiate(values, first + k * STEP, total, target, factor);
-            store<N>(grad_logits + first + k * STEP, values);
-        }
-    for (int c = first + KEPT * STEP; c < classes; c += STEP) {
-        load<N>(values, logits + c);
+    own.each([&](int c, float (&values)[N]) {
         differentiate(values, c, total, target, factor);
         store<N>(grad_logits + c, values);
-    }
+    });
 }
 
 /* share = one over the number of targets that are not ignored, at least 1; one block. */

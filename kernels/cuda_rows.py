@@ -162,7 +162,7 @@ class Softmax(Operation):
             np.int64(1 if mask is None else by_rows(mask)[0]),
             np.int32(columns),
             SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector_width(columns, x, y),
+            VECTOR=vector_width(columns, x, y, mask),
             WARPS=warps,
         )
         return y

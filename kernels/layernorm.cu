@@ -2,17 +2,16 @@
  *
  * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns);
  * weight, bias, mean, rstd and all sums are float32. VECTOR numbers, which divide `columns`, are
- * moved at a time. WARPS warps, 1 or all 8, share a row, and read it again from the cache for
- * each pass.
+ * moved at a time. WARPS warps, 1 or all 8, share a row.
  *
  * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
  * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
-#include "pack.cuh"
 #include "reduce.cuh"
+#include "row.cuh"
 
-constexpr int N = VECTOR, BLOCK_WARPS = 8;
+constexpr int N = VECTOR, STEP = N * WARPS * WARP, BLOCK_WARPS = 8;
 
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
                   const float *__restrict__ bias, SCALAR *__restrict__ y, float *__restrict__ mean,
                   float *__restrict__ rstd, long long rows, int columns, float eps)
@@ -24,31 +23,27 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
         return;
     x += row * columns;
     y += row * columns;
-    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+    const int first = N * (threadIdx.x % (WARPS * WARP));
 
+    const Row<SCALAR, N, STEP> own(x, first, columns);
     float sum = 0.0f;
-    for (int c = first; c < columns; c += step) {
-        float values[N];
-        load<N>(values, x + c);
+    own.each([&](int, const float (&values)[N]) {
 #pragma unroll
         for (int j = 0; j < N; j++)
             sum += values[j];
-    }
+    });
     const float center = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
 
     sum = 0.0f;
-    for (int c = first; c < columns; c += step) {
-        float values[N];
-        load<N>(values, x + c);
+    own.each([&](int, const float (&values)[N]) {
 #pragma unroll
         for (int j = 0; j < N; j++)
             sum += (values[j] - center) * (values[j] - center);
-    }
+    });
     const float scale = 1.0f / sqrtf(reduce_warps<Sum, WARPS>(sum, scratch) / columns + eps);
 
-    for (int c = first; c < columns; c += step) {
-        float values[N], factor[N], shift[N];
-        load<N>(values, x + c);
+    own.each([&](int c, float (&values)[N]) {
+        float factor[N], shift[N];
         if (weight)
             load<N>(factor, weight + c);
         if (bias)
@@ -62,7 +57,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
                 values[j] += shift[j];
         }
         store<N>(y + c, values);
-    }
+    });
     if (first == 0) {
         mean[row] = center;
         rstd[row] = scale;
@@ -87,10 +82,10 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
     extern __shared__ __align__(16) float sums[]; /* (GROUPS, 2, columns) */
     __shared__ float scratch[WARPS];
     const int group = threadIdx.x / (WARPS * WARP);
-    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
+    const int first = N * (threadIdx.x % (WARPS * WARP));
     float *weight_sums = sums + group * 2 * columns, *bias_sums = weight_sums + columns;
     if (partial)
-        for (int c = first; c < columns; c += step) {
+        for (int c = first; c < columns; c += STEP) {
             const float zeros[N] = {};
             store_shared<N>(weight_sums + c, zeros);
             store_shared<N>(bias_sums + c, zeros);
@@ -107,12 +102,14 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
             next_g = fetch<N>(grad_row + first);
             next_x = fetch<N>(x_row + first);
         }
-        for (int c = first; c < columns; c += step) {
+        for (int c = first; c < columns; c += STEP) {
             float g[N], normalized[N], factor[N];
             const Pack<SCALAR, N> own_g = next_g, own_x = next_x;
-            const int ahead = c + step < columns ? c + step : c;
+            const int ahead = c + STEP < columns ? c + STEP : c;
             next_g = fetch<N>(grad_row + ahead);
             next_x = fetch<N>(x_row + ahead);
+            if (addend)
+                prefetch(addend + row * columns + c);
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 g[j] = to_float(own_g.at[j]);
@@ -144,9 +141,9 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
             continue;
         sum = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
         projection = reduce_warps<Sum, WARPS>(projection, scratch) / columns;
-        for (int c = first; c < columns; c += step) {
+        for (int c = first; c < columns; c += STEP) {
             float g[N], normalized[N], factor[N], other[N] = {};
-            load<N>(g, grad_row + c);
+            load<N>(g, grad_row + c); /* all from the cache */
             load<N>(normalized, x_row + c);
             if (weight)
                 load<N>(factor, weight + c);

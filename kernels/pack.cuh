@@ -50,6 +50,14 @@ __device__ __forceinline__ void load(float (&values)[N], const T *source)
     }
 }
 
+/* Has memory read into the cache, for a load that follows. */
+__device__ __forceinline__ void prefetch(const void *address)
+{
+#ifndef CUDA_ON_CPU
+    asm volatile("prefetch.global.L1 [%0];\n" ::"l"(__cvta_generic_to_global(address)));
+#endif
+}
+
 /* Two bfloat16 in a word, the first in its low half. */
 __device__ __forceinline__ unsigned pack_bf16(float low, float high)
 {

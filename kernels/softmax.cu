@@ -8,25 +8,23 @@
  * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
  * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
 #include "online.cuh"
-#include "pack.cuh"
 #include "reduce.cuh"
+#include "row.cuh"
 
-constexpr int N = VECTOR, ROWS = 8 / WARPS;
+constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
 
-/* Reads N numbers of a row, -infinity where they are masked. */
-__device__ __forceinline__ void load_seen(float (&values)[N], const SCALAR *x, const bool *mask)
+/* Makes those of N numbers -infinity that are masked. */
+__device__ __forceinline__ void hide(float (&values)[N], const bool *mask)
 {
-    load<N>(values, x);
-    if (!mask)
-        return;
+    const Pack<bool, N> seen = fetch<N>(mask);
 #pragma unroll
     for (int j = 0; j < N; j++)
-        if (!mask[j])
+        if (!seen.at[j])
             values[j] = -infinity();
 }
 
 /* `mask`, where not null, is (mask_rows, columns) and its rows serve those of x in turn. */
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
 softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
                 SCALAR *__restrict__ y, long long rows, long long mask_rows, int columns)
 {
@@ -38,30 +36,29 @@ softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
     y += row * columns;
     if (mask)
         mask += row % mask_rows * columns;
-    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
-
+    const Row<SCALAR, N, STEP> own(x, N * (threadIdx.x % (WARPS * WARP)), columns);
     Online online;
-    for (int c = first; c < columns; c += step) {
-        float values[N];
-        load_seen(values, x + c, mask ? mask + c : nullptr);
+    own.each([&](int c, float (&values)[N]) {
+        if (mask)
+            hide(values, mask + c);
         online.add(values);
-    }
+    });
     online.reduce<WARPS>(scratch);
     /* where a mask leaves nothing the row is zeros, not NaN */
     const float scale = mask && online.total == 0.0f ? 0.0f : 1.0f / online.total;
     const float peak = online.base();
 
-    for (int c = first; c < columns; c += step) {
-        float values[N];
-        load_seen(values, x + c, mask ? mask + c : nullptr);
+    own.each([&](int c, float (&values)[N]) {
+        if (mask)
+            hide(values, mask + c);
 #pragma unroll
         for (int j = 0; j < N; j++)
             values[j] = expf(values[j] - peak) * scale;
         store<N>(y + c, values);
-    }
+    });
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 softmax_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ y,
                  SCALAR *__restrict__ grad_x, long long rows, int columns)
 {
@@ -72,26 +69,20 @@ softmax_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ y,
     grad += row * columns;
     y += row * columns;
     grad_x += row * columns;
-    const int first = N * (threadIdx.x % (WARPS * WARP)), step = N * WARPS * WARP;
-
+    const int first = N * (threadIdx.x % (WARPS * WARP));
+    const Row<SCALAR, N, STEP, 16> own_grad(grad, first, columns), own_y(y, first, columns);
     float projection = 0.0f;
-    for (int c = first; c < columns; c += step) {
-        float g[N], weights[N];
-        load<N>(g, grad + c);
-        load<N>(weights, y + c);
+    own_grad.each_with(own_y, [&](int, const float (&g)[N], const float (&weights)[N]) {
 #pragma unroll
         for (int j = 0; j < N; j++)
             projection += g[j] * weights[j];
-    }
+    });
     projection = reduce_warps<Sum, WARPS>(projection, scratch);
 
-    for (int c = first; c < columns; c += step) {
-        float g[N], weights[N];
-        load<N>(g, grad + c);
-        load<N>(weights, y + c);
+    own_grad.each_with(own_y, [&](int c, float (&g)[N], const float (&weights)[N]) {
 #pragma unroll
         for (int j = 0; j < N; j++)
             g[j] = weights[j] * (g[j] - projection);
         store<N>(grad_x + c, g);
-    }
+    });
 }

@@ -1,0 +1,65 @@
+/* A row that a kernel goes over more than once. A thread's part are N numbers at `first`, at
+ * first + STEP, and so on. KEPT numbers of them are read at once and kept in registers: with 32, rows
+ * of up to 1,024 numbers are, or 8,192 where a block shares a row. What is beyond is read each time,
+ * from the cache if it is there. */
+#pragma once
+#include "pack.cuh"
+
+template <typename T, int N, int STEP, int KEPT = 32> class Row {
+  public:
+    __device__ __forceinline__ Row(const T *source, int first, int columns)
+        : source(source), first(first), columns(columns)
+    {
+#pragma unroll
+        for (int k = 0; k < PACKS; k++)
+            if (first + k * STEP < columns)
+                kept[k] = fetch<N>(source + first + k * STEP);
+    }
+
+    /* Calls use(c, values) for each N numbers, of which c is the place of the first. */
+    template <typename Use> __device__ __forceinline__ void each(Use use) const
+    {
+        places([&](int k, int c) {
+            float values[N];
+            get(values, k, c);
+            use(c, values);
+        });
+    }
+
+    /* The same for this row and another: use(c, values, others). */
+    template <typename Use>
+    __device__ __forceinline__ void each_with(const Row &other, Use use) const
+    {
+        places([&](int k, int c) {
+            float values[N], others[N];
+            get(values, k, c);
+            other.get(others, k, c);
+            use(c, values, others);
+        });
+    }
+
+  private:
+    static constexpr int PACKS = KEPT / N;
+
+    const T *source;
+    int first, columns;
+    Pack<T, N> kept[PACKS];
+
+    template <typename Visit> __device__ __forceinline__ void places(Visit visit) const
+    {
+#pragma unroll
+        for (int k = 0; k < PACKS; k++)
+            if (first + k * STEP < columns)
+                visit(k, first + k * STEP);
+        for (int c = first + PACKS * STEP; c < columns; c += STEP)
+            visit(PACKS, c);
+    }
+
+    __device__ __forceinline__ void get(float (&values)[N], int k, int c) const
+    {
+        if (k < PACKS)
+            unpack<N>(values, kept[k]);
+        else
+            load<N>(values, source + c);
+    }
+};
