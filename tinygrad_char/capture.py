@@ -17,6 +17,7 @@ import numpy as np
 from kernels.array import Array
 from kernels.backend import Backend
 from kernels.cuda_mask import RecordedKey
+from kernels.cuda_operation import ACCESS_BYTES
 from kernels.cuda_optimizer import FACTORS
 from kernels.cuda_parameters import FlatParameters
 from tinygrad_char.autograd import is_detecting_nonfinite
@@ -25,9 +26,6 @@ from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
 Batch = tuple[np.ndarray, ...]
-
-ALIGNMENT = 16
-"""Bytes; what the widest access of a kernel needs."""
 
 
 class StepResult(NamedTuple):
@@ -166,7 +164,8 @@ class _Fixed:
     """Arrays of fixed place on the device, side by side, so that one copy fills all of them."""
 
     def __init__(self, backend: Backend, arrays: Sequence[np.ndarray]) -> None:
-        ends = np.cumsum([-(-each.nbytes // ALIGNMENT) * ALIGNMENT for each in arrays]).tolist()
+        units = [-(-each.nbytes // ACCESS_BYTES) for each in arrays]
+        ends = (np.cumsum(units) * ACCESS_BYTES).tolist()
         self._host = backend.recorder.host_buffer(ends[-1])
         self._device = backend.xp.empty(ends[-1], np.uint8)
         self.host, self.device = (
@@ -233,8 +232,11 @@ class _RecordedStep:
         assert self.results is not None
         self.fixed.fill(self._changing(batches))
         self.replay()
-        meanwhile()
-        return self._finish(self.results)
+        try:
+            meanwhile()
+        finally:  # the device has made the update, whatever happens here
+            result = self._finish(self.results)
+        return result
 
     def _changing(self, batches: Sequence[Batch]) -> list[np.ndarray]:
         """Return what differs from step to step: dropout calls, rates, updates, and batches."""

@@ -96,6 +96,19 @@ def test_others_may_work_while_a_replay_does_and_before_its_results_are_read(mon
     assert seen == [2, 3, 4]  # the third call records, and replays
 
 
+def test_what_fails_meanwhile_does_not_undo_the_update():
+    run, other = Run(), Run()
+    results, expected = run.make(4), other.make(5)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    run.optimizer.set_lr(1e-2 / 5)
+    with pytest.raises(KeyboardInterrupt):
+        run.step.accumulated([tuple(run.rng.integers(0, 11, (2, 2, 7)))], meanwhile=fail)
+    assert_same(run, other, results, expected[:4])
+
+
 def test_the_recorded_step_reads_its_logits_once(on_cpu, monkeypatch):
     run, names = Run(), []
     run.make(2)

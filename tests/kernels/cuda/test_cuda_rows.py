@@ -14,7 +14,9 @@ from kernels.cuda_parameters import FlatParameters
 from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
 
 ROWS = st.integers(1, 20)
-COLUMNS = st.sampled_from([1, 3, 8, 31, 33, 64, 65, 127, 128, 129, 256, 384, 1500])
+COLUMNS = st.sampled_from(
+    [1, 3, 8, 31, 33, 64, 65, 127, 128, 129, 256, 384, 1000, 1024, 1500, 8200, 8201]
+)
 SEEDS = st.integers(0, 1000)
 NEEDS = st.tuples(st.booleans(), st.booleans(), st.booleans())
 
