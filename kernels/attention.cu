@@ -68,8 +68,11 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
     k = sequence.rows(k, k_b, k_h);
     v = sequence.rows(v, v_b, v_h);
 
+    const auto tiles_of = [&](int start) {
+        return others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+    };
     const auto copy = [&](int start) {
-        SCALAR *const tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+        SCALAR *const tile = tiles_of(start);
         copy_tile<OTHERS>(tile, k + start * k_t, k_t, keys - start, size);
         copy_tile<OTHERS>(tile + OTHERS * STRIDE, v + start * v_t, v_t, keys - start, size);
     };
@@ -77,6 +80,7 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
     if (end > 0)
         copy(0);
     cp_async_commit();
+    round_own<OWN>(q_tile);
 
     float result[M][COLUMNS][4] = {}, peak[M][2], total[M][2] = {};
 #pragma unroll
@@ -84,14 +88,16 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
         peak[m][0] = peak[m][1] = -infinity();
     const float factor = scale * LOG2_E;
     for (int start = 0; start < end; start += OTHERS) {
+        SCALAR *const k_tile = tiles_of(start), *const v_tile = k_tile + OTHERS * STRIDE;
         cp_async_wait<0>();
+        round_tile<OTHERS>(k_tile);
+        round_tile<OTHERS>(v_tile);
         __syncthreads();
         if (start + OTHERS < end)
             copy(start + OTHERS);
         cp_async_commit();
         if (start >= seen_by_any)
             continue;
-        const SCALAR *const k_tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
 
         unsigned kept[M][N / 2];
         if constexpr (DROPOUT) {
@@ -143,7 +149,7 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                         if (!is_kept_by_rows(kept, m, n, e))
                             weights[m][n][e] = 0.0f;
         }
-        multiply_weights(result, weights, k_tile + OTHERS * STRIDE);
+        multiply_weights(result, weights, v_tile);
     }
     cp_async_wait<0>();
     __syncthreads();
@@ -234,8 +240,11 @@ attention_backward_queries(
     v = sequence.rows(v, v_b, v_h);
     rows += 2 * (long long)blockIdx.x * padded;
 
+    const auto tiles_of = [&](int start) {
+        return others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+    };
     const auto copy = [&](int start) {
-        SCALAR *const tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
+        SCALAR *const tile = tiles_of(start);
         copy_tile<OTHERS>(tile, k + start * k_t, k_t, keys - start, size);
         copy_tile<OTHERS>(tile + OTHERS * STRIDE, v + start * v_t, v_t, keys - start, size);
     };
@@ -245,6 +254,8 @@ attention_backward_queries(
     if (end > 0)
         copy(0);
     cp_async_commit();
+    round_own<OWN>(q_tile);
+    round_own<OWN>(grad_tile);
 
     float result[M][COLUMNS][4] = {}, logsumexp[M][2], delta[M][2];
 #pragma unroll
@@ -255,14 +266,16 @@ attention_backward_queries(
     }
     const float factor = scale * LOG2_E;
     for (int start = 0; start < end; start += OTHERS) {
+        SCALAR *const k_tile = tiles_of(start), *const v_tile = k_tile + OTHERS * STRIDE;
         cp_async_wait<0>();
+        round_tile<OTHERS>(k_tile);
+        round_tile<OTHERS>(v_tile);
         __syncthreads();
         if (start + OTHERS < end)
             copy(start + OTHERS);
         cp_async_commit();
         if (start >= seen_by_any)
             continue;
-        const SCALAR *const k_tile = others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
 
         unsigned kept[M][N / 2];
         if constexpr (DROPOUT) {
@@ -271,7 +284,7 @@ attention_backward_queries(
         }
         float weights[M][N][4] = {}, slopes[M][N][4] = {};
         multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
-        multiply_rows(slopes, grad_tile + warp_row * STRIDE, k_tile + OTHERS * STRIDE);
+        multiply_rows(slopes, grad_tile + warp_row * STRIDE, v_tile);
         if (start + OTHERS > seen_by_all)
             hide_behind(weights, causal ? row + offset + 1 - start : keys, keys - start);
 #pragma unroll
@@ -337,8 +350,9 @@ __device__ __forceinline__ void walk_queries(
     if constexpr (WITH_QUERIES)
         q_sums += (long long)blockIdx.x * queries * HEAD;
 
+    const auto tiles_of = [&](int start) { return others + start / OTHERS % 2 * PART; };
     const auto copy = [&](int start) {
-        SCALAR *const tile = others + start / OTHERS % 2 * PART;
+        SCALAR *const tile = tiles_of(start);
         copy_tile<OTHERS>(tile, q + start * q_t, q_t, queries - start, size);
         copy_tile<OTHERS>(tile + OTHERS * STRIDE, grad + start * grad_t, grad_t, queries - start,
                           size);
@@ -351,17 +365,20 @@ __device__ __forceinline__ void walk_queries(
     if (begin < queries)
         copy(begin);
     cp_async_commit();
+    round_own<OWN>(k_tile);
+    round_own<OWN>(v_tile);
 
     float k_result[M][COLUMNS][4] = {}, v_result[M][COLUMNS][4] = {};
     const float factor = scale * LOG2_E;
     for (int start = begin; start < queries; start += OTHERS) {
+        SCALAR *const q_tile = tiles_of(start), *const grad_tile = q_tile + OTHERS * STRIDE;
         cp_async_wait<0>();
+        round_tile<OTHERS>(q_tile);
+        round_tile<OTHERS>(grad_tile);
         __syncthreads();
         if (start + OTHERS < queries)
             copy(start + OTHERS);
         cp_async_commit();
-        const SCALAR *const q_tile = others + start / OTHERS % 2 * PART;
-        const SCALAR *const grad_tile = q_tile + OTHERS * STRIDE;
         const float *const row_tile = reinterpret_cast<const float *>(grad_tile + OTHERS * STRIDE);
 
         float slopes[M][N][4] = {};

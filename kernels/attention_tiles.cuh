@@ -36,12 +36,14 @@ __device__ __forceinline__ int warp_number()
     return __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
 }
 
+/* Rows of a tile that the block copies at once. */
+constexpr int AT_ONCE = THREADS / UNITS;
+
 /* Starts to copy COUNT rows of `size` numbers, `stride` apart, of which `left` exist. */
 template <int COUNT>
 __device__ __forceinline__ void copy_tile(SCALAR *tile, const SCALAR *source, long long stride,
                                           int left, int size)
 {
-    constexpr int AT_ONCE = THREADS / UNITS; /* rows */
     const int row = threadIdx.x / UNITS, column = threadIdx.x % UNITS * UNIT;
     tile += row * STRIDE + column;
     source += row * stride + column;
@@ -50,6 +52,33 @@ __device__ __forceinline__ void copy_tile(SCALAR *tile, const SCALAR *source, lo
     for (int i = 0; i < COUNT; i += AT_ONCE)
         if (COUNT % AT_ONCE == 0 || row + i < COUNT)
             cp_async16_zero_fill(tile + i * STRIDE, source + i * stride, i < left ? 16 : 0);
+}
+
+/* Makes what tensor cores take of the COUNT rows of a tile: for TF32 each number is rounded. Once
+ * that the thread has waited for its copies, since it rounds what it has copied itself. */
+template <int COUNT> __device__ __forceinline__ void round_tile(SCALAR *tile)
+{
+    if constexpr (PRECISION == TF32) {
+        static_assert(COUNT % AT_ONCE == 0, "each thread has whole turns");
+        tile += threadIdx.x / UNITS * STRIDE + threadIdx.x % UNITS * UNIT;
+#pragma unroll
+        for (int i = 0; i < COUNT; i += AT_ONCE) {
+            float values[UNIT];
+            load<UNIT>(values, tile + i * STRIDE);
+#pragma unroll
+            for (int j = 0; j < UNIT; j++)
+                values[j] = __uint_as_float(to_tf32(values[j]));
+            store_shared<UNIT>(tile + i * STRIDE, values);
+        }
+    }
+}
+
+/* The same for a tile that was copied before the first that the block walks over. */
+template <int COUNT> __device__ __forceinline__ void round_own(SCALAR *tile)
+{
+    if constexpr (PRECISION == TF32)
+        cp_async_wait<0>();
+    round_tile<COUNT>(tile);
 }
 
 /* Writes a warp's 16 M rows, of which `left` exist, by way of a tile that only this warp uses. */
@@ -69,10 +98,9 @@ __device__ __forceinline__ void store_rows(SCALAR *tile, const float (&c)[M][COL
                 store_shared<2>(tile + row * STRIDE + 8 * n + 2 * lane_member(), pair);
             }
     __syncwarp();
-    constexpr int AT_ONCE = WARP / UNITS; /* rows */
     const int row = threadIdx.x % WARP / UNITS, column = threadIdx.x % UNITS * UNIT;
 #pragma unroll
-    for (int i = row; i < row + 16 * M; i += AT_ONCE)
+    for (int i = row; i < row + 16 * M; i += WARP / UNITS)
         if (i < left && column < size)
             *reinterpret_cast<uint4 *>(target + i * stride + column) =
                 *reinterpret_cast<const uint4 *>(tile + i * STRIDE + column);
@@ -84,20 +112,12 @@ __device__ __forceinline__ void load_a(unsigned (&a)[4], const SCALAR *rows)
 {
     const int lane = threadIdx.x % WARP;
     ldmatrix_x4(a, rows + lane % 16 * STRIDE + lane / 16 * UNIT);
-    if constexpr (PRECISION == TF32)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            a[i] = to_tf32(__uint_as_float(a[i]));
 }
 
 __device__ __forceinline__ void load_b(unsigned (&b)[4], const SCALAR *rows)
 {
     const int lane = threadIdx.x % WARP;
     ldmatrix_x4(b, rows + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * UNIT);
-    if constexpr (PRECISION == TF32)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            b[i] = to_tf32(__uint_as_float(b[i]));
 }
 
 __device__ __forceinline__ void multiply(float *c, const unsigned *a, const unsigned *b)
@@ -204,8 +224,8 @@ __device__ __forceinline__ void multiply_weights(float (&c)[M][COLUMNS][4],
             const SCALAR *first = b + (8 * k + 2 * t) * STRIDE + g;
 #pragma unroll
             for (int n = 0; n < COLUMNS; n++) {
-                const unsigned columns[2] = {to_tf32(first[8 * n]),
-                                             to_tf32(first[STRIDE + 8 * n])};
+                const unsigned columns[2] = {__float_as_uint(first[8 * n]),
+                                             __float_as_uint(first[STRIDE + 8 * n])};
 #pragma unroll
                 for (int m = 0; m < M; m++)
                     multiply(c[m][n], rows[m], columns);
@@ -235,7 +255,8 @@ __device__ __forceinline__ void multiply_weights(float (&c)[M][COLUMNS][4],
     }
 }
 
-/* Writes a warp's 16 M rows of weights, SLOPE_STRIDE apart; zeros from row `left` on. */
+/* Writes a warp's 16 M rows of weights, SLOPE_STRIDE apart, as tensor cores take them; zeros from
+ * row `left` on. */
 template <int M, int N>
 __device__ __forceinline__ void store_slopes(SCALAR *tile, const float (&w)[M][N][4], int left)
 {
@@ -246,9 +267,13 @@ __device__ __forceinline__ void store_slopes(SCALAR *tile, const float (&w)[M][N
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int row = 16 * m + lane_group() + 8 * half;
-                const bool exists = row < left;
-                const float pair[2] = {exists ? w[m][n][2 * half] : 0.0f,
-                                       exists ? w[m][n][2 * half + 1] : 0.0f};
+                float pair[2];
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    pair[j] = row < left ? w[m][n][2 * half + j] : 0.0f;
+                    if constexpr (PRECISION == TF32)
+                        pair[j] = __uint_as_float(to_tf32(pair[j]));
+                }
                 store_shared<2>(tile + row * SLOPE_STRIDE + 8 * n + 2 * lane_member(), pair);
             }
 }
@@ -304,12 +329,14 @@ __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, con
                 const SCALAR *first = b + (k + 2 * t) * STRIDE + column + g;
                 unsigned rows[4];
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    rows[i] = to_tf32(a[(k + 2 * t + i / 2) * SLOPE_STRIDE + g + i % 2 * 8]);
+                for (int i = 0; i < 4; i++) {
+                    const int term = k + 2 * t + i / 2;
+                    rows[i] = __float_as_uint(a[term * SLOPE_STRIDE + g + i % 2 * 8]);
+                }
 #pragma unroll
                 for (int n = 0; n < N; n++) {
-                    const unsigned columns[2] = {to_tf32(first[8 * n]),
-                                                 to_tf32(first[STRIDE + 8 * n])};
+                    const unsigned columns[2] = {__float_as_uint(first[8 * n]),
+                                                 __float_as_uint(first[STRIDE + 8 * n])};
                     multiply(c[n], rows, columns);
                 }
             }
