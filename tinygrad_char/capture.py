@@ -264,7 +264,10 @@ class _RecordedStep:
         norm = self.backend.global_norm.forward(optimizer.flat_grad)
         for number in range(len(optimizer.groups)):
             self._update(number, norm)
-        return self.backend.xp.stack((loss.reshape(()), norm.reshape(())))
+        results = self.backend.xp.empty(2, np.float32)
+        results[:1] = loss.reshape(1)
+        results[1:] = norm.reshape(1)
+        return results
 
     def _update(self, number: int, norm: Array) -> None:
         optimizer: Any = self.step.optimizer
