@@ -27,7 +27,8 @@ from typing import Any
 
 from benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_training
 from benchmarks.gpu_timing import Case, Row
-from kernels.backend import Backend, DeviceError, bfloat16, get_backend
+from kernels.backend import Backend, DeviceError, bfloat16
+from kernels.devices import get_backend
 from kernels.launcher import FOLDER, Kernel
 from kernels.signature import parse
 from kernels.variants import variants

@@ -32,7 +32,7 @@ from kernels import (
     sgd,
     softmax,
 )
-from kernels.array import Array, namespace
+from kernels.array import Array
 
 
 class DeviceError(RuntimeError):
@@ -149,29 +149,6 @@ class Backend:
 
 
 CPU = Backend("cpu", np, np.ndarray, **fused.TABLE)
-DEVICES = ("cpu", "cuda", "cuda-on-cpu")
-
-
-@cache
-def get_backend(device: str) -> Backend:
-    """Return the backend of a device: "cpu", "cuda", or "cuda-on-cpu" (CUDA kernels on the CPU).
-
-    Raises
-    ------
-    DeviceError
-        The device is unknown, or this machine lacks what it needs.
-    """
-    if device == "cpu":
-        return CPU
-    if device == "cuda":
-        from kernels import cuda
-
-        return cuda.load()
-    if device == "cuda-on-cpu":
-        from kernels import cuda_on_cpu
-
-        return cuda_on_cpu.load()
-    raise DeviceError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")
 
 
 @cache
@@ -191,10 +168,3 @@ def bfloat16() -> np.dtype:
             "or use precision tf32 or float32"
         ) from error
     return np.dtype(ml_dtypes.bfloat16)
-
-
-def backend_of(array: Array) -> Backend:
-    """Return the backend that an array belongs to."""
-    if isinstance(array, np.ndarray | np.generic):
-        return CPU if namespace(array) is np else get_backend("cuda-on-cpu")
-    return get_backend("cuda")

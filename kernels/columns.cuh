@@ -86,7 +86,7 @@ __device__ __forceinline__ void draw_factors(Tile &factors, const Mask &mask, Wo
 __device__ __forceinline__ void store_column_sums(float *__restrict__ partial, const Tile &values,
                                                   const Place &place)
 {
-    __shared__ float together[BLOCK_WARPS * BESIDE][TILE_COLUMNS];
+    __shared__ __align__(16) float together[BLOCK_WARPS * BESIDE][TILE_COLUMNS];
     float sums[N] = {};
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)

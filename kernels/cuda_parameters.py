@@ -1,11 +1,20 @@
 """Parameters that lie side by side in an optimizer's buffer, while a step computes with them."""
 
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 
 from kernels.array import Array
 from kernels.cuda_operation import address
+
+
+class Parameter(Protocol):
+    """What is asked of a parameter: a leaf of the tape has it."""
+
+    array: Array
+    grad: Any
+    grad_buffer: Any
 
 
 class FlatParameters:
@@ -14,15 +23,15 @@ class FlatParameters:
     Parameters
     ----------
     flat
-        The buffer of all, of which they are parts.
+        The buffer of all, of which their arrays are parts.
     parameters
-        Each one's array, and where its gradient belongs.
+        Each with `grad_buffer`, where its gradient belongs.
     """
 
-    def __init__(self, flat: Array, parameters: Iterable[tuple[Array, Array]]) -> None:
+    def __init__(self, flat: Array, parameters: Iterable[Parameter]) -> None:
         self._flat = flat
         self._rounded: Array | None = None
-        self._buffers = {address(array): buffer for array, buffer in parameters}
+        self._waiting = {id(each.array): each for each in parameters}
 
     def rounded(self, parameter: Array, dtype: np.dtype) -> Array | None:
         """Return a parameter in another dtype, all being rounded at once; None for a stranger."""
@@ -36,10 +45,10 @@ class FlatParameters:
         return self._rounded[start:end].reshape(parameter.shape)
 
     def buffer(self, parameter: Array) -> Array | None:
-        """Return where the gradient of a parameter belongs, the first time that it is asked for.
+        """Return where the gradient of a parameter belongs, if nothing has been written there yet.
 
-        What is written there at once need not be copied; whatever follows is added to it.
+        It is for a parameter's own array, not a view of it, and the first time that it is asked
+        for. What is written there at once need not be copied; whatever follows is added to it.
         """
-        buffer = self._buffers.pop(address(parameter), None)
-        fits = buffer is not None and buffer.shape == parameter.shape
-        return buffer if fits and parameter.flags.c_contiguous else None
+        found = self._waiting.pop(id(parameter), None)
+        return found.grad_buffer.array if found is not None and found.grad is None else None

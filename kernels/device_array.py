@@ -97,17 +97,19 @@ class Recorder:
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Return what the function returns, with arrays not filled yet, and what replays it."""
         actions: list[_Action] = []
-        _state.actions = actions
+        arrays: list[Any] = []
+        _state.actions, _state.arrays = actions, arrays
         try:
             result = function()
         finally:
-            _state.actions = None
+            _state.actions, _state.arrays = None, []
+        return result, partial(_replay, actions, arrays)
 
-        def replay() -> None:
-            for action in actions:
-                perform(action)
 
-        return result, replay
+def _replay(actions: list[_Action], arrays: list[Any]) -> None:
+    """Do what was noted; the arrays are those that an action may know by their address alone."""
+    for action in actions:
+        perform(action)
 
 
 def perform(action: _Action) -> None:
@@ -120,7 +122,10 @@ def perform(action: _Action) -> None:
 
 
 class _State:
+    """What the recorder that records, if any does, has noted, and the memory that it keeps."""
+
     actions: list[_Action] | None = None
+    arrays: list[Any] = []  # noqa: RUF012 - replaced, never added to here
 
 
 _state = _State()
@@ -157,7 +162,10 @@ def _call(name: str, function: Callable, *arguments: Any, **options: Any) -> Any
     if options.get("out") is not None:
         perform(compute)
         return options["out"]
-    if _state.actions is None or name in _WITHOUT_VALUES:
+    if name in _WITHOUT_VALUES and _state.actions is not None:
+        _state.arrays.append(_adopt(compute()))
+        return _state.arrays[-1]
+    if _state.actions is None:
         return _adopt(compute())
     return _produce(compute, [each for each in arguments if isinstance(each, DeviceArray)])
 

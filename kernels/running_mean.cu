@@ -21,7 +21,7 @@ __device__ __forceinline__ void walk(const SCALAR *__restrict__ x, SCALAR *__res
                                      long long length, long long channels)
 {
     /* two sets: a warp may write those of the next span while another still reads */
-    __shared__ float totals[2][WARPS][CHANNELS];
+    __shared__ __align__(16) float totals[2][WARPS][CHANNELS];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, mine = N * (lane % LANES);
     const long long parts = (channels + CHANNELS - 1) / CHANNELS;
     const long long channel = blockIdx.x % parts * CHANNELS + mine, left = channels - channel;

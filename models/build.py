@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.backend import get_backend
+from kernels.devices import get_backend
 from models.bigram import Bigram
 from models.config import Device, TrainConfig
 from models.errors import RunError, UsageError

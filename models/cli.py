@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from kernels.backend import DEVICES, DeviceError
+from kernels.backend import DeviceError
+from kernels.devices import DEVICES
 from models.build import load_checkpoint
 from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
 from models.console import PlainConsole
@@ -372,7 +373,7 @@ def _check_same_model(before: TrainConfig, now: TrainConfig) -> None:
 
 def _check_trainable(config: TrainConfig, text: str) -> None:
     """Find out before a folder is made what would end the run at once."""
-    from kernels.backend import get_backend
+    from kernels.devices import get_backend
     from models.batches import split_corpus
 
     get_backend(config.device)

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from kernels.backend import DEVICES
+from kernels.devices import DEVICES
 from models.errors import UsageError
 from models.gpt import GPTConfig
 

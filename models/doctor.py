@@ -11,7 +11,8 @@ import numpy as np
 import threadpoolctl
 
 from kernels import fused
-from kernels.backend import DeviceError, get_backend
+from kernels.backend import DeviceError
+from kernels.devices import get_backend
 from models.corpus import corpus_status
 from models.openblas import VARIABLE, better_core_type
 

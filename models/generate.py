@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels import sampling as sampling_kernel
 from kernels.array import Array
-from kernels.backend import backend_of
+from kernels.devices import backend_of
 from models.errors import UsageError
 from models.evaluate import evaluating
 from models.tokenizer import CharTokenizer

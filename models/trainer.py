@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kernels.backend import get_backend
+from kernels.devices import get_backend
 from models.batches import RandomBatches, Split, cut_batch
 from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model
 from models.config import TrainConfig

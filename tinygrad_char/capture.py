@@ -252,10 +252,9 @@ class _RecordedStep:
         optimizer = self.step.optimizer
         optimizer.zero_grad()
         share = 1 / len(self.inputs)
-        arrays = [(each.array, each.grad_buffer.array) for each in optimizer.parameters]
         self.draws = 0
         losses: list[Array] = []
-        with self.backend.using(FlatParameters(optimizer.flat, arrays)):
+        with self.backend.using(FlatParameters(optimizer.flat, optimizer.parameters)):
             for batch, seed in zip(self.inputs, self.seeds, strict=True):
                 keys = RecordedKeys(seed, self.calls)
                 losses.append(self.step._backward(batch, keys, share))

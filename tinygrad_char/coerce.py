@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from kernels.array import is_floating
-from kernels.backend import CPU, DeviceError, backend_of
+from kernels.backend import CPU, DeviceError
+from kernels.devices import backend_of
 from tinygrad_char.autograd import TensorBase
 
 DEFAULT_DTYPE = np.dtype(np.float32)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.backend import get_backend
+from kernels.devices import get_backend
 from tinygrad_char.coerce import DEFAULT_DTYPE
 from tinygrad_char.tensor import Tensor
 

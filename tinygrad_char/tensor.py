@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from kernels.array import Array, is_floating
-from kernels.backend import DEVICES, Backend, DeviceError, backend_of, get_backend
+from kernels.backend import Backend, DeviceError
+from kernels.devices import DEVICES, backend_of, get_backend
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, Version
 from tinygrad_char.coerce import (

@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks import gpu, gpu_checks, gpu_kernels, gpu_parts, gpu_report, gpu_timing
 from benchmarks.gpu_timing import Case
-from kernels.backend import DeviceError, get_backend
+from kernels.backend import DeviceError
+from kernels.devices import get_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from kernels import backend, cublas, cuda
-from kernels.backend import CPU, DeviceError, backend_of, get_backend
+from kernels.backend import CPU, DeviceError
 from kernels.cuda_parameters import FlatParameters
 from kernels.device_array import DeviceArray
+from kernels.devices import backend_of, get_backend
 from kernels.runner.compiler import find_compiler
 from tinygrad_char import Tensor, grad, no_grad
 from tinygrad_char import functional as F

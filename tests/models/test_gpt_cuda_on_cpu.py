@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels.backend import CPU, DeviceError, get_backend
+from kernels.backend import CPU, DeviceError
+from kernels.devices import get_backend
 from kernels.runner import CpuExecutor
 from models.gpt import GPT, GPTConfig
 from tinygrad_char.optim import AdamW, decay_groups

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kernels import backend
-from kernels.backend import DeviceError, get_backend
+from kernels.backend import DeviceError
+from kernels.devices import get_backend
 from models import cli
 from models.batches import Split
 from models.build import load_checkpoint

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from kernels.backend import DeviceError, get_backend
+from kernels.backend import DeviceError
+from kernels.devices import get_backend
 from models.gpt import GPT, GPTConfig
 from tinygrad_char import Tensor, detect_nonfinite
+from tinygrad_char import functional as F
 from tinygrad_char.capture import TrainingStep
-from tinygrad_char.nn import Linear
+from tinygrad_char.nn import LayerNorm, Linear
 from tinygrad_char.optim import SGD, AdamW, decay_groups
 from tinygrad_char.random import Generator
 
@@ -27,9 +29,10 @@ def on_cpu():
 class Run:
     """A small GPT in training, with dropout, two groups, clipping and a changing rate."""
 
-    def __init__(self, eager=False):
-        self.generator = Generator(5)
-        config = GPTConfig(8, 1, 2, 16, dropout=0.25, bias=True, tied=True)
+    def __init__(self, eager=False, length=7, **changes):
+        self.generator, self.length = Generator(5), length
+        options = {"dropout": 0.25, "bias": True, "tied": True}
+        config = GPTConfig(8, 1, 2, 16, **{**options, **changes})
         self.model = GPT(config, 11, generator=self.generator).to(DEVICE)
         self.optimizer = AdamW(decay_groups(self.model.parameters(), 0.1))
         self.notes = []
@@ -48,7 +51,9 @@ class Run:
         results = []
         for number in range(steps):
             self.optimizer.set_lr(1e-2 / (number + 1))
-            batches = [tuple(self.rng.integers(0, 11, (2, batch, 7))) for _ in range(count)]
+            batches = [
+                tuple(self.rng.integers(0, 11, (2, batch, self.length))) for _ in range(count)
+            ]
             alone = count == 1
             results.append(self.step(*batches[0]) if alone else self.step.accumulated(batches))
         return results
@@ -67,8 +72,11 @@ def assert_same(run, other, results, expected):
     np.testing.assert_array_equal(run.optimizer.updates, other.optimizer.updates)
 
 
-def test_replays_are_the_steps_that_are_computed_each_time():
-    recorded, computed = Run(), Run(eager=True)
+@pytest.mark.parametrize("length", [7, 8])  # within the context, and all of it
+@pytest.mark.parametrize("changes", [{}, {"bias": False}, {"tied": False}])
+def test_replays_are_the_steps_that_are_computed_each_time(length, changes):
+    recorded = Run(length=length, **changes)
+    computed = Run(eager=True, length=length, **changes)
     results, expected = recorded.make(6), computed.make(6)
     assert recorded.step.replays
     assert recorded.notes == []
@@ -229,6 +237,58 @@ def linear_step(loss, optimizer=AdamW, device=DEVICE, parameters=None):
 
 
 X = np.ones((4, 3), np.float32)
+
+
+def penalty(model, x):
+    """Its gradient reaches the weight first, since it is computed last."""
+    return (model(x * model.bias.sum()) ** 2).sum() + (model.weight * model.weight).sum()
+
+
+def viewed(model, x):
+    weight = model.weight.reshape(model.weight.shape)
+    return (F.linear(x, weight, model.bias) ** 2).sum() + (F.linear(x, model.weight) ** 2).sum()
+
+
+def chained(model, x):
+    """What lies between the products is theirs alone."""
+    return (F.linear(F.linear(x, model.weight), model.weight.T, None) ** 2).sum() + model.bias.sum()
+
+
+def normalised(model, x):
+    weight = model.weight[0] * 1 + 1
+    return (F.layer_norm(model(x) @ model.weight, weight) ** 2).sum() + (weight * weight).sum()
+
+
+@pytest.mark.parametrize("loss", [penalty, viewed, chained, normalised])
+def test_weights_that_are_used_in_several_ways_have_the_gradients_of_all(loss):
+    def steps(reason):
+        _, step, _ = linear_step(lambda model, x: loss(model, x))
+        step.reason = reason
+        rng = np.random.default_rng(0)
+        results = [step(rng.standard_normal((4, 3), np.float32)) for _ in range(6)]
+        assert step.replays == (reason is None)
+        return results, step.optimizer.flat.get()
+
+    (found, weights), (expected, others) = steps(None), steps("the test asks for it")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(weights, others, rtol=1e-4, atol=1e-6)
+
+
+def test_a_penalty_on_a_weight_of_layernorm_is_not_lost():
+    def steps(reason):
+        generator = Generator(0)
+        model = LayerNorm(3, bias=False).to(DEVICE)
+        optimizer = AdamW(model.parameters(), lr=0.1)
+
+        def loss(x):
+            return (model(x) ** 3).sum() + 0.1 * (model.weight * model.weight).sum()
+
+        step = TrainingStep(loss, optimizer, generator.dropout)
+        step.reason = reason
+        rng = np.random.default_rng(0)
+        return [step(rng.standard_normal((4, 3), np.float32)) for _ in range(5)]
+
+    np.testing.assert_allclose(steps(None), steps("the test asks for it"), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from kernels.array import is_floating
-from kernels.backend import get_backend
+from kernels.devices import get_backend
 from tinygrad_char.tensor import Tensor
 
 

@@ -294,6 +294,20 @@ def test_parameters_of_one_buffer_are_rounded_once(launcher, products):
     np.testing.assert_array_equal(z, Linear(launcher, products).forward(y, second, None))
 
 
+def parameter(array, buffer, grad=None):
+    return SimpleNamespace(array=array, grad=grad, grad_buffer=SimpleNamespace(array=buffer))
+
+
+def test_a_gradient_that_is_there_already_is_not_overwritten(launcher, products):
+    weight, buffer = np.ones((4, 3), np.float32), np.full((4, 3), 7, np.float32)
+    ours = Linear(launcher, products)
+    ours.flat = FlatParameters(weight.reshape(-1), [parameter(weight, buffer, grad=buffer)])
+    grad, x = np.ones((2, 4), np.float32), np.ones((2, 3), np.float32)
+    result = ours.backward(grad, x, weight, (False, True, False))[1]
+    assert not np.may_share_memory(result, buffer)
+    assert (buffer == 7).all()
+
+
 def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, products):
     flat, grads = np.arange(16, dtype=np.float32), np.zeros(16, np.float32)
     weight, buffer = flat[4:].reshape(4, 3), grads[4:].reshape(4, 3)
@@ -301,7 +315,10 @@ def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, pr
     ours = Linear(launcher, products)
     grad, x = np.ones((2, 4), np.float32), np.full((2, 3), 2, np.float32)
     needs = (True, True, False)
-    ours.flat = FlatParameters(flat, [(weight, buffer), (square, grads[:4].reshape(2, 2))])
+    small = parameter(square, grads[:4].reshape(2, 2))
+    ours.flat = FlatParameters(flat, [parameter(weight, buffer), small])
+    view = ours.backward(grad, x, weight[:], needs)[1]
+    assert not np.may_share_memory(view, buffer)
     assert ours.backward(grad, x, weight, needs)[1] is buffer
     again = ours.backward(grad, x, weight, needs)[1]
     assert not np.may_share_memory(again, buffer)

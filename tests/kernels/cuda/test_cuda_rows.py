@@ -1,5 +1,7 @@
 """LayerNorm, softmax and cross-entropy in CUDA against their references."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -88,7 +90,8 @@ def test_layernorm_writes_the_gradient_of_its_weight_where_it_belongs(launcher):
     flat, grads = draw(rng, 20), np.zeros(20, np.float32)
     weight, buffer = flat[5:14], grads[5:14]
     kernel = LayerNorm(launcher)
-    kernel.flat = FlatParameters(flat, [(weight, buffer)])
+    own = SimpleNamespace(array=weight, grad=None, grad_buffer=SimpleNamespace(array=buffer))
+    kernel.flat = FlatParameters(flat, [own])
     _, mean, rstd = kernel.forward(x, weight, None)
     needs = (True, True, False)
     written = kernel.backward(grad, x, weight, mean, rstd, needs)[1]
