@@ -30,12 +30,6 @@ static_assert((PRECISION == BF16) == (sizeof(SCALAR) == 2), "the precision of an
 __device__ __forceinline__ int lane_group() { return threadIdx.x % WARP / 4; }
 __device__ __forceinline__ int lane_member() { return threadIdx.x % 4; }
 
-/* The warp's number, of which the compiler knows so that it is the same for all lanes. */
-__device__ __forceinline__ int warp_number()
-{
-    return __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
-}
-
 /* Rows of a tile that the block copies at once. */
 constexpr int AT_ONCE = THREADS / UNITS;
 

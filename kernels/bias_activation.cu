@@ -63,20 +63,22 @@ __device__ __forceinline__ float slope(float x)
 
 extern "C" __global__ void __launch_bounds__(256, 3)
 bias_activation_forward(const SCALAR *__restrict__ x, const float *__restrict__ bias,
-                        SCALAR *__restrict__ y, long long rows, long long columns)
+                        SCALAR *__restrict__ y, int rows, int columns)
 {
-    const Place place(rows, columns);
+    Place place(rows, columns);
     const bool whole = place.whole(x, y);
-    Tile values;
     float shift[N];
-    place.load_tile(values, x, whole);
     place.load_bias(shift, bias, whole);
+    place.each_tile([&] {
+        Tile values;
+        place.load_tile(values, x, whole);
 #pragma unroll
-    for (int i = 0; i < ROUNDS; i++)
+        for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-        for (int j = 0; j < N; j++)
-            values[i][j] = activation(values[i][j] + shift[j]);
-    place.store_tile(y, values, whole);
+            for (int j = 0; j < N; j++)
+                values[i][j] = activation(values[i][j] + shift[j]);
+        place.store_tile(y, values, whole);
+    });
 }
 
 /* `saved` is y for ReLU, else x. Where `partial` is not null it receives each block's part of
@@ -85,21 +87,24 @@ bias_activation_forward(const SCALAR *__restrict__ x, const float *__restrict__ 
 extern "C" __global__ void __launch_bounds__(256, 3)
 bias_activation_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ saved,
                          const float *__restrict__ bias, SCALAR *__restrict__ grad_x,
-                         float *__restrict__ partial, long long rows, long long columns)
+                         float *__restrict__ partial, int rows, int columns)
 {
-    const Place place(rows, columns);
+    Place place(rows, columns);
     const bool whole = place.whole(grad, saved, grad_x);
-    Tile g, values;
-    float shift[N];
-    place.load_tile(g, grad, whole);
-    place.load_tile(values, saved, whole);
+    float shift[N], sums[N] = {};
     place.load_bias(shift, ACTIVATION == RELU ? nullptr : bias, whole);
+    place.each_tile([&] {
+        Tile g, values;
+        place.load_tile(g, grad, whole);
+        place.load_tile(values, saved, whole);
 #pragma unroll
-    for (int i = 0; i < ROUNDS; i++)
+        for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
-        for (int j = 0; j < N; j++)
-            g[i][j] *= slope(values[i][j] + shift[j]);
-    place.store_tile(grad_x, g, whole);
+            for (int j = 0; j < N; j++)
+                g[i][j] *= slope(values[i][j] + shift[j]);
+        place.store_tile(grad_x, g, whole);
+        add_rows(sums, g);
+    });
     if (partial)
-        store_column_sums(partial, g, place);
+        store_column_sums(partial, sums, place);
 }

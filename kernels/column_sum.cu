@@ -7,13 +7,16 @@
 
 /* partial[b, c] = the sum of x[r, c] over the rows of block b. */
 extern "C" __global__ void __launch_bounds__(256)
-column_parts(const SCALAR *__restrict__ x, float *__restrict__ partial, long long rows,
-             long long columns)
+column_parts(const SCALAR *__restrict__ x, float *__restrict__ partial, int rows, int columns)
 {
-    const Place place(rows, columns);
-    Tile values;
-    place.load_tile(values, x, place.whole(x));
-    store_column_sums(partial, values, place);
+    Place place(rows, columns);
+    float sums[N] = {};
+    place.each_tile([&] {
+        Tile values;
+        place.load_tile(values, x, place.whole(x));
+        add_rows(sums, values);
+    });
+    store_column_sums(partial, sums, place);
 }
 
 /* sums[c] = the sum of partial[r, c] over the rows, which are `stride` apart. Blocks of 32 x 32

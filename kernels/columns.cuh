@@ -1,13 +1,14 @@
 /* How the elements of a (rows, columns) array of SCALAR are dealt to threads, for kernels that add
- * up columns: a block has 32 rows of 128 columns, and a warp four of these rows. A thread moves N
- * neighbours at once, sixteen bytes, so a row is all lanes' in float, and in bfloat16 one half's,
- * beside the next row. blockIdx.x counts rows, blockIdx.y columns. */
+ * up columns: a block has 64 rows of 128 columns, and each of its warps two tiles of four rows, one
+ * after the other. A thread moves N neighbours at once, sixteen bytes, so a row is all lanes' in
+ * float, and in bfloat16 one half's, beside the next row. blockIdx.x counts rows, blockIdx.y
+ * columns. */
 #pragma once
 #include "pack.cuh"
 #include "philox.cuh"
 #include "reduce.cuh"
 
-constexpr int TILE_ROWS = 4, TILE_COLUMNS = 128, BLOCK_WARPS = 8;
+constexpr int TILES = 2, TILE_ROWS = 4, TILE_COLUMNS = 128, BLOCK_WARPS = 8;
 constexpr int N = WIDTH<SCALAR>, LANES = TILE_COLUMNS / N; /* of a row */
 constexpr int BESIDE = WARP / LANES, ROUNDS = TILE_ROWS / BESIDE;
 
@@ -16,15 +17,23 @@ typedef float Tile[ROUNDS][N];
 
 /* Where this thread's elements are. */
 struct Place {
-    long long rows, columns, row, column, left; /* left: from `column` to the end of the row */
+    int rows, columns;
+    int row;          /* the first of the warp's tile */
+    int column, left; /* the thread's first, and from there to the end of the row */
 
-    __device__ __forceinline__ Place(long long rows, long long columns)
+    __device__ __forceinline__ Place(int rows, int columns)
         : rows(rows), columns(columns),
-          row(((long long)blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP) * TILE_ROWS +
-              threadIdx.x % WARP / LANES),
-          column((long long)blockIdx.y * TILE_COLUMNS + N * (threadIdx.x % LANES)),
-          left(columns - column)
+          row((blockIdx.x * BLOCK_WARPS + warp_number()) * TILES * TILE_ROWS),
+          column(blockIdx.y * TILE_COLUMNS + N * (threadIdx.x % LANES)), left(columns - column)
     {
+    }
+
+    /* Calls use() for each of the warp's tiles that has rows, with `row` at its first. */
+    template <typename Use> __device__ __forceinline__ void each_tile(Use use)
+    {
+#pragma unroll 1
+        for (int i = 0; i < TILES && row < rows; i++, row += TILE_ROWS)
+            use();
     }
 
     /* Whether N numbers can be moved at once in arrays that begin at these addresses. */
@@ -37,9 +46,8 @@ struct Place {
     {
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
-            const long long r = row + i * BESIDE;
-            load_some<N>(values[i], source + r * columns + column, r < rows ? left : 0,
-                         whole && r < rows);
+            const bool exists = row_of(i) < rows;
+            load_some<N>(values[i], source + offset(i), exists ? left : 0, exists && whole);
         }
     }
 
@@ -47,9 +55,8 @@ struct Place {
     {
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
-            const long long r = row + i * BESIDE;
-            store_some<N>(target + r * columns + column, values[i], r < rows ? left : 0,
-                          whole && r < rows);
+            const bool exists = row_of(i) < rows;
+            store_some<N>(target + offset(i), values[i], exists ? left : 0, exists && whole);
         }
     }
 
@@ -59,14 +66,25 @@ struct Place {
     {
         load_some<N>(values, bias + column, bias ? left : 0, bias && whole && aligned<N>(bias));
     }
+
+  private:
+    __device__ __forceinline__ int row_of(int round) const
+    {
+        return row + round * BESIDE + threadIdx.x % WARP / LANES;
+    }
+
+    __device__ __forceinline__ long long offset(int round) const
+    {
+        return (long long)row_of(round) * columns + column;
+    }
 };
 
-/* The factors, 0 or the mask's scale, of a tile. `element` is the number of the warp's first; rows
- * are `stride` apart. Each lane draws sixteen columns of a row, which the others ask it for.
- * Drawing comes before reading, so that registers suffice for more warps: while some draw others
- * wait. */
-__device__ __forceinline__ void draw_factors(Tile &factors, const Mask &mask, Word element,
-                                             Word stride)
+/* Which numbers of a tile the mask keeps: bit j of kept[i] is that of the j-th in round i.
+ * `element` is the number of the warp's first; rows are `stride` apart. Each lane draws sixteen
+ * columns of a row, which the others ask it for. Drawing comes before reading, so that registers
+ * suffice for more warps: while some draw others wait. */
+__device__ __forceinline__ void draw_tile(unsigned (&kept)[ROUNDS], const Mask &mask, Word element,
+                                          Word stride)
 {
     constexpr int GROUPS = TILE_COLUMNS / 16;
     const int lane = threadIdx.x % WARP, column = N * (lane % LANES);
@@ -74,33 +92,34 @@ __device__ __forceinline__ void draw_factors(Tile &factors, const Mask &mask, Wo
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
         const int row = i * BESIDE + lane / LANES;
-        const unsigned kept = __shfl_sync(ALL_LANES, mine, row * GROUPS + column / 16);
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            factors[i][j] = kept >> (column % 16 + j) & 1u ? mask.scale : 0.0f;
+        kept[i] = __shfl_sync(ALL_LANES, mine, row * GROUPS + column / 16) >> column % 16;
     }
 }
 
-/* partial[blockIdx.x, c] = the sum of column c over the block's rows, whose `values` are zeros
- * where there are none. */
-__device__ __forceinline__ void store_column_sums(float *__restrict__ partial, const Tile &values,
-                                                  const Place &place)
+/* Adds up the rows of a tile. */
+__device__ __forceinline__ void add_rows(float (&sums)[N], const Tile &values)
 {
-    __shared__ __align__(16) float together[BLOCK_WARPS * BESIDE][TILE_COLUMNS];
-    float sums[N] = {};
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
         for (int j = 0; j < N; j++)
             sums[j] += values[i][j];
+}
+
+/* partial[blockIdx.x, c] = the sum of column c over the block's rows, of which each thread has its
+ * own in `sums`. */
+__device__ __forceinline__ void store_column_sums(float *__restrict__ partial,
+                                                  const float (&sums)[N], const Place &place)
+{
+    __shared__ __align__(16) float together[BLOCK_WARPS * BESIDE][TILE_COLUMNS];
     store_shared<N>(&together[threadIdx.x / LANES][N * (threadIdx.x % LANES)], sums);
     __syncthreads();
-    const long long column = (long long)blockIdx.y * TILE_COLUMNS + threadIdx.x;
+    const int column = blockIdx.y * TILE_COLUMNS + threadIdx.x;
     if (threadIdx.x >= TILE_COLUMNS || column >= place.columns)
         return;
     float sum = 0.0f;
 #pragma unroll
     for (int each = 0; each < BLOCK_WARPS * BESIDE; each++)
         sum += together[each][threadIdx.x];
-    partial[blockIdx.x * place.columns + column] = sum;
+    partial[(long long)blockIdx.x * place.columns + column] = sum;
 }

@@ -12,6 +12,7 @@ from kernels.bias_activation import Kept
 from kernels.cuda_mask import can_draw, mask_arguments
 from kernels.cuda_operation import (
     MOST_COLUMNS,
+    MOST_ROWS,
     ROW_BLOCK,
     SCALARS,
     TILE_COLUMNS,
@@ -47,8 +48,8 @@ class BiasActivation(Operation):
             x,
             bias,
             y,
-            np.int64(rows),
-            np.int64(columns),
+            np.int32(rows),
+            np.int32(columns),
             SCALAR=SCALARS[x.dtype.name],
             ACTIVATION=activation.upper(),
         )
@@ -77,8 +78,8 @@ class BiasActivation(Operation):
             bias,
             grad_x,
             partial,
-            np.int64(rows),
-            np.int64(columns),
+            np.int32(rows),
+            np.int32(columns),
             SCALAR=SCALARS[grad.dtype.name],
             ACTIVATION=activation.upper(),
         )
@@ -170,8 +171,8 @@ class Residual(Operation):
             z,
             bias,
             y,
-            np.int64(rows),
-            np.int64(columns),
+            np.int32(rows),
+            np.int32(columns),
             *mask_arguments(p, key),
             SCALAR=SCALARS[z.dtype.name],
             DROPOUT=int(p > 0 and key is not None),
@@ -198,8 +199,8 @@ class Residual(Operation):
             grad,
             grad_x,
             partial,
-            np.int64(rows),
-            np.int64(columns),
+            np.int32(rows),
+            np.int32(columns),
             *mask_arguments(p, key),
             SCALAR=SCALARS[grad.dtype.name],
             DROPOUT=int(p > 0 and key is not None),
@@ -214,7 +215,7 @@ def _grid(rows: int, columns: int) -> tuple[int, int]:
 
 
 def _fits(x: Array) -> bool:
-    return x.ndim > 0 and x.shape[-1] <= MOST_COLUMNS
+    return x.ndim > 0 and x.shape[-1] <= MOST_COLUMNS and by_rows(x)[0] <= MOST_ROWS
 
 
 def _single(array: Array | None) -> bool:

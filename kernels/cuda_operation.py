@@ -18,11 +18,11 @@ ACCESS_BYTES = 16
 ROW_BLOCK = 256
 """Threads of a block of the kernels that work by rows: eight warps."""
 
-TILE_ROWS, TILE_COLUMNS = 32, 128
+TILE_ROWS, TILE_COLUMNS = 64, 128
 """The part of a matrix that a block of the kernels that add up columns has: columns.cuh."""
 
-MOST_COLUMNS = 65535 * TILE_COLUMNS
-"""What the second axis of a grid can count."""
+MOST_ROWS, MOST_COLUMNS = 2**31 - TILE_ROWS, 65535 * TILE_COLUMNS
+"""What a number of 32 bits, and the second axis of a grid, can count."""
 
 WARP_COLUMNS = 1024
 """Rows up to this long are one warp's; longer ones are shared by the warps of a block."""
@@ -63,8 +63,8 @@ class Operation:
             ROW_BLOCK,
             matrix,
             partial,
-            np.int64(rows),
-            np.int64(columns),
+            np.int32(rows),
+            np.int32(columns),
             SCALAR=SCALARS[matrix.dtype.name],
         )
         return self.sum_rows(partial, (columns,), dtype)

@@ -64,9 +64,9 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
     }
 }
 
-/* Writes grad_x, where not null, to which it adds `addend`, where that is not null: the gradient that
- * x has from elsewhere, such as the residual connection around a block, which would otherwise be
- * added by a pass of its own. And for each block the part (2, columns) of the sums over rows
+/* Writes grad_x, where not null, to which it adds `addend`, where that is not null: the gradient
+ * that x has from elsewhere, such as the residual connection around a block, which would otherwise
+ * be added by a pass of its own. And for each block the part (2, columns) of the sums over rows
  * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
  * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
  * left to chance. An atomicAdd for each column and block would save the second stage, but its sums

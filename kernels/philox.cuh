@@ -32,6 +32,12 @@ struct Mask {
         return bits >> first & 0xffffu;
     }
 
+    /* What an element is multiplied by whose bit is the j-th. */
+    __device__ __forceinline__ float factor(unsigned kept, int j) const
+    {
+        return kept >> j & 1u ? scale : 0.0f;
+    }
+
   private:
     /* What is kept of a group of sixteen elements. */
     __device__ __forceinline__ unsigned draw(Word group) const

@@ -1,8 +1,14 @@
-/* Sums and maxima over a warp or over a block, in an order that never changes. */
+/* Warps; sums and maxima over one or over a block, in an order that never changes. */
 #pragma once
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
+
+/* The warp's number in its block, so that the compiler knows that it is the same for all lanes. */
+__device__ __forceinline__ int warp_number()
+{
+    return __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
+}
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffffff); }

@@ -1,7 +1,7 @@
-/* A row that a kernel goes over more than once. A thread's part are N numbers at `first`, at
- * first + STEP, and so on. Of these KEPT are read at once and stay in registers: with 32 the whole of
- * rows of up to 1,024 numbers does, or 8,192 where a block shares a row. What is beyond is read each
- * time, from the cache if it is there. */
+/* A row that a kernel goes over more than once. A thread's part are N numbers at `first`, at first
+ * + STEP, and so on. Of these KEPT are read at once and stay in registers: with 32 the whole of
+ * rows of up to 1,024 numbers does, or 8,192 where a block shares a row. What is beyond is read
+ * each time, from the cache if it is there. */
 #pragma once
 #include "pack.cuh"
 

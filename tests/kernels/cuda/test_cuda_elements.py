@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 
 from kernels import bias_activation as reference_bias_activation
+from kernels import cuda_elements
 from kernels import gelu as reference_gelu
 from kernels import relu as reference_relu
 from kernels import residual as reference_residual
@@ -15,7 +16,7 @@ from kernels.cuda_mask import RecordedKey
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(0x123456789ABCDEF0, 77)
-ROWS = st.integers(1, 70)
+ROWS = st.integers(1, 140)
 COLUMNS = st.sampled_from([1, 2, 5, 16, 31, 33, 64, 65, 127, 128, 129, 144, 256, 300])
 SEEDS = st.integers(0, 1000)
 ACTIVATIONS = reference_bias_activation.ACTIVATIONS
@@ -179,3 +180,15 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     Dropout(checking_launcher).forward(x, 0.5, KEY)
     Residual(checking_launcher).forward(x, bias, grad, 0.5, KEY)
     Residual(checking_launcher).backward(grad, 0.5, KEY, True)
+
+
+def test_more_rows_than_kernels_count_are_the_references(launcher, monkeypatch):
+    monkeypatch.setattr(cuda_elements, "MOST_ROWS", 3)
+    launched = []
+    monkeypatch.setattr(launcher, "run", launched.append)
+    x, bias = np.ones((4, 5), np.float32), np.ones(5, np.float32)
+    y, kept = BiasActivation(launcher).forward(x.copy(), bias, "gelu")
+    BiasActivation(launcher).backward(y, kept, "gelu", need_bias=True)
+    Residual(launcher).forward(x.copy(), bias, y)
+    Residual(launcher).backward(x, 0.0, None, need_bias=True)
+    assert launched == []
