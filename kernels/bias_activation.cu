@@ -12,8 +12,9 @@ enum Activation { RELU, GELU, GELU_TANH };
 constexpr float INNER = 0.797884560802865355f; /* sqrt(2 / pi) */
 constexpr float CUBIC = 0.044715f;
 
-/* Phi(x); for GELU `bell` is exp(-x^2 / 2). For bfloat16 Phi comes from the bell by Abramowitz and
- * Stegun 1964, 7.1.26, for half of erff's work: it is off by at most 7.5e-8, rounding by more. */
+/* Phi(x); for GELU `bell` is exp(-x^2 / 2). For bfloat16 Phi comes from the bell, by Abramowitz and
+ * Stegun 1964, 7.1.26, which is off by at most 7.5e-8 (rounding by more) and has less to do than
+ * erff. */
 __device__ __forceinline__ float distribution(float x, float bell)
 {
     constexpr bool LOW = sizeof(SCALAR) == 2;

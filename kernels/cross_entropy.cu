@@ -147,8 +147,7 @@ cross_entropy_reduce(const float *__restrict__ losses, const long long *__restri
 }
 
 /* Multiplies a gradient by the cotangent, one number for all rows or one for each. Rows whose
- * cotangent is one are left alone. Blocks take several rows, so that few are started for nothing.
- */
+ * cotangent is one are left alone. Blocks take several rows: few are started for nothing. */
 extern "C" __global__ void __launch_bounds__(256)
 cross_entropy_rescale(const float *__restrict__ cotangent, SCALAR *__restrict__ grad_logits,
                       long long rows, int classes, bool for_each)

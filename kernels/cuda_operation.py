@@ -78,7 +78,8 @@ class Operation:
     ) -> Array:
         """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`.
 
-        Where that has fewer numbers than a row, the row's first are meant.
+        Where that has fewer numbers than a row, the row's first are meant. The sum is written to
+        `out`, if given.
         """
         sums = namespace(partial).empty(shape, dtype) if out is None else out
         self.launch(

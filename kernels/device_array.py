@@ -162,11 +162,11 @@ def _call(name: str, function: Callable, *arguments: Any, **options: Any) -> Any
     if options.get("out") is not None:
         perform(compute)
         return options["out"]
-    if name in _WITHOUT_VALUES and _state.actions is not None:
-        _state.arrays.append(_adopt(compute()))
-        return _state.arrays[-1]
     if _state.actions is None:
         return _adopt(compute())
+    if name in _WITHOUT_VALUES:
+        _state.arrays.append(_adopt(compute()))
+        return _state.arrays[-1]
     return _produce(compute, [each for each in arguments if isinstance(each, DeviceArray)])
 
 

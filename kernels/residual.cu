@@ -9,9 +9,9 @@
 __device__ __forceinline__ void draw(unsigned (&kept)[ROUNDS], const Mask &mask,
                                      const Place &place)
 {
-    const long long first = (long long)place.row * place.columns + blockIdx.y * TILE_COLUMNS;
     if constexpr (DROPOUT)
-        draw_tile(kept, mask, first, place.columns);
+        draw_tile(kept, mask, (long long)place.row * place.columns + blockIdx.y * TILE_COLUMNS,
+                  place.columns);
 }
 
 __device__ __forceinline__ float factor(const Mask &mask, unsigned kept, int j)
