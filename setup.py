@@ -1,8 +1,14 @@
 """Installation: the packages, what they need, and the command `tinygrad-char`."""
 
+import re
 from pathlib import Path
 
 from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "tinygrad_char/__init__.py").read_text("utf-8"), re.M
+)[1]
 
 FUSED = Extension(
     "kernels._fused",
@@ -67,10 +73,25 @@ TEST = [
 
 setup(
     name="tinygrad-char",
-    version="0.1.0",
+    version=VERSION,
     description="An autograd engine on NumPy and CuPy from scratch, and a character GPT on it",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author="the tinygrad_char authors",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: C",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     python_requires=">=3.11",
     ext_modules=[FUSED],
     packages=[

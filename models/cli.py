@@ -21,6 +21,7 @@ from models.corpus import load_corpus
 from models.errors import RunError, UsageError
 from models.run_folder import RunFolder, resolve_checkpoint
 from models.tokenizer import UnknownPolicy
+from tinygrad_char import __version__
 
 if TYPE_CHECKING:
     from models.train import Result
@@ -282,6 +283,10 @@ def run(arguments: list[str]) -> int:
     """Run the command that the arguments name and return its exit code."""
     code = 0
     try:
+        if arguments == ["--version"]:
+            sys.stdout.write(f"tinygrad-char {__version__}\n")
+            sys.stdout.flush()
+            return 0
         command = tyro.cli(
             _commands(arguments),
             args=arguments or ["--help"],
@@ -313,7 +318,7 @@ def run(arguments: list[str]) -> int:
 
 DESCRIPTION = (
     "Character language models on an autograd engine of their own, NumPy and CuPy underneath. "
-    "Start with: tinygrad-char train"
+    "Start with: tinygrad-char train. Which version this is: tinygrad-char --version"
 )
 
 

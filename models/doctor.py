@@ -15,6 +15,7 @@ from kernels.backend import DeviceError
 from kernels.devices import get_backend
 from models.corpus import corpus_status
 from models.openblas import VARIABLE, better_core_type
+from tinygrad_char import __version__
 
 SHOWN = ("numpy", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "torch")
 
@@ -22,7 +23,7 @@ SHOWN = ("numpy", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "torch")
 def examine() -> dict[str, Any]:
     """Return the findings by name, in words."""
     return {
-        "tinygrad_char": _version("tinygrad-char"),
+        "tinygrad_char": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: _version(name) for name in SHOWN},
         "processors": os.cpu_count() or 1,

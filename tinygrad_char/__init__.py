@@ -26,6 +26,8 @@ from tinygrad_char.gradcheck import GradcheckError, gradcheck
 from tinygrad_char.random import Generator, manual_seed
 from tinygrad_char.tensor import Tensor
 
+__version__ = "0.2.0"
+
 __all__ = [
     "DeviceError",
     "Generator",
