@@ -1,6 +1,7 @@
 """The backward of broadcasting, which every operation with broadcast operands shares."""
 
 from kernels.array import Array
+from kernels.reduce import total
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
@@ -13,4 +14,4 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
         for axis, length in enumerate(shape)
         if length == 1 and grad.shape[extra + axis] != 1
     )
-    return grad.sum(axis=axes).reshape(shape) if axes else grad.reshape(shape)
+    return total(grad, axes).reshape(shape) if axes else grad.reshape(shape)

@@ -19,6 +19,7 @@ import numpy as np
 
 from kernels.array import Array, is_floating
 from kernels.backend import Backend, DeviceError
+from kernels.half import FLOAT32, is_half, rounded, widened
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
@@ -95,8 +96,16 @@ class Function:
     It is what that input has from other operations so far, and is not to be written to.
     """
 
+    upcasts: ClassVar[bool] = False
+    """Whether float16 inputs reach forward as float32, and its result is rounded once.
+
+    So it is with the cotangent and the gradients in backward, and on the CPU with bfloat16. All
+    operations that compute something set it; those that only move elements have nothing to round.
+    """
+
     backend: Backend
     needs: tuple[bool, ...]
+    halves: tuple[Any, ...] = ()  # for each input the dtype that it was upcast from, or None
     addend: Any = None
     saved: tuple[Any, ...] = ()
     edges: list[Edge] | None = None
@@ -114,6 +123,30 @@ class Function:
     def backward(self, grad: Array) -> Any:
         """Return the gradients of the inputs, given the gradient of the result."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    def run_forward(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:
+        """Return forward(*arrays, **options), computed as `upcasts` says."""
+        self.halves = ()
+        if not self.upcasts or not any(map(is_half, arrays)):
+            return self.forward(*arrays, **options)
+        self.halves = tuple(each.dtype if is_half(each) else None for each in arrays)
+        result = self.forward(*map(widened, arrays), **options)
+        dtype = next(each for each in self.halves if each is not None)
+        return rounded(result, dtype) if getattr(result, "dtype", None) == FLOAT32 else result
+
+    def run_backward(self, grad: Array) -> tuple[Any, ...]:
+        """Return what backward(grad) returns, as a tuple, computed as `upcasts` says."""
+        if self.halves:
+            grad, self.addend = widened(grad), widened(self.addend)
+        grads = self.backward(grad)
+        if not isinstance(grads, tuple):
+            grads = (grads,)
+        if len(grads) != len(self.halves):
+            return grads
+        return tuple(
+            each if each is None or dtype is None else rounded(each, dtype)
+            for each, dtype in zip(grads, self.halves, strict=True)
+        )
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
@@ -145,7 +178,7 @@ class Function:
         state = _state
         record = state.recording and any(needs)
         node.needs = tuple(needs) if record else (False,) * len(needs)
-        array = node.forward(*arrays, **options)
+        array = node.run_forward(arrays, options)
         if state.checking:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
@@ -208,9 +241,7 @@ class Function:
                     f"{self.shape} or one of its inputs as it was, but it was changed in place "
                     f"{version.value - value} time(s) since; change a copy, or call backward first"
                 )
-        grads = self.backward(grad)
-        if not isinstance(grads, tuple):
-            grads = (grads,)
+        grads = self.run_backward(grad)
         if len(grads) != len(edges):
             raise RuntimeError(
                 f"backward of {name} returned {len(grads)} gradient(s) for {len(edges)} input(s); "
@@ -359,22 +390,26 @@ def backward(
 
 
 class Accumulation:
-    """Adds gradients to `.grad` of leaves; those with hooks get theirs whole, at the end."""
+    """Adds gradients to `.grad` of leaves; those with hooks get theirs whole, at the end.
+
+    So do leaves of float16, whose parts are added up in float32 and rounded once.
+    """
 
     def __init__(self) -> None:
         self._deferred: dict[int, tuple[Tensor, Array]] = {}
 
     def add(self, leaf: Tensor, grad: Array) -> None:
         """Take a part of the leaf's gradient."""
-        if leaf.hooks:
+        if leaf.hooks or is_half(grad):
             before = self._deferred.get(id(leaf))
-            self._deferred[id(leaf)] = (leaf, grad if before is None else before[1] + grad)
+            self._deferred[id(leaf)] = (leaf, grad if before is None else _sum(before[1], grad))
         else:
             _accumulate(leaf, grad)
 
     def finish(self) -> None:
         """Run the hooks on the gradients that they wait for."""
         for leaf, total in self._deferred.values():
+            total = rounded(total, leaf.array.dtype)
             _accumulate(leaf, _run_hooks(leaf.hooks, total, leaf))
 
 
@@ -389,10 +424,19 @@ def leaf_gradients(
 
     def at_leaf(leaf: Tensor, grad: Array) -> None:
         before = found.get(id(leaf))
-        found[id(leaf)] = grad if before is None else before + grad
+        found[id(leaf)] = grad if before is None else _sum(before, grad)
 
     _walk((output,), (cotangent,), at_leaf, {}, False)
-    return [found.get(id(each)) for each in leaves]
+    totals = [found.get(id(each)) for each in leaves]
+    return [
+        each if each is None else rounded(each, leaf.array.dtype)
+        for each, leaf in zip(totals, leaves, strict=True)
+    ]
+
+
+def _sum(total: Array, grad: Array) -> Array:
+    """Return the sum of two gradients, where they are float16 in float32, to be rounded later."""
+    return widened(total) + grad
 
 
 def grad(
@@ -444,10 +488,11 @@ def grad(
     def at_leaf(leaf: Tensor, grad: Array) -> None:
         if id(leaf) in wanted:
             before = found.get(id(leaf))
-            found[id(leaf)] = grad if before is None else before + grad
+            found[id(leaf)] = grad if before is None else _sum(before, grad)
 
     _walk(outputs, cotangents, at_leaf, found, retain_graph, wanted)
     for key in found:
+        found[key] = rounded(found[key], wanted[key].array.dtype)
         if wanted[key].node is None:
             found[key] = _run_hooks(wanted[key].hooks, found[key], wanted[key])
     results: list[Any] = []
@@ -490,14 +535,14 @@ def _walk(
         elif edge in owned:
             pending[edge] += grad
         else:
-            pending[edge] = pending[edge] + grad
+            pending[edge] = _sum(pending[edge], grad)
             owned.add(edge)
 
     for output, each in zip(outputs, grads, strict=True):
         receive(output.node or output, each)
     while heap and heap[0][0] <= -oldest:
         node = heapq.heappop(heap)[1]
-        total = pending.pop(node)
+        total = rounded(pending.pop(node), node.dtype)
         owned.discard(node)
         if node.hooks:
             total = _run_hooks(node.hooks, total, outputs[0])

@@ -122,10 +122,8 @@ class Program:
             if grad is not None:
                 if node.adds and targets[0] is not None:
                     node.addend, grads[targets[0]] = grads[targets[0]], None
-                results = node.backward(grad)
+                results = node.run_backward(grad)
                 node.addend = None
-                if not isinstance(results, tuple):
-                    results = (results,)
                 for target, each in zip(targets, results, strict=True):
                     if target is not None:
                         before = grads[target]
@@ -141,7 +139,7 @@ class Program:
         for (node, sources, options, keys), unread in zip(self.forwards, self.unread, strict=True):
             if keys:
                 options = {**options, **{name: self.dropout.dropout_key() for name in keys}}
-            value = node.forward(*[values[number] for number in sources], **options)
+            value = node.run_forward([values[number] for number in sources], options)
             values.append(value if type(value) is np.ndarray else np.asarray(value))
             see(values[-1])
             for number in unread:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from kernels.array import Array
 from kernels.broadcast import unbroadcast
+from kernels.half import rounded
 from tinygrad_char.autograd import Function
 
 
@@ -24,6 +25,8 @@ def broadcast_error(name: str, a: Any, b: Any) -> ValueError:
 
 class Binary(Function):
     """An operation of two operands that broadcast: result(a, b), gradients(grad, a, b)."""
+
+    upcasts = True
 
     def result(self, a: Any, b: Any) -> Array:
         """Return the result's array."""
@@ -222,6 +225,8 @@ class Negate(Function):
 class Exp(Function):
     """The exponential function."""
 
+    upcasts = True
+
     def forward(self, x: Array) -> Array:
         """Return exp(x)."""
         y = self.backend.xp.exp(x)
@@ -236,6 +241,8 @@ class Exp(Function):
 class Log(Function):
     """The natural logarithm."""
 
+    upcasts = True
+
     def forward(self, x: Array) -> Array:
         """Return log(x)."""
         self.saved = (x,)
@@ -248,6 +255,8 @@ class Log(Function):
 
 class Sqrt(Function):
     """The square root."""
+
+    upcasts = True
 
     def forward(self, x: Array) -> Array:
         """Return sqrt(x)."""
@@ -263,6 +272,8 @@ class Sqrt(Function):
 class Tanh(Function):
     """The hyperbolic tangent."""
 
+    upcasts = True
+
     def forward(self, x: Array) -> Array:
         """Return tanh(x)."""
         y = self.backend.xp.tanh(x)
@@ -277,6 +288,8 @@ class Tanh(Function):
 
 class Sigmoid(Function):
     """The logistic function."""
+
+    upcasts = True
 
     def forward(self, x: Array) -> Array:
         """Return 1 / (1 + exp(-x)), from exp(-|x|), which cannot overflow."""
@@ -308,6 +321,8 @@ class Absolute(Function):
 class Clip(Function):
     """x limited to [low, high]; either may be None."""
 
+    upcasts = True
+
     def forward(self, x: Array, *, low: float | None, high: float | None) -> Array:
         """Return min(max(x, low), high)."""
         self.saved = (x,)
@@ -330,8 +345,8 @@ class Cast(Function):
     def forward(self, x: Array, *, dtype: Any) -> Array:
         """Return x converted."""
         self.source = x.dtype
-        return x.astype(dtype)
+        return rounded(x, dtype)
 
     def backward(self, grad: Array) -> Array:
         """Return dy converted back."""
-        return grad.astype(self.source)
+        return rounded(grad, self.source)

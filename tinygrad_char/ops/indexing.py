@@ -3,6 +3,7 @@
 from typing import Any
 
 from kernels.array import Array
+from kernels.half import rounded, widened
 from tinygrad_char.autograd import Function
 
 
@@ -40,9 +41,11 @@ class GetItem(Function):
         if self.whole:
             return grad
         xp = self.backend.xp
-        result = xp.zeros(self.source, dtype=grad.dtype)
         if self.basic:
+            result = xp.zeros(self.source, dtype=grad.dtype)
             result[self.index] = grad
-        else:
-            xp.add.at(result, self.index, grad)
-        return result
+            return result
+        parts = widened(grad)
+        result = xp.zeros(self.source, dtype=parts.dtype)
+        xp.add.at(result, self.index, parts)
+        return rounded(result, grad.dtype)

@@ -13,6 +13,8 @@ from tinygrad_char.autograd import Function
 class MatMul(Function):
     """a @ b, see kernels/matmul.py."""
 
+    upcasts = True
+
     def forward(self, a: Array, b: Array) -> Array:
         """Return a @ b; ValueError that names the shapes where they do not fit."""
         if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != (b.shape[-2] if b.ndim > 1 else b.shape[0]):
@@ -36,6 +38,8 @@ class MatMul(Function):
 class Linear(Function):
     """x W^T + b, see kernels/linear.py."""
 
+    upcasts = True
+
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
         _check_linear(x, weight, bias)
@@ -49,6 +53,8 @@ class Linear(Function):
 
 class LinearActivation(Function):
     """activation(x W^T + b), see kernels/linear.py and kernels/bias_activation.py."""
+
+    upcasts = True
 
     def forward(self, x: Array, weight: Array, bias: Array | None, *, activation: str) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
@@ -73,6 +79,8 @@ class LinearActivation(Function):
 
 class LinearResidual(Function):
     """residual + dropout(x W^T + b), see kernels/linear.py and kernels/residual.py."""
+
+    upcasts = True
 
     def forward(
         self,
@@ -129,6 +137,8 @@ def _check_linear(x: Array, weight: Array, bias: Array | None) -> None:
 class Relu(Function):
     """max(x, 0), see kernels/relu.py."""
 
+    upcasts = True
+
     def forward(self, x: Array) -> Array:
         """Return y."""
         y = self.backend.relu.forward(x)
@@ -143,6 +153,8 @@ class Relu(Function):
 class Gelu(Function):
     """x Phi(x), see kernels/gelu.py."""
 
+    upcasts = True
+
     def forward(self, x: Array, *, approximate: str) -> Array:
         """Return y."""
         self.saved = (x,)
@@ -156,6 +168,8 @@ class Gelu(Function):
 
 class Softmax(Function):
     """Softmax of scaled numbers with an optional mask, see kernels/softmax.py."""
+
+    upcasts = True
 
     def forward(
         self,
@@ -180,6 +194,8 @@ class Softmax(Function):
 class LogSoftmax(Function):
     """log(softmax(x)), see kernels/log_softmax.py."""
 
+    upcasts = True
+
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y."""
         y = self.backend.log_softmax.forward(x, axis)
@@ -194,6 +210,8 @@ class LogSoftmax(Function):
 
 class LayerNorm(Function):
     """Normalisation over the last axis, see kernels/layernorm.py."""
+
+    upcasts = True
 
     adds = True
 
@@ -217,6 +235,8 @@ class LayerNorm(Function):
 
 class Embedding(Function):
     """Rows of a table by index, see kernels/embedding.py."""
+
+    upcasts = True
 
     def forward(self, idx: Array, weight: Array, addend: Array | None, *, dtype: np.dtype) -> Array:
         """Return weight[idx] + addend; ValueError that names the shapes where they do not fit."""
@@ -247,6 +267,8 @@ class Embedding(Function):
 
 class CrossEntropy(Function):
     """The loss of logits against integer targets, see kernels/cross_entropy.py."""
+
+    upcasts = True
 
     def forward(self, logits: Array, targets: Array, *, reduction: str, ignore_index: int) -> Array:
         """Return the loss; ValueError that names the shapes where they do not fit."""
@@ -283,6 +305,8 @@ class CrossEntropy(Function):
 
 class Attention(Function):
     """Scaled dot-product attention, see kernels/attention.py."""
+
+    upcasts = True
 
     def forward(
         self,
@@ -324,6 +348,8 @@ class SelfAttention(Function):
     Reads and writes the heads as views of the packed arrays: nothing is cut up, transposed or
     put together again.
     """
+
+    upcasts = True
 
     def forward(
         self,
@@ -379,6 +405,8 @@ class SelfAttention(Function):
 
 class Dropout(Function):
     """Elements set to zero at random, see kernels/dropout.py."""
+
+    upcasts = True
 
     def forward(self, x: Array, *, p: float, key: DropoutKey) -> Array:
         """Return y."""

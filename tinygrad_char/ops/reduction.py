@@ -29,6 +29,8 @@ def normalize_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
 class Reduction(Function):
     """Shared by the reductions: which axes, and how a gradient gets them back."""
 
+    upcasts = True
+
     def start(self, x: Array, axis: Axis) -> None:
         """Remember the input's shape and the axes."""
         self.source = x.shape
@@ -155,6 +157,8 @@ class Min(_Extreme):
 
 class Cumsum(Function):
     """The running sum along one axis."""
+
+    upcasts = True
 
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y_i = x_0 + ... + x_i."""

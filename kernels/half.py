@@ -1,0 +1,53 @@
+"""Floats of sixteen bits: what is computed of them is computed in float32 and rounded once."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from kernels.array import Array, namespace
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def is_half(value: Any) -> bool:
+    """Return whether these are numbers of sixteen bits that nothing computes with as they are.
+
+    float16 everywhere; bfloat16 on the host, whose adders round each partial sum to eight bits.
+    The kernels of devices read bfloat16 and compute in float32 themselves.
+    """
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or dtype.itemsize != 2:
+        return False
+    return dtype.kind == "f" or (dtype.name == "bfloat16" and namespace(value) is np)
+
+
+def widened(value: Any) -> Any:
+    """Return numbers of sixteen bits as float32, anything else as it is."""
+    return value.astype(FLOAT32) if is_half(value) else value
+
+
+def rounded(array: Array, dtype: np.dtype) -> Array:
+    """Return `array` in `dtype`, infinite where it is beyond its range, as hardware rounds."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def in_float32(update: Callable[..., None]) -> Callable[..., None]:
+    """Decorate an optimizer's `update(parameter, grad, *state, **options)` for sixteen bits.
+
+    Such arrays go in as float32, and what the update makes of them is rounded once.
+    """
+
+    @wraps(update)
+    def wide(*arrays: Array | None, **options: Any) -> None:
+        given = [widened(each) for each in arrays]
+        update(*given, **options)
+        for array, each in zip(arrays, given, strict=True):
+            if array is not None and each is not array:
+                array[...] = rounded(each, array.dtype)
+
+    return wide
