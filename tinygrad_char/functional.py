@@ -8,13 +8,43 @@ import numpy as np
 from kernels.array import is_floating
 from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
+from kernels.embedding import check_indices
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import DEFAULT_DTYPE, boolean_mask, floating, operands, tensor_like
+from tinygrad_char.losses import (
+    REDUCTIONS as REDUCTIONS,
+)
+from tinygrad_char.losses import (
+    binary_cross_entropy as binary_cross_entropy,
+)
+from tinygrad_char.losses import (
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+)
+from tinygrad_char.losses import (
+    cross_entropy as cross_entropy,
+)
+from tinygrad_char.losses import (
+    huber_loss as huber_loss,
+)
+from tinygrad_char.losses import (
+    integers,
+)
+from tinygrad_char.losses import (
+    l1_loss as l1_loss,
+)
+from tinygrad_char.losses import (
+    mse_loss as mse_loss,
+)
+from tinygrad_char.losses import (
+    nll_loss as nll_loss,
+)
+from tinygrad_char.losses import (
+    smooth_l1_loss as smooth_l1_loss,
+)
+from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.tensor import Tensor
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
@@ -61,6 +91,61 @@ def relu(x: Tensor) -> Tensor:
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """Return x Phi(x) of each element, exactly ("none") or by the "tanh" approximation."""
     return x.gelu(approximate)
+
+
+def silu(x: Tensor) -> Tensor:
+    """Return x sigmoid(x) of each element (arXiv:1702.03118), 0 at -infinity."""
+    return activations.Silu.apply(floating(x))
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """Return x where it is above 0, else negative_slope x."""
+    return activations.LeakyRelu.apply(floating(x), negative_slope=float(negative_slope))
+
+
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return x where it is above 0, else alpha (exp(x) - 1) (arXiv:1511.07289)."""
+    return activations.Elu.apply(floating(x), alpha=float(alpha))
+
+
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """Return log(1 + exp(beta x)) / beta, and x itself where beta x is above the threshold.
+
+    Raises
+    ------
+    ValueError
+        beta is 0.
+    """
+    if beta == 0:
+        raise ValueError("softplus: beta=0, expected another number")
+    return activations.Softplus.apply(floating(x), beta=float(beta), threshold=float(threshold))
+
+
+def one_hot(idx: Any, num_classes: int | None = None) -> Tensor:
+    """Return int64 zeros (..., num_classes) with a 1 where the integers idx (...,) say.
+
+    Without `num_classes` (or with -1) there are as many as the largest index asks for.
+
+    Raises
+    ------
+    TypeError
+        idx holds something else than integers.
+    IndexError
+        An index is negative, or not below num_classes.
+    ValueError
+        num_classes is to be found from no index at all, or is below 1.
+    """
+    idx = idx if isinstance(idx, TensorBase) else Tensor(idx)
+    idx = integers("one_hot", "indices", idx, idx)
+    if num_classes is None or num_classes == -1:
+        if idx.size == 0:
+            raise ValueError(f"one_hot: indices of shape {idx.shape} and no num_classes; give it")
+        num_classes = int(idx.array.max()) + 1
+    elif num_classes < 1:
+        raise ValueError(f"one_hot: num_classes={num_classes}, expected at least 1")
+    check_indices(idx.array, max(num_classes, 1), "one_hot: index")
+    classes = idx.backend.xp.arange(num_classes)
+    return idx._result((idx.array[..., None] == classes).astype(np.int64))
 
 
 def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> Tensor:
@@ -150,32 +235,13 @@ def embedding(idx: Any, weight: Tensor, addend: Tensor | None = None, dtype: Any
     The addend has the shape of the result's last axes; `dtype` is what the sum is rounded to, the
     table's if None.
     """
-    idx = _integers("embedding", "indices", idx, weight)
+    idx = integers("embedding", "indices", idx, weight)
     if addend is not None:
         _same_dtype("embedding", [weight, addend])
     dtype = weight.dtype if dtype is None else np.dtype(dtype)
     if not is_floating(dtype):
         raise TypeError(f"embedding: dtype {dtype}, expected one of floats")
     return neural.Embedding.apply(idx, weight, addend, dtype=dtype)
-
-
-def cross_entropy(
-    logits: Tensor, targets: Any, reduction: str = "mean", ignore_index: int = -100
-) -> Tensor:
-    """Return the mean, sum, or each ("none") of logsumexp(logits_i) - logits_i[targets_i].
-
-    logits are (..., V), targets integers of the leading shape; targets equal to `ignore_index`
-    count nothing. The mean over no target is NaN.
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"cross_entropy: reduction={reduction!r}, expected one of {REDUCTIONS}")
-    logits = floating(logits)
-    if logits.ndim == 0:
-        raise ValueError("cross_entropy: logits without axes; expected (..., classes)")
-    targets = _integers("cross_entropy", "targets", targets, logits)
-    return neural.CrossEntropy.apply(
-        logits, targets, reduction=reduction, ignore_index=ignore_index
-    )
 
 
 def attention(
@@ -282,11 +348,3 @@ def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Seque
         dtypes = sorted({str(each.array.dtype) for each in tensors})
         raise TypeError(f"{name}: dtypes {', '.join(dtypes)}; expected one")
     return tensors
-
-
-def _integers(name: str, what: str, values: Any, like: Tensor) -> Any:
-    if not isinstance(values, TensorBase):
-        values = Tensor(values, device=like.device)
-    if values.array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: {what} are {values.array.dtype}, expected integers")
-    return values

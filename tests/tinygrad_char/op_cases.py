@@ -9,16 +9,19 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from kernels.backend import CPU
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
-from tinygrad_char import Tensor, gradcheck
+from tinygrad_char import Tensor, gradcheck, losses
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
+from tinygrad_char.ops.activation import Elementwise
 from tinygrad_char.ops.elementwise import Binary
+from tinygrad_char.ops.loss import PairLoss
 from tinygrad_char.ops.reduction import Reduction
 from tinygrad_char.tensor import Transfer
 
@@ -473,12 +476,202 @@ NETWORKS = [
     *one("dropout/1", lambda x: F.dropout(x, 1, KEY) + x, lambda t, x: x * 0 + x, (3,)),
 ]
 
-CASES = [*ARITHMETIC, *REDUCTIONS, *SHAPES, *NETWORKS]
+ACTIVATIONS = [
+    *unary("silu", F.silu, lambda t, x: t.nn.functional.silu(x)),
+    *unary("leaky_relu", F.leaky_relu, lambda t, x: t.nn.functional.leaky_relu(x)),
+    *one(
+        "leaky_relu/slope",
+        lambda x: F.leaky_relu(x, -0.5),
+        lambda t, x: t.nn.functional.leaky_relu(x, -0.5),
+        (3, 5),
+    ),
+    *unary("elu", F.elu, lambda t, x: t.nn.functional.elu(x)),
+    *one("elu/alpha", lambda x: F.elu(x, 0.5), lambda t, x: t.nn.functional.elu(x, 0.5), (3, 5)),
+    *unary("softplus", F.softplus, lambda t, x: t.nn.functional.softplus(x)),
+    *one(
+        "softplus/beta, threshold",
+        lambda x: F.softplus(x, 3.0, 2.0),
+        lambda t, x: t.nn.functional.softplus(x, 3.0, 2.0),
+        (3, 5),
+    ),
+]
+
+CLASS_WEIGHTS = np.array([0.5, 2.0, 0.0, 1.5])
+IMAGE = ((2, 4, 3),)  # (N, C, d), classes along the second axis
+IMAGE_TARGETS = np.array([[3, 0, -100], [1, 2, 3]])
+
+
+def with_targets(name: str, how: Callable, theirs: Callable, **options: Any) -> list[Case]:
+    """Cases of a loss of rows and integer targets, for each reduction, options given to both."""
+    ignored = options.get("ignore_index", -100)
+    flat, image = (np.where(each == -100, ignored, each) for each in (TARGETS, IMAGE_TARGETS))
+
+    def torch_options(torch: Any, x: Any) -> dict[str, Any]:
+        weight = options.get("weight")
+        return options | ({} if weight is None else {"weight": torch.tensor(weight, dtype=x.dtype)})
+
+    return [
+        case
+        for reduction in F.REDUCTIONS
+        for case in [
+            *one(
+                f"{name}/{reduction} {', '.join(options)}",
+                lambda x, r=reduction: how(x, flat, r, **options),
+                lambda t, x, r=reduction: theirs(t)(
+                    x, t.tensor(flat), reduction=r, **torch_options(t, x)
+                ),
+                (5, 4),
+            ),
+            *one(
+                f"{name}/{reduction} axis {', '.join(options)}",
+                lambda x, r=reduction: how(x, image, r, axis=1, **options),
+                lambda t, x, r=reduction: theirs(t)(
+                    x, t.tensor(image), reduction=r, **torch_options(t, x)
+                ),
+                *IMAGE,
+            ),
+        ]
+    ]
+
+
+def of_pairs(name: str, ours: Callable, theirs: Callable, prepare: Callable) -> list[Case]:
+    """Cases of a loss of pairs, for each reduction; `prepare` makes what both take."""
+    return [
+        Case(
+            f"{name}/{reduction} {len(shape)}-d",
+            lambda *pair, r=reduction: ours(*map(prepare, pair), r),
+            lambda t, *pair, r=reduction: theirs(t)(*map(prepare, pair), reduction=r),
+            (shape, shape),
+        )
+        for reduction in F.REDUCTIONS
+        for shape in ((), (4,), (3, 4))
+    ]
+
+
+def torch_weighted(torch: Any, name: str, x: Any, y: Any, **weights: np.ndarray) -> Any:
+    loss = getattr(torch.nn.functional, name)
+    given = {key: torch.tensor(value, dtype=x.dtype) for key, value in weights.items()}
+    return loss(x, y, **given)
+
+
+LOSSES = [
+    *with_targets("cross_entropy", F.cross_entropy, lambda t: t.nn.functional.cross_entropy),
+    *with_targets(
+        "cross_entropy",
+        F.cross_entropy,
+        lambda t: t.nn.functional.cross_entropy,
+        weight=CLASS_WEIGHTS,
+    ),
+    *with_targets(
+        "cross_entropy",
+        F.cross_entropy,
+        lambda t: t.nn.functional.cross_entropy,
+        label_smoothing=0.2,
+    ),
+    *with_targets(
+        "cross_entropy",
+        F.cross_entropy,
+        lambda t: t.nn.functional.cross_entropy,
+        label_smoothing=0.2,
+        weight=CLASS_WEIGHTS,
+        ignore_index=3,
+    ),
+    *with_targets("nll_loss", F.nll_loss, lambda t: t.nn.functional.nll_loss),
+    *with_targets(
+        "nll_loss",
+        F.nll_loss,
+        lambda t: t.nn.functional.nll_loss,
+        weight=CLASS_WEIGHTS,
+        ignore_index=0,
+    ),
+    *one(
+        "cross_entropy/0-d target",
+        lambda x: F.cross_entropy(x, 2, "none", label_smoothing=0.1),
+        lambda t, x: t.nn.functional.cross_entropy(
+            x, t.tensor(2), reduction="none", label_smoothing=0.1
+        ),
+        (4,),
+    ),
+    *(
+        Case(
+            f"cross_entropy/probabilities {reduction}",
+            lambda x, q, r=reduction: F.cross_entropy(x, q.softmax(), r, label_smoothing=0.1),
+            lambda t, x, q, r=reduction: t.nn.functional.cross_entropy(
+                x, q.softmax(-1), reduction=r, label_smoothing=0.1
+            ),
+            ((5, 4), (5, 4)),
+        )
+        for reduction in F.REDUCTIONS
+    ),
+    *one(
+        "cross_entropy/probabilities, weights, axis",
+        lambda x, q: F.cross_entropy(x, q, axis=1, weight=CLASS_WEIGHTS),
+        lambda t, x, q: t.nn.functional.cross_entropy(
+            x, q, weight=t.tensor(CLASS_WEIGHTS, dtype=x.dtype)
+        ),
+        *IMAGE,
+        *IMAGE,
+    ),
+    *of_pairs("mse_loss", F.mse_loss, lambda t: t.nn.functional.mse_loss, lambda x: x * 2),
+    *of_pairs("l1_loss", F.l1_loss, lambda t: t.nn.functional.l1_loss, lambda x: x * 2),
+    *of_pairs(
+        "smooth_l1_loss",
+        lambda x, y, r: F.smooth_l1_loss(x, y, r, beta=0.7),
+        lambda t: partial(t.nn.functional.smooth_l1_loss, beta=0.7),
+        lambda x: x * 2,
+    ),
+    *of_pairs(
+        "huber_loss",
+        lambda x, y, r: F.huber_loss(x, y, r, delta=0.7),
+        lambda t: partial(t.nn.functional.huber_loss, delta=0.7),
+        lambda x: x * 2,
+    ),
+    *of_pairs(
+        "binary_cross_entropy",
+        F.binary_cross_entropy,
+        lambda t: t.nn.functional.binary_cross_entropy,
+        lambda x: x.sigmoid(),
+    ),
+    *of_pairs(
+        "binary_cross_entropy_with_logits",
+        F.binary_cross_entropy_with_logits,
+        lambda t: t.nn.functional.binary_cross_entropy_with_logits,
+        lambda x: x * 3,
+    ),
+    *one(
+        "binary_cross_entropy/weight",
+        lambda x: F.binary_cross_entropy(x.sigmoid(), MASK, weight=CLASS_WEIGHTS),
+        lambda t, x: torch_weighted(
+            t,
+            "binary_cross_entropy",
+            x.sigmoid(),
+            t.tensor(MASK).to(x.dtype),
+            weight=CLASS_WEIGHTS,
+        ),
+        (3, 4),
+    ),
+    *one(
+        "binary_cross_entropy_with_logits/weights",
+        lambda x, y: F.binary_cross_entropy_with_logits(
+            x, y, weight=CLASS_WEIGHTS, pos_weight=CLASS_WEIGHTS[::-1] + 1
+        ),
+        lambda t, x, y: torch_weighted(
+            t,
+            "binary_cross_entropy_with_logits",
+            *(x, y),
+            weight=CLASS_WEIGHTS,
+            pos_weight=CLASS_WEIGHTS[::-1] + 1,
+        ),
+        *((3, 4), (3, 4)),
+    ),
+]
+
+CASES = [*ARITHMETIC, *REDUCTIONS, *SHAPES, *NETWORKS, *ACTIVATIONS, *LOSSES]
 
 
 def operations() -> set[type[Function]]:
     """Return every operation of the engine: the Function classes that are not only bases."""
-    bases = {Binary, Reduction}
+    bases = {Binary, Elementwise, PairLoss, Reduction}
     found: set[type[Function]] = set()
     pending = [Function]
     while pending:
@@ -502,6 +695,7 @@ NOT_DIFFERENTIABLE = set(
     __bool__ __int__ __float__ __index__ __setitem__ __deepcopy__ __hash__ __slots__ __module__
     __doc__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __rand__ __ror__
     __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability check_activation
+    one_hot integers
     """.split()  # noqa: SIM905 (a list of them would be sixty lines)
 )
 
@@ -509,7 +703,8 @@ NOT_DIFFERENTIABLE = set(
 def differentiable() -> set[str]:
     """Return the public names through which a user differentiates."""
     functions = inspect.getmembers(F, inspect.isfunction)
-    names = {name for name, each in functions if each.__module__ == F.__name__} | set(vars(Tensor))
+    modules = (F.__name__, losses.__name__)
+    names = {name for name, each in functions if each.__module__ in modules} | set(vars(Tensor))
     return {
         name
         for name in names - NOT_DIFFERENTIABLE
