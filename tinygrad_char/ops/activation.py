@@ -1,7 +1,4 @@
-"""Activations of one input, elementwise.
-
-Half-precision inputs are computed in float32 and rounded once.
-"""
+"""Activations of one input, elementwise."""
 
 from typing import Any
 
@@ -9,11 +6,6 @@ import numpy as np
 
 from kernels.array import Array
 from tinygrad_char.autograd import Function
-
-
-def widened(x: Array) -> Array:
-    """Return x, in float32 where it has half precision."""
-    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
 
 
 def sigmoid(xp: Any, x: Array) -> Array:
@@ -30,23 +22,24 @@ def softplus(xp: Any, x: Array) -> Array:
 class Elementwise(Function):
     """Shared by the activations: result(x), slope(x), and where the slope is a shut gate."""
 
+    upcasts = True
+
     def forward(self, x: Array, **options: Any) -> Array:
-        """Return the result in the input's dtype."""
+        """Return the result."""
         self.saved = (x,)
         self.options = options
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return self.result(self.backend.xp, widened(x), **options).astype(x.dtype, copy=False)
+            return self.result(self.backend.xp, x, **options)
 
     def backward(self, grad: Array) -> Array:
         """Return dy times the slope, 0 where that is 0 whatever dy is."""
-        xp, x = self.backend.xp, widened(self.saved[0])
+        xp = self.backend.xp
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            slope = self.slope(xp, x, **self.options)
-            dx = xp.where(slope == 0, slope, widened(grad) * slope)
-        return dx.astype(grad.dtype, copy=False)
+            slope = self.slope(xp, self.saved[0], **self.options)
+            return xp.where(slope == 0, slope, grad * slope)
 
     def result(self, xp: Any, x: Array, **options: Any) -> Array:
-        """Return y for x of at least single precision."""
+        """Return y."""
         raise NotImplementedError
 
     def slope(self, xp: Any, x: Array, **options: Any) -> Array:

@@ -1,6 +1,6 @@
 """Losses: of each element, or of each row of logits; what reduces them stands above.
 
-Half-precision inputs are computed in float32 and rounded once. A factor that is 0 (a weight, a
+A factor that is 0 (a weight, a
 probability) adds exactly 0, whatever it multiplies: a logit of -infinity costs nothing where
 nothing is asked of it.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from kernels.array import Array
 from kernels.embedding import check_indices
 from tinygrad_char.autograd import Function
-from tinygrad_char.ops.activation import sigmoid, softplus, widened
+from tinygrad_char.ops.activation import sigmoid, softplus
 
 LOG_FLOOR = -100.0
 """The smallest logarithm of a probability in binary_cross_entropy, as in PyTorch."""
@@ -31,30 +31,26 @@ def quiet() -> Any:
 class PairLoss(Function):
     """A loss of each pair (input, target): loss(x, y), and the slopes by both."""
 
+    upcasts = True
+
     def forward(self, x: Array, y: Array, **options: Any) -> Array:
         """Return the loss of each pair."""
         self.saved = (x, y)
         self.options = options
         with quiet():
-            loss = self.loss(self.backend.xp, widened(x), widened(y), **options)
-        return loss.astype(x.dtype, copy=False)
+            return self.loss(self.backend.xp, x, y, **options)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dloss times the slopes."""
         xp = self.backend.xp
-        x, y = map(widened, self.saved)
+        x, y = self.saved
         with quiet():
             slopes = self.slopes(xp, x, y, self.needs, **self.options)
-            first, second = (
-                None
-                if slope is None
-                else gated(xp, slope, widened(grad)).astype(grad.dtype, copy=False)
-                for slope in slopes
-            )
-        return first, second
+            by_x, by_y = (None if each is None else gated(xp, each, grad) for each in slopes)
+        return by_x, by_y
 
     def loss(self, xp: Any, x: Array, y: Array, **options: Any) -> Array:
-        """Return the loss of each pair, of at least single precision."""
+        """Return the loss of each pair."""
         raise NotImplementedError
 
     def slopes(
@@ -162,14 +158,14 @@ class BinaryCrossEntropy(PairLoss):
 class BinaryCrossEntropyWithLogits(Function):
     """pos_weight y softplus(-x) + (1 - y) softplus(x): no logit is too large, no digit lost."""
 
+    upcasts = True
+
     def forward(self, x: Array, y: Array, pos_weight: Array | None) -> Array:
         """Return the loss of each pair."""
         self.saved = (x, y, pos_weight)
-        xp = self.backend.xp
+        xp, positive = self.backend.xp, 1 if pos_weight is None else pos_weight
         with quiet():
-            x, y, positive = self._wide()
-            loss = gated(xp, positive * y, softplus(xp, -x)) + gated(xp, 1 - y, softplus(xp, x))
-        return loss.astype(self.saved[0].dtype, copy=False)
+            return gated(xp, positive * y, softplus(xp, -x)) + gated(xp, 1 - y, softplus(xp, x))
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, None]:
         """Return dloss ((1 - y) s(x) - w y s(-x)), dloss (w softplus(-x) - softplus(x)), None.
@@ -178,26 +174,23 @@ class BinaryCrossEntropyWithLogits(Function):
         of a certain answer.
         """
         xp = self.backend.xp
-        dtype, grad = grad.dtype, widened(grad)
+        x, y, pos_weight = self.saved
+        positive = x.dtype.type(1) if pos_weight is None else pos_weight
         by_x = by_y = None
         with quiet():
-            x, y, positive = self._wide()
             if self.needs[0]:
                 slope = (1 - y) * sigmoid(xp, x) - positive * y * sigmoid(xp, -x)
-                by_x = gated(xp, slope, grad).astype(dtype, copy=False)
-            if self.needs[1]:
-                # softplus(x) = x + softplus(-x): infinities do not meet
+                by_x = gated(xp, slope, grad)
+            if self.needs[1]:  # softplus(x) = x + softplus(-x): infinities do not meet
                 slope = gated(xp, positive - 1, softplus(xp, -x)) - x
-                by_y = gated(xp, slope, grad).astype(dtype, copy=False)
+                by_y = gated(xp, slope, grad)
         return by_x, by_y, None
-
-    def _wide(self) -> tuple[Array, Array, Any]:
-        x, y, pos_weight = self.saved
-        return widened(x), widened(y), 1 if pos_weight is None else widened(pos_weight)
 
 
 class NegativeLogLikelihood(Function):
     """-weight[t] logp[t] of each row of logp (N, C), with integer targets t (N,)."""
+
+    upcasts = True
 
     def forward(
         self, logp: Array, targets: Array, weight: Array | None, *, ignore_index: int
@@ -224,30 +217,29 @@ class NegativeLogLikelihood(Function):
 class SoftCrossEntropy(Function):
     """-sum_c q_c log(softmax(x))_c of each row of logits x (N, C), for any numbers q (N, C)."""
 
+    upcasts = True
+
     def forward(self, logits: Array, q: Array) -> Array:
         """Return the loss of each row."""
         xp = self.backend.xp
         self.saved = (logits, q)
         with quiet():
-            logp = self._log_softmax(xp, widened(logits))
-            loss = gated(xp, widened(q), -logp).sum(axis=1)
-        return loss.astype(logits.dtype, copy=False)
+            return gated(xp, q, -self._log_softmax(xp, logits)).sum(axis=1)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dloss (softmax(x) sum(q) - q), and -dloss log(softmax(x))."""
         xp = self.backend.xp
-        dtype, grad = grad.dtype, widened(grad)[:, None]
+        logits, q = self.saved
+        grad = grad[:, None]
         by_logits = by_q = None
         with quiet():
-            logp = self._log_softmax(xp, widened(self.saved[0]))
+            logp = self._log_softmax(xp, logits)
             if self.needs[0]:
-                q = widened(self.saved[1])
                 slope = xp.exp(logp) * q.sum(axis=1, keepdims=True) - q
                 idle = (q == 0).all(axis=1, keepdims=True)  # a row of which nothing is asked
-                slope = xp.where(idle, q.dtype.type(0), slope)
-                by_logits = gated(xp, slope, grad).astype(dtype, copy=False)
+                by_logits = gated(xp, xp.where(idle, q.dtype.type(0), slope), grad)
             if self.needs[1]:
-                by_q = gated(xp, grad, -logp).astype(dtype, copy=False)
+                by_q = gated(xp, grad, -logp)
         return by_logits, by_q
 
     def _log_softmax(self, xp: Any, logits: Array) -> Array:
