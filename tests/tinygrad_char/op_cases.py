@@ -534,7 +534,9 @@ def with_targets(name: str, how: Callable, theirs: Callable, **options: Any) -> 
     ]
 
 
-def of_pairs(name: str, ours: Callable, theirs: Callable, prepare: Callable) -> list[Case]:
+def of_pairs(
+    name: str, ours: Callable, theirs: Callable, prepare: Callable, **options: Any
+) -> list[Case]:
     """Cases of a loss of pairs, for each reduction; `prepare` makes what both take."""
     return [
         Case(
@@ -542,6 +544,7 @@ def of_pairs(name: str, ours: Callable, theirs: Callable, prepare: Callable) -> 
             lambda *pair, r=reduction: ours(*map(prepare, pair), r),
             lambda t, *pair, r=reduction: theirs(t)(*map(prepare, pair), reduction=r),
             (shape, shape),
+            **options,
         )
         for reduction in F.REDUCTIONS
         for shape in ((), (4,), (3, 4))
@@ -630,7 +633,8 @@ LOSSES = [
         "binary_cross_entropy",
         F.binary_cross_entropy,
         lambda t: t.nn.functional.binary_cross_entropy,
-        lambda x: x * 0.25 + 0.5,
+        lambda x: x / 2,
+        positive=True,
     ),
     *of_pairs(
         "binary_cross_entropy_with_logits",

@@ -1,8 +1,7 @@
 """Losses: of each element, or of each row of logits; what reduces them stands above.
 
-A factor that is 0 (a weight, a
-probability) adds exactly 0, whatever it multiplies: a logit of -infinity costs nothing where
-nothing is asked of it.
+A factor that is 0 (a weight, a probability) adds exactly 0, whatever it multiplies: a logit of
+-infinity costs nothing where nothing is asked of it.
 """
 
 from typing import Any
