@@ -8,11 +8,13 @@ import math
 import numpy as np
 
 from kernels.array import Array, namespace
+from kernels.half import in_float32
 
 CHUNK = 1 << 15
 """Elements worked on at once, so that the passes over them stay in the processor's cache."""
 
 
+@in_float32
 def update(
     parameter: Array,
     grad: Array,

@@ -147,7 +147,7 @@ class GlobalNorm(Operation):
         xp = namespace(grad)
         scalar = SCALARS[grad.dtype.name]
         parts = min(-(-grad.size // (THREADS * 16)), MOST_PARTS)
-        partial, norm = xp.empty(parts, np.float32), xp.empty((), np.float32)
+        partial, norm = xp.empty(parts, np.float64), xp.empty((), np.float32)
         self.launch(
             "global_norm",
             "sum_of_squares",

@@ -25,7 +25,7 @@ MULTIVERSION static void some_chunks(void *job, int64_t first, int64_t last)
             sum += (double)x[j] * (double)x[j];
         for (int lane = 0; lane < LANES; lane++)
             sum += sums[lane];
-        a->sums[i] = (float)sum; /* infinite beyond the precision of the gradients */
+        a->sums[i] = sum;
     }
 }
 

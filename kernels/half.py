@@ -46,8 +46,8 @@ def in_float32(update: Callable[..., None]) -> Callable[..., None]:
     def wide(*arrays: Array | None, **options: Any) -> None:
         given = [widened(each) for each in arrays]
         update(*given, **options)
-        for array, each in zip(arrays, given, strict=True):
-            if array is not None and each is not array:
+        for position, (array, each) in enumerate(zip(arrays, given, strict=True)):
+            if array is not None and each is not array and position != 1:  # not the gradient
                 array[...] = rounded(each, array.dtype)
 
     return wide

@@ -15,7 +15,7 @@ __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffff
 
 struct Sum {
     static __device__ __forceinline__ float neutral() { return 0.0f; }
-    static __device__ __forceinline__ float of(float a, float b) { return a + b; }
+    template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a + b; }
 };
 
 struct Maximum {
@@ -23,7 +23,7 @@ struct Maximum {
     static __device__ __forceinline__ float of(float a, float b) { return fmaxf(a, b); }
 };
 
-template <typename Operation> __device__ __forceinline__ float reduce_warp(float value)
+template <typename Operation, typename T> __device__ __forceinline__ T reduce_warp(T value)
 {
 #pragma unroll
     for (int distance = WARP / 2; distance; distance /= 2)
@@ -33,8 +33,8 @@ template <typename Operation> __device__ __forceinline__ float reduce_warp(float
 
 /* Returns to each of COUNT warps, all of the block unless it is one, what they have together.
  * `scratch` is shared memory for COUNT numbers. */
-template <typename Operation, int COUNT>
-__device__ __forceinline__ float reduce_warps(float value, float *scratch)
+template <typename Operation, int COUNT, typename T>
+__device__ __forceinline__ T reduce_warps(T value, T *scratch)
 {
     value = reduce_warp<Operation>(value);
     if constexpr (COUNT > 1) {

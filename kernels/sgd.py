@@ -1,8 +1,10 @@
 """One step of stochastic gradient descent on a flat buffer."""
 
 from kernels.array import Array
+from kernels.half import in_float32
 
 
+@in_float32
 def update(
     parameter: Array,
     grad: Array,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kernels.array import Array
+from kernels.half import FLOAT32, is_half
 from tinygrad_char.tensor import Tensor
 
 Schedule = Callable[[int], float]
@@ -111,7 +112,11 @@ class Optimizer:
         self.offsets = np.cumsum([0] + [each.size for each in self.parameters]).tolist()
         self.flat: Array = xp.empty(self.offsets[-1], dtype=first.dtype)
         self.flat_grad: Array = xp.zeros_like(self.flat)
-        self.state: dict[str, Array] = {slot: xp.zeros_like(self.flat) for slot in self.slots}
+        # of sixteen bits, the mean of squares would be zero below 1e-4
+        dtype = FLOAT32 if is_half(self.flat) else first.dtype
+        self.state: dict[str, Array] = {
+            slot: xp.zeros(self.flat.shape, dtype) for slot in self.slots
+        }
         self._views = []
         for each, start in zip(self.parameters, self.offsets, strict=False):
             part = slice(start, start + each.size)
@@ -354,7 +359,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     _check_max_norm("clip_grad_norm_", max_norm)
     grads = [each.grad for each in parameters if each.grad is not None]
-    norm = math.sqrt(sum(float((g.array * g.array).sum()) for g in grads))
+    norm = math.hypot(*(float(g.backend.global_norm.forward(g.array.reshape(-1))) for g in grads))
     scale = max_norm / (norm + 1e-6)
     if math.isfinite(norm) and scale < 1:
         for g in grads:

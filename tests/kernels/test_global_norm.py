@@ -33,10 +33,23 @@ def test_one_that_is_not_finite_makes_the_norm_so(wrong, place):
     assert not np.isfinite(global_norm.forward(grad))
 
 
-def test_squares_beyond_the_precision_of_the_gradients_are_infinite():
-    with np.errstate(over="ignore"):
-        assert global_norm.forward(np.float32([1e30, 1])) == np.inf
-    assert global_norm.forward(np.float64([1e30, 1])) == 1e30
+@pytest.mark.parametrize("size", [2, 1000, CHUNK + 1])
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (np.float16, [6e-8, 1e-4, 300, 6e4]),
+        (np.float32, [1e-44, 1e-30, 1e-20, 1e20, 1e30, 3e38]),
+        (np.float64, [1e-320, 1e-200, 1e-150, 1e160, 1e200, 1e304]),
+    ],
+)
+def test_squares_may_leave_the_range_of_the_gradients(size, dtype, values):
+    for value in values:
+        grad = np.full(size, value, dtype)
+        expected = float(grad[0]) * np.sqrt(size)
+        np.testing.assert_allclose(global_norm.forward(grad), expected, rtol=1e-6)
+        grad[1:] = 0
+        np.testing.assert_allclose(global_norm.forward(grad), float(grad[0]), rtol=1e-6)
+    assert global_norm.forward(np.zeros(size, dtype)) == 0
 
 
 def test_a_view_with_gaps():

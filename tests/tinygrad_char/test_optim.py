@@ -266,6 +266,26 @@ class TestFlatBuffers:
         assert optimizer.step(max_norm=1.0) > 0
 
 
+class TestFloat16:
+    @every_optimizer
+    def test_each_step_is_float32s_rounded_once(self, make):
+        mine = parameters(np.float16)
+        wide = [tg.Tensor(each.array.astype(np.float32), requires_grad=True) for each in mine]
+        optimizer, expected = make(mine), make(wide)
+        rng = np.random.default_rng(1)
+        for scale in (1.0, 1e-4, 1e-6, 0.0, 1.0):
+            give_gradients(mine, rng, scale)
+            for each, other in zip(mine, wide, strict=True):
+                other.grad = tg.Tensor(each.grad.array.astype(np.float32))
+            optimizer.step(max_norm=10.0)
+            expected.step(max_norm=10.0)
+            rounded = expected.flat.astype(np.float16)
+            np.testing.assert_array_equal(optimizer.flat, rounded)
+            expected.flat[...] = rounded
+        for slot, state in optimizer.state.items():
+            np.testing.assert_allclose(state, expected.state[slot], rtol=1e-5, atol=1e-12)
+
+
 class TestSkipping:
     @every_optimizer
     def test_without_any_gradient_nothing_changes(self, make):
@@ -337,6 +357,31 @@ class TestClipping:
         after = optimizer.state_dict()
         assert all(np.array_equal(after[name], value) for name, value in before.items())
         assert [each.version.value for each in tensors] == versions
+
+    @pytest.mark.parametrize(
+        ("dtype", "values"),
+        [
+            (np.float16, [300.0]),
+            (np.float16, [3e4, -4e4]),
+            (np.float32, [3e20, 4e20]),
+            (np.float32, [3e37, 0.0, 4e37]),
+            (np.float64, [3e200, 4e200]),
+        ],
+    )
+    def test_squares_may_leave_the_range_of_the_gradients(self, dtype, values):
+        grads = np.array(values, dtype)
+        norm = math.hypot(*grads.tolist())
+        scaled = (grads.astype(np.float64) / norm).astype(dtype)
+        precision = 4 * float(np.finfo(dtype).eps)
+        x = tg.Tensor(np.zeros_like(grads), requires_grad=True)
+        x.grad = tg.Tensor(grads)
+        assert optim.clip_grad_norm_([x], 1.0) == pytest.approx(norm)
+        np.testing.assert_allclose(x.grad.numpy(), scaled, rtol=precision)
+        optimizer = optim.SGD([x], lr=1.0)
+        x.grad = tg.Tensor(grads)
+        assert optimizer.grad_norm() == pytest.approx(norm)
+        assert optimizer.step(max_norm=1.0) == pytest.approx(norm)
+        np.testing.assert_allclose(x.array, -scaled, rtol=precision)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_clip_grad_norm_leaves_gradients_that_are_not_finite(self, bad):

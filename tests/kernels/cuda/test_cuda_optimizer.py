@@ -93,6 +93,14 @@ def test_norm_is_its_reference(launcher, size, dtype):
     np.testing.assert_array_equal(norm, GlobalNorm(launcher).forward(grad))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [1e-30, 1e-20, 1e20, 1e30])
+def test_squares_may_leave_the_range_of_the_gradients(launcher, dtype, value):
+    grad = np.full(1000, value).astype(dtype)
+    expected = float(grad[0]) * 1000**0.5
+    np.testing.assert_allclose(GlobalNorm(launcher).forward(grad), expected, rtol=1e-6)
+
+
 def test_norm_of_what_is_not_finite_is_not_finite(launcher):
     grad = np.ones(1000, np.float32)
     for value in (np.nan, np.inf):
