@@ -9,6 +9,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from tinygrad_char.checkpoint import (
     CheckpointError,
     advice,
     remove_leftovers,
+    sync_folder,
     write_atomically,
 )
 
@@ -26,6 +28,23 @@ _PROCESS = "run.pid"
 
 # JSON has no NaN and no infinity: they are written as these strings.
 _NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+
+
+class BrokenLineError(RunError):
+    """A line of the metrics is not a record; `fault` says which, and what it is."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"{fault}. Repair or delete that line.")
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class KeptMetrics:
+    """What is left of the metrics of a run that goes on."""
+
+    records: int
+    remark: str | None
+    """What is missing, and why, where something is that should be there."""
 
 
 class RunFolder:
@@ -54,6 +73,7 @@ class RunFolder:
         self.loss_picture = self.path / "loss.png"
         self._must_be_empty = False
         self._made_here = False
+        self._metrics_are_new = self._metrics_are_unsynced = True  # as far as is known here
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -70,7 +90,7 @@ class RunFolder:
         with _reporting("create the run folder", folder.path):
             try:
                 folder._made_here = not folder.path.exists()
-                folder.path.mkdir(parents=True, exist_ok=True)
+                _make_folders(folder.path)
             except (FileExistsError, NotADirectoryError) as error:
                 raise UsageError(
                     f"{folder.path} cannot be a run folder: it, or a part of that path, is a file. "
@@ -97,7 +117,7 @@ class RunFolder:
         parent = Path(parent)
         with _reporting("create a run folder in", parent):
             try:
-                parent.mkdir(parents=True, exist_ok=True)
+                _make_folders(parent)
             except (FileExistsError, NotADirectoryError) as error:
                 raise UsageError(
                     f"{parent} cannot hold run folders: it, or a part of that path, is a file. "
@@ -110,6 +130,7 @@ class RunFolder:
                     folder._made_here = True
                     break
             try:
+                sync_folder(parent)
                 folder._probe()
             except OSError:
                 # Else each further try would leave one more empty folder.
@@ -210,6 +231,7 @@ class RunFolder:
             before = self.metrics.stat().st_size if self.metrics.exists() else 0
             try:
                 with self.metrics.open("ab") as file:
+                    self._metrics_are_unsynced = True
                     file.write(line)
             except OSError:
                 with contextlib.suppress(OSError):
@@ -229,23 +251,73 @@ class RunFolder:
         """
         return [record for _, record in self._lines()]
 
-    def truncate_metrics(self, records: int) -> None:
-        """Keep the first `records` records, as on resuming from a checkpoint that counted them.
+    def sync_metrics(self) -> None:
+        """Wait until all records are on disk, as before a checkpoint that counts them is saved.
 
         Raises
         ------
         RunError
-            A line is broken, or the file cannot be written; it is unchanged.
+            The disk did not confirm it.
         """
-        if not self.metrics.exists():
+        if not self._metrics_are_unsynced or not self.metrics.exists():
             return
-        kept = [line + b"\n" for line, _ in self._lines()][:records]
         with _reporting("write", self.metrics):
-            write_atomically(self.metrics, b"".join(kept))
+            with self.metrics.open("ab") as file:
+                os.fsync(file.fileno())
+            if self._metrics_are_new:
+                sync_folder(self.path)
+        self._metrics_are_new = self._metrics_are_unsynced = False
+
+    def truncate_metrics(self, records: int, step: int | None = None) -> KeptMetrics:
+        """Keep what a checkpoint knows of: `records` records, none of a step beyond `step`.
+
+        What the file holds is believed, not the count: fewer are kept where it has fewer, as
+        after a power failure, and nothing from the first line on that is not a record. Where
+        records after such a line are lost with it, the former file stays beside the new one.
+
+        Raises
+        ------
+        RunError
+            The file cannot be read or written; it is unchanged.
+        """
+        data = self._read_metrics_file()
+        kept: list[bytes] = []
+        whole, fault = True, None
+        try:
+            for line, record in self._records_of(data):
+                at = record.get("step")
+                later = step is not None and isinstance(at, int) and at > step
+                whole = whole and len(kept) < records and not later
+                if whole:
+                    kept.append(line + b"\n")
+        except BrokenLineError as error:
+            fault = error.fault
+        text = b"".join(kept)
+        remark = None
+        with _reporting("write", self.metrics):
+            if fault or len(kept) < records:
+                remark = f"{len(kept):,} of {records:,} records of the checkpoint are kept: "
+                remark += (
+                    f"{fault}, and was cut off"
+                    if fault
+                    else f"{self.metrics} has no others of its steps"
+                )
+            if fault and len(kept) < records and data[len(text) :].split(b"\n", 1)[1]:
+                former = self.metrics.with_name("metrics.damaged.jsonl")
+                write_atomically(former, data)
+                remark = f"{remark} with all that follows; the former file is {former}"
+            if text != data:
+                write_atomically(self.metrics, text)
+        return KeptMetrics(len(kept), remark)
 
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        return self._records_of(self._read_metrics_file())
+
+    def _read_metrics_file(self) -> bytes:
         with _reporting("read", self.metrics):
-            data = self.metrics.read_bytes() if self.metrics.exists() else b""
+            return self.metrics.read_bytes() if self.metrics.exists() else b""
+
+    def _records_of(self, data: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
         for number, line in enumerate(data.split(b"\n")[:-1], start=1):
             try:
                 record = json.loads(line)
@@ -255,12 +327,9 @@ class RunFolder:
                 raise self._broken_line(number, "a JSON record", line)
             yield line, {key: _decode(value) for key, value in record.items()}
 
-    def _broken_line(self, number: int, expected: str, line: bytes) -> RunError:
+    def _broken_line(self, number: int, expected: str, line: bytes) -> BrokenLineError:
         shown = line if len(line) <= 60 else line[:57] + b"..."
-        return RunError(
-            f"line {number} of {self.metrics} is not {expected}: {shown!r}. "
-            f"Repair or delete that line."
-        )
+        return BrokenLineError(f"line {number} of {self.metrics} is not {expected}: {shown!r}")
 
     def _check_empty(self) -> None:
         # What is left by a run that ended before it wrote anything does not count.
@@ -300,6 +369,14 @@ class RunFolder:
             return f"process {int((self.path / _PROCESS).read_text())}"
         except (OSError, ValueError):
             return "another process"
+
+
+def _make_folders(path: Path) -> None:
+    """Make a folder and those above it, so that all of them would survive a power failure."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync_folder(each.parent)
 
 
 def resolve_checkpoint(

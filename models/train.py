@@ -104,8 +104,10 @@ class _Run:
     def prepare(self, resumed: Loaded | None) -> None:
         """Bring the folder to where the run starts."""
         if resumed:
-            self.records = resumed.metadata["metrics"]
-            self.folder.truncate_metrics(self.records)
+            kept = self.folder.truncate_metrics(resumed.metadata["metrics"], self.trainer.step)
+            self.records = kept.records
+            if kept.remark:
+                self.note(kept.remark)
         else:  # from here on, whatever happens leaves a run that can be continued
             self.save(self.folder.last)
         settings = {"config": self.config.to_json(), "data": describe_data(self.corpus)}
@@ -136,6 +138,7 @@ class _Run:
         self.records += 1
 
     def save(self, path: Path) -> None:
+        self.folder.sync_metrics()  # the checkpoint counts them
         self.trainer.save(path, data=describe_data(self.corpus), metrics=self.records)
 
     def steps(self, stop: StopRequest) -> bool:

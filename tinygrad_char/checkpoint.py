@@ -307,7 +307,7 @@ def _publish(path: Path, pieces: Sequence[bytes | memoryview], size: int) -> Non
     except OSError as error:
         raise _not_saved(path, target.parent, former, size, error) from error
     try:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise CheckpointError(
             f"saved {path} whole, but the disk did not confirm its new name: {error.strerror}. "
@@ -329,11 +329,21 @@ def _not_saved(
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    """Wait until a rename in `folder` would survive a power failure."""
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Wait until the names in `folder`, new, changed and deleted, would survive a power failure.
+
+    Raises
+    ------
+    OSError
+        The disk did not confirm it.
+    """
     if not hasattr(os, "O_DIRECTORY"):  # Windows does not open folders.
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # names may be made in it, but not listed
+        os.sync()
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

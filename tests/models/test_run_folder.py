@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import RunError, UsageError
-from models.run_folder import RunFolder, resolve_checkpoint
+from models.run_folder import KeptMetrics, RunFolder, resolve_checkpoint
 from tinygrad_char import checkpoint
 
 HOLDER = """
@@ -297,7 +297,7 @@ def test_numbers_that_are_not_finite_come_back(tmp_path):
 def test_metrics_without_a_file_are_none(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.read_metrics() == []
-    folder.truncate_metrics(3)
+    folder.truncate_metrics(0)
     assert names(tmp_path) == []
 
 
@@ -314,15 +314,80 @@ def test_half_written_last_line_is_left_out_wherever_it_was_cut(tmp_path):
         assert folder.metrics.read_bytes() == data[:first]
 
 
-@pytest.mark.parametrize("broken", [b"{", b"", b"[1]", b"7", b"\xff", b"\0\0\0", b"{}{}"])
-def test_any_other_broken_line_is_named_and_nothing_is_changed(tmp_path, broken):
+BROKEN = [b"{", b"", b"[1]", b"7", b"\xff", b"\0\0\0", b"{}{}"]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_any_other_broken_line_is_named(tmp_path, broken):
     folder = RunFolder(tmp_path)
     data = b'{"step": 1}\n' + broken + b'\n{"step": 3}\n'
     folder.metrics.write_bytes(data)
-    for attempt in (folder.read_metrics, lambda: folder.truncate_metrics(1)):
-        with pytest.raises(RunError, match=r"line 2 of .*metrics\.jsonl"):
-            attempt()
+    with pytest.raises(RunError, match=r"line 2 of .*metrics\.jsonl"):
+        folder.read_metrics()
     assert folder.metrics.read_bytes() == data
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_run_that_goes_on_keeps_what_comes_before_a_broken_line(tmp_path, broken):
+    folder = RunFolder(tmp_path)
+    data = b'{"step": 1}\n' + broken + b'\n{"step": 3}\n'
+    folder.metrics.write_bytes(data)
+    kept = folder.truncate_metrics(1)
+    assert kept.records == 1
+    assert kept.remark.startswith("1 of 1 records of the checkpoint are kept: line 2 of ")
+    assert kept.remark.endswith(", and was cut off")
+    assert folder.read_metrics() == [{"step": 1}]
+    assert names(tmp_path) == ["metrics.jsonl"]
+    folder.metrics.write_bytes(data)
+    kept = folder.truncate_metrics(3)
+    assert kept.records == 1
+    assert kept.remark.startswith("1 of 3 records of the checkpoint are kept: line 2 of ")
+    assert kept.remark.endswith(f"the former file is {tmp_path / 'metrics.damaged.jsonl'}")
+    assert folder.read_metrics() == [{"step": 1}]
+    assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == data
+
+
+def test_the_file_is_believed_not_the_count(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.truncate_metrics(0) == KeptMetrics(0, None)
+    for step in (0, 1, 4, 5, 4, 5):
+        folder.append_metrics({"step": step})
+    assert folder.truncate_metrics(6, step=5) == KeptMetrics(6, None)
+    assert folder.truncate_metrics(6, step=4).records == 3
+    assert [each["step"] for each in folder.read_metrics()] == [0, 1, 4]
+    kept = folder.truncate_metrics(5, step=4)
+    assert kept.records == 3
+    assert kept.remark == (
+        f"3 of 5 records of the checkpoint are kept: {folder.metrics} has no others of its steps"
+    )
+    folder.metrics.unlink()
+    assert folder.truncate_metrics(5).records == 0
+    assert names(tmp_path) == []
+
+
+def test_records_are_synced_once_and_their_name_with_the_first(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+
+    def noted(file):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}")))  # noqa: PTH115, PTH119
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = RunFolder(tmp_path)
+    folder.sync_metrics()
+    assert synced == []
+    folder.append_metrics({"step": 1})
+    folder.sync_metrics()
+    folder.sync_metrics()
+    assert synced == ["metrics.jsonl", tmp_path.name]
+    folder.append_metrics({"step": 2})
+    folder.sync_metrics()
+    assert synced == ["metrics.jsonl", tmp_path.name, "metrics.jsonl"]
+    monkeypatch.setattr(os, "fsync", fails_with(errno.EIO))
+    folder.append_metrics({"step": 3})
+    with pytest.raises(RunError, match="Input/output error"):
+        folder.sync_metrics()
 
 
 def test_truncated_metrics_keep_the_first_records(tmp_path):

@@ -491,6 +491,21 @@ def test_a_picture_that_cannot_be_written_leaves_a_finished_run(here, monkeypatc
     assert (here / "run" / "loss.png").exists()
 
 
+def test_records_that_a_power_loss_took_are_missed_once_and_never_doubled(here, capsys):
+    assert cli.run(["train", "--data", "text.txt", "--out", "run", *TINY]) == 0
+    file = here / "run" / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.index(b'{"step": 3')] + b'{"step": 3, "lo\0\0')
+    capsys.readouterr()
+    assert resume("run", "--steps", "6") == 0
+    out = capsys.readouterr().out
+    assert f"4 of 7 records of the checkpoint are kept: {Path('run/metrics.jsonl')} has no" in out
+    assert [each["step"] for each in metrics(here / "run")] == [0, 1, 2, 2, 5, 6, 6]
+    assert resume("run", "--steps", "7") == 0
+    assert "are kept" not in capsys.readouterr().out
+    assert [each["step"] for each in metrics(here / "run")] == [0, 1, 2, 2, 5, 6, 6, 7, 7]
+
+
 def test_a_process_that_ended_without_its_last_word_does_not_keep_the_folder(here):
     assert cli.run(["train", "--data", "text.txt", "--out", "run", *TINY]) == 0
     (here / "run" / "run.pid").write_text(str(os.getppid()))
