@@ -19,6 +19,14 @@ def namespace(array: Array) -> ModuleType:
     return sys.modules[type(array).__module__.partition(".")[0]]
 
 
+def select(chosen: Array, values: Array) -> Array:
+    """Return the values where `chosen` is True, else 0: even where they are infinite or NaN.
+
+    A product with a mask of zeros and ones would make these NaN.
+    """
+    return namespace(values).where(chosen, values, values.dtype.type(0))
+
+
 def is_floating(dtype: np.dtype) -> bool:
     """Return whether numbers of this dtype can have gradients; NumPy has no kind for bfloat16."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")

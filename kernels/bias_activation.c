@@ -42,17 +42,22 @@ INLINE float activation(float x, int kind)
     return x * tanh_distribution(x);
 }
 
-/* The slope at x; for RELU, x may be the activation's result. */
 INLINE float slope(float x, int kind)
 {
-    if (kind == RELU)
-        return x > 0 ? 1.0f : 0.0f;
     if (kind == GELU) {
         const float exponential = exp_float(x * x * -0.5f);
         return exponential * 0.39894228f * x + normal_distribution(x, exponential);
     }
     const float phi = tanh_distribution(x);
     return (x * x * 0.134145f + 1.0f) * phi * (1.0f - phi) * 1.5957691f * x + phi;
+}
+
+/* The gradient of x, given that of the activation; for RELU, x may be the activation's result. */
+INLINE float gradient(float grad, float x, int kind)
+{
+    if (kind == RELU)
+        return x <= 0 ? 0.0f : grad; /* selected, since 0 times infinity is NaN */
+    return grad * slope(x, kind);
 }
 
 /* bias may be NULL; y may be z. */
@@ -82,11 +87,11 @@ INLINE void backward(const float *grad, const float *kept, const float *bias, fl
         if (kind != RELU && bias) {
 #pragma omp simd
             for (int64_t j = 0; j < columns; j++)
-                grad_z[j] = grad[j] * slope(kept[j] + bias[j], kind);
+                grad_z[j] = gradient(grad[j], kept[j] + bias[j], kind);
         } else {
 #pragma omp simd
             for (int64_t j = 0; j < columns; j++)
-                grad_z[j] = grad[j] * slope(kept[j], kind);
+                grad_z[j] = gradient(grad[j], kept[j], kind);
         }
         if (grad_bias)
             for (int64_t j = 0; j < columns; j++)

@@ -51,15 +51,15 @@ __device__ __forceinline__ float activation(float x)
     return x * distribution(x, bell_of(x));
 }
 
-/* The derivative, for ReLU from the result. */
-__device__ __forceinline__ float slope(float x)
+/* The gradient of x, given that of the activation; for ReLU, x is the result. */
+__device__ __forceinline__ float gradient(float grad, float x)
 {
     if constexpr (ACTIVATION == RELU)
-        return x > 0.0f ? 1.0f : 0.0f;
+        return x <= 0.0f ? 0.0f : grad; /* selected, since 0 times infinity is NaN */
     const float bell = bell_of(x), phi = distribution(x, bell);
     if constexpr (ACTIVATION == GELU)
-        return phi + x * (0.398942280401432678f * bell); /* by 1 / sqrt(2 pi) */
-    return phi + x * (phi * (1.0f - phi) * 2.0f * INNER * (1.0f + 3.0f * CUBIC * x * x));
+        return grad * (phi + x * (0.398942280401432678f * bell)); /* by 1 / sqrt(2 pi) */
+    return grad * (phi + x * (phi * (1.0f - phi) * 2.0f * INNER * (1.0f + 3.0f * CUBIC * x * x)));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 3)
@@ -102,7 +102,7 @@ bias_activation_backward(const SCALAR *__restrict__ grad, const SCALAR *__restri
         for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
             for (int j = 0; j < N; j++)
-                g[i][j] *= slope(values[i][j] + shift[j]);
+                g[i][j] = gradient(g[i][j], values[i][j] + shift[j]);
         place.store_tile(grad_x, g, whole);
         add_rows(sums, g);
     });

@@ -5,7 +5,7 @@
  * Variants: SCALAR=float|__nv_bfloat16 */
 #include "columns.cuh"
 
-/* y = x * mask * scale, forward and backward. Each warp takes two tiles of 512 elements, as four
+/* y = x * scale where the mask keeps x, else 0, forward and backward. Each warp takes two tiles of 512 elements, as four
  * rows of 128 each, one after the other. */
 extern "C" __global__ void __launch_bounds__(256)
 dropout(const SCALAR *__restrict__ x, SCALAR *__restrict__ y, long long size,
@@ -32,7 +32,7 @@ dropout(const SCALAR *__restrict__ x, SCALAR *__restrict__ y, long long size,
             const long long place = first + N * (i * WARP + threadIdx.x % WARP);
 #pragma unroll
             for (int j = 0; j < N; j++)
-                values[i][j] *= mask.factor(kept[i], j);
+                values[i][j] = mask.apply(kept[i], j, values[i][j]);
             store_some<N>(y + place, values[i], size - place, vector && size - place >= N);
         }
     }

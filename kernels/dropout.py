@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kernels.array import Array, namespace
+from kernels.array import Array, namespace, select
 
 LEVELS = 1 << 16
 """Probabilities are rounded to a multiple of 1 / LEVELS: sixteen random bits for each element."""
@@ -75,16 +75,16 @@ def keep_mask(
 
 
 def forward(x: Array, p: float, key: MaskSource) -> Array:
-    """Return y = x * mask / (1 - p), zeros for p = 1; backward needs p and the key."""
+    """Return y = x / (1 - p) where the mask keeps x, else 0; backward needs p and the key."""
     return _apply(x, p, key)
 
 
 def backward(grad: Array, p: float, key: MaskSource) -> Array:
-    """Return dx = dy * mask / (1 - p) with the mask of forward."""
+    """Return dx = dy / (1 - p) where the mask of forward keeps x, else 0."""
     return _apply(grad, p, key)
 
 
 def _apply(x: Array, p: float, key: MaskSource) -> Array:
-    result = x * keep_mask(namespace(x), x.shape, p, key)
+    result = select(keep_mask(namespace(x), x.shape, p, key), x)
     result *= key.keep_scale(p, x.dtype)
     return result

@@ -32,10 +32,11 @@ struct Mask {
         return bits >> first & 0xffffu;
     }
 
-    /* What an element is multiplied by whose bit is the j-th. */
-    __device__ __forceinline__ float factor(unsigned kept, int j) const
+    /* What becomes of an element whose bit is the j-th: 0 where it is dropped, even if it is
+     * infinite. */
+    __device__ __forceinline__ float apply(unsigned kept, int j, float x) const
     {
-        return kept >> j & 1u ? scale : 0.0f;
+        return kept >> j & 1u ? x * scale : 0.0f;
     }
 
   private:

@@ -78,14 +78,21 @@ INLINE const uint16_t *dropout_bits(const DropoutMask *mask, int64_t start, int6
     return room + skipped;
 }
 
-/* What an element with these bits is multiplied by. */
+/* What becomes of an element with these bits: 0 where it is dropped, even if it is infinite. */
+INLINE float dropout_of(const DropoutMask *mask, uint16_t bits, float x)
+{
+    const float kept = x * mask->scale; /* computed in any case, so that loops vectorise */
+    return (int32_t)bits >= mask->threshold ? kept : 0.0f;
+}
+
+/* What an element with these bits is multiplied by, where it is finite. */
 INLINE float dropout_factor(const DropoutMask *mask, uint16_t bits)
 {
     const float scale = mask->scale; /* read in any case, so that loops vectorise */
     return (int32_t)bits >= mask->threshold ? scale : 0.0f;
 }
 
-/* Multiplies the `count` elements of the mask from `start` on by their factors; y may be x. */
+/* Drops or scales the `count` elements of the mask from `start` on; y may be x. */
 INLINE void dropout_apply(const DropoutMask *mask, int64_t start, int64_t count,
                                  const float *x, float *y)
 {
@@ -94,7 +101,7 @@ INLINE void dropout_apply(const DropoutMask *mask, int64_t start, int64_t count,
         const int64_t size = count - done < DROPOUT_CHUNK ? count - done : DROPOUT_CHUNK;
         const uint16_t *bits = dropout_bits(mask, start + done, size, room);
         for (int64_t i = 0; i < size; i++)
-            y[done + i] = x[done + i] * dropout_factor(mask, bits[i]);
+            y[done + i] = dropout_of(mask, bits[i], x[done + i]);
     }
 }
 

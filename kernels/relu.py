@@ -1,6 +1,6 @@
 """Rectified linear unit."""
 
-from kernels.array import Array, namespace
+from kernels.array import Array, namespace, select
 
 
 def forward(x: Array, out: Array | None = None) -> Array:
@@ -10,5 +10,5 @@ def forward(x: Array, out: Array | None = None) -> Array:
 
 
 def backward(grad: Array, y: Array) -> Array:
-    """Return dx = dy where y > 0, else 0."""
-    return grad * (y > 0)
+    """Return dx = dy where y > 0 or NaN, else 0, whatever dy is."""
+    return select(~(y <= 0), grad)

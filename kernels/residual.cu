@@ -14,9 +14,9 @@ __device__ __forceinline__ void draw(unsigned (&kept)[ROUNDS], const Mask &mask,
                   place.columns);
 }
 
-__device__ __forceinline__ float factor(const Mask &mask, unsigned kept, int j)
+__device__ __forceinline__ float dropped(const Mask &mask, unsigned kept, int j, float x)
 {
-    return DROPOUT ? mask.factor(kept, j) : 1.0f;
+    return DROPOUT ? mask.apply(kept, j, x) : x;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -40,7 +40,7 @@ residual_forward(const SCALAR *__restrict__ residual, const SCALAR *__restrict__
         for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
             for (int j = 0; j < N; j++)
-                sums[i][j] += (values[i][j] + shift[j]) * factor(mask, kept[i], j);
+                sums[i][j] += dropped(mask, kept[i], j, values[i][j] + shift[j]);
         place.store_tile(y, sums, whole);
     });
 }
@@ -66,7 +66,7 @@ residual_backward(const SCALAR *__restrict__ grad, SCALAR *__restrict__ grad_x,
         for (int i = 0; i < ROUNDS; i++)
 #pragma unroll
             for (int j = 0; j < N; j++)
-                g[i][j] *= factor(mask, kept[i], j);
+                g[i][j] = dropped(mask, kept[i], j, g[i][j]);
         place.store_tile(grad_x, g, whole);
         add_rows(sums, g);
     });

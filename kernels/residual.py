@@ -28,9 +28,9 @@ def forward(
 def backward(
     grad: Array, p: float, key: MaskSource | None, need_bias: bool
 ) -> tuple[Array, Array | None]:
-    """Return dz = dy * mask / (1 - p), and dbias, the sum of its rows, where needed; dx is dy.
+    """Return dz = dy / (1 - p) where the mask keeps z, else 0, and dbias where needed; dx is dy.
 
-    Without dropout dz is dy itself.
+    dbias is the sum of the rows of dz. Without dropout dz is dy itself.
     """
     if p > 0 and key is not None:
         grad = dropout.backward(grad, p, key)

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
 
 
+quiet = np.errstate(all="ignore")
+"""Decorator of what computes values: log(0) is -inf and no warning, as on a GPU.
+
+`detect_nonfinite` is there for those who want to know.
+"""
+
+
 class NonFiniteError(FloatingPointError):
     """The first operation, under `detect_nonfinite`, that produced a NaN or an infinity."""
 
@@ -124,6 +131,7 @@ class Function:
         """Return the gradients of the inputs, given the gradient of the result."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
+    @quiet
     def run_forward(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:
         """Return forward(*arrays, **options), computed as `upcasts` says."""
         self.halves = ()
@@ -380,6 +388,7 @@ def detect_nonfinite() -> Iterator[None]:
         _state.checking = before
 
 
+@quiet
 def backward(
     outputs: Sequence[Tensor], grads: Sequence[Array], *, retain_graph: bool = False
 ) -> None:
@@ -413,6 +422,7 @@ class Accumulation:
             _accumulate(leaf, _run_hooks(leaf.hooks, total, leaf))
 
 
+@quiet
 def leaf_gradients(
     output: Tensor, cotangent: Array, leaves: Sequence[Tensor]
 ) -> list[Array | None]:
@@ -439,6 +449,7 @@ def _sum(total: Array, grad: Array) -> Array:
     return widened(total) + grad
 
 
+@quiet
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],

@@ -11,12 +11,13 @@ import numpy as np
 from kernels.array import is_floating
 from kernels.backend import CPU, DeviceError
 from kernels.devices import backend_of
-from tinygrad_char.autograd import TensorBase
+from tinygrad_char.autograd import TensorBase, quiet
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 """The dtype of tensors made from Python floats, and of means and quotients of integers."""
 
 
+@quiet
 def from_python(data: Any, dtype: Any) -> np.ndarray:
     """Return numbers in nested sequences as an array: floats become float32, integers int64.
 

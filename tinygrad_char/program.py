@@ -12,7 +12,7 @@ from kernels.backend import CPU
 from kernels.dropout import DropoutKey
 from kernels.extension import compiled
 from kernels.recording import FLOAT32, Recording, address_of
-from tinygrad_char.autograd import Trace
+from tinygrad_char.autograd import Trace, quiet
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
@@ -107,6 +107,7 @@ class Program:
         loss, grads = self.compute(batch, np.full(self.shape, weight, self.dtype))
         return Computed(weight * loss.item(), grads)
 
+    @quiet
     def compute(
         self,
         batch: Batch,
@@ -132,6 +133,7 @@ class Program:
             node.saved = ()
         return loss, [None if number is None else grads[number] for number in self.leaves]
 
+    @quiet
     def forward(self, batch: Batch, see: Callable[[Array], None] = lambda array: None) -> Array:
         """Return the last operation's result; `see` is shown each one's."""
         values = [*batch]

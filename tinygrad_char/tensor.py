@@ -19,7 +19,7 @@ from kernels.array import Array, is_floating
 from kernels.backend import Backend, DeviceError
 from kernels.devices import DEVICES, backend_of, get_backend
 from tinygrad_char import autograd
-from tinygrad_char.autograd import Function, TensorBase, Version
+from tinygrad_char.autograd import Function, TensorBase, Version, quiet
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
     boolean_mask,
@@ -55,6 +55,7 @@ class Tensor(TensorBase):
     __slots__ = ()
     __array_ufunc__ = None  # `array + tensor` is left to Tensor.__radd__
 
+    @quiet
     def __init__(
         self,
         data: Any,
@@ -250,6 +251,7 @@ class Tensor(TensorBase):
         """
         autograd.backward([self], [self._cotangent(gradient)], retain_graph=retain_graph)
 
+    @quiet
     def _cotangent(self, gradient: Any) -> Array:
         if not self.requires_grad:
             raise RuntimeError(
@@ -339,6 +341,7 @@ class Tensor(TensorBase):
         except (ValueError, IndexError) as error:
             raise type(error)(f"setitem on shape {self.shape}: {error}") from None
 
+    @quiet
     def _write(self, index: Any, values: Any) -> None:
         if self.node is not None and autograd.is_grad_enabled():
             raise RuntimeError(
@@ -377,6 +380,7 @@ class Tensor(TensorBase):
         """Return this tensor on the GPU."""
         return self.to("cuda")
 
+    @quiet
     def astype(self, dtype: Any) -> Tensor:
         """Return this tensor in another dtype; differentiable between floating dtypes."""
         dtype = np.dtype(dtype)
@@ -515,6 +519,7 @@ class Tensor(TensorBase):
 
     # Comparisons: boolean tensors without history
 
+    @quiet
     def _compare(self, other: Any, name: str) -> Tensor:
         a, b = operands(name, self, other)
         left, right = (getattr(each, "array", each) for each in (a, b))

@@ -107,21 +107,35 @@ def test_what_is_not_finite_comes_out_as_the_definition_has_it(activation):
         y[0], np.array([np.nan, np.inf, below, 1e20, 0, 3e38, 0, 0, 0], np.float32)
     )
     expected = {
-        "relu": [0, 1, 0, 1, 0, 1, 0, 0, 0],
+        "relu": [1, 1, 0, 1, 0, 1, 0, 0, 0],
         "gelu": [np.nan, np.nan, np.nan, 1, 0, 1, 0, 0.5, 0.5],
         "gelu_tanh": [np.nan] * 7 + [0.5, 0.5],  # the slope of its x^3 is infinite
     }
     np.testing.assert_array_equal(dz[0], np.array(expected[activation], np.float32))
-    assert np.isnan(lost[0][dz[0] == 0]).all()
+    shut = lost[0][dz[0] == 0]
+    assert (shut == 0).all() if activation == "relu" else np.isnan(shut).all()
+
+
+@pytest.mark.parametrize("bias", [None, np.array([2, -2, 0], np.float32)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_relu_gives_nothing_of_what_it_shuts_off(value, bias):
+    z = np.array([[-3.0, 1, 0], [-0.0, np.nan, 2]], np.float32)
+    _, kept = bias_activation.forward(z.copy(), bias, "relu")
+    open_ = ~(z + (0 if bias is None else bias) <= 0)
+    expected = np.where(open_, np.float32(value), np.float32(0))
+    dz, dbias = bias_activation.backward(np.full_like(z, value), kept, "relu", need_bias=True)
+    np.testing.assert_array_equal(dz, expected)
+    np.testing.assert_array_equal(dbias, expected.sum(0))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_of_a_loss_that_is_not_finite_are_not_hidden(activation):
+def test_gradients_of_a_loss_that_is_not_finite_are_hidden_by_a_shut_gate_alone(activation):
     z = np.array([[1.0, -1.0, 2.0]], np.float32)
     _, kept = bias_activation.forward(z, None, activation)
     grad = np.array([[np.nan, np.nan, 1.0]], np.float32)
     dz, dbias = bias_activation.backward(grad, kept, activation, need_bias=True)
-    assert np.isnan(dz[0]).tolist() == np.isnan(dbias).tolist() == [True, True, False]
+    expected = [True, activation != "relu", False]
+    assert np.isnan(dz[0]).tolist() == np.isnan(dbias).tolist() == expected
 
 
 @pytest.mark.parametrize(("activation", "approximate"), [("gelu", "none"), ("gelu_tanh", "tanh")])

@@ -103,8 +103,8 @@ def test_relu(shape):
     np.testing.assert_array_equal(relu.backward(grad, y), np.where(x > 0, grad, np.float32(0)))
 
 
-def test_relu_keeps_nan_and_has_no_slope_at_zero():
+def test_relu_keeps_nan_with_its_gradient_and_has_no_slope_at_zero():
     x = np.array([np.nan, 0.0, -0.0])
     y = relu.forward(x)
     assert np.isnan(y[0])
-    assert relu.backward(np.ones(3), y).tolist() == [0, 0, 0]
+    assert relu.backward(np.ones(3), y).tolist() == [1, 0, 0]

@@ -345,6 +345,21 @@ class TestInitialisation:
             assert norm.weight.tolist() == [1.0] * 3
             assert norm.bias.tolist() == [0.0] * 3
 
+    @pytest.mark.parametrize("without", ["weight", "bias"])
+    @pytest.mark.parametrize("make", [nn.LayerNorm, nn.BatchNorm1d])
+    def test_norms_use_the_parameter_that_they_have(self, make, without):
+        x = tg.Tensor(np.random.default_rng(0).standard_normal((4, 3)).astype("f4"))
+        plain, norm = make(3), make(3)
+        norm.weight.array[...] = [2, 3, 4]
+        norm.bias.array[...] = [5, 6, 7]
+        setattr(norm, without, None)
+        expected = plain(x) + norm.bias if without == "weight" else plain(x) * norm.weight
+        y = norm(x)
+        np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), rtol=1e-5)
+        y.sum().backward()
+        given = norm.bias if without == "weight" else norm.weight
+        assert given.grad.shape == (3,)
+
     @pytest.mark.parametrize("name", ["qkv", "projection"])
     def test_attention_starts_as_its_linear_layers(self, name):
         weight = getattr(nn.SelfAttention(256, 4), name).weight.array

@@ -253,6 +253,27 @@ def test_basic_indexing(data, seed):
 
 @modest
 @given(data=st.data(), seed=SEEDS)
+def test_basic_indexing_of_one_number_repeated(data, seed):
+    """Strides of 0 tell nothing of which element went where."""
+    shape = data.draw(hnp.array_shapes(max_dims=3, max_side=4))
+    index = data.draw(
+        st.one_of(
+            hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True),
+            st.tuples(
+                *(st.builds(slice, st.none(), st.none(), st.sampled_from([1, -1])),) * len(shape)
+            ),
+        )
+    )
+    x = tg.from_numpy(np.broadcast_to(np.float64(2), shape)).requires_grad_()
+    y = x[index]
+    grad = draw(y.shape, seed=seed)
+    y.backward(grad)
+    expected = scattered(np.asarray(positions(shape)[index]), grad, shape)
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+@modest
+@given(data=st.data(), seed=SEEDS)
 def test_integer_array_indexing_with_repeats(data, seed):
     shape = data.draw(hnp.array_shapes(max_dims=3, max_side=4))
     index = data.draw(

@@ -187,9 +187,9 @@ class BatchNorm1d(Module):
             centered = x - self.running_mean.reshape(shape)
             var = self.running_var.reshape(shape)
         y = centered / (var + self.eps).sqrt()
-        if self.weight is not None and self.bias is not None:
-            y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return y
+        if self.weight is not None:
+            y = y * self.weight.reshape(shape)
+        return y if self.bias is None else y + self.bias.reshape(shape)
 
     @no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:

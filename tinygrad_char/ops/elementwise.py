@@ -5,7 +5,7 @@ Operands are arrays or Python numbers; a number takes the dtype of the other ope
 
 from typing import Any, ClassVar
 
-from kernels.array import Array
+from kernels.array import Array, select
 from kernels.broadcast import unbroadcast
 from kernels.half import rounded
 from tinygrad_char.autograd import Function
@@ -116,9 +116,11 @@ class Divide(Binary):
         return a / b
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy / b, -dy a / b^2."""
-        by_b = grad / b
-        return by_b if self.needs[0] else None, -by_b * (a / b) if self.needs[1] else None
+        """Return dy / b, -dy (a / b) / b, which is 0 for a = 0 however small b is."""
+        return (
+            grad / b if self.needs[0] else None,
+            -grad * (a / b / b) if self.needs[1] else None,
+        )
 
 
 class Power(Binary):
@@ -129,34 +131,36 @@ class Power(Binary):
         return a**b
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy b a^(b-1), dy a^b log(a); 0 for b = 0 and for the exponent of a base 0."""
+        """Return dy b a^(b-1), dy a^b log(a).
+
+        Whatever dy is, the first is 0 where b is, and the second where a is and b is not negative.
+        """
         xp = self.backend.xp
         grad_a = grad_b = None
         if self.needs[0]:
-            if isinstance(b, int | float):
-                grad_a = grad * (b * a ** (b - 1)) if b != 0 else xp.zeros_like(grad)
+            if not isinstance(b, int | float):
+                grad_a = select(b != 0, grad * (b * a ** (b - 1)))
             else:
-                safe = xp.where(b == 0, b.dtype.type(1), b)
-                grad_a = grad * (b * a ** (safe - 1))
+                grad_a = grad * (b * a ** (b - 1)) if b != 0 else xp.zeros_like(grad)
         if self.needs[1]:
             base = xp.asarray(a, dtype=grad.dtype)
-            zero = base == 0
-            logarithm = xp.log(xp.where(zero, base.dtype.type(1), base))
-            grad_b = grad * (a**b * logarithm)
+            grad_b = select((base != 0) | ~(b >= 0), grad * (a**b * xp.log(base)))
         return grad_a, grad_b
 
 
 class _Extremum(Binary):
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy where the operand was chosen, half of it to each where they are equal."""
-        chosen = self.better(a, b)
-        share = chosen + (a == b) * grad.dtype.type(0.5)
+        """Return dy where the operand was chosen, else 0: half of it to each where they are equal.
+
+        Where either is NaN, so is the result, and both get dy.
+        """
+        shared = self.backend.xp.where(a == b, grad * grad.dtype.type(0.5), grad)
         return (
-            grad * share if self.needs[0] else None,
-            grad * (1 - share) if self.needs[1] else None,
+            select(~self.better(b, a), shared) if self.needs[0] else None,
+            select(~self.better(a, b), shared) if self.needs[1] else None,
         )
 
-    def better(self, a: Any, b: Any) -> Array:
+    def better(self, a: Any, b: Any) -> Any:
         """Return where a alone is chosen."""
         raise NotImplementedError
 
@@ -314,8 +318,9 @@ class Absolute(Function):
         return abs(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy sign(x), 0 where x is 0."""
-        return grad * self.backend.xp.sign(self.saved[0])
+        """Return dy sign(x), 0 where x is 0 or NaN."""
+        x = self.saved[0]
+        return select(x > 0, grad) - select(x < 0, grad)
 
 
 class Clip(Function):
@@ -333,9 +338,9 @@ class Clip(Function):
         """Return dy where x lies within the limits (ends included), else 0."""
         x = self.saved[0]
         if self.low is not None:
-            grad = grad * (x >= self.low)
+            grad = select(x >= self.low, grad)
         if self.high is not None:
-            grad = grad * (x <= self.high)
+            grad = select(x <= self.high, grad)
         return grad
 
 

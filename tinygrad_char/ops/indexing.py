@@ -18,6 +18,26 @@ def is_basic(index: Any) -> bool:
     )
 
 
+def is_whole(index: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a basic index gives every element in its place, as x[:] does.
+
+    The result's strides do not tell: of a broadcast array, x[::-1] has those of x.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    lengths = iter(shape)
+    for part in parts:
+        if part is Ellipsis:
+            lengths = iter(shape[len(shape) - (len(parts) - 1 - parts.index(part)) :])
+        elif not isinstance(part, slice) or not _is_full(part, next(lengths)):
+            return False
+    return True
+
+
+def _is_full(part: slice, length: int) -> bool:
+    start, stop, step = part.indices(length)
+    return step == 1 and start == 0 and stop >= length
+
+
 class GetItem(Function):
     """x[index] with NumPy's rules."""
 
@@ -33,12 +53,11 @@ class GetItem(Function):
         if self.basic and not isinstance(y, self.backend.array_type):
             # one element, which NumPy copies out: with an ellipsis it stays a view
             y = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
-        self.whole = self.basic and (y.shape, y.strides) == (x.shape, x.strides)
         return y
 
     def backward(self, grad: Array) -> Array:
         """Return zeros with dy added at the index, as often as an element was taken."""
-        if self.whole:
+        if self.basic and is_whole(self.index, self.source):
             return grad
         xp = self.backend.xp
         if self.basic:

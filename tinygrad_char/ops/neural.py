@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array
+from kernels.array import Array, select
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.linear import rows
 from tinygrad_char.autograd import Function
@@ -182,13 +182,16 @@ class Softmax(Function):
     ) -> Array:
         """Return y."""
         y = self.backend.softmax.forward(x, mask, axis, causal, scale)
-        self.saved = (y,)
+        self.saved = (y, mask)
         self.options = (axis, causal, scale)
         return y
 
     def backward(self, grad: Array) -> tuple[Array, None]:
-        """Return dx."""
-        return self.backend.softmax.backward(grad, self.saved[0], *self.options), None
+        """Return dx; what the mask hides of dy is ignored."""
+        y, mask = self.saved
+        if mask is not None:
+            grad = select(mask, grad)
+        return self.backend.softmax.backward(grad, y, *self.options), None
 
 
 class LogSoftmax(Function):
@@ -291,7 +294,7 @@ class CrossEntropy(Function):
         """Return dlogits."""
         logits, targets, logsumexp, gradient = self.saved
         operation = self.backend.cross_entropy
-        grad = grad.reshape(-1) if grad.ndim else grad
+        grad = grad.reshape(-1) if self.options[0] == "none" else grad
         if gradient is not None:
             # It is changed in its place: a second walk over a graph that is kept finds none.
             self.saved = (logits, targets, logsumexp, None)

@@ -3,7 +3,7 @@
 import operator
 from typing import Any, SupportsIndex
 
-from kernels.array import Array
+from kernels.array import Array, select
 from tinygrad_char.autograd import Function
 
 Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
@@ -136,11 +136,11 @@ class _Extreme(Reduction):
         )
 
     def backward(self, grad: Array) -> Array:
-        """Return dy for the extreme element, in equal parts where several are."""
+        """Return dy for the extreme element, else 0; in equal parts where several are, or NaN."""
         x, y = self.saved
-        extreme = x == y
+        extreme = (x == y) | ((x != x) & (y != y))
         share = extreme.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
-        return extreme * (grad.reshape(self.kept) / share)
+        return select(extreme, grad.reshape(self.kept) / share)
 
 
 class Max(_Extreme):

@@ -67,6 +67,24 @@ def test_activations_keep_what_is_not_finite(launcher):
     assert y[1] == np.inf
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_gates_that_are_shut_give_nothing_of_what_is_not_finite(launcher, dtype, value):
+    x = np.tile(np.array([np.nan, -2, -0.0, 3], np.float32), (5, 33)).astype(dtype)
+    grad = np.full_like(x, value)
+    _, kept = BiasActivation(launcher).forward(x.copy(), None, "relu")
+    dx, _ = BiasActivation(launcher).backward(grad, kept, "relu", need_bias=False)
+    mask = keep_mask(np, x.shape, 0.5, KEY)
+    dropped = [
+        Dropout(launcher).backward(grad, 0.5, KEY),
+        Residual(launcher).backward(grad, 0.5, KEY, need_bias=False)[0],
+        Residual(launcher).forward(grad, None, np.zeros_like(grad), 0.5, KEY),
+    ]
+    for result, chosen in [(dx, ~(x.astype(np.float32) <= 0)), *((each, mask) for each in dropped)]:
+        expected = np.where(chosen, np.float32(value), 0)
+        np.testing.assert_array_equal(result.astype(np.float32), expected)
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (0, 4), (2, 130)])
 def test_activations_alone_are_their_references(launcher, shape):
     x, grad = draw(np.random.default_rng(0), (2, *shape))
