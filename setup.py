@@ -42,6 +42,7 @@ FUSED = Extension(
             "arguments",
             "attention",
             "attention_blocks",
+            "attention_few",
             "attention_short",
             "fused",
             "philox",

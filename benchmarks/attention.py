@@ -71,9 +71,9 @@ def prepare_ours(shape: Shape, alone: bool) -> dict[str, Task]:
 
     def both() -> tuple[np.ndarray, ...]:
         with one_core() if alone else nullcontext():
-            out, logsumexp = CPU.attention.forward(q, k, v, True, scale)
+            out, statistics = CPU.attention.forward(q, k, v, True, scale)
             grads = tuple(np.empty_like(each) for each in (q, k, v))
-            CPU.attention.backward(grad, q, k, v, out, logsumexp, grads, True, scale)
+            CPU.attention.backward(grad, q, k, v, out, statistics, grads, True, scale)
             return out, *grads
 
     return {"forward": Task(forward), "forward and backward": Task(both)}

@@ -195,18 +195,18 @@ def _bias_activation(activation: str) -> Compute:
 
 
 def _cross_entropy(ops: Any, i: Any) -> list[Array]:
-    loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
+    loss, statistics = ops.cross_entropy.forward(i.x, i.idx)
     one = i.x[:1, 0].astype(loss.dtype).reshape(()) * 0 + 1
-    return [loss, logsumexp, ops.cross_entropy.backward(one, i.x, i.idx, logsumexp)]
+    return [loss, statistics, ops.cross_entropy.backward(one, i.x, i.idx, statistics)]
 
 
 def _cross_entropy_in_one_pass(ops: Any, i: Any) -> list[Array]:
     half = i.x[:1, 0].astype(np.float32).reshape(()) * 0 + np.float32(0.5)
     if not hasattr(ops.cross_entropy, "one_pass"):
-        loss, logsumexp = ops.cross_entropy.forward(i.x, i.idx)
-        return [loss, logsumexp, ops.cross_entropy.backward(half, i.x, i.idx, logsumexp)]
-    loss, logsumexp, gradient = ops.cross_entropy.one_pass(i.x, i.idx)
-    return [loss, logsumexp, ops.cross_entropy.rescale(half, gradient)]
+        loss, statistics = ops.cross_entropy.forward(i.x, i.idx)
+        return [loss, statistics, ops.cross_entropy.backward(half, i.x, i.idx, statistics)]
+    loss, statistics, gradient = ops.cross_entropy.one_pass(i.x, i.idx)
+    return [loss, statistics, ops.cross_entropy.rescale(half, gradient)]
 
 
 def _embedding(ops: Any, i: Any) -> list[Array]:
@@ -250,12 +250,12 @@ def _attention(causal: bool, p: float) -> Compute:
     def compute(ops: Any, i: Any) -> list[Array]:
         scale = i.q.shape[-1] ** -0.5
         options = (causal, scale, p, KEY)
-        out, logsumexp = ops.attention.forward(i.q, i.k, i.v, *options)
+        out, statistics = ops.attention.forward(i.q, i.k, i.v, *options)
         grads = tuple(each * np.float32(np.nan) for each in (i.q, i.k, i.v))
         grads = tuple(
             each.astype(like.dtype) for each, like in zip(grads, (i.q, i.k, i.v), strict=True)
         )
-        ops.attention.backward(i.grad, i.q, i.k, i.v, out, logsumexp, grads, *options)
+        ops.attention.backward(i.grad, i.q, i.k, i.v, out, statistics, grads, *options)
         return [out, *grads]
 
     return compute

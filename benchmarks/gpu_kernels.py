@@ -161,7 +161,7 @@ def _moving(
     _, mean, rstd = backend.layernorm.forward(x, weight, bias)
     rng = np.random.default_rng(0)
     targets = backend.from_numpy(rng.integers(0, channels, rows))
-    _, logsumexp = backend.cross_entropy.forward(x, targets)
+    _, statistics = backend.cross_entropy.forward(x, targets)
     one = backend.xp.ones((), np.float32)
     both = (True, True, True)
     ops = backend
@@ -177,7 +177,7 @@ def _moving(
     yield (
         "cross_entropy backward",
         2 * size,
-        lambda: ops.cross_entropy.backward(one, x, targets, logsumexp),
+        lambda: ops.cross_entropy.backward(one, x, targets, statistics),
     )
     yield "cross_entropy in one pass", 2 * size, lambda: ops.cross_entropy.one_pass(x, targets)
     yield "bias and gelu", 2 * size, lambda: ops.bias_activation.forward(y, bias, "gelu")
@@ -338,8 +338,8 @@ def attention_row(backend: Backend, shape: Shape, precision: str, rounds: int) -
         return backend.attention.forward(q, k, v, *options)
 
     def both() -> Any:
-        out, logsumexp = forward()
-        backend.attention.backward(grad, q, k, v, out, logsumexp, grads, *options)
+        out, statistics = forward()
+        backend.attention.backward(grad, q, k, v, out, statistics, grads, *options)
         return out
 
     seconds = _in_precision(backend, precision, both, rounds)

@@ -123,9 +123,9 @@ def attending(backend: Backend, quick: bool) -> Iterator[Case]:
         return (backend.attention.forward(q, k, v, True, scale)[0],)
 
     def fused_both(q: Array, k: Array, v: Array, grad: Array) -> tuple[Array, ...]:
-        out, logsumexp = backend.attention.forward(q, k, v, True, scale)
+        out, statistics = backend.attention.forward(q, k, v, True, scale)
         grads = tuple(xp.empty_like(each) for each in (q, k, v))
-        backend.attention.backward(grad, q, k, v, out, logsumexp, grads, True, scale)
+        backend.attention.backward(grad, q, k, v, out, statistics, grads, True, scale)
         return out, *grads
 
     ways: dict[str, tuple[Shape, Compute]] = {
@@ -162,9 +162,9 @@ def attending(backend: Backend, quick: bool) -> Iterator[Case]:
 def _reference(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, grad: np.ndarray, scale: float
 ) -> tuple[np.ndarray, ...]:
-    out, logsumexp = attention.forward(q, k, v, True, scale)
+    out, statistics = attention.forward(q, k, v, True, scale)
     grads = (np.empty_like(q), np.empty_like(k), np.empty_like(v))
-    attention.backward(grad, q, k, v, out, logsumexp, grads, True, scale)
+    attention.backward(grad, q, k, v, out, statistics, grads, True, scale)
     return out, *grads
 
 

@@ -149,11 +149,11 @@ def attention(op: Any, at: Dimensions) -> dict[str, Task]:
     scale = size**-0.5
 
     def tasks(name: str, *dropout: Any) -> dict[str, Task]:
-        out, logsumexp = op.forward(q, k, v, True, scale, *dropout)
+        out, statistics = op.forward(q, k, v, True, scale, *dropout)
         grads = tuple(np.empty_like(each) for each in (q, k, v))
 
         def backward() -> None:
-            op.backward(grad, q, k, v, out, logsumexp, grads, True, scale, *dropout)
+            op.backward(grad, q, k, v, out, statistics, grads, True, scale, *dropout)
 
         def check() -> tuple[Array, ...]:
             grads = tuple(np.empty_like(each) for each in (q, k, v))
@@ -199,13 +199,13 @@ def cross_entropy(op: Any, at: Dimensions) -> dict[str, Task]:
     """Return the loss of logits."""
     logits = operands({"logits": (at.rows, at.classes)})["logits"]
     targets = indices(at.rows, at.classes)
-    _, logsumexp = op.forward(logits, targets)
+    _, statistics = op.forward(logits, targets)
     one = np.float32(1)
     return {
         "cross_entropy forward": Task(
             lambda: op.forward(logits, targets), lambda: op.forward(logits, targets)[0]
         ),
-        "cross_entropy backward": Task(lambda: op.backward(one, logits, targets, logsumexp)),
+        "cross_entropy backward": Task(lambda: op.backward(one, logits, targets, statistics)),
     }
 
 

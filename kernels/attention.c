@@ -54,6 +54,21 @@ INLINE const uint16_t *bits_of(const Attention *a, BitsRow *bits, int64_t head, 
     return bits[row] + mask_start(a, head, query + row, key) % PHILOX_LANES;
 }
 
+/* The peak and the total of a query, the first of `head` if it is 0. */
+INLINE float *statistics_of(const Attention *a, int64_t head, int64_t query)
+{
+    return a->statistics + 2 * (head * a->queries + query);
+}
+
+/* Writes a query's statistics; those of one that sees no key are 0 and 1. */
+INLINE void write_statistics(const Attention *a, int64_t head, int64_t query, float peak,
+                             float total)
+{
+    float *const to = statistics_of(a, head, query);
+    to[0] = total == 0 ? 0 : peak;
+    to[1] = total == 0 ? 1 : total;
+}
+
 /* Returns `count` numbers of the room, from a cache line's beginning, and takes them off it. */
 INLINE float *take(float **room, int64_t count)
 {

@@ -2,8 +2,8 @@
  *
  * Dao et al. 2022, arXiv:2205.14135, and Dao 2023, arXiv:2307.08691: the weights of a block of
  * queries and a tile of keys are made, used and forgotten in registers; a row's peak and sum are
- * corrected as tiles go by (the online softmax), and backward makes the weights again from the
- * logarithm of the sum. What a block walks over is copied to shared memory one tile ahead. Backward
+ * corrected as tiles go by (the online softmax), and backward makes the weights again from peak and
+ * sum. What a block walks over is copied to shared memory one tile ahead. Backward
  * is one pass over the keys' weights for dQ and one over the queries' for dK and dV, or with atomic
  * additions one for all three.
  *
@@ -46,7 +46,7 @@ struct Sequence {
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                   const SCALAR *__restrict__ v, SCALAR *__restrict__ out,
-                  float *__restrict__ logsumexp, long long q_b, long long q_h, long long q_t,
+                  float *__restrict__ statistics, long long q_b, long long q_h, long long q_t,
                   long long k_b, long long k_h, long long k_t, long long v_b, long long v_h,
                   long long v_t, long long out_b, long long out_h, long long out_t, int heads,
                   int queries, int keys, int size, bool causal, float scale,
@@ -121,8 +121,8 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                 highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 1));
                 highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 2));
                 /* as long as a row has seen no key nothing is subtracted */
-                const float base = highest == -infinity() ? 0.0f : highest * factor;
-                const float correction = exp2_fast(peak[m][half] * factor - base);
+                const float base = highest == -infinity() ? 0.0f : highest;
+                const float correction = exp2_fast((peak[m][half] - base) * factor);
                 peak[m][half] = highest;
                 total[m][half] *= correction;
 #pragma unroll
@@ -134,7 +134,7 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                 for (int n = 0; n < N; n++)
 #pragma unroll
                     for (int e = 2 * half; e < 2 * half + 2; e++) {
-                        weights[m][n][e] = exp2_fast(weights[m][n][e] * factor - base);
+                        weights[m][n][e] = exp2_fast((weights[m][n][e] - base) * factor);
                         total[m][half] += weights[m][n][e];
                     }
             }
@@ -154,7 +154,7 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
     cp_async_wait<0>();
     __syncthreads();
 
-    logsumexp += (long long)blockIdx.x * queries;
+    statistics += 2 * (long long)blockIdx.x * queries;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -169,20 +169,22 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                 result[m][n][2 * half + 1] *= inverse;
             }
             const int query = row + 16 * m + lane_group() + 8 * half;
-            if (lane_member() == 0 && query < queries)
-                logsumexp[query] = sum == 0.0f ? infinity() : peak[m][half] * scale + logf(sum);
+            if (lane_member() == 0 && query < queries) {
+                const float pair[2] = {sum == 0.0f ? 0.0f : peak[m][half],
+                                       sum == 0.0f ? 1.0f : sum};
+                store<2>(statistics + 2 * query, pair);
+            }
         }
     store_rows(q_tile + warp_row * STRIDE, result, sequence.rows(out, out_b, out_h) + row * out_t,
                out_t, queries - row, size);
 }
 
-/* For each query, what backward needs of it: logsumexp in units of log(2), and delta, the sum of
- * dO * O; infinity and 0 for those that there are not, up to `padded`, a multiple of
- * BACKWARD_OTHERS.
- * Eight threads for each query. */
+/* What backward needs of each query: all peaks of a sequence, all totals as logarithms of base 2,
+ * and all delta, the sum of dO * O; 0, infinity and 0 for those that there are not, up to `padded`,
+ * a multiple of BACKWARD_OTHERS. Eight threads for each query. */
 extern "C" __global__ void __launch_bounds__(256)
 attention_rows(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ out,
-               const float *__restrict__ logsumexp, float *__restrict__ rows, long long grad_b,
+               const float *__restrict__ statistics, float *__restrict__ rows, long long grad_b,
                long long grad_h, long long grad_t, long long out_b, long long out_h,
                long long out_t, int heads, int queries, int padded, int size)
 {
@@ -206,10 +208,13 @@ attention_rows(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ out,
         sum += __shfl_xor_sync(ALL_LANES, sum, distance);
     if (member || row >= padded)
         return;
-    const float pair[2] = {
-        row < queries ? logsumexp[(long long)blockIdx.x * queries + row] * LOG2_E : infinity(),
-        sum};
-    store<2>(rows + 2 * ((long long)blockIdx.x * padded + row), pair);
+    float pair[2] = {0.0f, infinity()};
+    if (row < queries)
+        load<2>(pair, statistics + 2 * ((long long)blockIdx.x * queries + row));
+    rows += 3 * (long long)blockIdx.x * padded + row;
+    rows[0] = pair[0];
+    rows[padded] = log2f(pair[1]);
+    rows[2 * padded] = sum;
 }
 
 /* dQ: one block for OWN queries of a sequence, which walks over the keys that they see. */
@@ -238,7 +243,7 @@ attention_backward_queries(
     const int seen_by_any = causal ? row + 16 * M + offset : keys;
     k = sequence.rows(k, k_b, k_h);
     v = sequence.rows(v, v_b, v_h);
-    rows += 2 * (long long)blockIdx.x * padded;
+    rows += 3 * (long long)blockIdx.x * padded;
 
     const auto tiles_of = [&](int start) {
         return others + start / OTHERS % 2 * 2 * OTHERS * STRIDE;
@@ -257,12 +262,13 @@ attention_backward_queries(
     round_own<OWN>(q_tile);
     round_own<OWN>(grad_tile);
 
-    float result[M][COLUMNS][4] = {}, logsumexp[M][2], delta[M][2];
+    float result[M][COLUMNS][4] = {}, peak[M][2], log_total[M][2], delta[M][2];
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
         const int query = row + 8 * i + lane_group();
-        logsumexp[i / 2][i % 2] = query < queries ? rows[2 * query] : infinity();
-        delta[i / 2][i % 2] = query < queries ? rows[2 * query + 1] : 0.0f;
+        peak[i / 2][i % 2] = query < queries ? rows[query] : 0.0f;
+        log_total[i / 2][i % 2] = query < queries ? rows[padded + query] : infinity();
+        delta[i / 2][i % 2] = query < queries ? rows[2 * padded + query] : 0.0f;
     }
     const float factor = scale * LOG2_E;
     for (int start = 0; start < end; start += OTHERS) {
@@ -293,8 +299,8 @@ attention_backward_queries(
             for (int n = 0; n < N; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const float weight =
-                        exp2_fast(weights[m][n][e] * factor - logsumexp[m][e / 2]);
+                    const float below = weights[m][n][e] - peak[m][e / 2];
+                    const float weight = exp2_fast(below * factor - log_total[m][e / 2]);
                     float slope = slopes[m][n][e];
                     if constexpr (DROPOUT)
                         slope = is_kept_by_rows(kept, m, n, e) ? slope * kept_scale : 0.0f;
@@ -335,7 +341,7 @@ __device__ __forceinline__ void walk_queries(
     float scale, const Mask &mask)
 {
     constexpr int OTHERS = BACKWARD_OTHERS, N = OTHERS / 8;
-    constexpr int PART = 2 * OTHERS * STRIDE + 2 * OTHERS * sizeof(float) / sizeof(SCALAR);
+    constexpr int PART = 2 * OTHERS * STRIDE + 3 * OTHERS * sizeof(float) / sizeof(SCALAR);
     extern __shared__ __align__(16) SCALAR tiles[];
     SCALAR *const k_tile = tiles, *const v_tile = tiles + OWN * STRIDE;
     SCALAR *const others = tiles + 2 * OWN * STRIDE, *const slope_tile = others + 2 * PART;
@@ -346,7 +352,7 @@ __device__ __forceinline__ void walk_queries(
     const int begin = causal ? max(0, first - offset) / OTHERS * OTHERS : 0;
     q = sequence.rows(q, q_b, q_h);
     grad = sequence.rows(grad, grad_b, grad_h);
-    rows += 2 * (long long)blockIdx.x * padded;
+    rows += 3 * (long long)blockIdx.x * padded;
     if constexpr (WITH_QUERIES)
         q_sums += (long long)blockIdx.x * queries * HEAD;
 
@@ -357,8 +363,10 @@ __device__ __forceinline__ void walk_queries(
         copy_tile<OTHERS>(tile + OTHERS * STRIDE, grad + start * grad_t, grad_t, queries - start,
                           size);
         float *const row_tile = reinterpret_cast<float *>(tile + 2 * OTHERS * STRIDE);
-        if (threadIdx.x < OTHERS / 2)
-            cp_async16(row_tile + 4 * threadIdx.x, rows + 2 * start + 4 * threadIdx.x);
+        if (threadIdx.x < 3 * OTHERS / 4) {
+            const int number = threadIdx.x / (OTHERS / 4), place = threadIdx.x % (OTHERS / 4) * 4;
+            cp_async16(row_tile + 4 * threadIdx.x, rows + number * padded + start + place);
+        }
     };
     copy_tile<OWN>(k_tile, sequence.rows(k, k_b, k_h) + first * k_t, k_t, keys - first, size);
     copy_tile<OWN>(v_tile, sequence.rows(v, v_b, v_h) + first * v_t, v_t, keys - first, size);
@@ -395,18 +403,21 @@ __device__ __forceinline__ void walk_queries(
                 hide_before(weights, row - offset - start);
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                float of_rows[4]; /* logsumexp and delta of two queries */
-                load<4>(of_rows, row_tile + 2 * (8 * n + 2 * lane_member()));
+                float peak[2], log_total[2], delta[2]; /* of two queries */
+                const float *const of_rows = row_tile + 8 * n + 2 * lane_member();
+                load<2>(peak, of_rows);
+                load<2>(log_total, of_rows + OTHERS);
+                load<2>(delta, of_rows + 2 * OTHERS);
 #pragma unroll
                 for (int m = 0; m < M; m++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         float &weight = weights[m][n][e], &slope = slopes[m][n][e];
-                        weight = exp2_fast(weight * factor - of_rows[e % 2 * 2]);
+                        weight = exp2_fast((weight - peak[e % 2]) * factor - log_total[e % 2]);
                         const bool used = !DROPOUT || is_kept_by_columns<N>(kept, m, n, e);
                         if constexpr (DROPOUT)
                             slope = used ? slope * mask.scale : 0.0f;
-                        slope = weight * (slope - of_rows[e % 2 * 2 + 1]);
+                        slope = weight * (slope - delta[e % 2]);
                         weight = used ? weight : 0.0f;
                     }
             }

@@ -14,9 +14,9 @@ typedef struct {
     int64_t heads; /* of a sequence; in all, they are counted sequence after sequence */
     int64_t queries, keys, size, value_size;
     int64_t seen; /* how many keys the first query sees; each further query sees one more */
-    float scale;
+    float scale, sign, magnitude; /* the scale's sign, and the rest, which is positive */
     Heads q, k, v, out, grad, grad_q, grad_k, grad_v;
-    float *logsumexp;        /* contiguous */
+    float *statistics;       /* contiguous: the peak and the total of each query */
     const DropoutMask *mask; /* NULL where nothing is dropped */
 } Attention;
 

@@ -2,8 +2,9 @@
  *
  * A block of queries meets a block of keys at a time; their weights, which stay in the cache, are
  * all that there ever is of the (T, S) matrix. Forward keeps a running maximum and sum of each
- * row (Milakov and Gimelshein 2018, arXiv:1805.02867); backward computes the weights again. What a
- * causal mask hides is not computed, but for the corners of register tiles. */
+ * row (Milakov and Gimelshein 2018, arXiv:1805.02867); backward computes the weights again, from
+ * scores by the same additions in the same order: to the last bit those of which the maximum is
+ * one. What a causal mask hides is not computed, but for the corners of register tiles. */
 #include "tile.h"
 
 /* Returns where the mask's bits are set, `chosen`; elsewhere, `other`. */
@@ -13,8 +14,8 @@ TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen
     return (NAME(Vector))(((NAME(Integers))chosen & mask) | ((NAME(Integers))other & ~mask));
 }
 
-/* exp(x) of each number, to about one unit in the last place, where x is less than 88: a score less
- * the greatest of its row, or less the logarithm of the row's sum. x = n log 2 + r with
+/* exp(x) of each number, to about one unit in the last place, where x is less than 88: how far a
+ * score is below the greatest of its row. x = n log 2 + r with
  * |r| <= log(2) / 2; exp(r) by a polynomial whose greatest relative error, 3e-9, is the least for
  * its degree; times 2^n, which is 0 from x = -88 down. In whole vectors, since the compiler turns
  * the bound of a loop over numbers into branches and blends that cost as much as the rest. */
@@ -110,10 +111,11 @@ TARGET INLINE float NAME(highest)(const float *row, int64_t count, float peak)
     return peak;
 }
 
-/* Turns scores into exp(score - peak) and adds each row's to its total, of LANES parts. A loop of
- * its own over the rows, in which the constants of the exponential stay in registers. */
+/* Turns scores into exp(magnitude * (score - peak)) and adds each row's to its total, of LANES
+ * parts. A loop of its own over the rows, in which the constants of the exponential stay in
+ * registers. */
 TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queries, int64_t keys,
-                                      const float *peak, float *total)
+                                      float magnitude, const float *peak, float *total)
 {
     for (int64_t i = 0; i < queries; i++) {
         const int64_t count = NAME(worked_on)(between(seen + i, 0, keys), keys);
@@ -123,7 +125,7 @@ TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queri
         NAME(Vector) more = *sum;
         for (int64_t j = 0; j < count; j += LANES) {
             NAME(Vector) *const at = (NAME(Vector) *)(row + j);
-            const NAME(Vector) e = NAME(exponential)(*at - base);
+            const NAME(Vector) e = NAME(exponential)((*at - base) * magnitude);
             *at = e;
             more += e;
         }
@@ -156,43 +158,7 @@ TARGET static void NAME(draw)(const Attention *a, int64_t head, int64_t query, i
                      between(a->seen + query + i - key, 0, keys), bits[i]);
 }
 
-/* One query after the other, for few of them: each key and value is read once, where it lies. */
-TARGET static void NAME(forward_queries)(const Attention *a, int64_t head, float *room)
-{
-    const float *const k = head_of(a, &a->k, head), *const v = head_of(a, &a->v, head);
-    for (int64_t query = 0; query < a->queries; query++) {
-        const float *const q = head_of(a, &a->q, head) + query * a->q.row;
-        float *const out = head_of(a, &a->out, head) + query * a->out.row;
-        const int64_t seen = between(a->seen + query, 0, a->keys);
-        float peak = -INFINITY, total = 0;
-        for (int64_t j = 0; j < seen; j++) {
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < a->size; i++)
-                sum += q[i] * k[j * a->k.row + i];
-            room[j] = sum * a->scale;
-            peak = room[j] > peak ? room[j] : peak;
-        }
-        peak = peak == -INFINITY ? 0 : peak;
-#pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < seen; j++) {
-            const float e = exp_float(room[j] - peak);
-            room[j] = e;
-            total += e;
-        }
-        if (a->mask)
-            dropout_apply(a->mask, mask_start(a, head, query, 0), seen, room, room);
-        memset(out, 0, (size_t)a->value_size * sizeof(float));
-        const float scale = total == 0 ? 0 : 1 / total;
-        for (int64_t j = 0; j < seen; j++) {
-            const float weight = room[j] * scale;
-            for (int64_t i = 0; i < a->value_size; i++)
-                out[i] += weight * v[j * a->v.row + i];
-        }
-        a->logsumexp[head * a->queries + query] = total == 0 ? INFINITY : logf(total) + peak;
-    }
-}
-
+#include "attention_few.h"
 #include "attention_short.h"
 
 INLINE int NAME(is_short)(const Attention *a)
@@ -203,7 +169,7 @@ INLINE int NAME(is_short)(const Attention *a)
 TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *room)
 {
     if (a->queries < FEWEST_FOR_BLOCKS) {
-        NAME(forward_queries)(a, head, room);
+        NAME(forward_few)(a, head, room);
         return;
     }
     if (NAME(is_short)(a)) {
@@ -213,14 +179,13 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
     const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
     float *const out = head_of(a, &a->out, head);
-    float *const logsumexp = a->logsumexp + head * a->queries;
     float *const k_columns = take(&room, rounded_up(a->keys, PANEL) * size);
     float *const v_panels = take(&room, a->keys * width);
     float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
     float *const sums = take(&room, QUERIES * width);
     float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES * LANES);
     BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
-    NAME(pack_transposed)(k, a->k.row, a->keys, size, a->scale, k_columns);
+    NAME(pack_transposed)(k, a->k.row, a->keys, size, a->sign, k_columns);
     NAME(pack)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_panels,
                a->keys * PANEL);
 
@@ -244,7 +209,7 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
                 const float highest =
                     NAME(highest)(row, NAME(worked_on)(visible, keys), peak[i]);
                 if (key > 0 && highest != peak[i]) {
-                    const float shrink = exp_float(peak[i] - highest);
+                    const float shrink = exp_float((peak[i] - highest) * a->magnitude);
                     for (int64_t j = 0; j < LANES; j++)
                         total[i * LANES + j] *= shrink;
                     for (int64_t j = 0; j < width; j++)
@@ -252,7 +217,7 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
                 }
                 peak[i] = highest;
             }
-            NAME(exponentials)(weights, seen, queries, keys, peak, total);
+            NAME(exponentials)(weights, seen, queries, keys, a->magnitude, peak, total);
             if (a->mask) {
                 NAME(draw)(a, head, query, queries, key, keys, bits);
                 NAME(drop)(a, head, query, queries, key, keys, bits, weights);
@@ -265,7 +230,7 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
             for (int j = 0; j < LANES; j++)
                 whole += total[i * LANES + j];
             const float scale = whole == 0 ? 0 : 1 / whole;
-            logsumexp[query + i] = whole == 0 ? INFINITY : logf(whole) + peak[i];
+            write_statistics(a, head, query + i, peak[i], whole);
             for (int64_t j = 0; j < a->value_size; j++)
                 out[(query + i) * a->out.row + j] = sums[i * width + j] * scale;
         }
@@ -274,16 +239,17 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
 
 /* Turns scores into weights, and the gradients of these into those of the scores. */
 TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, int64_t queries,
-                                   int64_t keys, const float *logsumexp, const float *delta)
+                                   int64_t keys, float magnitude, const float *statistics,
+                                   const float *delta)
 {
     for (int64_t i = 0; i < queries; i++) {
         const int64_t visible = between(seen + i, 0, keys);
         float *const row = scores + i * WEIGHTS_ROW, *const drow = grads + i * WEIGHTS_ROW;
-        const float base = logsumexp[i], mean = delta[i];
+        const float peak = statistics[2 * i], factor = 1 / statistics[2 * i + 1], mean = delta[i];
         for (int64_t j = 0; j < visible; j += LANES) {
             NAME(Vector) *const weight = (NAME(Vector) *)(row + j);
             NAME(Vector) *const grad = (NAME(Vector) *)(drow + j);
-            *weight = NAME(exponential)(*weight - base);
+            *weight = NAME(exponential)((*weight - peak) * magnitude) * factor;
             *grad = (*grad - mean) * *weight;
         }
         NAME(hide)(row, visible, 0);
@@ -293,13 +259,16 @@ TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, in
 
 TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *room)
 {
+    if (a->queries < FEWEST_FOR_BLOCKS) {
+        NAME(backward_few)(a, head, room);
+        return;
+    }
     if (NAME(is_short)(a)) {
         NAME(backward_short)(a, head, room);
         return;
     }
     const int64_t size = a->size, value_size = a->value_size;
     const int64_t width = rounded_up(size, PANEL), value_width = rounded_up(value_size, PANEL);
-    const float *const logsumexp = a->logsumexp + head * a->queries;
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
     const float *const v = head_of(a, &a->v, head), *const out = head_of(a, &a->out, head);
     const float *const grad = head_of(a, &a->grad, head);
@@ -321,7 +290,7 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
         delta[i] = NAME(dot)(grad + i * a->grad.row, out + i * a->out.row, value_size);
     for (int64_t key = 0; key < a->keys; key += KEYS) {
         const int64_t keys = least(KEYS, a->keys - key), columns = rounded_up(keys, PANEL);
-        NAME(pack_transposed)(k + key * a->k.row, a->k.row, keys, size, a->scale, k_columns);
+        NAME(pack_transposed)(k + key * a->k.row, a->k.row, keys, size, a->sign, k_columns);
         NAME(pack_transposed)(v + key * a->v.row, a->v.row, keys, value_size, 1, v_columns);
         NAME(pack)(k + key * a->k.row, a->k.row, keys, size, k_panels, KEYS * PANEL);
         memset(dk, 0, (size_t)(keys * width) * sizeof(float));
@@ -340,8 +309,8 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
                 NAME(draw)(a, head, query, queries, key, keys, bits);
                 NAME(drop)(a, head, query, queries, key, keys, bits, dscores);
             }
-            NAME(gradients)(weights, dscores, seen, queries, keys, logsumexp + query,
-                            delta + query);
+            NAME(gradients)(weights, dscores, seen, queries, keys, a->magnitude,
+                            statistics_of(a, head, query), delta + query);
             if (a->mask)
                 NAME(drop)(a, head, query, queries, key, keys, bits, weights);
             NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, weights, 1, WEIGHTS_ROW,

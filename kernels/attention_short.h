@@ -113,8 +113,9 @@ TARGET static void NAME(forward_short)(const Attention *a, int64_t head, float *
     const uint16_t *bits = NULL;
     if (a->mask)
         bits = NAME(draw_all)(a, head, (uint16_t *)take(&room, BITS_SIZE));
-    NAME(copy_lanes)(head_of(a, &a->q, head), a->q.row, a->queries, size, a->scale, q_lanes);
+    NAME(copy_lanes)(head_of(a, &a->q, head), a->q.row, a->queries, size, a->sign, q_lanes);
     NAME(copy_rows)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_rows, width);
+    const float magnitude = a->magnitude; /* which no store into `weights` changes */
     const NAME(Vector) nothing = (NAME(Vector)){0} - INFINITY;
     NAME(Vector) peak = nothing, total = {0};
     for (int64_t j = 0; j < a->keys; j++) {
@@ -126,7 +127,7 @@ TARGET static void NAME(forward_short)(const Attention *a, int64_t head, float *
     peak = NAME(select)(peak == nothing, (NAME(Vector)){0}, peak);
     for (int64_t j = 0; j < a->keys; j++) {
         NAME(Vector) *const at = (NAME(Vector) *)(weights + j * LANES);
-        *at = NAME(exponential)(*at - peak);
+        *at = NAME(exponential)((*at - peak) * magnitude);
         total += *at;
         if (bits)
             *at *= NAME(factors)(a, bits, j);
@@ -135,7 +136,7 @@ TARGET static void NAME(forward_short)(const Attention *a, int64_t head, float *
         const int64_t seen = between(a->seen + i, 0, a->keys);
         NAME(weigh_rows)(weights + i, LANES, 0, seen, v_rows, width,
                          total[i] == 0 ? 0 : 1 / total[i], out + i * a->out.row, a->value_size);
-        a->logsumexp[head * a->queries + i] = total[i] == 0 ? INFINITY : logf(total[i]) + peak[i];
+        write_statistics(a, head, i, peak[i], total[i]);
     }
 }
 
@@ -153,20 +154,23 @@ TARGET static void NAME(backward_short)(const Attention *a, int64_t head, float 
     const uint16_t *bits = NULL;
     if (a->mask)
         bits = NAME(draw_all)(a, head, (uint16_t *)take(&room, BITS_SIZE));
-    NAME(copy_lanes)(q, a->q.row, a->queries, size, a->scale, q_lanes);
+    NAME(copy_lanes)(q, a->q.row, a->queries, size, a->sign, q_lanes);
     NAME(copy_lanes)(grad, a->grad.row, a->queries, value_size, 1, grad_lanes);
     NAME(copy_rows)(q, a->q.row, a->queries, size, q_rows, width);
     NAME(copy_rows)(k, a->k.row, a->keys, size, k_rows, width);
     NAME(copy_rows)(grad, a->grad.row, a->queries, value_size, grad_rows, value_width);
+    const float magnitude = a->magnitude;
     const NAME(Vector) nothing = {0};
-    NAME(Vector) logsumexp = {0}, mean = {0}, total = {0};
-    for (int64_t i = 0; i < a->queries; i++)
-        logsumexp[i] = a->logsumexp[head * a->queries + i];
+    NAME(Vector) peak = {0}, factor = {0}, mean = {0};
+    for (int64_t i = 0; i < a->queries; i++) {
+        peak[i] = statistics_of(a, head, i)[0];
+        factor[i] = 1 / statistics_of(a, head, i)[1];
+    }
     for (int64_t j = 0; j < a->keys; j++) {
         const NAME(Integers) seeing = NAME(seeing)(a, j);
         const NAME(Vector) x = NAME(times_row)(k + j * a->k.row, q_lanes, size);
-        const NAME(Vector) weight =
-            NAME(select)(seeing, NAME(exponential)(x - logsumexp), nothing);
+        const NAME(Vector) e = NAME(exponential)((x - peak) * magnitude);
+        const NAME(Vector) weight = NAME(select)(seeing, e * factor, nothing);
         NAME(Vector) dweight = NAME(select)(
             seeing, NAME(times_row)(v + j * a->v.row, grad_lanes, value_size), nothing);
         if (bits)
@@ -174,10 +178,7 @@ TARGET static void NAME(backward_short)(const Attention *a, int64_t head, float 
         *(NAME(Vector) *)(weights + j * LANES) = weight;
         *(NAME(Vector) *)(dscores + j * LANES) = dweight;
         mean += weight * dweight;
-        total += weight;
     }
-    /* The weights add up to 1 but for the rounding of logsumexp, which would not cancel below. */
-    mean /= NAME(select)(total == nothing, nothing + 1, total);
     for (int64_t j = 0; j < a->keys; j++) {
         NAME(Vector) *const weight = (NAME(Vector) *)(weights + j * LANES);
         NAME(Vector) *const dscore = (NAME(Vector) *)(dscores + j * LANES);

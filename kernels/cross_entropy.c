@@ -16,10 +16,12 @@ int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int
     return count;
 }
 
-/* Writes each row's loss, and unless `loss` is NULL their sum over `divisor` there. */
+/* Writes each row's loss, its statistics, and unless `loss` is NULL the sum of the losses over
+ * `divisor` there. */
 MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targets,
-                                        float *losses, float *logsumexp, float *loss, int64_t rows,
-                                        int64_t classes, int64_t ignored, int64_t divisor)
+                                        float *losses, float *statistics, float *loss,
+                                        int64_t rows, int64_t classes, int64_t ignored,
+                                        int64_t divisor)
 {
     double total = 0;
     for (int64_t i = 0; i < rows; i++, logits += classes) {
@@ -30,9 +32,9 @@ MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targ
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < classes; j++)
             sum += exp_float(logits[j] - peak);
-        const float rest = logf(sum);
-        logsumexp[i] = rest + peak;
-        losses[i] = targets[i] == ignored ? 0 : rest + (peak - logits[targets[i]]);
+        statistics[2 * i] = peak;
+        statistics[2 * i + 1] = sum;
+        losses[i] = targets[i] == ignored ? 0 : logf(sum) + (peak - logits[targets[i]]);
         total += losses[i];
     }
     if (loss)
@@ -41,7 +43,7 @@ MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targ
 
 /* grad is that of the loss, of which each row's is a part: over `divisor`. */
 MULTIVERSION void cross_entropy_backward(const float *grad, const float *logits,
-                                         const int64_t *targets, const float *logsumexp,
+                                         const int64_t *targets, const float *statistics,
                                          float *grad_logits, int64_t rows, int64_t classes,
                                          int64_t ignored, int64_t divisor)
 {
@@ -51,9 +53,9 @@ MULTIVERSION void cross_entropy_backward(const float *grad, const float *logits,
             memset(grad_logits, 0, (size_t)classes * sizeof(float));
             continue;
         }
-        const float total = logsumexp[i];
+        const float peak = statistics[2 * i], factor = scale / statistics[2 * i + 1];
         for (int64_t j = 0; j < classes; j++)
-            grad_logits[j] = exp_float(logits[j] - total) * scale;
+            grad_logits[j] = exp_float(logits[j] - peak) * factor;
         grad_logits[targets[i]] -= scale;
     }
 }

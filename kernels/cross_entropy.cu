@@ -9,7 +9,7 @@
  *
  *                            reads                       writes
  *     share                  targets                     one number
- *     one_pass               logits, targets             losses, logsumexp, gradient
+ *     one_pass               logits, targets             losses, statistics, gradient
  *     reduce                 losses, targets             the loss
  *     rescale                one number (the gradient)   nothing (the gradient)
  *
@@ -34,31 +34,37 @@ __device__ __forceinline__ float row_factor(float factor, long long target, int 
     return target < 0 || target >= classes ? not_a_number() : factor;
 }
 
-__device__ __forceinline__ float row_loss(const Online &online, float rest, const SCALAR *logits,
+__device__ __forceinline__ float row_loss(const Online &online, const SCALAR *logits,
                                           long long target, int classes, long long ignore_index)
 {
     if (target == ignore_index)
         return 0.0f;
     if (target < 0 || target >= classes)
         return not_a_number();
-    /* rest + (peak - logit) keeps the digits that logsumexp - logit loses to a large peak */
-    return rest + (online.peak - to_float(logits[target]));
+    /* so the loss keeps the digits that logsumexp - logit loses to a large peak */
+    return logf(online.total) + (online.peak - to_float(logits[target]));
+}
+
+__device__ __forceinline__ void store_statistics(float *statistics, const Online &online)
+{
+    const float pair[2] = {online.peak, online.total};
+    store<2>(statistics, pair);
 }
 
 /* From logits in registers to their gradient: (softmax - onehot) * factor. */
-__device__ __forceinline__ void differentiate(float (&values)[N], int first, float total,
-                                              long long target, float factor)
+__device__ __forceinline__ void differentiate(float (&values)[N], int first, float peak,
+                                              float inverse, long long target, float factor)
 {
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        const float weight = expf(values[j] - total);
+        const float weight = expf(values[j] - peak) * inverse;
         values[j] = factor == 0.0f ? 0.0f : (weight - (first + j == target)) * factor;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__restrict__ targets,
-                      float *__restrict__ losses, float *__restrict__ logsumexp, long long rows,
+                      float *__restrict__ losses, float *__restrict__ statistics, long long rows,
                       int classes, long long ignore_index)
 {
     __shared__ float scratch[WARPS];
@@ -76,9 +82,8 @@ cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__rest
     online.reduce<WARPS>(scratch);
     if (first)
         return;
-    const float rest = logf(online.total);
-    losses[row] = row_loss(online, rest, logits, targets[row], classes, ignore_index);
-    logsumexp[row] = rest + online.peak;
+    losses[row] = row_loss(online, logits, targets[row], classes, ignore_index);
+    store_statistics(statistics + 2 * row, online);
 }
 
 /* The same, and the gradient for a cotangent of one: of the mean, of which each target that counts
@@ -86,7 +91,7 @@ cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__rest
 extern "C" __global__ void __launch_bounds__(256, 2)
 cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__restrict__ targets,
                        const float *__restrict__ share, float *__restrict__ losses,
-                       float *__restrict__ logsumexp, SCALAR *__restrict__ grad_logits,
+                       float *__restrict__ statistics, SCALAR *__restrict__ grad_logits,
                        long long rows, int classes, long long ignore_index)
 {
     __shared__ float scratch[WARPS];
@@ -102,15 +107,15 @@ cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__res
     Online online;
     own.each([&](int, const float (&values)[N]) { online.add(values); });
     online.reduce<WARPS>(scratch);
-    const float rest = logf(online.total), total = rest + online.peak;
     if (first == 0) {
-        losses[row] = row_loss(online, rest, logits, target, classes, ignore_index);
-        logsumexp[row] = total;
+        losses[row] = row_loss(online, logits, target, classes, ignore_index);
+        store_statistics(statistics + 2 * row, online);
     }
 
+    const float inverse = 1.0f / online.total;
     const float factor = row_factor(share ? *share : 1.0f, target, classes, ignore_index);
     own.each([&](int c, float (&values)[N]) {
-        differentiate(values, c, total, target, factor);
+        differentiate(values, c, online.peak, inverse, target, factor);
         store<N>(grad_logits + c, values);
     });
 }
@@ -174,7 +179,7 @@ cross_entropy_rescale(const float *__restrict__ cotangent, SCALAR *__restrict__ 
 extern "C" __global__ void __launch_bounds__(256)
 cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__restrict__ logits,
                        const long long *__restrict__ targets, const float *__restrict__ share,
-                       const float *__restrict__ logsumexp, SCALAR *__restrict__ grad_logits,
+                       const float *__restrict__ statistics, SCALAR *__restrict__ grad_logits,
                        long long rows, int classes, long long ignore_index, bool for_each)
 {
     const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
@@ -183,12 +188,13 @@ cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__rest
     logits += row * classes;
     grad_logits += row * classes;
     const long long target = targets[row];
-    const float total = logsumexp[row], scale = cotangent[for_each ? row : 0];
+    const float peak = statistics[2 * row], inverse = 1.0f / statistics[2 * row + 1];
+    const float scale = cotangent[for_each ? row : 0];
     const float factor = row_factor(share ? scale * *share : scale, target, classes, ignore_index);
     for (int c = N * (threadIdx.x % (WARPS * WARP)); c < classes; c += STEP) {
         float values[N];
         load<N>(values, logits + c);
-        differentiate(values, c, total, target, factor);
+        differentiate(values, c, peak, inverse, target, factor);
         store<N>(grad_logits + c, values);
     }
 }

@@ -7,11 +7,13 @@ from kernels.embedding import check_indices
 def forward(
     logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
 ) -> tuple[Array, Array]:
-    """Return the loss and logsumexp (N,), which backward needs, for logits (N, V), targets (N,).
+    """Return the loss and the statistics (N, 2), for logits (N, V) and targets (N,).
 
     loss_i = logsumexp(logits_i) - logits_i[target_i], and 0 where target_i is `ignore_index`.
     `reduction` is "none" (N,), "sum", or "mean" over the targets that are not ignored (NaN if
-    there are none).
+    there are none). Backward needs the statistics: each row's peak = max(logits_i), and total =
+    sum(exp(logits_i - peak)). Their one number, logsumexp_i = log(total) + peak, is rounded to the
+    size of the peak, and a probability exp(logits_i - logsumexp_i) inherits that.
 
     Raises
     ------
@@ -23,36 +25,37 @@ def forward(
     safe = xp.where(counted, targets, 0)
     check_indices(safe, logits.shape[1], "cross_entropy: target")
     peak = logits.max(axis=1)
-    log_total = xp.log(xp.exp(logits - peak[:, None]).sum(axis=1))
-    # log_total + (peak - logit) keeps the digits that logsumexp - logit loses to a large peak
-    losses = log_total + (peak - logits[xp.arange(len(targets)), safe])
+    total = xp.exp(logits - peak[:, None]).sum(axis=1)
+    losses = xp.log(total) + (peak - logits[xp.arange(len(targets)), safe])
     losses[~counted] = 0
-    logsumexp = log_total + peak
+    statistics = xp.stack([peak, total], axis=1)
     if reduction == "none":
-        return losses, logsumexp
-    total = losses.sum()
+        return losses, statistics
+    loss = losses.sum()
     if reduction == "mean":
         count = int(counted.sum())
-        total = total / count if count else total * xp.nan
-    return total, logsumexp
+        loss = loss / count if count else loss * xp.nan
+    return loss, statistics
 
 
 def backward(
     grad: Array,
     logits: Array,
     targets: Array,
-    logsumexp: Array,
+    statistics: Array,
     reduction: str = "mean",
     ignore_index: int = -100,
 ) -> Array:
     """Return dlogits (N, V) = (softmax(logits) - onehot(targets)) * dloss.
 
-    dloss is a scalar, divided by the number of counted targets for the mean, or (N,) for "none".
+    softmax(logits_i) = exp(logits_i - peak) / total. dloss is a scalar, divided by the number of
+    counted targets for the mean, or (N,) for "none".
     """
     xp = namespace(logits)
     counted = targets != ignore_index
-    dlogits = logits - logsumexp[:, None]
+    dlogits = logits - statistics[:, :1]
     xp.exp(dlogits, out=dlogits)
+    dlogits /= statistics[:, 1:]
     dlogits[xp.arange(len(targets)), xp.where(counted, targets, 0)] -= 1
     if reduction == "mean":
         grad = grad / max(int(counted.sum()), 1)

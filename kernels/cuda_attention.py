@@ -43,8 +43,8 @@ class Plan(NamedTuple):
 
     @property
     def backward_bytes(self) -> int:
-        """Shared memory of the backward passes, with two numbers for each query."""
-        return self._bytes(2 * self.own + 4 * BACKWARD_OTHERS) + 2 * BACKWARD_OTHERS * 8
+        """Shared memory of the backward passes, with three numbers for each query."""
+        return self._bytes(2 * self.own + 4 * BACKWARD_OTHERS) + 2 * BACKWARD_OTHERS * 12
 
     @property
     def atomic_bytes(self) -> int:
@@ -101,18 +101,18 @@ class Attention(Operation):
         dropout: float = 0.0,
         key: MaskSource | None = None,
     ) -> tuple[Array, Array]:
-        """See attention.forward; logsumexp is float32."""
+        """See attention.forward; statistics are float32."""
         if not _serves(q, k, v, scale, dropout, key):
             if q.dtype.name != "bfloat16":
                 return attention.forward(q, k, v, causal, scale, dropout, key)
             # CuPy multiplies no batches of bfloat16
             q32, k32, v32 = (each.astype(np.float32) for each in (q, k, v))
-            out, logsumexp = self.forward(q32, k32, v32, causal, scale, dropout, key)
-            return out.astype(q.dtype), logsumexp
+            out, statistics = self.forward(q32, k32, v32, causal, scale, dropout, key)
+            return out.astype(q.dtype), statistics
         xp = namespace(q)
         batch, heads, queries, size = q.shape
         out = xp.empty((batch, queries, heads, size), q.dtype).transpose(0, 2, 1, 3)
-        logsumexp = xp.empty((batch, heads, queries), np.float32)
+        statistics = xp.empty((batch, heads, queries, 2), np.float32)
         chosen = self._plan(q)
         views = [_view(each) for each in (q, k, v, out)]
         self.launch(
@@ -121,7 +121,7 @@ class Attention(Operation):
             (batch * heads, -(-queries // chosen.own)),
             THREADS,
             *(each.span for each in views),
-            logsumexp,
+            statistics,
             *_strides(views),
             *(np.int32(n) for n in (heads, queries, k.shape[2], size)),
             np.bool_(causal),
@@ -130,7 +130,7 @@ class Attention(Operation):
             shared_bytes=chosen.forward_bytes,
             **chosen.macros(dropout > 0 and key is not None),
         )
-        return out, logsumexp
+        return out, statistics
 
     def backward(
         self,
@@ -139,7 +139,7 @@ class Attention(Operation):
         k: Array,
         v: Array,
         out: Array,
-        logsumexp: Array,
+        statistics: Array,
         grads: tuple[Array, Array, Array],
         causal: bool,
         scale: float,
@@ -151,11 +151,11 @@ class Attention(Operation):
         if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
             options = (causal, scale, dropout, key)
             if q.dtype.name != "bfloat16":
-                attention.backward(grad, q, k, v, out, logsumexp, grads, *options)
+                attention.backward(grad, q, k, v, out, statistics, grads, *options)
                 return
             wide = [each.astype(np.float32) for each in (grad, q, k, v, out)]
             results = tuple(xp.empty(each.shape, np.float32) for each in grads)
-            arguments: list[Any] = [*wide, logsumexp, results, *options]
+            arguments: list[Any] = [*wide, statistics, results, *options]
             self.backward(*arguments)
             for target, result in zip(grads, results, strict=True):
                 target[...] = result
@@ -164,7 +164,7 @@ class Attention(Operation):
         keys = k.shape[2]
         chosen = self._plan(q)
         padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
-        rows = xp.empty((batch * heads, padded, 2), np.float32)
+        rows = xp.empty((batch * heads, 3, padded), np.float32)
         views = [_view(each) for each in (grad, q, k, v)]
         targets = [each if _fits(each) else xp.empty(each.shape, each.dtype) for each in grads]
         written = [_view(each) for each in targets]
@@ -177,7 +177,7 @@ class Attention(Operation):
             256,
             views[0].span,
             out_view.span,
-            logsumexp,
+            statistics,
             rows,
             *_strides([views[0], out_view]),
             *(np.int32(n) for n in (heads, queries, padded, size)),

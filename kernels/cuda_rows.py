@@ -126,7 +126,7 @@ class LayerNorm(Operation):
 class Softmax(Operation):
     """See softmax.py; softmax.cu. Along another axis than the last the reference serves.
 
-    A causal mask reaches the kernel as any other; a scale is a pass of its own.
+    A causal mask reaches the kernel as any other; in backward a scale is a pass of its own.
     """
 
     causal_mask = staticmethod(softmax.causal_mask)
@@ -142,7 +142,7 @@ class Softmax(Operation):
         """See softmax.forward."""
         if not serves(x) or axis not in (-1, x.ndim - 1) or x.size == 0:
             return softmax.forward(x, mask, axis, causal, scale)
-        x = contiguous(x) if scale == 1 else contiguous(x * x.dtype.type(scale))
+        x = contiguous(x)
         rows, columns = by_rows(x)
         if causal:
             mask = softmax.with_causal(mask, x)
@@ -161,6 +161,7 @@ class Softmax(Operation):
             np.int64(rows),
             np.int64(1 if mask is None else by_rows(mask)[0]),
             np.int32(columns),
+            np.float32(scale),
             SCALAR=SCALARS[x.dtype.name],
             VECTOR=vector_width(columns, x, y, mask),
             WARPS=warps,
@@ -223,15 +224,15 @@ class CrossEntropy(Operation):
             return cross_entropy.forward(logits, targets, reduction, ignore_index)
         self._check(logits, targets, ignore_index)
         logits, targets = contiguous(logits), _indices(targets)
-        losses, logsumexp = _statistics(logits)
+        losses, statistics = _statistics(logits)
         self._by_rows(
             "cross_entropy_forward",
             logits,
-            *(logits, targets, losses, logsumexp),
+            *(logits, targets, losses, statistics),
             *_sizes(logits),
             np.int64(ignore_index),
         )
-        return self._reduce(logits, losses, targets, reduction, ignore_index), logsumexp
+        return self._reduce(logits, losses, targets, reduction, ignore_index), statistics
 
     def one_pass(
         self, logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
@@ -242,23 +243,23 @@ class CrossEntropy(Operation):
         that kernels do not serve.
         """
         if not serves(logits):
-            loss, logsumexp = cross_entropy.forward(logits, targets, reduction, ignore_index)
-            return loss, logsumexp, None
+            loss, statistics = cross_entropy.forward(logits, targets, reduction, ignore_index)
+            return loss, statistics, None
         self._check(logits, targets, ignore_index)
         logits, targets = contiguous(logits), _indices(targets)
-        losses, logsumexp = _statistics(logits)
+        losses, statistics = _statistics(logits)
         grad_logits = namespace(logits).empty(logits.shape, logits.dtype)
         self._by_rows(
             "cross_entropy_one_pass",
             logits,
             *(logits, targets, self._share(logits, targets, reduction, ignore_index)),
-            *(losses, logsumexp, grad_logits),
+            *(losses, statistics, grad_logits),
             *_sizes(logits),
             np.int64(ignore_index),
         )
         return (
             self._reduce(logits, losses, targets, reduction, ignore_index),
-            logsumexp,
+            statistics,
             grad_logits,
         )
 
@@ -283,13 +284,15 @@ class CrossEntropy(Operation):
         grad: Array,
         logits: Array,
         targets: Array,
-        logsumexp: Array,
+        statistics: Array,
         reduction: str = "mean",
         ignore_index: int = -100,
     ) -> Array:
         """See cross_entropy.backward."""
-        if not (serves(logits) and _single(logsumexp)):
-            return cross_entropy.backward(grad, logits, targets, logsumexp, reduction, ignore_index)
+        if not (serves(logits) and _single(statistics)):
+            return cross_entropy.backward(
+                grad, logits, targets, statistics, reduction, ignore_index
+            )
         logits, targets = contiguous(logits), _indices(targets)
         grad_logits = namespace(logits).empty(logits.shape, logits.dtype)
         self._by_rows(
@@ -297,7 +300,7 @@ class CrossEntropy(Operation):
             logits,
             *(_cotangent(logits, grad), logits, targets),
             self._share(logits, targets, reduction, ignore_index),
-            *(logsumexp, grad_logits),
+            *(statistics, grad_logits),
             *_sizes(logits),
             np.int64(ignore_index),
             np.bool_(reduction == "none"),
@@ -355,8 +358,9 @@ def _sizes(logits: Array) -> tuple[np.int64, np.int32]:
 
 
 def _statistics(logits: Array) -> list[Array]:
-    """Return memory for the losses and logsumexp."""
-    return [namespace(logits).empty(len(logits), np.float32) for _ in range(2)]
+    """Return memory for the losses and the statistics."""
+    rows = len(logits)
+    return [namespace(logits).empty(shape, np.float32) for shape in (rows, (rows, 2))]
 
 
 def _cotangent(logits: Array, grad: Array) -> Array:

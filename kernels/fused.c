@@ -160,10 +160,11 @@ static Heads heads_of(const View *view)
     return (Heads){view->data, view->strides[0], view->strides[1], view->strides[2]};
 }
 
-/* Reads q, k, v, out, logsumexp, causal, scale, then whether there is dropout, and its mask. */
+/* Reads q, k, v, out, statistics, causal, scale, then whether there is dropout, and its mask. */
 static Attention attention_of(const Arguments *a, DropoutMask *mask)
 {
     const View *const q = VIEW(0), *const k = VIEW(1), *const v = VIEW(2);
+    const float scale = REAL(6);
     Attention attention = {
         .heads = q->shape[1],
         .queries = q->shape[2],
@@ -171,12 +172,14 @@ static Attention attention_of(const Arguments *a, DropoutMask *mask)
         .size = q->shape[3],
         .value_size = v->shape[3],
         .seen = WHOLE(5) ? 1 + k->shape[2] - q->shape[2] : INT64_MAX / 4,
-        .scale = REAL(6),
+        .scale = scale,
+        .sign = scale < 0 ? -1 : scale == 0 ? 0 : 1,
+        .magnitude = scale == 0 ? 1 : fabsf(scale),
         .q = heads_of(q),
         .k = heads_of(k),
         .v = heads_of(v),
         .out = heads_of(VIEW(3)),
-        .logsumexp = FLOATS(4),
+        .statistics = FLOATS(4),
     };
     if (WHOLE(7)) {
         *mask = dropout_mask(NATURAL(8), NATURAL(9), WHOLE(10), REAL(11));

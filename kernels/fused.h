@@ -77,10 +77,10 @@ void add_rows(const float *a, const float *b, float *y, int64_t rows, int64_t co
               int64_t threads);
 int64_t count_targets(const int64_t *targets, int64_t rows, int64_t classes, int64_t ignored);
 void cross_entropy_forward(const float *logits, const int64_t *targets, float *losses,
-                           float *logsumexp, float *loss, int64_t rows, int64_t classes,
+                           float *statistics, float *loss, int64_t rows, int64_t classes,
                            int64_t ignored, int64_t divisor);
 void cross_entropy_backward(const float *grad, const float *logits, const int64_t *targets,
-                            const float *logsumexp, float *grad_logits, int64_t rows,
+                            const float *statistics, float *grad_logits, int64_t rows,
                             int64_t classes, int64_t ignored, int64_t divisor);
 int64_t embedding_forward(const int64_t *idx, const float *weight, const float *addend, float *y,
                           int64_t count, int64_t period, int64_t rows, int64_t columns);

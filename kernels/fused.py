@@ -154,10 +154,10 @@ def attention_forward(
         return attention.forward(q, k, v, causal, scale, dropout, key)
     batch, heads, queries, _ = q.shape
     out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
-    logsumexp = empty((batch, heads, queries))
-    arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
+    statistics = empty((batch, heads, queries, 2))
+    arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
     compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
-    return out, logsumexp
+    return out, statistics
 
 
 def attention_backward(
@@ -166,7 +166,7 @@ def attention_backward(
     k: Array,
     v: Array,
     out: Array,
-    logsumexp: Array,
+    statistics: Array,
     grads: tuple[Array, Array, Array],
     causal: bool,
     scale: float,
@@ -175,9 +175,9 @@ def attention_backward(
 ) -> None:
     """See attention.backward."""
     if not _fits_attention(q, k, v, dropout, key) or not _rows_fit(grad, out, *grads):
-        attention.backward(grad, q, k, v, out, logsumexp, grads, causal, scale, dropout, key)
+        attention.backward(grad, q, k, v, out, statistics, grads, causal, scale, dropout, key)
         return
-    arguments = (q, k, v, out, logsumexp, causal, scale, *_dropout_arguments(dropout, key))
+    arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
     compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *grads)
 
 
@@ -355,31 +355,31 @@ def cross_entropy_forward(
     indices, counted = _count_targets(logits, targets, ignore_index)
     if counted < 0:
         return cross_entropy.forward(logits, targets, reduction, ignore_index)
-    losses, logsumexp = empty(targets.shape), empty(targets.shape)
+    losses, statistics = empty(targets.shape), empty((len(targets), 2))
     loss = None if reduction == "none" else empty(())
     compiled.cross_entropy_forward(
-        *(logits, indices, losses, logsumexp, loss),
+        *(logits, indices, losses, statistics, loss),
         *(*logits.shape, ignore_index, counted if reduction == "mean" else 1),
     )
-    return losses if loss is None else loss, logsumexp
+    return losses if loss is None else loss, statistics
 
 
 def cross_entropy_backward(
     grad: Array,
     logits: Array,
     targets: Array,
-    logsumexp: Array,
+    statistics: Array,
     reduction: str = "mean",
     ignore_index: int = -100,
 ) -> Array:
     """See cross_entropy.backward; without a reduction the reference serves."""
     indices, counted = _count_targets(logits, targets, ignore_index)
     if counted < 0 or reduction == "none" or not _fits(grad):
-        return cross_entropy.backward(grad, logits, targets, logsumexp, reduction, ignore_index)
+        return cross_entropy.backward(grad, logits, targets, statistics, reduction, ignore_index)
     divisor = max(counted, 1) if reduction == "mean" else 1
     dlogits = empty(logits.shape)
     compiled.cross_entropy_backward(
-        grad, logits, indices, logsumexp, dlogits, *logits.shape, ignore_index, divisor
+        grad, logits, indices, statistics, dlogits, *logits.shape, ignore_index, divisor
     )
     return dlogits
 
@@ -517,8 +517,7 @@ def softmax_forward(
     if not _fits_rows(axis, x):
         return softmax.forward(x, mask, axis, causal, scale)
     if mask is not None:
-        if scale != 1:
-            x, scale = x * FLOAT32.type(scale), 1.0
+        x, scale = softmax.split_scale(x, scale)
         x = y = np.ascontiguousarray(np.where(mask, x, FLOAT32.type(-np.inf)))
     else:
         x, y = _with_room(x)

@@ -1,9 +1,9 @@
-/* The peak of a row and the sum of exp(x - peak), found together in one pass. */
+/* The peak of a row and the sum of exp(magnitude * (x - peak)), found together in one pass. */
 #pragma once
 #include "reduce.cuh"
 
 struct Online {
-    float peak = -infinity(), total = 0.0f;
+    float magnitude = 1.0f, peak = -infinity(), total = 0.0f;
 
     /* What is subtracted before exp: the peak, or 0 as long as all is -infinity. */
     __device__ __forceinline__ float base() const { return peak == -infinity() ? 0.0f : peak; }
@@ -17,7 +17,7 @@ struct Online {
         rise(highest);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            total += expf(values[j] - base());
+            total += expf(magnitude * (values[j] - base()));
     }
 
     /* Joins what each thread of COUNT warps has found. */
@@ -32,6 +32,6 @@ struct Online {
     {
         const float before = peak;
         peak = highest;
-        total *= expf(before - base());
+        total *= expf(magnitude * (before - base()));
     }
 };

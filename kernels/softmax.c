@@ -24,7 +24,8 @@ INLINE int64_t seen_of(const Rows *a, int64_t i)
 MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
 {
     const Rows *const a = job;
-    const float scale = a->scale;
+    const float sign = a->scale < 0 ? -1 : a->scale == 0 ? 0 : 1;
+    const float magnitude = a->scale == 0 ? 1 : fabsf(a->scale);
     for (int64_t i = first; i < last; i++) {
         const float *const x = a->x + i * a->columns;
         float *const y = a->to + i * a->columns;
@@ -32,14 +33,14 @@ MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
         float peak = -INFINITY, total = 0;
 #pragma omp simd reduction(max : peak)
         for (int64_t j = 0; j < seen; j++) {
-            const float z = x[j] * scale;
+            const float z = x[j] * sign;
             peak = z > peak ? z : peak; /* a NaN reaches the sum */
         }
         if (a->masked && peak == -INFINITY)
             peak = 0;
 #pragma omp simd reduction(+ : total)
         for (int64_t j = 0; j < seen; j++) {
-            const float e = exp_float(x[j] * scale - peak);
+            const float e = exp_float((x[j] * sign - peak) * magnitude);
             y[j] = e;
             total += e;
         }

@@ -13,9 +13,14 @@
 
 constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
 
-/* Makes those of N numbers -infinity that are masked. */
-__device__ __forceinline__ void hide(float (&values)[N], const bool *mask)
+/* Multiplies N numbers by the sign of the scale, and makes those -infinity that are masked. */
+__device__ __forceinline__ void prepare(float (&values)[N], float sign, const bool *mask)
 {
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        values[j] *= sign;
+    if (!mask)
+        return;
     const Pack<bool, N> seen = fetch<N>(mask);
 #pragma unroll
     for (int j = 0; j < N; j++)
@@ -23,10 +28,11 @@ __device__ __forceinline__ void hide(float (&values)[N], const bool *mask)
             values[j] = -infinity();
 }
 
-/* `mask`, where not null, is (mask_rows, columns) and its rows serve those of x in turn. */
+/* y = softmax(scale * x). `mask`, where not null, is (mask_rows, columns) and its rows serve those of x in turn. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
-                SCALAR *__restrict__ y, long long rows, long long mask_rows, int columns)
+                SCALAR *__restrict__ y, long long rows, long long mask_rows, int columns,
+                float scale)
 {
     __shared__ float scratch[WARPS];
     const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
@@ -37,23 +43,22 @@ softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
     if (mask)
         mask += row % mask_rows * columns;
     const Row<SCALAR, N, STEP> own(x, N * (threadIdx.x % (WARPS * WARP)), columns);
-    Online online;
+    const float sign = scale == 0.0f ? 0.0f : copysignf(1.0f, scale);
+    Online online{scale == 0.0f ? 1.0f : fabsf(scale)};
     own.each([&](int c, float (&values)[N]) {
-        if (mask)
-            hide(values, mask + c);
+        prepare(values, sign, mask ? mask + c : nullptr);
         online.add(values);
     });
     online.reduce<WARPS>(scratch);
     /* where a mask leaves nothing the row is zeros, not NaN */
-    const float scale = mask && online.total == 0.0f ? 0.0f : 1.0f / online.total;
+    const float inverse = mask && online.total == 0.0f ? 0.0f : 1.0f / online.total;
     const float peak = online.base();
 
     own.each([&](int c, float (&values)[N]) {
-        if (mask)
-            hide(values, mask + c);
+        prepare(values, sign, mask ? mask + c : nullptr);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            values[j] = expf(values[j] - peak) * scale;
+            values[j] = expf(online.magnitude * (values[j] - peak)) * inverse;
         store<N>(y + c, values);
     });
 }

@@ -18,10 +18,27 @@ def with_causal(mask: Array | None, x: Array) -> Array:
     return visible if mask is None else visible & mask
 
 
+def split_scale(x: Array, scale: float) -> tuple[Array, float]:
+    """Return x times the scale's sign, and what is left of the scale, which is positive."""
+    if scale > 0:
+        return x, scale
+    return (-x, -scale) if scale < 0 else (x * x.dtype.type(scale), 1.0)
+
+
+def exponentials(below: Array, magnitude: float) -> None:
+    """Turn what lies below a peak into exp(magnitude * below), in its place."""
+    if magnitude != 1:
+        below *= below.dtype.type(magnitude)
+    namespace(below).exp(below, out=below)
+
+
 def forward(
     x: Array, mask: Array | None = None, axis: int = -1, causal: bool = False, scale: float = 1.0
 ) -> Array:
-    """Return y = exp(z - max) / sum(exp(z - max)) along `axis`, z = scale * x; backward needs y.
+    """Return y = softmax(scale * x) along `axis`; backward needs y.
+
+    y = exp(scale * (x - peak)) / sum(exp(scale * (x - peak))), where peak is the x of the largest
+    scale * x. To scale first would round x before the peak is subtracted, to the size of the peak.
 
     Where the boolean `mask` (broadcast against x) is False, y is 0 and x is ignored. So it is with
     `causal` for element (i, j) of the last two axes where j > i + columns - rows, see causal_mask;
@@ -31,8 +48,7 @@ def forward(
     xp = namespace(x)
     if x.shape[axis] == 0:
         return x.copy()
-    if scale != 1:
-        x = x * x.dtype.type(scale)
+    x, magnitude = split_scale(x, scale)
     if causal:
         mask = with_causal(mask, x)
     if mask is not None:
@@ -41,7 +57,7 @@ def forward(
     if mask is not None:
         peak = xp.where(peak == -xp.inf, x.dtype.type(0), peak)
     y = x - peak
-    xp.exp(y, out=y)
+    exponentials(y, magnitude)
     total = y.sum(axis=axis, keepdims=True)
     if mask is not None:
         total = xp.where(total == 0, x.dtype.type(1), total)

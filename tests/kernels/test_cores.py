@@ -122,10 +122,10 @@ def test_the_number_of_cores_changes_no_bit_of_attention(monkeypatch, p):
         monkeypatch.setattr(cores, "available_cores", lambda n=processors: n)
         monkeypatch.setattr(cores, "WORTH_SPREADING", 0)
         options = (True, 0.2, p, DropoutKey(1, 2))
-        out, logsumexp = fused.attention_forward(q, k, v, *options)
+        out, statistics = fused.attention_forward(q, k, v, *options)
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-        fused.attention_backward(grad, q, k, v, out, logsumexp, grads, *options)
-        results.append([each.tobytes() for each in (out, logsumexp, *grads)])
+        fused.attention_backward(grad, q, k, v, out, statistics, grads, *options)
+        results.append([each.tobytes() for each in (out, statistics, *grads)])
     assert results[0] == results[1]
 
 
@@ -139,9 +139,9 @@ def test_attention_is_the_same_with_narrower_registers(lanes, size):
         used = fused.compiled.attention_choose_lanes(most)
         assert used in (4, 8, 16)
         assert used <= max(most, 4)
-        out, logsumexp = fused.attention_forward(q, k, v, True, 0.2)
+        out, statistics = fused.attention_forward(q, k, v, True, 0.2)
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-        fused.attention_backward(grad, q, k, v, out, logsumexp, grads, True, 0.2)
-        results.append((out, logsumexp, *grads))
+        fused.attention_backward(grad, q, k, v, out, statistics, grads, True, 0.2)
+        results.append((out, statistics, *grads))
     for narrow, wide in zip(*results, strict=True):
         np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-4)

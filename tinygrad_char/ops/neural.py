@@ -284,24 +284,24 @@ class CrossEntropy(Function):
         operation, gradient = self.backend.cross_entropy, None
         given = (rows(logits), targets.reshape(-1), *self.options)
         if self.needs[0] and hasattr(operation, "one_pass"):  # which reads the logits but once
-            loss, logsumexp, gradient = operation.one_pass(*given)
+            loss, statistics, gradient = operation.one_pass(*given)
         else:
-            loss, logsumexp = operation.forward(*given)
-        self.saved = (logits, targets, logsumexp, gradient)
+            loss, statistics = operation.forward(*given)
+        self.saved = (logits, targets, statistics, gradient)
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return dlogits."""
-        logits, targets, logsumexp, gradient = self.saved
+        logits, targets, statistics, gradient = self.saved
         operation = self.backend.cross_entropy
         grad = grad.reshape(-1) if self.options[0] == "none" else grad
         if gradient is not None:
             # It is changed in its place: a second walk over a graph that is kept finds none.
-            self.saved = (logits, targets, logsumexp, None)
+            self.saved = (logits, targets, statistics, None)
             dlogits = operation.rescale(grad, gradient)
         else:
             dlogits = operation.backward(
-                grad, rows(logits), targets.reshape(-1), logsumexp, *self.options
+                grad, rows(logits), targets.reshape(-1), statistics, *self.options
             )
         return dlogits.reshape(logits.shape), None
 
@@ -334,8 +334,8 @@ class Attention(Function):
                 "(B, H, S, D), (B, H, S, E)"
             )
         self.options = (causal, scale, dropout, key)
-        out, logsumexp = self.backend.attention.forward(q, k, v, *self.options)
-        self.saved = (q, k, v, out, logsumexp)
+        out, statistics = self.backend.attention.forward(q, k, v, *self.options)
+        self.saved = (q, k, v, out, statistics)
         return out
 
     def backward(self, grad: Array) -> tuple[Array, Array, Array]:
@@ -376,13 +376,13 @@ class SelfAttention(Function):
         q, k, v = self._views(qkv)
         if cache is not None:
             k, v = cache.append(k, v)
-        out, logsumexp = self.backend.attention.forward(q, k, v, *self.options)
-        self.saved = (qkv, out, logsumexp)
+        out, statistics = self.backend.attention.forward(q, k, v, *self.options)
+        self.saved = (qkv, out, statistics)
         return self._join(out)
 
     def backward(self, grad: Array) -> Array:
         """Return dqkv (B, T, 3C)."""
-        qkv, out, logsumexp = self.saved
+        qkv, out, statistics = self.saved
         batch, length, width = qkv.shape
         grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
         result = self.backend.empty(qkv.shape, qkv.dtype)
@@ -390,7 +390,7 @@ class SelfAttention(Function):
             grad.transpose(0, 2, 1, 3),
             *self._views(qkv),
             out,
-            logsumexp,
+            statistics,
             self._views(result),
             *self.options,
         )

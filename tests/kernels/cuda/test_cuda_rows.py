@@ -199,9 +199,9 @@ def gradient_of(targets, options):
     """Return the reference's backward from logits and the cotangent, whatever their precision."""
 
     def compute(logits, grad):
-        _, logsumexp = reference_cross_entropy.forward(logits.astype(np.float64), targets)
-        logsumexp = logsumexp.astype(logits.dtype)
-        return reference_cross_entropy.backward(grad, logits, targets, logsumexp, *options)
+        _, statistics = reference_cross_entropy.forward(logits.astype(np.float64), targets)
+        statistics = statistics.astype(logits.dtype)
+        return reference_cross_entropy.backward(grad, logits, targets, statistics, *options)
 
     return compute
 
@@ -218,13 +218,13 @@ def test_cross_entropy_in_one_pass_is_its_reference(
     targets = draw_targets(rng, rows, classes, ignored)
     options = (reduction, -100)
     kernel = CrossEntropy(launcher)
-    loss, logsumexp, dlogits = kernel.one_pass(logits, targets, *options)
-    assert [loss.dtype, logsumexp.dtype, dlogits.dtype] == [FLOAT, FLOAT, dtype]
-    assert_precise((loss, logsumexp), reference_cross_entropy.forward, (logits, targets, *options))
+    loss, statistics, dlogits = kernel.one_pass(logits, targets, *options)
+    assert [loss.dtype, statistics.dtype, dlogits.dtype] == [FLOAT, FLOAT, dtype]
+    assert_precise((loss, statistics), reference_cross_entropy.forward, (logits, targets, *options))
     one = np.ones(rows if reduction == "none" else (), np.float32)
     assert_precise(dlogits, gradient_of(targets, options), (logits, one), factor=8)
     # They are the two passes, to the last bit.
-    expected = kernel.backward(one, logits, targets, logsumexp, *options)
+    expected = kernel.backward(one, logits, targets, statistics, *options)
     np.testing.assert_array_equal(dlogits, expected)
 
     before = dlogits.copy()
@@ -247,9 +247,9 @@ def test_rescaling_takes_more_rows_than_it_has_blocks(launcher, monkeypatch):
 def test_cross_entropy_of_ignored_targets_alone(launcher):
     logits, targets = np.ones((3, 5), np.float32), np.full(3, -100)
     kernel = CrossEntropy(launcher)
-    loss, logsumexp = kernel.forward(logits, targets)
+    loss, statistics = kernel.forward(logits, targets)
     assert np.isnan(loss)
-    grad = kernel.backward(np.float32(1), logits, targets, logsumexp)
+    grad = kernel.backward(np.float32(1), logits, targets, statistics)
     assert (grad == 0).all()
     loss, _, grad = kernel.one_pass(logits, targets)
     assert np.isnan(loss)
@@ -262,9 +262,9 @@ def test_target_that_is_no_class_raises_or_gives_nan(launcher):
         with pytest.raises(IndexError, match=r"target at position \(1,\) is 5"):
             getattr(CrossEntropy(launcher), function)(logits, targets)
     kernel = CrossEntropy(launcher, check=False)
-    losses, logsumexp = kernel.forward(logits, targets, "none")
+    losses, statistics = kernel.forward(logits, targets, "none")
     again, _, grad = kernel.one_pass(logits, targets, "none")
-    two_passes = kernel.backward(np.ones(3, np.float32), logits, targets, logsumexp, "none")
+    two_passes = kernel.backward(np.ones(3, np.float32), logits, targets, statistics, "none")
     for each in (losses, again, grad.sum(axis=1), two_passes.sum(axis=1)):
         assert np.isnan(each).tolist() == [False, True, True]
     assert np.isnan(kernel.one_pass(logits, targets)[0])
@@ -280,8 +280,8 @@ def test_double_precision_is_the_references(launcher):
     np.testing.assert_array_equal(LayerNorm(launcher).backward(*arguments, x)[0], dx + x)
     assert Softmax(launcher).forward(x).dtype == np.float64
     assert CrossEntropy(launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
-    loss, logsumexp, gradient = CrossEntropy(launcher).one_pass(x, np.zeros(3, int))
-    assert loss.dtype == logsumexp.dtype == np.float64
+    loss, statistics, gradient = CrossEntropy(launcher).one_pass(x, np.zeros(3, int))
+    assert loss.dtype == statistics.dtype == np.float64
     assert gradient is None
 
 
@@ -308,7 +308,7 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     kernel.backward(grad, y)
     kernel = CrossEntropy(checking_launcher)
     targets = rng.integers(0, columns, 11)
-    loss, logsumexp = kernel.forward(x, targets)
-    kernel.backward(loss, x, targets, logsumexp)
+    loss, statistics = kernel.forward(x, targets)
+    kernel.backward(loss, x, targets, statistics)
     loss, _, gradient = kernel.one_pass(x, targets)
     kernel.rescale(loss, gradient)
