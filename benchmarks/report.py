@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
 from kernels.cores import available_cores
+from kernels.extras import how_to_install
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.against and importlib.util.find_spec("torch") is None:
             raise ValueError(
-                "--against torch needs PyTorch, which is not installed: pip install "
-                "'tinygrad-char[parity]', or leave the option out"
+                "--against torch needs PyTorch, which is not installed: "
+                f"{how_to_install('parity')}, or leave the option out"
             )
         if self.threads is not None and not 1 <= self.threads <= available_cores():
             raise ValueError(

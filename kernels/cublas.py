@@ -19,6 +19,7 @@ import numpy as np
 from kernels.array import Array, namespace
 from kernels.backend import DeviceError
 from kernels.cuda_operation import address
+from kernels.extras import how_to_install
 
 REAL_TYPES = {"float32": 0, "bfloat16": 14}
 """cudaDataType of the dtypes that are served."""
@@ -225,8 +226,8 @@ def load_library() -> ctypes.CDLL:
         _declare(library)
         return library
     raise DeviceError(
-        "cuBLAS was not found: pip install 'tinygrad-char[cuda13]' (or [cuda12]) brings it, as "
-        f"does NVIDIA's toolkit; tried {'; '.join(tried)}"
+        f"cuBLAS was not found: {how_to_install('cuda13')} (or [cuda12]) brings it, as does "
+        f"NVIDIA's toolkit; tried {'; '.join(tried)}"
     )
 
 

@@ -10,6 +10,7 @@ from kernels.cublas import Handles, Products, load_library
 from kernels.cuda_graph import Recorder
 from kernels.cuda_products import Linear, MatMul
 from kernels.cupy_executor import CupyExecutor
+from kernels.extras import how_to_install
 from kernels.launcher import Launcher
 
 LEAST_CAPABILITY = 80
@@ -28,8 +29,8 @@ def load() -> Backend:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            "device 'cuda' needs CuPy, which is not installed: pip install 'tinygrad-char[cuda13]' "
-            "(or [cuda12] for an older driver), or use device 'cpu'"
+            "device 'cuda' needs CuPy, which is not installed: "
+            f"{how_to_install('cuda13')} (or [cuda12] for an older driver), or use device 'cpu'"
         ) from error
     if not cupy.cuda.is_available():
         raise DeviceError(

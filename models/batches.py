@@ -1,6 +1,6 @@
 """Windows of a token sequence: the training split at random, a whole split exactly once."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -133,19 +133,18 @@ def cut_batch(x: np.ndarray, y: np.ndarray, shards: int) -> list[Batch]:
     return [(x[start:end], y[start:end]) for start, end in pairwise(ends)]
 
 
-def whole_split(
-    tokens: np.ndarray, block_size: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def whole_split(tokens: np.ndarray, block_size: int, batch_size: int) -> Sequence[Batch]:
     """Walk through `tokens` in windows that do not overlap: each target comes exactly once.
 
     The mean of a loss over all n - 1 targets is the sum of each batch's mean loss times
     its number of targets, divided by n - 1.
 
-    Yields
-    ------
-    x, y : ndarray
+    Returns
+    -------
+    sequence of x, y
         (b, block_size), int64, with b <= batch_size; at the end, where block_size does not divide
-        n - 1, one batch (1, r) with the r < block_size targets that remain.
+        n - 1, one batch (1, r) with the r < block_size targets that remain. Each is made when it
+        is asked for.
 
     Raises
     ------
@@ -156,21 +155,29 @@ def whole_split(
     _require_positive("batch_size", batch_size)
     if len(tokens) < 2:
         raise UsageError(f"there is nothing to predict in {len(tokens)} tokens; at least 2 needed")
-    return _windows(tokens, block_size, batch_size)
+    return _WholeSplit(tokens, block_size, batch_size)
 
 
-def _windows(
-    tokens: np.ndarray, block_size: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    inputs, targets = tokens[:-1], tokens[1:]
-    whole = len(targets) // block_size * block_size
-    step = batch_size * block_size
-    for start in range(0, whole, step):
-        part = slice(start, min(start + step, whole))
-        yield _rows(inputs[part], block_size), _rows(targets[part], block_size)
-    if whole < len(targets):
-        rest = len(targets) - whole
-        yield _rows(inputs[whole:], rest), _rows(targets[whole:], rest)
+class _WholeSplit(Sequence[Batch]):
+    def __init__(self, tokens: np.ndarray, block_size: int, batch_size: int) -> None:
+        self._tokens, self._block_size = tokens, block_size
+        self._whole = (len(tokens) - 1) // block_size * block_size  # targets in whole windows
+        self._step = batch_size * block_size
+
+    def __len__(self) -> int:
+        return -(-self._whole // self._step) + (self._whole < len(self._tokens) - 1)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        start = number * self._step
+        end, width = min(start + self._step, self._whole), self._block_size
+        if start >= self._whole:
+            start, end = self._whole, len(self._tokens) - 1
+            width = end - start
+        x, y = self._tokens[start:end], self._tokens[start + 1 : end + 1]
+        return _rows(x, width), _rows(y, width)
 
 
 def _rows(tokens: np.ndarray, width: int) -> np.ndarray:

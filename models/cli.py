@@ -14,11 +14,12 @@ import tyro
 
 from kernels.backend import DeviceError
 from kernels.devices import DEVICES
-from models.build import load_checkpoint
+from models.build import Loaded, load_checkpoint
 from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
-from models.console import PlainConsole
+from models.console import PlainConsole, escaped, quoted, write
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
+from models.latest import latest_run, steps_made
 from models.run_folder import RunFolder, resolve_checkpoint
 from models.tokenizer import UnknownPolicy
 from tinygrad_char import __version__
@@ -92,7 +93,7 @@ class Train:
                 corpus = load_corpus(argument if self.data is None else self.data, console.note)
                 return train(self.config, corpus, folder, console, resumed)
         corpus = load_corpus(self.data, console.note)
-        _check_trainable(self.config, corpus.text)
+        _check_trainable(self.config, len(corpus))
         name = f"{self.preset if self.config.model == 'gpt' else 'bigram'}-{corpus.name}"
         folder = (
             RunFolder.create_numbered(RUNS, name)
@@ -146,22 +147,22 @@ class Generate:
             if value < least:
                 raise UsageError(f"{name} is {value}; expected a whole number from {least}")
         streams = _usage(sampling_streams, self.seed, self.samples)
-        loaded = load_checkpoint(
-            resolve_checkpoint(_run_or_latest(self.run), self.checkpoint), self.device
-        )
-        prompt = encode_prompt(self.prompt, loaded.tokenizer, self.unknown)
+        loaded = _load(self.run, self.checkpoint, self.device)
+        note = PlainConsole(stderr=True).note
+        read = loaded.tokenizer.decode(loaded.tokenizer.encode(self.prompt, self.unknown, note))
+        prompt = encode_prompt(read, loaded.tokenizer)
         filters = [StopFilter(self.stop) for _ in streams]
-        texts = [self.prompt] * len(streams)
+        texts = [read] * len(streams)
         live = not self.json
 
         def show(sample: int, text: str) -> None:
             texts[sample] += text
             if live and sample == 0:
-                sys.stdout.write(text)
+                write(sys.stdout, text)
                 sys.stdout.flush()
 
         if live:
-            sys.stdout.write(self.prompt)
+            write(sys.stdout, read)
         for tokens in generate(
             loaded.model, prompt, self.length, sampling, streams, slide=self.slide
         ):
@@ -173,10 +174,10 @@ class Generate:
         for sample, each in enumerate(filters):
             show(sample, each.finish())
         if self.json:
-            _print_json({"checkpoint": str(loaded.path), "prompt": self.prompt, "texts": texts})
+            _print_json({"checkpoint": str(loaded.path), "prompt": read, "texts": texts})
         else:
             rest = "".join(f"\n\n--- {i + 2} ---\n{text}" for i, text in enumerate(texts[1:]))
-            sys.stdout.write(rest + "\n")
+            write(sys.stdout, rest + "\n")
         return 0
 
 
@@ -204,12 +205,11 @@ class Evaluate:
         from models.batches import split_corpus
         from models.evaluate import whole_split_loss
 
-        loaded = load_checkpoint(
-            resolve_checkpoint(_run_or_latest(self.run), self.checkpoint), self.device
-        )
+        loaded = _load(self.run, self.checkpoint, self.device)
         argument = loaded.metadata["data"]["argument"] if self.data is None else self.data
         corpus = load_corpus(argument, PlainConsole(stderr=self.json).note)
-        tokens = loaded.tokenizer.encode(corpus.text, self.unknown)
+        note = PlainConsole(stderr=True).note
+        tokens = loaded.tokenizer.encode(corpus.content, self.unknown, note)
         if self.split != "all":
             tokens = getattr(split_corpus(tokens, block_size=1), self.split)
         if len(tokens) < 2:
@@ -244,21 +244,20 @@ class Data:
     def __call__(self) -> int:
         """Print the description."""
         from models.batches import split_corpus
-        from models.tokenizer import CharTokenizer
 
         corpus = load_corpus(self.data, PlainConsole(stderr=self.json).note)
-        tokenizer = CharTokenizer.from_text(corpus.text)
-        split = split_corpus(tokenizer.encode(corpus.text), block_size=1)
+        content = corpus.content
+        split = split_corpus(content.tokens, block_size=1)
         values = {
             "name": corpus.name,
             "source": corpus.source,
             "sha256": corpus.sha256,
-            "characters": len(corpus.text),
-            "lines": corpus.text.count("\n") + 1,
+            "characters": len(content),
+            "lines": content.lines,
             "training": len(split.train),
             "validation": len(split.validation),
-            "vocabulary_size": len(tokenizer),
-            "vocabulary": tokenizer.characters if self.json else repr(tokenizer.characters),
+            "vocabulary_size": len(content.characters),
+            "vocabulary": content.characters if self.json else repr(content.characters),
         }
         _print_values(values, self.json)
         return 0
@@ -287,27 +286,17 @@ def run(arguments: list[str]) -> int:
             sys.stdout.write(f"tinygrad-char {__version__}\n")
             sys.stdout.flush()
             return 0
-        command = tyro.cli(
-            _commands(arguments),
-            args=arguments or ["--help"],
-            prog="tinygrad-char",
-            description=DESCRIPTION,
-            config=(tyro.conf.DisallowNone,),
-        )
-        code = command()
+        code = _parse(arguments)()
         sys.stdout.flush()
     except SystemExit as end:  # tyro has shown the help or what was wrong; or a second signal
-        return end.code if isinstance(end.code, int) else 2
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
     except UsageError as error:
         return _fail(error, 2)
     except (RunError, DeviceError) as error:
         return _fail(error, 1)
     except MemoryError as error:
-        return _fail(
-            f"out of memory ({error or 'no details'}); lower --batch-size, --block-size or "
-            "--n-embd, or split a batch with --accumulate",
-            1,
-        )
+        advice = _MEMORY_ADVICE.get(arguments[0] if arguments else "", "close other programs")
+        return _fail(f"out of memory ({error or 'no details'}); {advice}", 1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         _discard_output()
     except OSError as error:  # all files are answered for below: this is the output itself
@@ -316,6 +305,44 @@ def run(arguments: list[str]) -> int:
     return code
 
 
+_MEMORY_ADVICE = {
+    "train": "lower --batch-size, --block-size or --n-embd, or split a batch with --accumulate",
+    "generate": "write fewer --samples at once",
+    "evaluate": "measure on a shorter text, or close other programs",
+    "data": "give a shorter text, or close other programs",
+}
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Return the command that the arguments name; SystemExit where tyro has answered instead."""
+    _check_completion(arguments)
+    options: dict[str, Any] = {
+        "prog": "tinygrad-char",
+        "description": DESCRIPTION,
+        "config": (tyro.conf.DisallowNone,),
+    }
+    commands: Any = _commands(arguments)
+    plain = [escaped(each) for each in arguments]
+    if plain != arguments and sys.stderr.isatty():
+        # What is wrong about them is shown with them: then as they may be.
+        try:
+            return tyro.cli(commands, args=arguments, console_outputs=False, **options)
+        except SystemExit:
+            arguments = plain
+    return tyro.cli(commands, args=arguments or ["--help"], **options)
+
+
+def _check_completion(arguments: list[str]) -> None:
+    """Refuse a completion for a shell that has none here, before tyro fails on it."""
+    asked = arguments[0].replace("_", "-") if arguments else ""
+    named = asked in ("--tyro-print-completion", "--tyro-write-completion") and arguments[1:]
+    if named and named[0] not in SHELLS:
+        raise UsageError(
+            f"there is no completion for {named[0]!r}; expected one of {', '.join(SHELLS)}"
+        )
+
+
+SHELLS = ("bash", "zsh", "fish")
 DESCRIPTION = (
     "Character language models on an autograd engine of their own, NumPy and CuPy underneath. "
     "Start with: tinygrad-char train. Which version this is: tinygrad-char --version"
@@ -328,6 +355,11 @@ def _commands(arguments: list[str]) -> Any:
     if arguments[:1] == ["train"]:
         resume, preset = _option(arguments, "--resume"), _option(arguments, "--preset")
         if resume:
+            if preset is not None:
+                raise UsageError(
+                    "--preset and --resume exclude each other: a resumed run keeps its settings; "
+                    "change single ones by their own options"
+                )
             # On the CPU: its own device may be one that this machine has not, or is not to use.
             loaded = load_checkpoint(resolve_checkpoint(resume, "last"), "cpu")
             config = TrainConfig.from_json(loaded.metadata["config"])
@@ -376,27 +408,30 @@ def _check_same_model(before: TrainConfig, now: TrainConfig) -> None:
         )
 
 
-def _check_trainable(config: TrainConfig, text: str) -> None:
+def _check_trainable(config: TrainConfig, size: int) -> None:
     """Find out before a folder is made what would end the run at once."""
     from kernels.devices import get_backend
     from models.batches import split_corpus
 
     get_backend(config.device)
-    split_corpus(range(len(text)), config.gpt.block_size)  # type: ignore[arg-type]
+    split_corpus(range(size), config.gpt.block_size)  # type: ignore[arg-type]
 
 
-def _run_or_latest(path: Path | None) -> Path:
-    if path is not None:
-        return path
-    checkpoints = sorted(
-        Path(RUNS).glob("*/last.safetensors"), key=lambda each: each.stat().st_mtime
-    )
-    if not checkpoints:
-        raise UsageError(
-            f"no run under {RUNS}/ here: give a run folder or a checkpoint, or make one with "
-            "`tinygrad-char train`"
-        )
-    return checkpoints[-1].parent
+def _load(run: Path | None, which: Literal["best", "last"], device: Device) -> Loaded:
+    """Load the checkpoint that is meant; say which where none was named, and if it is untrained."""
+    path = resolve_checkpoint(latest_run(RUNS) if run is None else run, which)
+    loaded = load_checkpoint(path, device)
+    step, note = loaded.metadata["step"], PlainConsole(stderr=True).note
+    if run is None:
+        note(f"using {str(path)!r}, step {step:,}; for another, name its folder")
+    if step == 0:
+        last = path.with_name("last.safetensors")
+        if path != last and (more := steps_made(last)):
+            remedy = f"its last one has made {more:,} steps: --checkpoint last"
+        else:
+            remedy = f"train it with `tinygrad-char train --resume {quoted(path.parent)}`"
+        note(f"the model in {str(path)!r} is untrained (step 0); {remedy}")
+    return loaded
 
 
 def _usage(function: Any, *arguments: Any) -> Any:
@@ -420,7 +455,7 @@ def _print_values(values: dict[str, Any], as_json: bool) -> None:
             value = f"{value:.4f}"
         elif isinstance(value, int):
             value = f"{value:,}"
-        sys.stdout.write(f"{name.replace('_', ' '):{width}}  {value}\n")
+        write(sys.stdout, f"{name.replace('_', ' '):{width}}  {value}\n")
 
 
 def _fail(error: object, code: int) -> int:
@@ -428,7 +463,7 @@ def _fail(error: object, code: int) -> int:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"error: {error}\n")
+        write(sys.stderr, f"error: {error}\n")
     return code
 
 

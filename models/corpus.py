@@ -1,17 +1,21 @@
 """Where the text comes from: tiny Shakespeare, Python's own documentation, or a file."""
 
 import difflib
+import errno
 import hashlib
 import logging
 import os
 import platform
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
+from models.console import quoted
+from models.encodings import candidates
 from models.errors import RunError, UsageError
+from models.text import PIECE, NotUTF8Error, Text, TextChangedError, read_text, text_of
+from tinygrad_char.regular_file import open_regular
 
 FOLDER_VARIABLE = "TINYGRAD_CHAR_DATA"
 SHAKESPEARE_FILE = "tinyshakespeare.txt"
@@ -23,6 +27,18 @@ BUILT_IN = ("shakespeare", "pydoc")
 
 # Seconds to connect, to one address of the host, and between two pieces of the answer.
 _TIMEOUT = (10, 20)
+
+# What is wrong with the path that was given, and not with what it leads to.
+_ADVICE = {
+    errno.EACCES: "check its rights",
+    errno.EPERM: "check its rights",
+    errno.EINVAL: "`--data` takes a text file, which can be read twice",
+    errno.ELOOP: "give the file that its links should lead to",
+    errno.ENAMETOOLONG: "check the name",
+}
+
+# Bytes on each side of one that is not UTF-8 that are looked at for its encoding.
+_CONTEXT = 1 << 15
 
 # The longer mark first: that of UTF-32LE begins with that of UTF-16LE.
 _BYTE_ORDER_MARKS = {
@@ -39,14 +55,22 @@ class Corpus:
 
     name: str
     source: str
-    text: str
+    content: Text
     argument: str
     """What to give to `load_corpus`, in any working directory, to get it again."""
 
-    @cached_property
+    def __len__(self) -> int:
+        return len(self.content)
+
+    @property
+    def text(self) -> str:
+        """The whole text as a string, made anew: many times the memory of `content`."""
+        return self.content.decode()
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the text's UTF-8 bytes, in hexadecimal."""
-        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.content.sha256
 
 
 def load_corpus(data: str | None, notify: Callable[[str], None]) -> Corpus:
@@ -83,7 +107,7 @@ def load_corpus(data: str | None, notify: Callable[[str], None]) -> Corpus:
         corpus = _load_pydoc()
         notify(
             f"{error}. Using the text of Python's documentation instead "
-            f"({corpus.source}, {len(corpus.text):,} characters). {advice}."
+            f"({corpus.source}, {len(corpus):,} characters). {advice}."
         )
         return corpus
 
@@ -93,7 +117,7 @@ def corpus_status() -> str:
     remarks: list[str] = []
     corpus = _find_shakespeare(remarks.append)
     if corpus is not None:
-        found = f"tiny Shakespeare: {corpus.source}"
+        found = f"tiny Shakespeare: {corpus.source!r}"
     else:
         found = "tiny Shakespeare: not downloaded yet; the first use fetches it (1.1 MB)"
     return "\n".join([*remarks, found])
@@ -103,7 +127,7 @@ def _load_shakespeare(notify: Callable[[str], None]) -> Corpus:
     corpus = _find_shakespeare(notify)
     if corpus is not None:
         return corpus
-    notify(f"downloading tiny Shakespeare (1.1 MB, once) to {_cache_folder()}")
+    notify(f"downloading tiny Shakespeare (1.1 MB, once) to {str(_cache_folder())!r}")
     return _download_shakespeare()
 
 
@@ -116,7 +140,7 @@ def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
             return _shakespeare(path)
         except (OSError, RunError) as error:
             notify(
-                f"{FOLDER_VARIABLE}={folder} is not used: {_reason(error)} "
+                f"{FOLDER_VARIABLE}={folder!r} is not used: {_reason(error)} "
                 f"(it should name a folder that holds {SHAKESPEARE_FILE})"
             )
     path = _cache_folder() / SHAKESPEARE_FILE
@@ -130,14 +154,14 @@ def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
 
 
 def _shakespeare(path: Path) -> Corpus:
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHAKESPEARE_SHA256:
-        raise RunError(
-            f"{path} is not tiny Shakespeare as published: its SHA-256 is {digest}, "
-            f"expected {SHAKESPEARE_SHA256}"
-        )
-    return Corpus("shakespeare", str(path), content.decode("utf-8"), "shakespeare")
+    with open_regular(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != SHAKESPEARE_SHA256:
+            raise RunError(
+                f"{str(path)!r} is not tiny Shakespeare as published: its SHA-256 is {digest}, "
+                f"expected {SHAKESPEARE_SHA256}"
+            )
+        return Corpus("shakespeare", str(path), read_text(file), "shakespeare")
 
 
 def _cache_folder() -> Path:
@@ -171,7 +195,7 @@ def _download_shakespeare() -> Corpus:
 def _reason(error: Exception) -> str:
     """Put in one line what went wrong with a file or a download."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
     response = getattr(error, "response", None)
     if response is not None:
         return f"{SHAKESPEARE_URL} answered with HTTP status {response.status_code}"
@@ -191,7 +215,7 @@ def _load_pydoc() -> Corpus:
         ) from error
     text = "\n".join(topics[topic] for topic in sorted(topics))
     source = f"pydoc_data.topics of Python {platform.python_version()}"
-    return Corpus("pydoc", source, text, "pydoc")
+    return Corpus("pydoc", source, text_of(text), "pydoc")
 
 
 def _load_file(data: str) -> Corpus:
@@ -199,34 +223,42 @@ def _load_file(data: str) -> Corpus:
         raise UsageError(f"`--data` is empty: give a text file, or one of {_built_in_names()}")
     path = Path(data)
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            try:
+                content = read_text(file)
+            except NotUTF8Error as error:
+                raise UsageError(_describe_undecodable(data, file, error)) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(_describe_missing(path)) from error
     except IsADirectoryError as error:
-        raise UsageError(f"{data} is a folder: `--data` takes one text file") from error
+        raise UsageError(f"{data!r} is a folder: `--data` takes one text file") from error
     except OSError as error:
-        raise UsageError(f"{data} cannot be read: {error.strerror}; check its rights") from error
-    try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UsageError(_describe_undecodable(data, content, error)) from error
-    if not text:
-        raise UsageError(f"{data} is empty: give a file with text to learn from")
-    if text.count(text[0]) == len(text):
+        advice = _ADVICE.get(error.errno or 0)
+        kind = RunError if advice is None else UsageError
+        raise kind(
+            f"{data!r} cannot be read: {error.strerror or error}; {advice or 'check the disk'}"
+        ) from error
+    except TextChangedError as error:
+        raise RunError(
+            f"{data!r} was written to while it was being read: wait until it is complete"
+        ) from error
+    if not len(content):
+        raise UsageError(f"{data!r} is empty: give a file with text to learn from")
+    if len(content.characters) == 1:
         raise UsageError(
-            f"{data} holds one distinct character ({text[0]!r}, {len(text)} times): there is "
-            "nothing to learn. Give a text with at least two"
+            f"{data!r} holds one distinct character ({content.characters!r}, {len(content)} "
+            "times): there is nothing to learn. Give a text with at least two"
         )
-    return Corpus(path.stem, str(path), text, str(path.resolve()))
+    return Corpus(path.stem, str(path), content, str(path.resolve()))
 
 
 def _describe_missing(path: Path) -> str:
-    message = f"there is no file {path}"
+    message = f"there is no file {str(path)!r}"
     try:
-        neighbours = {entry.name.lower(): str(entry) for entry in path.parent.iterdir()}
+        neighbours = {entry.name.lower(): repr(str(entry)) for entry in path.parent.iterdir()}
     except OSError:
         neighbours = {}
-        message += f" (its folder {path.parent} cannot be listed)"
+        message += f" (its folder {str(path.parent)!r} cannot be listed)"
     neighbours.update({name: name for name in BUILT_IN})
     near = difflib.get_close_matches(path.name.lower(), list(neighbours))
     if near:
@@ -236,43 +268,51 @@ def _describe_missing(path: Path) -> str:
     return f"{message} `--data` takes a UTF-8 text file or one of {_built_in_names()}"
 
 
-def _describe_undecodable(data: str, content: bytes, error: UnicodeDecodeError) -> str:
-    """Say where the text stops being UTF-8 and which encoding it probably has."""
-    at = error.start
-    line = content.count(b"\n", 0, at) + 1
-    place = f"{data} is not UTF-8: byte 0x{content[at]:02X} at offset {at} (line {line})"
-    mark = next((mark for mark in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
+def _describe_undecodable(data: str, file: BinaryIO, error: NotUTF8Error) -> str:
+    """Say where the text stops being UTF-8, and what it may be, by what it would read."""
+    line = _count_lines(file, error.offset) + 1
+    start = max(0, error.offset - _CONTEXT)
+    file.seek(start)
+    content = file.read(2 * _CONTEXT)
+    at = error.offset - start
+    file.seek(0)
+    first = file.read(4)
+    place = (
+        f"{data!r} is not UTF-8: byte 0x{content[at]:02X} at offset {error.offset} (line {line})"
+    )
+    mark = next((mark for mark in _BYTE_ORDER_MARKS if first.startswith(mark)), None)
     if mark is not None:
         encoding = _BYTE_ORDER_MARKS[mark]
-        evidence = f"it starts with the byte order mark of {encoding}"
-    elif b"\0" in content:
+        place += f"; it starts with the byte order mark of {encoding}. "
+        return place + f"Convert it with {_conversion(data, encoding)}"
+    if b"\0" in content:
         return f"{place}; it holds NUL bytes, so it is probably not a text. Give a text file"
-    elif error.reason == "unexpected end of data":
+    if error.reason == "unexpected end of data":
         return f"{place}; it ends in the middle of a character. Is the file complete?"
-    else:
-        encoding, codec = _guess_single_byte(content)
-        start = max(content.rfind(b"\n", 0, at) + 1, at - 20)
-        shown = content[start : at + 20].split(b"\n")[0].decode(codec).rstrip("\r")
-        evidence = f"if it is {encoding}, the place reads {shown!r}"
+    found = list(candidates(content, at))
+    if not found:
+        return f"{place}, and it reads as a text in no common encoding. Give a text file"
+    width = max(len(name) for name, _ in found)
+    previews = "".join(f"\n  {name:{width}}  {preview!r}" for name, preview in found)
+    which = "It may be" if len(found) == 1 else "Which of these reads right?"
+    advice = f"Convert it from that encoding: {_conversion(data, found[0][0])}"
+    return f"{place}. {which}{previews}\n{advice}"
+
+
+def _conversion(data: str, encoding: str) -> str:
     source = Path(data)
     target = source.with_name(f"{source.stem}.utf8{source.suffix}")
-    return (
-        f"{place}; {evidence}. Convert it with "
-        f"`iconv -f {encoding} -t UTF-8 {shlex.quote(data)} > {shlex.quote(str(target))}`"
-    )
+    return f"`iconv -f {encoding} -t UTF-8 {quoted(data)} > {quoted(target)}`"
 
 
-def _guess_single_byte(content: bytes) -> tuple[str, str]:
-    """Guess between Windows' Western encoding and Latin 1, as iconv and Python call them."""
-    # Latin 1 has only control characters from 0x80 to 0x9F, Windows has quotes and dashes there.
-    windows = len(content.translate(None, bytes(range(0x80, 0xA0)))) < len(content)
-    if windows:
-        try:
-            content.decode("cp1252")
-        except UnicodeDecodeError:
-            return "LATIN1", "latin-1"
-        return "WINDOWS-1252", "cp1252"
-    return "LATIN1", "latin-1"
+def _count_lines(file: BinaryIO, offset: int) -> int:
+    """Count the line ends in the first `offset` bytes of a file."""
+    file.seek(0)
+    count = 0
+    while offset > 0 and (piece := file.read(min(PIECE, offset))):
+        count += piece.count(b"\n")
+        offset -= len(piece)
+    return count
 
 
 def _built_in_names() -> str:

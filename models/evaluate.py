@@ -69,18 +69,18 @@ def mean_loss(
         `should_stop` said so between two batches.
     """
 
-    def summed_loss(batch: Batch) -> float:
+    def summed_loss(batch: Batch) -> tuple[float, int]:
         x, y = batch
         with no_grad():
-            return model(x, y)[1].item() * y.size
+            return model(x, y)[1].item() * y.size, y.size
 
-    total = 0.0
+    total, count = 0.0, 0
     with evaluating(model):
-        for loss in (workers or Workers(1)).map(summed_loss, batches):
+        for loss, targets in (workers or Workers(1)).map(summed_loss, batches):
             if should_stop():
                 raise InterruptedEvaluationError
             total += loss
-    count = sum(y.size for _, y in batches)
+            count += targets
     return Loss(total / count, count)
 
 
@@ -98,5 +98,5 @@ def whole_split_loss(
 ) -> Loss:
     """Return the loss over every target of a split, read in windows that do not overlap."""
     batch_size = max(1, WHOLE_SPLIT_CHARACTERS // model.block_size)
-    batches = list(whole_split(tokens, model.block_size, batch_size))
+    batches = whole_split(tokens, model.block_size, batch_size)
     return mean_loss(model, batches, should_stop, workers)

@@ -1,7 +1,7 @@
 """Characters as integers: the vocabulary is the sorted distinct characters of a text."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from models.errors import UsageError
+from models.text import Text, code_points, pieces, smallest_dtype, text_of
 
 UnknownPolicy = Literal["error", "skip", "replace"]
 
@@ -53,7 +54,7 @@ class CharTokenizer:
     def __post_init__(self) -> None:
         if not self.characters:
             raise UsageError("a vocabulary needs at least one character, got an empty text")
-        codes = _code_points(self.characters)
+        codes = code_points(self.characters)
         misplaced = np.flatnonzero(codes[1:] <= codes[:-1])
         if misplaced.size:
             at = int(misplaced[0])
@@ -71,18 +72,27 @@ class CharTokenizer:
         """Build the vocabulary of `text`: its distinct characters, sorted."""
         return cls("".join(sorted(set(text))))
 
-    def encode(self, text: str, unknown: UnknownPolicy = "error") -> np.ndarray:
+    def encode(
+        self,
+        text: str | Text,
+        unknown: UnknownPolicy = "error",
+        notify: Callable[[str], None] | None = None,
+    ) -> np.ndarray:
         """Turn `text` into tokens, of the smallest unsigned dtype that holds the vocabulary.
+
+        Of a `Text` with this vocabulary they are its own tokens, not a copy.
 
         Parameters
         ----------
-        text : str
+        text : str or Text
             Any text, lone surrogates included.
         unknown : {"error", "skip", "replace"}
             What becomes of a character outside the vocabulary. "skip" drops it. "replace" takes
             the nearest spelling that the vocabulary has (its other case, the letter without its
             accent, the ASCII form of a typographic sign: possibly several characters), else a
             space, else the vocabulary's first character.
+        notify : callable
+            Told in words what was dropped or replaced.
 
         Raises
         ------
@@ -94,23 +104,34 @@ class CharTokenizer:
                 f"unknown={unknown!r} is not a policy for unknown characters; "
                 f"use one of {', '.join(get_args(UnknownPolicy))}"
             )
-        codes = _code_points(text)
+        if isinstance(text, str):
+            text = text_of(text)
+        if text.characters == self.characters:
+            return text.tokens
+        codes = code_points(text.characters)
         # "clip" sends every code point beyond the tables to their last slot, which is unknown.
         token_of_code, is_known = self._tables
-        tokens = token_of_code.take(codes, mode="clip")
+        mapped = token_of_code.take(codes, mode="clip")
         known = is_known.take(codes, mode="clip")
         if known.all():
-            return tokens
-        if unknown == "skip":
-            return tokens[known]
-        positions = np.flatnonzero(~known)
+            return _mapped(text, mapped)
         if unknown == "error":
-            raise UsageError(self._describe_unknown(text, codes, positions))
+            raise UsageError(
+                f"{self._describe_unknown(text, known)}\nChange the text, or let `--unknown "
+                "replace` put the nearest spelling or a space there, or let `--unknown skip` leave "
+                "them out."
+            )
+        if notify:
+            done = "are left out" if unknown == "skip" else "are replaced"
+            notify(f"{self._describe_unknown(text, known)}\nThey {done}.")
+        spelled = [mapped[each : each + 1] for each in range(len(mapped))]
         fallback = " " if " " in self.characters else self.characters[0]
-        strangers = [chr(code) for code in np.unique(codes[positions])]
-        return self.encode(
-            text.translate({ord(c): self._suggestion(c) or fallback for c in strangers})
-        )
+        for each in np.flatnonzero(~known):
+            spelling = ""
+            if unknown == "replace":
+                spelling = self._suggestion(text.characters[each]) or fallback
+            spelled[each] = token_of_code.take(code_points(spelling), mode="clip")
+        return _replaced(text, spelled)
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> str:
         """Turn tokens, a one-dimensional array or sequence of integers, back into text.
@@ -139,12 +160,12 @@ class CharTokenizer:
     @cached_property
     def _codes(self) -> np.ndarray:
         """Code point of each token."""
-        return _code_points(self.characters)
+        return code_points(self.characters)
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Token of each code point, and whether it has one, up to one beyond the largest."""
-        tokens = np.arange(len(self), dtype=np.min_scalar_type(len(self) - 1))
+        tokens = np.arange(len(self), dtype=smallest_dtype(len(self)))
         size = int(self._codes[-1]) + 2
         token_of_code, is_known = np.zeros(size, tokens.dtype), np.zeros(size, np.bool_)
         token_of_code[self._codes], is_known[self._codes] = tokens, True
@@ -165,40 +186,91 @@ class CharTokenizer:
         vocabulary = set(self.characters)
         return next((c for c in candidates if c and vocabulary.issuperset(c)), "")
 
-    def _describe_unknown(self, text: str, codes: np.ndarray, positions: np.ndarray) -> str:
-        """Say which characters are unknown, where, and what to do."""
-        distinct, first, counts = np.unique(codes[positions], return_index=True, return_counts=True)
-        order = np.argsort(first)
+    def _describe_unknown(self, text: Text, known: np.ndarray) -> str:
+        """Say which characters of a text, not `known` in its vocabulary's order, are where."""
+        found = _find(text, ~known)
         lines = []
-        for kind in order[:_LISTED]:
-            character = chr(distinct[kind])
-            at = int(positions[first[kind]])
-            line = text.count("\n", 0, at) + 1
-            column = at - text.rfind("\n", 0, at)
-            times = "once" if counts[kind] == 1 else f"{counts[kind]} times, first"
+        for token, (count, place) in list(found.items())[:_LISTED]:
+            character = text.characters[token]
+            times = "once" if count == 1 else f"{count} times, first"
             suggestion = self._suggestion(character)
             hint = f"; the vocabulary has {suggestion!r}" if suggestion else ""
             lines.append(
                 f"  {character!r} U+{ord(character):04X} {_name(character)}: {times} "
-                f"at character {at + 1} (line {line}, column {column}){hint}"
+                f"at {place}{hint}"
             )
-        if len(order) > _LISTED:
-            lines.append(f"  and {len(order) - _LISTED} other characters")
-        verb = "is" if len(positions) == 1 else "are"
+        if len(found) > _LISTED:
+            lines.append(f"  and {len(found) - _LISTED} other characters")
+        total = sum(count for count, _ in found.values())
         return "\n".join(
             [
-                f"{len(positions)} of the text's {len(text)} characters {verb} not among the "
-                f"{len(self)} of the vocabulary:",
+                f"{total} of the text's {len(text)} characters {'is' if total == 1 else 'are'} not "
+                f"among the {len(self)} of the vocabulary:",
                 *lines,
-                "Change the text, or let `--unknown replace` put the nearest spelling or a space "
-                "there, or let `--unknown skip` leave them out.",
             ]
         )
 
 
-def _code_points(text: str) -> np.ndarray:
-    """Code points of `text`: (len(text),), uint32."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+@dataclass(frozen=True)
+class _Place:
+    """Where a character is: all three count from 1."""
+
+    character: int
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"character {self.character} (line {self.line}, column {self.column})"
+
+
+def _find(text: Text, wanted: np.ndarray) -> dict[int, tuple[int, _Place]]:
+    """Return how often each token with `wanted[token]` comes, and where first; in text order."""
+    newline = text.characters.find("\n")
+    found: dict[int, tuple[int, _Place]] = {}
+    start, lines, line_start = 0, 0, 0  # of the piece; line ends before it; where its line began
+    for piece in pieces(text.tokens):
+        ends = np.flatnonzero(piece == newline)
+        places = np.flatnonzero(wanted[piece])
+        tokens, first, counts = np.unique(piece[places], return_index=True, return_counts=True)
+        for kind in np.argsort(first):
+            token, at = int(tokens[kind]), int(places[first[kind]])
+            if token in found:
+                count, place = found[token]
+            else:
+                before = int(np.searchsorted(ends, at))
+                begin = start + int(ends[before - 1]) + 1 if before else line_start
+                count = 0
+                place = _Place(start + at + 1, lines + before + 1, start + at - begin + 1)
+            found[token] = (count + int(counts[kind]), place)
+        if len(ends):
+            lines, line_start = lines + len(ends), start + int(ends[-1]) + 1
+        start += len(piece)
+    return found
+
+
+def _mapped(text: Text, mapped: np.ndarray) -> np.ndarray:
+    """Return the tokens of a text in another vocabulary: mapped[token] for each of its own."""
+    result = np.empty(len(text), mapped.dtype)
+    for source, target in zip(pieces(text.tokens), pieces(result), strict=True):
+        mapped.take(source, out=target, mode="clip")
+    return result
+
+
+def _replaced(text: Text, spelled: list[np.ndarray]) -> np.ndarray:
+    """Return the same where each token becomes several or none: those of spelled[token]."""
+    sizes = np.array([len(each) for each in spelled])
+    joined = np.concatenate(spelled)
+    starts = np.cumsum(sizes) - sizes
+    total = sum(int(sizes[piece].sum()) for piece in pieces(text.tokens))
+    result = np.empty(total, joined.dtype)
+    end = 0
+    for piece in pieces(text.tokens):
+        lengths = sizes[piece]
+        start, end = end, end + int(lengths.sum())
+        # The n-th token of a spelling: n counts from where the spelling begins in the result.
+        number = np.arange(end - start) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        joined.take(np.repeat(starts[piece], lengths) + number, out=result[start:end], mode="clip")
+    return result
 
 
 def _name(character: str) -> str:

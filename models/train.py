@@ -67,10 +67,10 @@ def train(
         The console could not be written to. Nothing is lost: all is saved before it is shown.
     """
     started = time.perf_counter()
-    tokenizer = resumed.tokenizer if resumed else CharTokenizer.from_text(corpus.text)
+    tokenizer = resumed.tokenizer if resumed else CharTokenizer(corpus.content.characters)
     if resumed:
         _check_same_text(resumed, corpus)
-    split = split_corpus(tokenizer.encode(corpus.text), config.gpt.block_size)
+    split = split_corpus(tokenizer.encode(corpus.content), config.gpt.block_size)
     trainer = Trainer(config, tokenizer, split, note=console.note)
     if resumed:
         trainer.restore(resumed)
@@ -126,7 +126,7 @@ class _Run:
             if self.config.model == "gpt"
             else f"model   bigram of {size}"
         )
-        self.note(f"text    {self.corpus.name}, {len(self.corpus.text):,} characters")
+        self.note(f"text    {self.corpus.name}, {len(self.corpus):,} characters")
         self.note(f"folder  {self.folder.path}")
         if self.trainer.step >= self.config.steps:
             self.note(
@@ -265,7 +265,7 @@ def sample_text(trainer: Trainer, step: int) -> str:
 
 def describe_data(corpus: Corpus) -> dict[str, Any]:
     """Return what a checkpoint keeps of its text: where it was, and how to know it again."""
-    return {"argument": corpus.argument, "characters": len(corpus.text), "sha256": corpus.sha256}
+    return {"argument": corpus.argument, "characters": len(corpus), "sha256": corpus.sha256}
 
 
 def _check_same_text(resumed: Loaded, corpus: Corpus) -> None:
@@ -274,7 +274,7 @@ def _check_same_text(resumed: Loaded, corpus: Corpus) -> None:
         raise UsageError(
             f"{resumed.path} was trained on another text: {before['argument']} with "
             f"{before['characters']:,} characters (SHA-256 {before['sha256'][:12]}), but "
-            f"{corpus.source} has {len(corpus.text):,} ({corpus.sha256[:12]}). Give that text with "
+            f"{corpus.source} has {len(corpus):,} ({corpus.sha256[:12]}). Give that text with "
             "--data, or start a new run without --resume"
         )
 

@@ -30,5 +30,5 @@ def test_unknown_device_is_named():
 def test_cuda_without_cupy_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     get_backend.cache_clear()
-    with pytest.raises(DeviceError, match=r"needs CuPy.*pip install"):
+    with pytest.raises(DeviceError, match=r"needs CuPy.*pip install -e .*cuda13.* in the checkout"):
         get_backend("cuda")

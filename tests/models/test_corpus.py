@@ -1,7 +1,9 @@
+import codecs
 import dataclasses
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 
 from models import corpus as corpus_module
 from models.corpus import Corpus, corpus_status, load_corpus
+from models.encodings import ENCODINGS
 from models.errors import RunError, UsageError
+from models.text import read_text, text_of
 
 PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 
@@ -74,7 +78,7 @@ def test_the_folder_in_the_environment_comes_first_and_silently(cache, tmp_path,
         assert corpus.text == PLAY.decode()
         assert corpus.name == "shakespeare"
         assert corpus.source == str(tmp_path / "tinyshakespeare.txt")
-    assert corpus_status() == f"tiny Shakespeare: {tmp_path / 'tinyshakespeare.txt'}"
+    assert corpus_status() == f"tiny Shakespeare: {str(tmp_path / 'tinyshakespeare.txt')!r}"
 
 
 def test_a_missing_folder_is_said_and_the_cache_is_used(cache, tmp_path, monkeypatch, notes):
@@ -85,7 +89,7 @@ def test_a_missing_folder_is_said_and_the_cache_is_used(cache, tmp_path, monkeyp
     corpus = load_corpus(None, notes.append)
     assert corpus.source == str(cache / "tinyshakespeare.txt")
     assert len(notes) == 1
-    assert f"TINYGRAD_CHAR_DATA={missing} is not used" in notes[0]
+    assert f"TINYGRAD_CHAR_DATA={str(missing)!r} is not used" in notes[0]
     assert "No such file" in notes[0]
     assert "folder that holds tinyshakespeare.txt" in notes[0]
     assert corpus_status().splitlines()[:-1] == notes
@@ -117,7 +121,7 @@ def test_a_download_is_announced_and_the_cached_copy_used_from_then_on(
     assert str(cache) in notes[0]
     assert load_corpus("shakespeare", refuse) == first
     assert downloader.calls == 1
-    assert corpus_status() == f"tiny Shakespeare: {cache / 'tinyshakespeare.txt'}"
+    assert corpus_status() == f"tiny Shakespeare: {str(cache / 'tinyshakespeare.txt')!r}"
     assert capfd.readouterr() == ("", "")
 
 
@@ -251,11 +255,10 @@ def test_pooch_is_imported_only_when_the_cache_is_looked_at():
 
 
 def test_the_hash_is_of_the_utf8_bytes():
-    corpus = Corpus("name", "source", "caf\u00e9\r\n", "argument")
+    corpus = Corpus("name", "source", text_of("caf\u00e9\r\n"), "argument")
     assert corpus.sha256 == hashlib.sha256(b"caf\xc3\xa9\r\n").hexdigest()
-    assert corpus.sha256 is corpus.sha256
     with pytest.raises(dataclasses.FrozenInstanceError):
-        corpus.text = "other"
+        corpus.content = text_of("other")
 
 
 @settings(deadline=None, max_examples=50)
@@ -265,6 +268,7 @@ def test_a_file_is_read_as_it_is(text, tmp_path_factory):
     path.write_bytes(text.encode("utf-8"))
     corpus = load_corpus(str(path), refuse)
     assert corpus.text == text.removeprefix("\ufeff")
+    assert corpus.content == text_of(corpus.text)
     assert corpus.name == "my.play"
     assert corpus.source == str(path)
 
@@ -287,7 +291,7 @@ def test_a_missing_file_brings_near_names_and_the_built_in_ones(tmp_path):
     (tmp_path / "zzz").write_text("far from it")
     message = refusal(tmp_path / "hamlt.txt")
     assert "there is no file" in message
-    assert f"did you mean {tmp_path / 'Hamlet.txt'}?" in message
+    assert f"did you mean {str(tmp_path / 'Hamlet.txt')!r}?" in message
     assert "zzz" not in message
     assert "shakespeare, pydoc" in message
 
@@ -301,7 +305,7 @@ def test_a_misspelt_built_in_name_is_recognised(tmp_path, monkeypatch):
 def test_a_file_in_a_missing_folder(tmp_path):
     message = refusal(tmp_path / "nowhere" / "qqq")
     assert "there is no file" in message
-    assert f"{tmp_path / 'nowhere'} cannot be listed" in message
+    assert f"{str(tmp_path / 'nowhere')!r} cannot be listed" in message
 
 
 def test_a_path_through_a_file(tmp_path):
@@ -321,8 +325,46 @@ def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
     def deny(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(corpus_module, "open_regular", deny)
     assert "cannot be read: Permission denied" in refusal(tmp_path / "secret.txt")
+
+
+def test_a_disk_that_fails_is_no_wrong_usage(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(corpus_module, "open_regular", fail)
+    with pytest.raises(RunError, match="cannot be read: Input/output error; check the disk"):
+        load_corpus(str(tmp_path / "text.txt"), refuse)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        assert "not a regular file" in refusal(path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "growing.txt"
+    path.write_text("to be")
+    monkeypatch.setattr(corpus_module, "read_text", lambda file: read_text(Growing(file, path)))
+    with pytest.raises(RunError, match="was written to while it was being read"):
+        load_corpus(str(path), refuse)
+
+
+class Growing:
+    """A file that another program adds to before it is read a second time."""
+
+    def __init__(self, file, path):
+        self.file, self.path, self.read = file, path, file.read
+        self.readings = 0
+
+    def seek(self, offset):
+        self.readings += 1
+        if self.readings == 2:
+            with self.path.open("a") as more:
+                more.write(", or not")
+        return self.file.seek(offset)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
@@ -345,23 +387,72 @@ def test_latin_1_is_refused_with_place_and_cure(tmp_path):
     path.write_bytes("soup\nun caf\u00e9 noir\r\ntea".encode("latin-1"))
     message = refusal(path)
     assert "byte 0xE9 at offset 11 (line 2)" in message
-    assert "if it is LATIN1, the place reads 'un caf\u00e9 noir'" in message
+    assert "\n  WINDOWS-1252  'un caf\u00e9 noir'\n" in message
     target = tmp_path / "my menu.utf8.txt"
-    assert f"`iconv -f LATIN1 -t UTF-8 '{path}' > '{target}'`" in message
+    assert f"`iconv -f WINDOWS-1252 -t UTF-8 '{path}' > '{target}'`" in message
 
 
-def test_windows_1252_is_told_from_latin_1_by_its_quotes(tmp_path):
-    path = tmp_path / "quoted.txt"
-    path.write_bytes("say \u201cah\u201d".encode("cp1252").replace(b"ah", b"\xe9h"))
-    message = refusal(path)
-    assert "iconv -f WINDOWS-1252 -t UTF-8" in message
-    assert "'say \u201c\u00e9h\u201d'" in message
+RUSSIAN = "\u0412\u0441\u0435 \u0441\u0447\u0430\u0441\u0442\u043b\u0438\u0432\u044b\u0435"
+JAPANESE = "\u543e\u8f29\u306f\u732b\u3067\u3042\u308b\u3002\u540d\u524d\u306f\u7121\u3044\u3002"
+CHINESE = "\u9053\u53ef\u9053\uff0c\u975e\u5e38\u9053\u3002\u540d\u53ef\u540d\u3002"
+POLISH = "Za\u017c\u00f3\u0142\u0107 g\u0119\u015bl\u0105 ja\u017a\u0144, wszystkie rodziny"
 
 
-def test_bytes_that_windows_1252_lacks_are_shown_as_latin_1(tmp_path):
+@pytest.mark.parametrize(
+    ("codec", "name", "text"),
+    [
+        ("cp1252", "WINDOWS-1252", "say \u201c\u00e9h\u201d"),
+        ("cp1251", "WINDOWS-1251", RUSSIAN),
+        ("koi8_r", "KOI8-R", RUSSIAN),
+        ("cp866", "CP866", RUSSIAN),
+        ("cp932", "CP932", JAPANESE),
+        ("euc_jp", "EUC-JP", JAPANESE),
+        ("gb18030", "GB18030", CHINESE),
+        ("cp1250", "WINDOWS-1250", POLISH),
+        ("iso8859_2", "ISO-8859-2", POLISH),
+        (
+            "mac_roman",
+            "MACINTOSH",
+            "un caf\u00e9 noir, s'il vous pla\u00eet, \u00e0 c\u00f4t\u00e9",
+        ),
+    ],
+)
+def test_an_encoding_is_shown_by_what_the_line_reads_in_it(tmp_path, codec, name, text):
+    path = tmp_path / "foreign.txt"
+    path.write_bytes(f"plain ASCII first\n{text}\n".encode(codec))
+    shown = [line.split(maxsplit=1) for line in refusal(path).splitlines()[1:-1]]
+    assert [name, repr(text)] in shown
+    assert len({preview for _, preview in shown}) == len(shown) <= 5
+
+
+def test_a_single_accent_in_much_plain_text_is_shown_in_the_commonest_encoding(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_bytes(b"x" * 100_000 + "\nna\u00efve\n".encode("cp1252") + b"y\n" * 100_000)
+    assert "WINDOWS-1252  'na\u00efve'" in refusal(path)
+
+
+def test_a_control_character_of_a_foreign_text_is_shown_escaped(tmp_path):
     path = tmp_path / "odd.txt"
-    path.write_bytes(b"ab\x81\xe9")
-    assert "iconv -f LATIN1" in refusal(path)
+    path.write_bytes(b"caf\xe9 \x1b[31m noir")
+    message = refusal(path)
+    assert "\x1b" not in message
+    assert "'caf\u00e9 \\x1b[31m noir'" in message
+
+
+def test_what_reads_as_no_text_is_not_called_one(tmp_path):
+    path = tmp_path / "noise.bin"
+    path.write_bytes(bytes(range(1, 256)) * 4)
+    assert "iconv -f ISO-8859-1" not in refusal(path)
+
+
+def test_candidates_are_encodings_that_python_and_iconv_know():
+    for name in ENCODINGS:
+        assert codecs.lookup(name)
+    iconv = shutil.which("iconv")
+    if iconv is None:
+        pytest.skip("there is no iconv here")
+    for name in ENCODINGS.values():
+        subprocess.run([iconv, "-f", name, "-t", "UTF-8"], input=b"a", check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
