@@ -120,6 +120,7 @@ setup(
         "matplotlib>=3.9",
         "threadpoolctl>=3.5",
         "filelock>=3.16",
+        "charset-normalizer>=3.4",
     ],
     extras_require={
         "cuda12": ["cupy-cuda12x[ctk]>=14", "ml-dtypes>=0.5"],

@@ -39,16 +39,22 @@ def split_corpus(tokens: np.ndarray, block_size: int, fraction: float = 0.9) -> 
     if not 0 < fraction < 1:
         raise UsageError(f"the training fraction is {fraction}; it must lie between 0 and 1")
     size = len(tokens)
-    if not _fits(size, block_size, fraction):
-        cut = int(fraction * size)
+    train, validation = cut(size, fraction)
+    if min(train, validation) <= block_size:
+        shorter = f", or a `--block-size` below {block_size}" if block_size > 1 else ""
         raise UsageError(
-            f"the text is too short: {size} characters split into {cut} for training and "
-            f"{size - cut} for validation, but each part needs at least block_size + 1 = "
+            f"the text is too short: {size} characters split into {train} for training and "
+            f"{validation} for validation, but each part needs at least block_size + 1 = "
             f"{block_size + 1}. Give a text of at least {_smallest_size(block_size, fraction)} "
-            f"characters, or a `--block-size` below {block_size}."
+            f"characters{shorter}."
         )
-    cut = int(fraction * size)
-    return Split(tokens[:cut], tokens[cut:])
+    return Split(tokens[:train], tokens[train:])
+
+
+def cut(size: int, fraction: float = 0.9) -> tuple[int, int]:
+    """Return how many of `size` tokens are for training, and how many for validation."""
+    train = int(fraction * size)
+    return train, size - train
 
 
 def random_batch(
@@ -185,8 +191,7 @@ def _rows(tokens: np.ndarray, width: int) -> np.ndarray:
 
 
 def _fits(size: int, block_size: int, fraction: float) -> bool:
-    cut = int(fraction * size)
-    return min(cut, size - cut) > block_size
+    return min(cut(size, fraction)) > block_size
 
 
 def _smallest_size(block_size: int, fraction: float) -> int:

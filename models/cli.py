@@ -208,15 +208,18 @@ class Evaluate:
         loaded = _load(self.run, self.checkpoint, self.device)
         argument = loaded.metadata["data"]["argument"] if self.data is None else self.data
         corpus = load_corpus(argument, PlainConsole(stderr=self.json).note)
-        note = PlainConsole(stderr=True).note
-        tokens = loaded.tokenizer.encode(corpus.content, self.unknown, note)
+        remarks: list[str] = []
+        tokens = loaded.tokenizer.encode(corpus.content, self.unknown, remarks.append)
         if self.split != "all":
             tokens = getattr(split_corpus(tokens, block_size=1), self.split)
         if len(tokens) < 2:
             raise UsageError(
-                f"{corpus.name} has {len(tokens)} known characters; expected at least 2"
+                f"{corpus.name!r} has {len(tokens)} known characters; expected at least 2"
             )
-        with PlainConsole(stderr=True).status(f"evaluating on {len(tokens):,} characters"):
+        console = PlainConsole(stderr=True)
+        for each in remarks:
+            console.note(each)
+        with console.status(f"evaluating on {len(tokens):,} characters"):
             loss = whole_split_loss(loaded.model, tokens)
         values = {
             "checkpoint": str(loaded.path),
@@ -243,19 +246,19 @@ class Data:
 
     def __call__(self) -> int:
         """Print the description."""
-        from models.batches import split_corpus
+        from models.batches import cut
 
         corpus = load_corpus(self.data, PlainConsole(stderr=self.json).note)
         content = corpus.content
-        split = split_corpus(content.tokens, block_size=1)
+        train, validation = cut(len(content))
         values = {
             "name": corpus.name,
             "source": corpus.source,
             "sha256": corpus.sha256,
             "characters": len(content),
             "lines": content.lines,
-            "training": len(split.train),
-            "validation": len(split.validation),
+            "training": train,
+            "validation": validation,
             "vocabulary_size": len(content.characters),
             "vocabulary": content.characters if self.json else repr(content.characters),
         }

@@ -138,17 +138,17 @@ def _decoded(file: BinaryIO, update: Callable[[bytes], object]) -> Iterator[np.n
     """Yield the code points of a UTF-8 file from its start; `update` gets the bytes of the text."""
     file.seek(0)
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
+    offset, piece = 0, file.read(len(_MARK))
+    if piece == _MARK:
+        offset, piece = len(_MARK), file.read(PIECE)
     while True:
-        piece = file.read(PIECE)
-        final = not piece
         pending = len(decoder.getstate()[0])
         try:
-            text = decoder.decode(piece, final)
+            text = decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
             raise NotUTF8Error(offset - pending + error.start, error.reason) from error
-        if final:
+        if not piece:
             return
-        update(piece.removeprefix(_MARK) if offset == 0 else piece)
-        yield code_points(text.removeprefix("\ufeff") if offset == 0 else text)
-        offset += len(piece)
+        update(piece)
+        yield code_points(text)
+        offset, piece = offset + len(piece), file.read(PIECE)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["kernels", "tinygrad_char", "models", "benchmarks"]  # each imports those before it
 HEAVY = [
     *("matplotlib", "cupy", "torch", "rich", "tyro", "pooch", "requests", "safetensors"),
-    *("filelock", "threadpoolctl"),
+    *("filelock", "threadpoolctl", "charset_normalizer"),
 ]
 SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
 

@@ -17,6 +17,7 @@ from tiny_runs import TEXT, TINY, finish, metrics, start, train
 from models import cli
 from models.build import load_checkpoint
 from models.config import PRESETS
+from tinygrad_char import checkpoint
 
 COMMANDS = {
     "train": [
@@ -321,12 +322,21 @@ def test_empty_prompt_starts_at_a_new_line(prompt, trained, capsys):
 
 def test_unknown_characters_of_the_prompt_follow_the_policy(trained, capsys):
     odd = "fox\N{SNOWMAN}"
-    for policy, like in (("skip", "fox"), ("replace", "fox ")):
+    for policy, like, done in (("skip", "fox", "left out"), ("replace", "fox ", "replaced")):
         arguments = ["generate", trained, "--length", "30"]
-        shown = result(capsys, *arguments, "--prompt", odd, "--unknown", policy)["texts"][0]
-        plain = result(capsys, *arguments, "--prompt", like)["texts"][0]
-        assert (shown[: len(odd)], plain[: len(like)]) == (odd, like)
-        assert shown[len(odd) :] == plain[len(like) :]
+        assert cli.run([*map(str, arguments), "--prompt", odd, "--unknown", policy]) == 0
+        shown, said = capsys.readouterr()
+        plain = result(capsys, *arguments, "--prompt", like)
+        assert shown == plain["texts"][0] + "\n"
+        assert plain["prompt"] == like
+        assert "U+2603 SNOWMAN: once at character 4 (line 1, column 4)" in said
+        assert f"They are {done}." in said
+
+
+def test_a_prompt_of_which_nothing_is_known_is_an_empty_one(trained, capsys):
+    arguments = ["generate", trained, "--length", "30"]
+    skipped = result(capsys, *arguments, "--prompt", "\N{SNOWMAN}", "--unknown", "skip")
+    assert skipped == result(capsys, *arguments)
 
 
 def test_text_longer_than_the_context_is_written_both_ways(trained, capsys):
@@ -374,6 +384,7 @@ def test_a_text_is_described(here, capsys):
     assert values["training"] + values["validation"] == len(TEXT)
     assert values["vocabulary"] == "".join(sorted(set(TEXT)))
     assert values["vocabulary_size"] == len(set(TEXT))
+    assert values["lines"] == TEXT.count("\n")
     assert cli.run(["data", "text.txt"]) == 0
     assert f"characters       {len(TEXT):,}" in capsys.readouterr().out
 
@@ -543,16 +554,21 @@ def test_closed_streams_are_no_error(trained, tmp_path):
     assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == 0
 
 
-def test_text_that_a_stream_cannot_encode_is_escaped(trained, tmp_path):
-    for prompt, shown in (("fox\xfc", "fox\\xfc"), ("fox\udcff", "fox\\udcff")):
-        process = start(
-            *("generate", trained, "--prompt", prompt, "--unknown", "skip", "--length", "1"),
-            cwd=tmp_path,
-            env={"PYTHONIOENCODING": "ascii"},
-        )
+def test_text_that_a_stream_cannot_encode_is_escaped(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT + "f\xfcchse", encoding="utf-8")
+    process = start(
+        *("data", "text.txt", "--json"), cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert finish(process)[0] == 0
+    process = start("data", "text.txt", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    code, out, error = finish(process)
+    assert (code, error) == (0, "")
+    assert "z\\xfc'" in out
+    for name, shown in (("fox\xfc", "'fox\\xfc'"), ("fox\udcff", "'fox\\udcff'")):
+        process = start("data", name, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
         code, out, error = finish(process)
-        assert (code, error) == (0, "")
-        assert out.startswith(shown)
+        assert (code, out) == (2, "")
+        assert f"there is no file {shown}" in error
 
 
 @pytest.mark.parametrize(
@@ -582,3 +598,89 @@ def test_nothing_is_imported_that_is_not_needed(command, unused, tmp_path):
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.parametrize("content", ["ab", "ab\n", "\n\nab", "a\r\nb\rc\x0bd\u2028e"])
+def test_lines_are_counted_as_wc_does(content, here, capsys):
+    (here / "text.txt").write_text(content, encoding="utf-8", newline="")
+    assert result(capsys, "data", "text.txt")["lines"] == content.count("\n")
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+@pytest.mark.parametrize("flag", ["--tyro-print-completion", "--tyro_print_completion"])
+def test_a_completion_is_printed(shell, flag, capsys):
+    assert cli.run([flag, shell]) == 0
+    out, error = capsys.readouterr()
+    assert "generate" in out
+    assert error == ""
+
+
+def test_a_completion_for_another_shell_is_refused(capsys):
+    for shell in ("tcsh", "nosuch"):
+        assert cli.run(["--tyro-print-completion", shell]) == 2
+        assert f"no completion for {shell!r}; expected one of bash, zsh" in capsys.readouterr().err
+
+
+def test_a_preset_is_not_taken_for_a_resumed_run(trained, capsys):
+    for options in (["--preset", "small"], ["--preset=tiny"]):
+        assert cli.run(["train", "--resume", str(trained), *options]) == 2
+        assert "--preset and --resume exclude each other" in capsys.readouterr().err
+
+
+def finished(here, name, step, when):
+    """Make a run folder whose last checkpoint, with untrained weights, tells this step."""
+    assert train(here / "runs" / name, "--steps", "1") == 0
+    last = here / "runs" / name / "last.safetensors"
+    tensors, metadata = checkpoint.load(last)
+    checkpoint.save(last, tensors, {**metadata, "step": step, "evaluated": False})
+    (last.parent / "best.safetensors").unlink()
+    os.utime(last, (when, when))
+
+
+def test_the_latest_run_that_has_made_a_step_is_taken_and_named(here, capsys):
+    (here / "runs").mkdir()
+    finished(here, "old", 7, 1000)
+    finished(here, "middle", 8, 2000)
+    finished(here, "new", 0, 3000)
+    capsys.readouterr()
+    for command in (["generate", "--length", "5"], ["evaluate"]):
+        assert cli.run(command) == 0
+        said = capsys.readouterr().err
+        assert said.splitlines()[0].startswith("using 'runs/middle/last.safetensors', step 8")
+        assert "untrained" not in said
+
+
+def test_untrained_weights_are_said_to_be(here, capsys):
+    (here / "runs").mkdir()
+    finished(here, "new", 0, 3000)
+    capsys.readouterr()
+    for command in (["generate", "--length", "5"], ["generate", "runs/new", "--length", "5"]):
+        assert cli.run(command) == 0
+        out, said = capsys.readouterr()
+        assert len(out) == 6
+        assert "the model in 'runs/new/last.safetensors' is untrained (step 0)" in said
+        assert "tinygrad-char train --resume runs/new" in said
+        assert said.startswith("using") == (len(command) == 3)
+
+
+def test_where_only_the_best_weights_are_untrained_the_last_ones_are_named(here, capsys):
+    assert train(here / "run", "--lr", "100", "--warmup", "0", "--clip", "0") == 0
+    capsys.readouterr()
+    assert cli.run(["generate", "run", "--length", "5"]) == 0
+    assert "its last one has made 4 steps: --checkpoint last" in capsys.readouterr().err
+    assert cli.run(["generate", "run", "--length", "5", "--checkpoint", "last"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "data"])
+def test_advice_without_memory_is_about_the_command(command, trained, here, monkeypatch, capsys):
+    def exhaust(*arguments, **options):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(cli, "load_corpus", exhaust)
+    monkeypatch.setattr(cli, "load_checkpoint", exhaust)
+    arguments = {"generate": [str(trained)], "evaluate": [str(trained)]}.get(command, [])
+    assert cli.run([command, *arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory (no room); ")
+    assert ("--batch-size" in said) == (command == "train")

@@ -118,16 +118,18 @@ def test_unknown_choices_of_the_other_commands(command, run_folder, refuse):
 def test_missing_file(here, refuse):
     for command in (["train", "--data"], ["data"]):
         message = refuse(*command, "txt.txt")
-        says(message, "no file txt.txt", "did you mean text.txt?", "UTF-8", "shakespeare, pydoc")
+        says(
+            message, "no file 'txt.txt'", "did you mean 'text.txt'?", "UTF-8", "shakespeare, pydoc"
+        )
 
 
 def test_missing_file_without_a_near_name(here, refuse):
-    says(refuse("data", "nothing-like-it"), "no file nothing-like-it; `--data` takes")
+    says(refuse("data", "nothing-like-it"), "no file 'nothing-like-it'; `--data` takes")
 
 
 def test_folder_as_a_text(here, refuse):
     (here / "folder").mkdir()
-    says(refuse("train", "--data", "folder"), "folder is a folder", "one text file")
+    says(refuse("train", "--data", "folder"), "'folder' is a folder", "one text file")
 
 
 def test_empty_name_of_a_text(here, run_folder, refuse):
@@ -137,13 +139,15 @@ def test_empty_name_of_a_text(here, run_folder, refuse):
 
 def test_empty_file(here, refuse):
     (here / "empty.txt").touch()
-    says(refuse("train", "--data", "empty.txt"), "empty.txt is empty", "give a file with text")
+    says(refuse("train", "--data", "empty.txt"), "'empty.txt' is empty", "give a file with text")
 
 
 def test_bytes_that_are_not_utf8(here, refuse):
     (here / "latin.txt").write_bytes(b"abc\ncaf\xe9\n" * 50)
     message = refuse("train", "--data", "latin.txt")
-    says(message, "latin.txt is not UTF-8", "0xE9 at offset 7 (line 2)", "iconv -f LATIN1")
+    says(
+        message, "'latin.txt' is not UTF-8", "0xE9 at offset 7 (line 2)", "WINDOWS-1252 'caf\u00e9'"
+    )
 
 
 def test_one_distinct_character(here, refuse):
@@ -269,7 +273,7 @@ def test_text_with_unknown_characters(run_folder, here, refuse):
 def test_text_too_short_to_measure(run_folder, here, refuse):
     (here / "other.txt").write_text("\u00e9a\u00e9")
     arguments = ["evaluate", run_folder, "--data", "other.txt", "--unknown", "skip"]
-    says(refuse(*arguments, "--split", "all"), "other has 1 known characters", "at least 2")
+    says(refuse(*arguments, "--split", "all"), "'other' has 1 known characters", "at least 2")
     says(refuse(*arguments), "too short")
 
 

@@ -74,4 +74,4 @@ def test_a_missing_gpu_comes_with_its_reason(examined, monkeypatch):
 def test_corpus_is_found_or_announced(examined, monkeypatch, tmp_path):
     assert "not downloaded yet" in examined()["corpus"]
     monkeypatch.setenv("TINYGRAD_CHAR_DATA", str(tmp_path))
-    assert f"TINYGRAD_CHAR_DATA={tmp_path} is not used" in examined()["corpus"]
+    assert f"TINYGRAD_CHAR_DATA={str(tmp_path)!r} is not used" in examined()["corpus"]
