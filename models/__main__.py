@@ -4,10 +4,13 @@ import io
 import os
 import sys
 
+from models.signals import Interrupts
+
 
 def main() -> None:
-    """Run the command line, whose exit code is 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line: exit code 0 done, 1 failed, 2 wrong usage, 128 + N after signal N."""
     try:
+        interrupts = Interrupts()
         _prepare_output()
         from models.cli import run
 
@@ -16,6 +19,7 @@ def main() -> None:
 
             restart_with_better_core_type()
         code = run(sys.argv[1:])
+        interrupts.finished()
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         code = 130

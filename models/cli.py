@@ -67,13 +67,19 @@ class Train:
     )
 
     def __call__(self) -> int:
-        """Train; the exit code is 130 or 143 after a signal that was answered by saving."""
+        """Train; the exit code is 128 + N after signal N, which was answered by saving."""
         try:
             result = self._train(PlainConsole(stderr=self.json))
         except BrokenPipeError:  # nobody reads on; what there was is saved
             return BROKEN_PIPE
-        if self.json:
-            _print_json(asdict(result))
+        try:
+            if self.json:
+                _print_json(asdict(result))
+            sys.stdout.flush()
+        except OSError:
+            if not result.exit_code:
+                raise
+            _discard_output()  # after a signal, perhaps of the terminal that is gone with it
         return result.exit_code
 
     def _train(self, console: PlainConsole) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
 import time
 from types import TracebackType
@@ -65,6 +67,12 @@ class Display:
     def stopping(self) -> None:
         """Show that a signal has come. Nothing is printed: a handler may interrupt any output."""
         self._progress.update(self._task, description="stopping (Ctrl-C again: without saving)")
+
+    def leaving(self) -> None:
+        """Give the terminal its cursor back, past any output that is being written."""
+        if self.console.is_terminal:
+            with contextlib.suppress(OSError):
+                os.write(self.console.file.fileno(), b"\x1b[?25h\n")
 
     def resume_clock(self) -> None:
         """Leave the time since the last step out of the speed: it went to something else."""

@@ -46,6 +46,8 @@ class Result:
     best_step: int | None = None
     best_validation_loss: float | None = None
     """Over the whole validation split, like `validation_loss`, with the weights of `best_step`."""
+    training_loss: float | None = None
+    """Of the last step's batch."""
 
 
 def train(
@@ -64,7 +66,8 @@ def train(
     RunError
         The loss diverged, or something could not be written. Checkpoints stay as they are.
     OSError
-        The console could not be written to. Nothing is lost: all is saved before it is shown.
+        The console could not be written to, and no signal had come. Nothing is lost: all is saved
+        before it is shown.
     """
     started = time.perf_counter()
     tokenizer = resumed.tokenizer if resumed else CharTokenizer(corpus.content.characters)
@@ -75,7 +78,7 @@ def train(
     if resumed:
         trainer.restore(resumed)
     run = _Run(trainer, corpus, folder, console)
-    with np.errstate(all="ignore"), stop_on_signals(run.stopping) as stop:
+    with np.errstate(all="ignore"), stop_on_signals(run.stopping, run.leaving) as stop:
         run.prepare(resumed)
         try:
             run.introduce()
@@ -84,6 +87,10 @@ def train(
             return result or run.interrupted(stop, started)
         except DivergedError as error:
             raise RunError(f"{error}. The checkpoints in {folder.path} are as they were") from error
+        except OSError:
+            if not stop():
+                raise
+            return run.result(stop.exit_code, started)  # the terminal went, and sent the signal
 
 
 class _Run:
@@ -95,11 +102,15 @@ class _Run:
         self.trainer, self.corpus, self.folder, self.console = trainer, corpus, folder, console
         self.config, self.note = trainer.config, console.note
         self.start, self.records = trainer.step, 0
+        self.last: dict[str, dict[str, Any]] = {}  # the last record that has each loss
         characters = self.config.batch_size * self.config.accumulate * self.config.gpt.block_size
         self.display = Display(console, self.config.steps, trainer.step, characters)
 
     def stopping(self) -> None:
         self.display.stopping()
+
+    def leaving(self) -> None:
+        self.display.leaving()
 
     def prepare(self, resumed: Loaded | None) -> None:
         """Bring the folder to where the run starts."""
@@ -108,6 +119,8 @@ class _Run:
             self.records = kept.records
             if kept.remark:
                 self.note(kept.remark)
+            for record in self.folder.read_metrics():
+                self.remember(record)
         else:  # from here on, whatever happens leaves a run that can be continued
             self.save(self.folder.last)
         settings = {"config": self.config.to_json(), "data": describe_data(self.corpus)}
@@ -134,8 +147,13 @@ class _Run:
             )
 
     def record(self, **values: Any) -> None:
-        self.folder.append_metrics({"step": self.trainer.step, **values})
+        record = {"step": self.trainer.step, **values}
+        self.folder.append_metrics(record)
         self.records += 1
+        self.remember(record)
+
+    def remember(self, record: dict[str, Any]) -> None:
+        self.last.update((key, record) for key in ("loss", "validation_loss") if key in record)
 
     def save(self, path: Path) -> None:
         self.folder.sync_metrics()  # the checkpoint counts them
@@ -158,6 +176,7 @@ class _Run:
                 if stop():
                     return self.stop()
                 update = trainer.update()
+                self.remember({"step": update.step, "loss": update.loss})
                 self.display.update(update)
                 if update.step % config.log_every == 0:
                     self.record(loss=update.loss, lr=update.lr, norm=update.norm)
@@ -205,20 +224,27 @@ class _Run:
                     best = whole_split_loss(model, trainer.split.validation, stop, trainer.workers)
         except InterruptedEvaluationError:
             return None
-        with writing():
-            plot_losses(self.folder, f"{config.model} on {self.corpus.name}")
-        seconds = time.perf_counter() - started
-        self.show_final(final, best, seconds)
-        return Result(
-            str(self.folder.path),
-            trainer.step,
+        self.draw()
+        result = self.result(
             0,
-            seconds,
-            final.nats,
-            final.bits_per_character,
-            trainer.best_step,
-            best.nats,
+            started,
+            validation_loss=final.nats,
+            bits_per_character=final.bits_per_character,
+            best_step=trainer.best_step,
+            best_validation_loss=best.nats,
         )
+        self.show_final(final, best, result.seconds)
+        return result
+
+    def draw(self) -> None:
+        with writing():
+            plot_losses(self.folder, f"{self.config.model} on {self.corpus.name}")
+
+    def result(self, exit_code: int, started: float, **losses: Any) -> Result:
+        seconds = time.perf_counter() - started
+        last = self.last.get("loss", {}).get("loss")
+        folder, step = str(self.folder.path), self.trainer.step
+        return Result(folder, step, exit_code, seconds, training_loss=last, **losses)
 
     def show_final(self, final: Loss, best: Loss, seconds: float) -> None:
         trainer, folder = self.trainer, shlex.quote(str(self.folder.path))
@@ -239,16 +265,19 @@ class _Run:
         )
 
     def interrupted(self, stop: StopRequest, started: float) -> Result:
+        """Show what there is after a stop: the last losses, their picture, what to do with it."""
+        folder = shlex.quote(str(self.folder.path))
+        self.draw()
+        for key, record in self.last.items():
+            what = {"loss": "training loss", "validation_loss": "validation loss"}[key]
+            self.note(f"{what} {record[key]:.4f} nats per character at step {record['step']:,}")
+        self.note(f"checkpoints and loss.png are in {self.folder.path}")
+        self.note(f'\nWrite with it:  tinygrad-char generate {folder} --prompt "..."')
         self.note(
             f"stopped at step {self.trainer.step:,}, everything is saved; continue with\n"
-            f"  tinygrad-char train --resume {shlex.quote(str(self.folder.path))}"
+            f"  tinygrad-char train --resume {folder}"
         )
-        return Result(
-            str(self.folder.path),
-            self.trainer.step,
-            stop.exit_code,
-            time.perf_counter() - started,
-        )
+        return self.result(stop.exit_code, started)
 
 
 def sample_text(trainer: Trainer, step: int) -> str:

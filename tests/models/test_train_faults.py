@@ -1,6 +1,8 @@
+import fcntl
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import resource
@@ -8,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,8 @@ from tinygrad_char import checkpoint
 STEPS = 40
 LONG = [*TINY, "--steps", str(STEPS), "--dropout", "0.2", "--accumulate", "2"]
 LONG += ["--eval-every", "1", "--sample-every", "10"]
+
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 AT_IMPORT = """
 import importlib.abc, os, signal, sys
@@ -63,6 +69,62 @@ main()
 """
 """A command that is killed just before its n-th call of os.fsync or of Path.replace."""
 
+THREE_TIMES = """
+import signal, sys
+from models.trainer import Trainer
+
+def update(trainer):
+    signal.raise_signal(signal.SIGINT)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except SystemExit:  # as it is lost in a finalizer
+        print("second", flush=True)
+    signal.raise_signal(signal.SIGINT)
+    raise AssertionError("nothing answers the third one")
+
+Trainer.update = update
+from models.__main__ import main
+main()
+"""
+"""A command that gets three signals in one step."""
+
+AT_EXIT = """
+import atexit, os, signal, sys, threading, time
+
+def interrupt():
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+
+moment = sys.argv.pop(1)
+if moment == "atexit":
+    atexit.register(interrupt)
+else:
+    threading.Thread(target=lambda: (threading.main_thread().join(), interrupt())).start()
+from models.__main__ import main
+main()
+"""
+"""A command that gets signals when its work is done, from inside or while it waits for a thread."""
+
+TWICE = """
+import os, signal, sys
+import models.generate
+
+def generate(*arguments, **options):
+    try:
+        yield [0]
+        os.kill(os.getpid(), signal.SIGINT)
+        yield [0]
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("nothing answers the second one")
+
+models.generate.generate = generate
+from models.__main__ import main
+main()
+"""
+"""A command that gets a second signal while it answers the first one."""
+
 HOLDER = """
 import sys
 from models.run_folder import RunFolder
@@ -80,7 +142,8 @@ def known_handlers():
     def unanswered(number, frame):
         raise AssertionError(f"nothing answers {signal.Signals(number).name}")
 
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: unanswered}
+    handlers = dict.fromkeys(STOPPING, unanswered)
+    handlers[signal.SIGINT] = signal.default_int_handler
     before = {number: signal.signal(number, each) for number, each in handlers.items()}
     yield
     for number, each in before.items():
@@ -226,7 +289,7 @@ def test_a_kill_in_the_first_saves_does_not_block_the_next_try(count, here):
     assert metrics(here / "run")[-1]["step"] == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_signals_save_and_change_nothing(number, here, reference, monkeypatch, capsys):
     draw = random.Random(int(number))
     arguments = ["train", "--data", "text.txt", "--out", "run", *LONG]
@@ -238,6 +301,14 @@ def test_signals_save_and_change_nothing(number, here, reference, monkeypatch, c
         step = load_checkpoint(here / "run" / "last.safetensors").metadata["step"]
         assert error == ""
         assert f"stopped at step {step}, everything is saved; continue with" in out
+        assert "loss.png are in run\n\nWrite with it:  tinygrad-char generate run --prompt" in out
+        assert (here / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+        (here / "run" / "loss.png").unlink()
+        for what, key in (("training", "loss"), ("validation", "validation_loss")):
+            logged = [each for each in metrics(here / "run") if key in each]
+            if logged:
+                last = f"{what} loss {logged[-1][key]:.4f} nats per character at step "
+                assert last + f"{logged[-1]['step']}\n" in out
         assert out.endswith("\n  tinygrad-char train --resume run\n")
         arguments = ["train", "--resume", "run"]
     assert resume("run") == 0
@@ -256,16 +327,16 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_at_each_stage_of_a_run(number, moment, here, reference, monkeypatch, capsys):
     owner, name, after = MOMENTS[moment]
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(each) for each in STOPPING]
     with monkeypatch.context() as patch:
         signal_at(patch, owner, name, number, after)
         code = cli.run(["train", "--data", "text.txt", "--out", "run", *LONG])
     assert code == 128 + number
     assert "continue with\n  tinygrad-char train --resume run\n" in capsys.readouterr().out
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(each) for each in STOPPING] == handlers
     assert resume("run") == 0
     assert_same_run(here / "run", reference)
 
@@ -288,12 +359,110 @@ def test_a_second_signal_stops_at_once(number, here, reference, monkeypatch):
     assert_same_run(here / "run", reference)
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGHUP, signal.SIGHUP),  # of a terminal and of its shell
+        (signal.SIGUSR1, signal.SIGTERM),  # of a scheduler, some time later
+        (signal.SIGINT, signal.SIGHUP),
+        (signal.SIGHUP, signal.SIGINT),
+    ],
+)
+def test_a_second_signal_that_is_not_meant_to_hurry_does_not(numbers, here, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_at(patch, Trainer, "update", numbers[0], 5)
+        signal_at(patch, Trainer, "_backward", numbers[1], 5)
+        assert cli.run(["train", "--data", "text.txt", "--out", "run", *LONG]) == 128 + numbers[0]
+    assert load_checkpoint(here / "run" / "last.safetensors").metadata["step"] == 6
+
+
+def test_a_third_signal_ends_the_process_whatever_it_does(here):
+    arguments = ["train", "--data", "text.txt", "--out", "run", *TINY]
+    code, out, error = launch(THREE_TIMES, *arguments, cwd=here)
+    assert (code, error) == (130, "")
+    assert out.endswith("second\n")
+    assert resume("run") == 0
+
+
+@pytest.mark.parametrize("moment", ["atexit", "thread"])
+@pytest.mark.parametrize("command", ["doctor", "train"])
+def test_signals_when_the_work_is_done_show_no_trace(command, moment, here):
+    arguments = ["--data", "text.txt", "--out", "run", *TINY] if command == "train" else []
+    code, out, error = launch(AT_EXIT, moment, command, *arguments, cwd=here)
+    assert (code, error) == (130, "")
+    assert out
+
+
+def test_a_second_interrupt_of_another_command(here, reference):
+    code, _, error = launch(TWICE, "generate", reference, cwd=here)
+    assert (code, error) == (130, "")
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number, here):
+    def ignore():
+        signal.signal(number, signal.SIG_IGN)
+
+    command = [sys.executable, "-m", "models", "train", "--data", "text.txt", "--out", "run"]
+    process = subprocess.Popen(
+        [*command, *TINY, "--steps", "300"],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=ignore,
+    )
+    assert process.stdout.readline().startswith("model ")
+    for _ in range(3):
+        process.send_signal(number)
+        time.sleep(0.02)
+    code, _, error = finish(process)
+    assert (code, error) == (0, "")
+    assert load_checkpoint(here / "run" / "last.safetensors").metadata["step"] == 300
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_terminal_that_closes_leaves_a_saved_run(options, here):
+    ours, theirs = pty.openpty()
+
+    def take_the_terminal():
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "models", "train", "--data", "text.txt", "--out", "run"]
+    with (here / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            [*command, *LONG, "--steps", "1000000", *options],
+            cwd=here,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs if options else errors,
+            start_new_session=True,
+            preexec_fn=take_the_terminal,
+        )
+        os.close(theirs)
+        seen = b""
+        while b"step" not in seen:
+            seen += os.read(ours, 1 << 16)
+        os.close(ours)
+        assert process.wait() == 129
+    assert (here / "errors").read_text() == ""
+    step = load_checkpoint(here / "run" / "last.safetensors").metadata["step"]
+    assert resume("run", "--steps", str(step + 2)) == 0
+
+
+def test_training_outside_the_main_thread_answers_no_signals(here):
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(cli.run, ["train", "--data", "text.txt", "--out", "run", *TINY])
+        assert done.result() == 0
+
+
 def test_the_result_as_json_tells_of_the_signal(here, monkeypatch, capsys):
     signal_at(monkeypatch, Trainer, "update", signal.SIGTERM, 2)
     assert cli.run(["train", "--data", "text.txt", "--out", "run", *TINY, "--json"]) == 143
     out, error = capsys.readouterr()
     values = json.loads(out)
     assert (values["exit_code"], values["steps"], values["validation_loss"]) == (143, 3, None)
+    assert values["training_loss"] == metrics(here / "run")[-1]["loss"]
     assert "continue with" in error
 
 
@@ -314,12 +483,12 @@ def test_an_interrupt_before_training_leaves_no_folder(here, monkeypatch):
     assert names(here) == {"text.txt"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_signals_at_any_moment_of_a_process(number, here):
     draw = random.Random(3)
     (here / "text.txt").write_text(TEXT)
     command = ["train", "--data", "text.txt", "--out", "run", *TINY, "--steps", "1000000"]
-    for _ in range(5):
+    for _ in range(3):
         process = start(*command, cwd=here)
         assert process.stdout.readline().startswith("model ")
         time.sleep(draw.uniform(0, 0.5))

@@ -37,7 +37,7 @@ def popen(command, **options):
 
 
 def _default_signals():
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(each, signal.SIG_DFL)
 
 
