@@ -99,6 +99,7 @@ setup(
         "kernels",
         "kernels.runner",
         "tinygrad_char",
+        "tinygrad_char.methods",
         "tinygrad_char.nn",
         "tinygrad_char.ops",
         "models",

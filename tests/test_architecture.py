@@ -127,7 +127,7 @@ def undocumented(path):
         for node in ast.iter_child_nodes(parent):
             if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
-            if node.name.startswith("_") or _is_setter(node):
+            if node.name.startswith("_") or _is_setter(node) or _is_overload(node):
                 continue
             if ast.get_docstring(node) is None:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}: {prefix}{node.name}"
@@ -137,6 +137,10 @@ def undocumented(path):
 
 def _is_setter(node):
     return any(getattr(each, "attr", None) == "setter" for each in node.decorator_list)
+
+
+def _is_overload(node):
+    return any(getattr(each, "id", None) == "overload" for each in node.decorator_list)
 
 
 def test_everything_public_is_documented():

@@ -126,6 +126,38 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
     return (floating(a), floating(b)) if quotient else (a, b)
 
 
+def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
+    """Return several tensors in one dtype, that of the operators' results.
+
+    Arrays and numbers among them become tensors on the device of the first tensor.
+
+    Raises
+    ------
+    TypeError
+        There is no tensor among them, or two floating dtypes.
+    ValueError
+        There is nothing.
+    """
+    given = list(tensors)
+    if not given:
+        raise ValueError(f"{name}: expected at least one tensor")
+    like = next((each for each in given if isinstance(each, TensorBase)), None)
+    if like is None:
+        raise TypeError(f"{name}: expected tensors, got {type(given[0]).__name__}")
+    given = [tensor_like(name, each, like) for each in given]
+    dtypes = {each.array.dtype for each in given}
+    if len(dtypes) == 1:
+        return given
+    floats = {each for each in dtypes if is_floating(each)}
+    if len(floats) > 1:
+        raise TypeError(
+            f"{name}: dtypes {', '.join(sorted(map(str, floats)))}; floating dtypes do not mix "
+            "silently, convert all but one with .astype(...)"
+        )
+    dtype = floats.pop() if floats else np.result_type(*dtypes)
+    return [each.astype(dtype) for each in given]
+
+
 def _number_or_tensor(name: str, value: Any, like: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()

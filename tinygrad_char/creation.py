@@ -1,11 +1,15 @@
 """Functions that make tensors, under NumPy's and PyTorch's names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from kernels.array import is_floating
 from kernels.devices import get_backend
-from tinygrad_char.coerce import DEFAULT_DTYPE
+from tinygrad_char.coerce import DEFAULT_DTYPE, from_python, lengths
+from tinygrad_char.random import Generator, Stream, default_generator
+from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
 
 
@@ -44,29 +48,82 @@ def _share(array: Any) -> Tensor:
     return empty._result(array)
 
 
-def full(shape: Any, value: float, dtype: Any = DEFAULT_DTYPE, **options: Any) -> Tensor:
-    """Return a tensor filled with `value`."""
-    return Tensor(np.full(shape, value, dtype), **options)
+def full(shape: Any, value: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """Return a tensor filled with `value`, whose type is the dtype's if none is given.
+
+    A Python float gives float32, an integer int64, a boolean booleans.
+    """
+    if dtype is None:
+        dtype = value.dtype if hasattr(value, "dtype") else from_python(value, None).dtype
+    number = value.item() if hasattr(value, "item") else value
+    return Tensor(np.full(_shape("full", [shape]), number, dtype), **options)
 
 
-def zeros(shape: Any, dtype: Any = DEFAULT_DTYPE, **options: Any) -> Tensor:
-    """Return a tensor of zeros."""
-    return full(shape, 0, dtype, **options)
+def zeros(*shape: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """Return a tensor of zeros, float32 if no dtype is given: zeros(2, 3) or zeros((2, 3))."""
+    lengths, dtype = _shape_and_dtype("zeros", shape, dtype)
+    return Tensor(np.zeros(lengths, dtype), **options)
 
 
-def ones(shape: Any, dtype: Any = DEFAULT_DTYPE, **options: Any) -> Tensor:
-    """Return a tensor of ones."""
-    return full(shape, 1, dtype, **options)
+def ones(*shape: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """Return a tensor of ones, float32 if no dtype is given: ones(2, 3) or ones((2, 3))."""
+    lengths, dtype = _shape_and_dtype("ones", shape, dtype)
+    return Tensor(np.ones(lengths, dtype), **options)
 
 
-def zeros_like(like: Tensor) -> Tensor:
-    """Return zeros of the same shape, dtype and device."""
-    return like._result(like.backend.xp.zeros_like(like.array))
+def empty(*shape: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """Return a tensor of any content, to be written to: empty(2, 3) or empty((2, 3))."""
+    lengths, dtype = _shape_and_dtype("empty", shape, dtype)
+    return Tensor(np.empty(lengths, dtype), **options)
 
 
-def ones_like(like: Tensor) -> Tensor:
-    """Return ones of the same shape, dtype and device."""
-    return like._result(like.backend.xp.ones_like(like.array))
+def zeros_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
+    """Return zeros of the same shape and, if no other is given, dtype and device."""
+    return full_like(like, 0, dtype, **options)
+
+
+def ones_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
+    """Return ones of the same shape and, if no other is given, dtype and device."""
+    return full_like(like, 1, dtype, **options)
+
+
+def full_like(like: Tensor, value: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """Return a tensor filled with `value`, of the same shape and, if not given, dtype and device.
+
+    OverflowError where the dtype does not hold the value.
+    """
+    dtype = like.dtype if dtype is None else np.dtype(dtype)
+    number = value.item() if hasattr(value, "item") else value
+    options.setdefault("device", like.device)
+    return Tensor(np.full(like.shape, number, dtype), **options)
+
+
+def empty_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
+    """Return a tensor of any content, of the same shape and, if not given, dtype and device."""
+    options.setdefault("device", like.device)
+    return Tensor(np.empty(like.shape, like.dtype if dtype is None else dtype), **options)
+
+
+def eye(
+    rows: int, columns: int | None = None, k: int = 0, dtype: Any = None, **options: Any
+) -> Tensor:
+    """Return a matrix of zeros with ones on its k-th diagonal, float32 if no dtype is given."""
+    return Tensor(np.eye(rows, columns, k, dtype=_or_default(dtype)), **options)
+
+
+@spelled(stop="end", num="steps")
+def linspace(
+    start: float,
+    stop: float,
+    num: int = 50,
+    endpoint: bool = True,
+    dtype: Any = None,
+    **options: Any,
+) -> Tensor:
+    """Return `num` numbers at equal distances from start to stop, which belongs to them or not."""
+    if num < 0:
+        raise ValueError(f"linspace: {num} numbers, expected at least 0")
+    return Tensor(np.linspace(start, stop, num, endpoint, dtype=_or_default(dtype)), **options)
 
 
 def arange(*bounds: float, dtype: Any = None, **options: Any) -> Tensor:
@@ -75,3 +132,122 @@ def arange(*bounds: float, dtype: Any = None, **options: Any) -> Tensor:
         whole = all(isinstance(each, int | np.integer) for each in bounds)
         dtype = np.int64 if whole else DEFAULT_DTYPE
     return Tensor(np.arange(*bounds, dtype=dtype), **options)
+
+
+# Random numbers: of the generator's stream `sampling`, so that they do not change what layers begin
+# with. See random.manual_seed.
+
+
+def rand(
+    *shape: Any, dtype: Any = None, generator: Generator | None = None, **options: Any
+) -> Tensor:
+    """Return numbers uniform in [0, 1), float32 if no dtype is given."""
+    found, dtype = _shape_and_dtype("rand", shape, dtype)
+    values = _stream(generator).uniform(0, 1, found, _drawn("rand", dtype))
+    return Tensor(_rounded_below_one(values, dtype), **options)
+
+
+def randn(
+    *shape: Any, dtype: Any = None, generator: Generator | None = None, **options: Any
+) -> Tensor:
+    """Return numbers of the standard normal distribution, float32 if no dtype is given."""
+    found, dtype = _shape_and_dtype("randn", shape, dtype)
+    values = _stream(generator).normal(0, 1, found, _drawn("randn", dtype))
+    return Tensor(values.astype(dtype), **options)
+
+
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    dtype: Any = np.int64,
+    *,
+    generator: Generator | None = None,
+    **options: Any,
+) -> Tensor:
+    """Return integers uniform in [low, high), of the shape `size`, one if there is none.
+
+    As in NumPy randint(high) begins at 0, and as in PyTorch so does randint(high, (2, 3)).
+
+    Raises
+    ------
+    ValueError
+        There is no integer in [low, high), or the dtype does not hold them all.
+    """
+    if isinstance(high, tuple | list):
+        if size is not None:
+            raise TypeError(f"randint: high={high!r}, expected an integer")
+        high, size = None, high
+    if high is None:
+        low, high = 0, low
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "iu" or low < np.iinfo(dtype).min or high - 1 > np.iinfo(dtype).max:
+        raise ValueError(f"randint: {dtype} does not hold the integers from {low} to {high - 1}")
+    if high <= low:
+        raise ValueError(f"randint: no integer from {low} on below {high}")
+    found = () if size is None else _shape("randint", [size])
+    values = _stream(generator).integers(low, high, found)
+    return Tensor(np.asarray(values).astype(dtype), **options)
+
+
+def randperm(n: int, *, generator: Generator | None = None, **options: Any) -> Tensor:
+    """Return the integers from 0 to n - 1 in random order, int64."""
+    draws = _stream(generator).uniform(0, 1, (n,), np.float64)
+    return Tensor(np.argsort(draws, kind="stable"), **options)
+
+
+def rand_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
+    """Return `rand` of the same shape and, if no other is given, dtype and device."""
+    options.setdefault("device", like.device)
+    return rand(like.shape, dtype=like.dtype if dtype is None else dtype, **options)
+
+
+def randn_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
+    """Return `randn` of the same shape and, if no other is given, dtype and device."""
+    options.setdefault("device", like.device)
+    return randn(like.shape, dtype=like.dtype if dtype is None else dtype, **options)
+
+
+def _stream(generator: Generator | None) -> Stream:
+    return (default_generator() if generator is None else generator).sampling
+
+
+def _drawn(name: str, dtype: np.dtype) -> np.dtype:
+    """Return the dtype that numbers are drawn in, to be rounded to another."""
+    if not is_floating(dtype):
+        raise TypeError(f"{name}: dtype {dtype}, expected one of floats")
+    return dtype if dtype.itemsize == 8 else DEFAULT_DTYPE
+
+
+def _rounded_below_one(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return the values in a dtype that may have fewer digits, cut off so that none becomes 1."""
+    if dtype.itemsize >= 4:
+        return values.astype(dtype)
+    digits = 8 if dtype.name == "bfloat16" else 11
+    return (np.floor(values * 2.0**digits) / 2.0**digits).astype(dtype)
+
+
+def _or_default(dtype: Any) -> np.dtype:
+    return DEFAULT_DTYPE if dtype is None else np.dtype(dtype)
+
+
+def _shape(name: str, arguments: Sequence[Any]) -> tuple[int, ...]:
+    """Return (2, 3) for both f(2, 3) and f((2, 3)); an error names what is no shape."""
+    try:
+        found = lengths(arguments)
+    except TypeError:
+        raise TypeError(f"{name}: shape {arguments!r}, expected integers") from None
+    if min(found, default=0) < 0:
+        raise ValueError(f"{name}: shape {found}, expected lengths of at least 0")
+    return found
+
+
+def _shape_and_dtype(
+    name: str, arguments: Sequence[Any], dtype: Any
+) -> tuple[tuple[int, ...], np.dtype]:
+    """Return the shape, and the dtype: NumPy takes it after a shape, as in zeros((2, 3), "f8")."""
+    if len(arguments) == 2 and isinstance(arguments[1], type | str | np.dtype | None):
+        if dtype is not None:
+            raise TypeError(f"{name}: dtypes {arguments[1]!r} and {dtype!r}; give one of them")
+        arguments, dtype = arguments[:1], arguments[1]
+    return _shape(name, arguments), _or_default(dtype)

@@ -10,7 +10,14 @@ from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
-from tinygrad_char.coerce import DEFAULT_DTYPE, boolean_mask, floating, operands, tensor_like
+from tinygrad_char.coerce import (
+    DEFAULT_DTYPE,
+    boolean_mask,
+    floating,
+    operands,
+    promoted,
+    tensor_like,
+)
 from tinygrad_char.losses import (
     REDUCTIONS as REDUCTIONS,
 )
@@ -44,6 +51,7 @@ from tinygrad_char.losses import (
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
 
 
@@ -70,17 +78,30 @@ def minimum(a: Any, b: Any) -> Tensor:
     return elementwise.Minimum.apply(*operands("minimum", a, b))
 
 
+@spelled
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Return the tensors one after the other along an existing axis."""
-    return shape.Concatenate.apply(*_same_dtype("cat", tensors), axis=axis)
+    """Return the tensors one after the other along an existing axis; dtypes as of operators."""
+    return shape.Concatenate.apply(*promoted("cat", tensors), axis=axis)
 
 
 concatenate = cat
 
 
+@spelled
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Return the tensors, of one shape, along a new axis."""
-    return shape.Stack.apply(*_same_dtype("stack", tensors), axis=axis)
+    """Return the tensors, of one shape, along a new axis; dtypes as of operators."""
+    return shape.Stack.apply(*promoted("stack", tensors), axis=axis)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the tensors one after the other along axis 0; vectors become rows."""
+    return cat([x.reshape(1, -1) if x.ndim < 2 else x for x in promoted("vstack", tensors)], 0)
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the tensors one after the other along axis 1, vectors along their only axis."""
+    given = [x.reshape(1) if x.ndim == 0 else x for x in promoted("hstack", tensors)]
+    return cat(given, 0 if given[0].ndim == 1 else 1)
 
 
 def relu(x: Tensor) -> Tensor:
@@ -148,6 +169,7 @@ def one_hot(idx: Any, num_classes: int | None = None) -> Tensor:
     return idx._result((idx.array[..., None] == classes).astype(np.int64))
 
 
+@spelled
 def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> Tensor:
     """Return exp(scale x) / sum(exp(scale x)) along `axis`, over the elements where `mask` is True.
 
@@ -176,6 +198,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> 
     return neural.Softmax.apply(x, mask, axis=axis, causal=causal, scale=scale)
 
 
+@spelled
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Return the logarithm of the softmax along `axis`."""
     return x.log_softmax(axis)

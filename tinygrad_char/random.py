@@ -51,15 +51,19 @@ class Stream:
         self._keys = DropoutKeys(int(sequence.generate_state(1, np.uint64)[0]))
         self._here = threading.local()
 
-    def uniform(self, low: float, high: float, shape: Any = None) -> np.ndarray:
-        """Return float32 numbers uniform in [low, high)."""
-        values = self._numpy.random(shape, dtype=np.float32)
-        return np.asarray(low + (high - low) * values, dtype=np.float32)
+    def uniform(
+        self, low: float, high: float, shape: Any = None, dtype: Any = np.float32
+    ) -> np.ndarray:
+        """Return numbers uniform in [low, high), in float32 or float64."""
+        values = self._numpy.random(shape, dtype=dtype)
+        return np.asarray(low + (high - low) * values, dtype=dtype)
 
-    def normal(self, mean: float, std: float, shape: Any = None) -> np.ndarray:
-        """Return float32 numbers of the normal distribution."""
-        values = self._numpy.standard_normal(shape, dtype=np.float32)
-        return np.asarray(mean + std * values, dtype=np.float32)
+    def normal(
+        self, mean: float, std: float, shape: Any = None, dtype: Any = np.float32
+    ) -> np.ndarray:
+        """Return numbers of the normal distribution, in float32 or float64."""
+        values = self._numpy.standard_normal(shape, dtype=dtype)
+        return np.asarray(mean + std * values, dtype=dtype)
 
     def integers(self, low: int, high: int, size: Any = None) -> np.ndarray:
         """Return int64 numbers uniform in [low, high)."""

@@ -30,13 +30,28 @@ from tinygrad_char.coerce import (
     raw_index,
     tensor_like,
 )
-from tinygrad_char.ops import elementwise, indexing, neural, reduction, shape
+from tinygrad_char.methods.conversion import ConversionMethods
+from tinygrad_char.methods.elementwise import ElementwiseMethods
+from tinygrad_char.methods.indexing import IndexingMethods
+from tinygrad_char.methods.numpys import NumpyMethods
+from tinygrad_char.methods.reduction import ReductionMethods
+from tinygrad_char.methods.shape import ShapeMethods
+from tinygrad_char.ops import clipping, elementwise, indexing, neural, reduction, shape
 from tinygrad_char.ops.reduction import Axis, normalize_axes
+from tinygrad_char.spelling import spelled
 
 Number = bool | int | float
 
 
-class Tensor(TensorBase):
+class Tensor(
+    ConversionMethods,
+    ElementwiseMethods,
+    IndexingMethods,
+    NumpyMethods,
+    ReductionMethods,
+    ShapeMethods,
+    TensorBase,
+):
     """An array on a device, with a gradient if `requires_grad`.
 
     Parameters
@@ -53,7 +68,6 @@ class Tensor(TensorBase):
     """
 
     __slots__ = ()
-    __array_ufunc__ = None  # `array + tensor` is left to Tensor.__radd__
 
     @quiet
     def __init__(
@@ -494,13 +508,27 @@ class Tensor(TensorBase):
         """Return the absolute value of each element."""
         return abs(self)
 
-    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
-        """Return each element limited to [low, high]; None leaves a side open."""
+    @spelled(low=("min", "a_min"), high=("max", "a_max"))
+    def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        """Return each element limited to [low, high]; None leaves a side open.
+
+        Limits are numbers, or tensors that broadcast with this one; they get the gradient of the
+        elements that they replace.
+        """
         limits = [each.item() if isinstance(each, np.generic) else each for each in (low, high)]
-        if not all(each is None or isinstance(each, int | float) for each in limits):
-            raise TypeError(f"clip: limits {low!r} and {high!r}, expected numbers or None")
-        x = floating(self) if any(isinstance(each, float) for each in limits) else self
-        return elementwise.Clip.apply(x, low=limits[0], high=limits[1])
+        if all(each is None or isinstance(each, int | float) for each in limits):
+            x = floating(self) if any(isinstance(each, float) for each in limits) else self
+            return elementwise.Clip.apply(x, low=limits[0], high=limits[1])
+        kinds = (type(None), int, float, TensorBase, np.ndarray, list, self.backend.array_type)
+        if not all(isinstance(each, kinds) for each in limits):
+            raise TypeError(f"clip: limits {low!r} and {high!r}, expected tensors, numbers or None")
+        x, both = self, []
+        for each in limits:
+            x, each = (x, None) if each is None else operands("clip", x, each)
+            both.append(each)
+        if both[0] is not None and both[0] is not limits[0]:
+            x, both[0] = operands("clip", x, both[0])
+        return clipping.ClipBetween.apply(x, *both)
 
     clamp = clip
 
@@ -577,14 +605,19 @@ class Tensor(TensorBase):
 
     # Reductions
 
-    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the sum over `axis`."""
-        return reduction.Sum.apply(self, axis=axis, keepdims=keepdims)
+    @spelled
+    def sum(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
+        """Return the sum over `axis`, in `dtype` if given."""
+        x = self if dtype is None else self.astype(dtype)
+        return reduction.Sum.apply(x, axis=axis, keepdims=keepdims)
 
-    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the mean over `axis`."""
-        return reduction.Mean.apply(floating(self), axis=axis, keepdims=keepdims)
+    @spelled
+    def mean(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
+        """Return the mean over `axis`, in `dtype` if given."""
+        x = floating(self if dtype is None else self.astype(dtype))
+        return reduction.Mean.apply(x, axis=axis, keepdims=keepdims)
 
+    @spelled
     def var(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
         """Return the variance over `axis`, divided by n - correction.
 
@@ -594,27 +627,34 @@ class Tensor(TensorBase):
             floating(self), axis=axis, keepdims=keepdims, correction=correction
         )
 
+    @spelled
     def std(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
         """Return the square root of `var`; where that is 0, so is the gradient."""
         return reduction.Std.apply(
             floating(self), axis=axis, keepdims=keepdims, correction=correction
         )
 
+    @spelled
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return the maximum over `axis`; equal ones share the gradient."""
         return reduction.Max.apply(self, axis=axis, keepdims=keepdims)
 
+    @spelled
     def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return the minimum over `axis`; equal ones share the gradient."""
         return reduction.Min.apply(self, axis=axis, keepdims=keepdims)
 
-    def argmax(self, axis: int | None = None) -> Tensor:
+    @spelled
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the index of the first maximum along `axis`, or of the flattened tensor."""
-        return self._result(self.array.argmax(axis=self._search_axis("argmax", axis)))
+        axis = self._search_axis("argmax", axis)
+        return self._result(self.array.argmax(axis=axis, keepdims=keepdims))
 
-    def argmin(self, axis: int | None = None) -> Tensor:
+    @spelled
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the index of the first minimum along `axis`, or of the flattened tensor."""
-        return self._result(self.array.argmin(axis=self._search_axis("argmin", axis)))
+        axis = self._search_axis("argmin", axis)
+        return self._result(self.array.argmin(axis=axis, keepdims=keepdims))
 
     def _search_axis(self, name: str, axis: int | None) -> int | None:
         if axis is not None:
@@ -623,24 +663,32 @@ class Tensor(TensorBase):
             raise ValueError(f"{name}: shape {self.shape} holds no element along axis {axis}")
         return axis
 
-    def all(self, axis: Axis = None) -> Tensor:
+    @spelled
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return whether every element is true, over `axis`."""
-        return self._result(self.array.all(axis=normalize_axes("all", axis, self.ndim)))
+        axes = normalize_axes("all", axis, self.ndim)
+        return self._result(self.array.all(axis=axes, keepdims=keepdims))
 
-    def any(self, axis: Axis = None) -> Tensor:
+    @spelled
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return whether any element is true, over `axis`."""
-        return self._result(self.array.any(axis=normalize_axes("any", axis, self.ndim)))
+        axes = normalize_axes("any", axis, self.ndim)
+        return self._result(self.array.any(axis=axes, keepdims=keepdims))
 
-    def cumsum(self, axis: int) -> Tensor:
-        """Return the running sum along `axis`."""
-        return reduction.Cumsum.apply(self, axis=axis)
+    @spelled
+    def cumsum(self, axis: int, dtype: Any = None) -> Tensor:
+        """Return the running sum along `axis`, in `dtype` if given."""
+        x = self if dtype is None else self.astype(dtype)
+        return reduction.Cumsum.apply(x, axis=axis)
 
+    @spelled
     def softmax(self, axis: int = -1) -> Tensor:
         """Return exp(x) / sum(exp(x)) along `axis`."""
         return neural.Softmax.apply(
             floating(self), None, axis=normalize_axes("softmax", axis, self.ndim)[0]
         )
 
+    @spelled
     def log_softmax(self, axis: int = -1) -> Tensor:
         """Return the logarithm of the softmax along `axis`."""
         return neural.LogSoftmax.apply(
@@ -655,10 +703,15 @@ class Tensor(TensorBase):
 
     view = reshape
 
-    def flatten(self, start: int = 0) -> Tensor:
-        """Return the axes from `start` on as one."""
+    @spelled
+    def flatten(self, start: int = 0, end: int = -1) -> Tensor:
+        """Return the axes from `start` to `end` as one; ValueError where it lies before start."""
         (start,) = normalize_axes("flatten", start, max(self.ndim, 1))
-        return self.reshape(*self.shape[:start], math.prod(self.shape[start:]))
+        (end,) = normalize_axes("flatten", end, max(self.ndim, 1))
+        if end < start:
+            raise ValueError(f"flatten: axes {start} to {end} of shape {self.shape}")
+        middle = math.prod(self.shape[start : end + 1])
+        return self.reshape(*self.shape[:start], middle, *self.shape[end + 1 :])
 
     def permute(self, *axes: Any) -> Tensor:
         """Return the axes in another order: axis i of the result is axis axes[i]."""
@@ -673,6 +726,7 @@ class Tensor(TensorBase):
             return self.swapaxes(*axes)
         return self.permute(*(axes or range(self.ndim)[::-1]))
 
+    @spelled(first=("dim0", "axis0"), second=("dim1", "axis1"))
     def swapaxes(self, first: int, second: int) -> Tensor:
         """Return two axes swapped."""
         a, b = (normalize_axes("swapaxes", i, self.ndim)[0] for i in (first, second))
@@ -694,6 +748,7 @@ class Tensor(TensorBase):
         """Return a view in which axes of length 1 and new leading axes are repeated."""
         return shape.BroadcastTo.apply(self, shape=lengths(new))
 
+    @spelled
     def squeeze(self, axis: Axis = None) -> Tensor:
         """Return the tensor without its axes of length 1, or without `axis` (length 1)."""
         if axis is None:
@@ -704,11 +759,13 @@ class Tensor(TensorBase):
             raise ValueError(f"squeeze: axis {wrong[0]} of shape {self.shape} is not 1 long")
         return self.reshape([n for i, n in enumerate(self.shape) if i not in axes])
 
+    @spelled
     def unsqueeze(self, axis: int) -> Tensor:
         """Return the tensor with a new axis of length 1 at `axis`."""
         (axis,) = normalize_axes("unsqueeze", axis, self.ndim + 1)
         return self.reshape(*self.shape[:axis], 1, *self.shape[axis:])
 
+    @spelled(sizes=("split_size", "split_size_or_sections"))
     def split(self, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
         """Return consecutive parts along `axis`: of one size (the last may be less), or several."""
         (axis,) = normalize_axes("split", axis, self.ndim)

@@ -8,45 +8,24 @@ import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+from case import Case, binary, one, reduced, unary
+from tensor_cases import TENSORS
 
 from kernels.backend import CPU
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char import Tensor, gradcheck, losses
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
+from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops.activation import Elementwise
 from tinygrad_char.ops.elementwise import Binary
 from tinygrad_char.ops.loss import PairLoss
 from tinygrad_char.ops.reduction import Reduction
 from tinygrad_char.tensor import Transfer
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    ours: Callable[..., Any]
-    theirs: Callable[..., Any]
-    shapes: tuple[tuple[int, ...], ...]
-    positive: bool = False
-    check: dict[str, Any] = field(default_factory=dict)  # options of gradcheck
-
-    @property
-    def covers(self) -> str:
-        return self.name.partition("/")[0]
-
-    def inputs(self) -> list[np.ndarray]:
-        """Return float64 arrays with magnitudes from 0.25 to 1.75: away from kinks at zero."""
-        rng = np.random.default_rng(list(self.name.encode()))
-        arrays = [rng.uniform(0.25, 1.75, shape) for shape in self.shapes]
-        if not self.positive:
-            arrays = [each * rng.choice([-1.0, 1.0], each.shape) for each in arrays]
-        return [np.asarray(each) for each in arrays]
-
 
 IDX = np.array([[0, 2, 1], [2, 2, 0]])
 MASK = np.array([[True, False, True, True], [False] * 4, [True, True, False, False]])
@@ -80,42 +59,6 @@ def torch_softmax(torch, x, mask):
 
 def torch_dropout(torch, x, p):
     return x * torch.tensor(keep_mask(np, tuple(x.shape), p, KEY)) * keep_scale(p)
-
-
-def one(name: str, ours: Callable, theirs: Callable, *shapes: Any, **options: Any) -> list[Case]:
-    return [Case(name, ours, theirs, shapes, **options)]
-
-
-def binary(name: str, ours: Callable, theirs: Callable, **options: Any) -> list[Case]:
-    shapes = {
-        "": ((2, 3), (2, 3)),
-        "/broadcast": ((2, 1, 3), (4, 1)),
-        "/scalar": ((), (3,)),
-        "/0-d": ((), ()),
-        "/empty": ((0, 3), (3,)),
-    }
-    return [Case(name + suffix, ours, theirs, both, **options) for suffix, both in shapes.items()]
-
-
-def unary(name: str, ours: Callable, theirs: Callable, **options: Any) -> list[Case]:
-    shapes = {"": (3, 5), "/0-d": (), "/one": (1,), "/empty": (2, 0)}
-    return [
-        Case(name + suffix, ours, theirs, (each,), **options) for suffix, each in shapes.items()
-    ]
-
-
-def reduced(name: str, ours: Callable, theirs: Callable) -> list[Case]:
-    """Cases over axes; `ours` and `theirs` take (x, axis, keepdims), axis a tuple."""
-    axes = {"0": (0,), "last, kept": (-1,), "0, 2": (0, 2), "all": (0, 1, 2)}
-    return [
-        Case(
-            f"{name}/axis {label}",
-            lambda x, axis=axis, keep="kept" in label: ours(x, axis, keep),
-            lambda t, x, axis=axis, keep="kept" in label: theirs(t, x, axis, keep),
-            ((2, 3, 4),),
-        )
-        for label, axis in axes.items()
-    ]
 
 
 ARITHMETIC = [
@@ -670,7 +613,7 @@ LOSSES = [
     ),
 ]
 
-CASES = [*ARITHMETIC, *REDUCTIONS, *SHAPES, *NETWORKS, *ACTIVATIONS, *LOSSES]
+CASES = [*ARITHMETIC, *REDUCTIONS, *SHAPES, *TENSORS, *NETWORKS, *ACTIVATIONS, *LOSSES]
 
 
 def operations() -> set[type[Function]]:
@@ -699,7 +642,8 @@ NOT_DIFFERENTIABLE = set(
     __bool__ __int__ __float__ __index__ __setitem__ __deepcopy__ __hash__ __slots__ __module__
     __doc__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __rand__ __ror__
     __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability check_activation
-    one_hot integers
+    one_hot integers argsort nonzero argwhere isnan isinf isfinite int long half bool
+    __array_function__ __annotations__
     """.split()  # noqa: SIM905 (a list of them would be sixty lines)
 )
 
@@ -708,7 +652,8 @@ def differentiable() -> set[str]:
     """Return the public names through which a user differentiates."""
     functions = inspect.getmembers(F, inspect.isfunction)
     modules = (F.__name__, losses.__name__)
-    names = {name for name, each in functions if each.__module__ in modules} | set(vars(Tensor))
+    methods = (vars(each) for each in Tensor.__mro__ if issubclass(each, TensorMethods))
+    names = {name for name, each in functions if each.__module__ in modules}.union(*methods)
     return {
         name
         for name in names - NOT_DIFFERENTIABLE

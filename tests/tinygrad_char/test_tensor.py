@@ -231,7 +231,7 @@ def test_gradient_flows_through_an_array_on_the_left():
 
 
 def test_numpys_functions_refuse_rather_than_lose_the_history():
-    with pytest.raises(TypeError, match="does not support ufuncs"):
+    with pytest.raises(TypeError, match=r"np.exp: .*call x.exp\(\) or tinygrad_char.exp\(x\)"):
         np.exp(leaf(1, 2))
 
 

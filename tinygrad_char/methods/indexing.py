@@ -1,0 +1,168 @@
+"""Methods of Tensor that take, add and order elements by index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinygrad_char.coerce import operands, tensor_like
+from tinygrad_char.methods.base import TensorMethods
+from tinygrad_char.ops import gathering, indexing
+from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.spelling import spelled
+
+if TYPE_CHECKING:
+    from tinygrad_char.tensor import Tensor
+
+
+class Ordered(NamedTuple):
+    """Elements in order, and the integers that say where each was."""
+
+    values: Tensor
+    indices: Tensor
+
+
+class IndexingMethods(TensorMethods):
+    """Gathering, scattering, sorting, and what is not 0."""
+
+    __slots__ = ()
+
+    @spelled(indices="index")
+    def gather(self, axis: int, indices: Any) -> Tensor:
+        """Return y[i, j, k] = x[i, indices[i, j, k], k], here along axis 1.
+
+        The indices have as many axes as x, and no other is longer than x's. Negative ones count
+        from the end; IndexError names one that is out of bounds.
+        """
+        return gathering.Gather.apply(self, _integers("gather", indices, self), axis=axis)
+
+    @spelled
+    def take_along_axis(self, indices: Any, axis: int | None = -1) -> Tensor:
+        """Return what `gather` does, with x and the indices broadcast along the other axes.
+
+        Without an axis (None) x is flattened.
+        """
+        name = "take_along_axis"
+        index = _integers(name, indices, self)
+        x: Any = self
+        if axis is None:
+            x, axis = x.reshape(-1), 0
+        (axis,) = normalize_axes(name, axis, x.ndim)
+        if index.ndim != x.ndim:
+            raise ValueError(
+                f"{name}: indices {index.shape} for shape {x.shape}; expected as many axes"
+            )
+        shapes = [(*each.shape[:axis], 1, *each.shape[axis + 1 :]) for each in (x, index)]
+        try:
+            wide = np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise ValueError(
+                f"{name}: indices {index.shape} and shape {x.shape} do not broadcast besides axis "
+                f"{axis}"
+            ) from None
+        length, count = x.shape[axis], index.shape[axis]
+        x = x.broadcast_to(*wide[:axis], length, *wide[axis + 1 :])
+        index = index.broadcast_to(*wide[:axis], count, *wide[axis + 1 :])
+        return gathering.Gather.apply(x, index, axis=axis, name=name)
+
+    @spelled(indices="index", source="src")
+    def scatter_add(self, axis: int, indices: Any, source: Any) -> Tensor:
+        """Return a copy with y[i, indices[i, j, k], k] += source[i, j, k], here along axis 1.
+
+        Indices and source have as many axes as x; of a larger source what lies beyond the shape of
+        the indices is not used. Indices may repeat, and negative ones count from the end;
+        IndexError names one that is out of bounds.
+        """
+        index = _integers("scatter_add", indices, self)
+        x, values = operands("scatter_add", self, tensor_like("scatter_add", source, self))
+        return gathering.ScatterAdd.apply(x, index, values, axis=axis)
+
+    @spelled(indices="index")
+    def take(self, indices: Any, axis: int | None = None) -> Tensor:
+        """Return the elements at `indices` along `axis`, or of the flattened tensor (None).
+
+        Indices of any shape, which takes the axis' place.
+        """
+        x: Any = self
+        index = _integers("take", indices, self)
+        if axis is None:
+            x, axis = x.reshape(-1), 0
+        (axis,) = normalize_axes("take", axis, x.ndim)
+        raw = gathering.check_indices("take", index.array, x.shape[axis])
+        return indexing.GetItem.apply(x, index=((slice(None),) * axis) + (raw,))
+
+    @spelled(indices="index")
+    def index_select(self, axis: int, indices: Any) -> Tensor:
+        """Return the slices along `axis` that `indices`, a vector, name."""
+        index = _integers("index_select", indices, self)
+        if index.ndim > 1:
+            raise ValueError(f"index_select: indices {index.shape}, expected a vector")
+        return self.take(index.reshape(-1), axis)
+
+    # Order
+
+    @spelled
+    def argsort(
+        self, axis: int | None = -1, descending: bool = False, stable: bool = True
+    ) -> Tensor:
+        """Return the indices that put the elements in order along `axis` (None: flattened).
+
+        Equal elements keep their order, in either direction and whatever `stable` says; NaN counts
+        as larger than all others.
+        """
+        x: Any = self.detach() if axis is not None else self.detach().reshape(-1)
+        (axis,) = normalize_axes("argsort", 0 if axis is None else axis, x.ndim)
+        xp = self.backend.xp
+        if not descending:
+            return self._result(xp.argsort(x.array, axis=axis, kind="stable"))
+        backward = xp.argsort(xp.flip(x.array, axis), axis=axis, kind="stable")
+        return self._result(x.shape[axis] - 1 - xp.flip(backward, axis))
+
+    @spelled
+    def sort(self, axis: int | None = -1, descending: bool = False, stable: bool = True) -> Ordered:
+        """Return the elements in order along `axis`, and where they were: (values, indices).
+
+        See `argsort`.
+        """
+        x: Any = self if axis is not None else self.reshape(-1)
+        axis = 0 if axis is None else axis
+        order = x.argsort(axis, descending=descending)
+        return Ordered(gathering.Gather.apply(x, order, axis=axis, name="sort"), order)
+
+    @spelled
+    def topk(self, k: int, axis: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
+        """Return the k largest (or smallest) along `axis` in order: (values, indices).
+
+        Of equal elements the first come first. They are in order whatever `sorted` says.
+        """
+        (axis,) = normalize_axes("topk", axis, self.ndim)
+        if not 0 <= k <= self.shape[axis]:
+            raise ValueError(f"topk: k={k} for an axis of length {self.shape[axis]}")
+        order = self.argsort(axis, descending=largest)[(slice(None),) * axis + (slice(k),)]
+        return Ordered(gathering.Gather.apply(self, order, axis=axis, name="topk"), order)
+
+    # What is not 0
+
+    def nonzero(self, as_tuple: bool = True) -> Any:
+        """Return the indices of what is not 0, one vector for each axis: x[x.nonzero()].
+
+        With as_tuple=False one matrix with a row for each element, as `argwhere`.
+        """
+        if self.ndim == 0:
+            raise ValueError("nonzero: a tensor without axes has no indices; use x.reshape(1)")
+        found = [self._result(each) for each in self.backend.xp.nonzero(self.array)]
+        return tuple(found) if as_tuple else self.argwhere()
+
+    def argwhere(self) -> Tensor:
+        """Return the indices of what is not 0, a row for each element, a column for each axis."""
+        return self._result(self.backend.xp.argwhere(self.array))
+
+
+def _integers(name: str, indices: Any, like: Any) -> Any:
+    indices = tensor_like(name, np.asarray(indices) if isinstance(indices, int) else indices, like)
+    if indices.array.size == 0 and indices.array.dtype.kind not in "iu":
+        indices = indices.astype(np.int64)  # an empty list has no integers to tell
+    if indices.array.dtype.kind not in "iu":
+        raise IndexError(f"{name}: indices are {indices.dtype}, expected integers")
+    return indices

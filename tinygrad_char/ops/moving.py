@@ -1,0 +1,176 @@
+"""Elements rolled, reversed, repeated, padded and taken from diagonals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kernels.array import Array
+from kernels.reduce import total
+from tinygrad_char.autograd import Function
+from tinygrad_char.ops.gathering import add_at
+
+MODES = {
+    "constant": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "edge": "edge",
+    "circular": "wrap",
+    "wrap": "wrap",
+}
+"""PyTorch's and NumPy's names for what a border is filled with: NumPy's."""
+
+
+class Flip(Function):
+    """The elements in reverse order along axes."""
+
+    def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
+        """Return x reversed."""
+        self.axes = axes
+        return self.backend.xp.flip(x, axes).copy()
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy reversed."""
+        return self.backend.xp.flip(grad, self.axes)
+
+
+class Roll(Function):
+    """The elements moved on along axes; those that leave at the end come in at the start."""
+
+    def forward(self, x: Array, *, shifts: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+        """Return x rolled."""
+        self.shifts, self.axes = shifts, axes
+        return self.backend.xp.roll(x, shifts, axes)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy rolled back."""
+        return self.backend.xp.roll(grad, tuple(-each for each in self.shifts), self.axes)
+
+
+class Tile(Function):
+    """Copies side by side: so many along each axis, as many axes as x has or more."""
+
+    upcasts = True
+
+    def forward(self, x: Array, *, times: tuple[int, ...]) -> Array:
+        """Return the copies."""
+        lengths = (1,) * (len(times) - x.ndim) + x.shape
+        self.source = x.shape
+        self.copies = [each for pair in zip(times, lengths, strict=True) for each in pair]
+        return self.backend.xp.tile(x, times)
+
+    def backward(self, grad: Array) -> Array:
+        """Return the sum over the copies."""
+        copies = tuple(range(0, len(self.copies), 2))
+        return total(grad.reshape(self.copies), copies).reshape(self.source)
+
+
+class Repeat(Function):
+    """Each element along an axis several times, or as often as its number says."""
+
+    upcasts = True
+
+    def forward(self, x: Array, *, repeats: Sequence[int], axis: int) -> Array:
+        """Return the elements, repeated."""
+        before = (slice(None),) * axis
+        self.source = x.shape
+        self.index = (
+            *before,
+            self.backend.xp.asarray(np.repeat(np.arange(x.shape[axis]), repeats)),
+        )
+        return x[self.index]
+
+    def backward(self, grad: Array) -> Array:
+        """Return the sum over the repetitions."""
+        xp = self.backend.xp
+        return add_at(xp, xp.zeros(self.source, grad.dtype), self.index, grad)
+
+
+class Pad(Function):
+    """A border before and behind each axis; a negative width cuts off."""
+
+    upcasts = True
+
+    def forward(
+        self, x: Array, *, widths: Sequence[tuple[int, int]], mode: str, value: float
+    ) -> Array:
+        """Return x with its border; ValueError where x is too short for it."""
+        self.source = x.shape
+        self.mode = mode
+        if mode != "constant":
+            self.index = np.ix_(*self._sources(x.shape, widths))
+            self.index = tuple(map(self.backend.xp.asarray, self.index))
+            return x[self.index]
+        shape = tuple(a + n + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        if min(shape, default=0) < 0:
+            raise ValueError(f"pad: widths {list(widths)} cut more than there is of {x.shape}")
+        self.inside = tuple(
+            slice(max(a, 0), max(a, 0) + n + min(a, 0) + min(b, 0))
+            for n, (a, b) in zip(x.shape, widths, strict=True)
+        )
+        self.taken = tuple(
+            slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True)
+        )
+        y = self.backend.xp.full(shape, value, x.dtype)
+        y[self.inside] = x[self.taken]
+        return y
+
+    def _sources(
+        self, shape: tuple[int, ...], widths: Sequence[tuple[int, int]]
+    ) -> list[np.ndarray]:
+        """Return along each axis which elements the padded axis has."""
+        sources = []
+        for length, (a, b) in zip(shape, widths, strict=True):
+            if length + min(a, 0) + min(b, 0) < 0 or (length == 0 and max(a, b) > 0):
+                raise ValueError(f"pad: widths {(a, b)} for an axis of length {length}")
+            border = [(max(a, 0), max(b, 0))]
+            numbers = np.pad(np.arange(length), border, mode=self.mode)  # type: ignore[call-overload]
+            sources.append(numbers[max(-a, 0) : len(numbers) - max(-b, 0)])
+        return sources
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy without the border, or with the border added where it was taken from."""
+        xp = self.backend.xp
+        result = xp.zeros(self.source, grad.dtype)
+        if self.mode != "constant":
+            return add_at(xp, result, self.index, grad)
+        result[self.taken] = grad[self.inside]
+        return result
+
+
+class Diagonal(Function):
+    """The elements x[i, i + offset] of two axes, which become the last axis."""
+
+    def forward(self, x: Array, *, offset: int, axis1: int, axis2: int) -> Array:
+        """Return the diagonal."""
+        self.source = x.shape
+        self.options = (offset, axis1, axis2)
+        return self.backend.xp.diagonal(x, *self.options).copy()
+
+    def backward(self, grad: Array) -> Array:
+        """Return zeros with dy on the diagonal."""
+        xp = self.backend.xp
+        offset, axis1, axis2 = self.options
+        result = xp.zeros(self.source, grad.dtype)
+        moved = xp.moveaxis(result, (axis1, axis2), (-2, -1))
+        steps = xp.arange(grad.shape[-1])
+        moved[..., steps + max(-offset, 0), steps + max(offset, 0)] = grad
+        return result
+
+
+class DiagonalMatrix(Function):
+    """A matrix with the last axis on a diagonal, and zeros."""
+
+    def forward(self, x: Array, *, offset: int) -> Array:
+        """Return y with y[..., i, i + offset] = x[..., i]."""
+        xp = self.backend.xp
+        size = x.shape[-1] + abs(offset)
+        steps = xp.arange(x.shape[-1])
+        self.index = (..., steps + max(-offset, 0), steps + max(offset, 0))
+        y = xp.zeros((*x.shape[:-1], size, size), x.dtype)
+        y[self.index] = x
+        return y
+
+    def backward(self, grad: Array) -> Any:
+        """Return the diagonal of dy."""
+        return grad[self.index]

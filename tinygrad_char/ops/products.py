@@ -1,0 +1,69 @@
+"""Products over axes, whose gradients hold where factors are 0: nothing is divided by a factor."""
+
+from typing import Any
+
+from kernels.array import Array
+from tinygrad_char.autograd import Function
+from tinygrad_char.ops.reduction import Axis, Reduction, normalize_axes
+
+
+class Prod(Reduction):
+    """The product over axes."""
+
+    upcasts = True
+
+    def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        """Return prod(x), 1 where there is nothing to multiply."""
+        self.start(x, axis)
+        self.saved = (x,)
+        return x.prod(axis=self.axes, keepdims=keepdims)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy times the product of the other factors: of those before and those behind."""
+        x = self.saved[0]
+        xp = self.backend.xp
+        rest = [i for i in range(x.ndim) if i not in self.axes]
+        order = [*rest, *self.axes]
+        moved = x.transpose(order)
+        factors = moved.reshape(*moved.shape[: len(rest)], self.count)
+        behind = xp.flip(_before(xp, xp.flip(factors, -1)), -1)
+        others = (_before(xp, factors) * behind).reshape(moved.shape)
+        inverse = sorted(range(x.ndim), key=order.__getitem__)
+        return self.spread(grad) * others.transpose(inverse)
+
+
+def _before(xp: Any, x: Array) -> Array:
+    """Return for each element the product of those before it along the last axis."""
+    result = xp.ones_like(x)
+    result[..., 1:] = x[..., :-1].cumprod(axis=-1)
+    return result
+
+
+class Cumprod(Function):
+    """The running product along one axis."""
+
+    upcasts = True
+
+    def forward(self, x: Array, *, axis: int) -> Array:
+        """Return y_i = x_0 ... x_i."""
+        (self.axis,) = normalize_axes("cumprod", axis, x.ndim)
+        self.saved = (x,)
+        return x.cumprod(axis=self.axis)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dx_k = (x_0 ... x_(k-1)) r_k, with r_k = dy_k + x_(k+1) r_(k+1).
+
+        The recurrence is solved by doubling: r_k from the next 1, 2, 4, ... factors.
+        """
+        xp = self.backend.xp
+        x = xp.moveaxis(self.saved[0], self.axis, -1)
+        factors = xp.zeros_like(x)
+        factors[..., :-1] = x[..., 1:]
+        sums = xp.moveaxis(grad, self.axis, -1).copy()
+        step = 1
+        while step < x.shape[-1]:
+            sums[..., :-step] += factors[..., :-step] * sums[..., step:]
+            factors[..., :-step] = factors[..., :-step] * factors[..., step:]
+            factors[..., -step:] = 0
+            step *= 2
+        return xp.moveaxis(_before(xp, x) * sums, -1, self.axis)

@@ -1,0 +1,189 @@
+"""Circular and hyperbolic functions and their inverses; angles are in radians."""
+
+from typing import Any
+
+from kernels.array import Array
+from tinygrad_char.autograd import Function
+from tinygrad_char.ops.elementwise import Binary
+
+
+class _OfInput(Function):
+    """A function of one array whose derivative is computed from its input."""
+
+    upcasts = True
+
+    def forward(self, x: Array) -> Array:
+        """Return y."""
+        self.saved = (x,)
+        return self.value(x)
+
+    def value(self, x: Array) -> Array:
+        """Return y."""
+        raise NotImplementedError
+
+
+class Sin(_OfInput):
+    """The sine."""
+
+    def value(self, x: Array) -> Array:
+        """Return sin(x)."""
+        return self.backend.xp.sin(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy cos(x)."""
+        return grad * self.backend.xp.cos(self.saved[0])
+
+
+class Cos(_OfInput):
+    """The cosine."""
+
+    def value(self, x: Array) -> Array:
+        """Return cos(x)."""
+        return self.backend.xp.cos(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return -dy sin(x)."""
+        return -grad * self.backend.xp.sin(self.saved[0])
+
+
+class Tan(Function):
+    """The tangent."""
+
+    upcasts = True
+
+    def forward(self, x: Array) -> Array:
+        """Return tan(x)."""
+        y = self.backend.xp.tan(x)
+        self.saved = (y,)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy (1 + y^2)."""
+        y = self.saved[0]
+        return grad * (1 + y * y)
+
+
+class Arcsin(_OfInput):
+    """The angle from -pi/2 to pi/2 whose sine is x; NaN outside [-1, 1]."""
+
+    def value(self, x: Array) -> Array:
+        """Return arcsin(x)."""
+        return self.backend.xp.arcsin(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / sqrt(1 - x^2)."""
+        return grad / _leg(self.backend.xp, self.saved[0])
+
+
+class Arccos(_OfInput):
+    """The angle from 0 to pi whose cosine is x; NaN outside [-1, 1]."""
+
+    def value(self, x: Array) -> Array:
+        """Return arccos(x)."""
+        return self.backend.xp.arccos(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return -dy / sqrt(1 - x^2)."""
+        return -grad / _leg(self.backend.xp, self.saved[0])
+
+
+def _leg(xp: Any, x: Array) -> Array:
+    """Return sqrt(1 - x^2), from factors that lose no digits near 1."""
+    return xp.sqrt((1 - x) * (1 + x))
+
+
+class Arctan(_OfInput):
+    """The angle between -pi/2 and pi/2 whose tangent is x."""
+
+    def value(self, x: Array) -> Array:
+        """Return arctan(x)."""
+        return self.backend.xp.arctan(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / (1 + x^2)."""
+        x = self.saved[0]
+        return grad / (1 + x * x)
+
+
+class Arctan2(Binary):
+    """The angle from -pi to pi of the point (b, a)."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return arctan2(a, b)."""
+        return self.backend.xp.arctan2(a, b)
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return dy b / (a^2 + b^2), -dy a / (a^2 + b^2); 0 at the origin."""
+        xp = self.backend.xp
+        radius = xp.hypot(a, b)  # squares of large or small numbers would be lost
+        origin = radius == 0
+        radius = xp.where(origin, grad.dtype.type(1), radius)
+        slope = grad / radius
+        return (
+            slope * (b / radius) if self.needs[0] else None,
+            -slope * (a / radius) if self.needs[1] else None,
+        )
+
+
+class Sinh(_OfInput):
+    """The hyperbolic sine."""
+
+    def value(self, x: Array) -> Array:
+        """Return sinh(x)."""
+        return self.backend.xp.sinh(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy cosh(x)."""
+        return grad * self.backend.xp.cosh(self.saved[0])
+
+
+class Cosh(_OfInput):
+    """The hyperbolic cosine."""
+
+    def value(self, x: Array) -> Array:
+        """Return cosh(x)."""
+        return self.backend.xp.cosh(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy sinh(x)."""
+        return grad * self.backend.xp.sinh(self.saved[0])
+
+
+class Arcsinh(_OfInput):
+    """The number whose hyperbolic sine is x."""
+
+    def value(self, x: Array) -> Array:
+        """Return arcsinh(x)."""
+        return self.backend.xp.arcsinh(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / sqrt(x^2 + 1)."""
+        x = self.saved[0]
+        return grad / self.backend.xp.hypot(x, x.dtype.type(1))
+
+
+class Arccosh(_OfInput):
+    """The number of at least 0 whose hyperbolic cosine is x; NaN below 1."""
+
+    def value(self, x: Array) -> Array:
+        """Return arccosh(x)."""
+        return self.backend.xp.arccosh(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / sqrt(x^2 - 1)."""
+        x = self.saved[0]
+        sqrt = self.backend.xp.sqrt
+        return grad / (sqrt(x - 1) * sqrt(x + 1))
+
+
+class Arctanh(_OfInput):
+    """The number whose hyperbolic tangent is x; NaN outside [-1, 1]."""
+
+    def value(self, x: Array) -> Array:
+        """Return arctanh(x)."""
+        return self.backend.xp.arctanh(x)
+
+    def backward(self, grad: Array) -> Array:
+        """Return dy / (1 - x^2)."""
+        x = self.saved[0]
+        return grad / ((1 - x) * (1 + x))
