@@ -173,12 +173,19 @@ def attention_backward(
     dropout: float = 0.0,
     key: MaskSource | None = None,
 ) -> None:
-    """See attention.backward."""
-    if not _fits_attention(q, k, v, dropout, key) or not _rows_fit(grad, out, *grads):
+    """See attention.backward; what forward here has served: scores have to be the same bits."""
+    if not _fits_attention(q, k, v, dropout, key):
         attention.backward(grad, q, k, v, out, statistics, grads, causal, scale, dropout, key)
         return
+    grad, out = (
+        each if _rows_fit(each) else np.ascontiguousarray(each, FLOAT32) for each in (grad, out)
+    )
+    results = [each if _rows_fit(each) else empty(each.shape) for each in grads]
     arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
-    compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *grads)
+    compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *results)
+    for target, result in zip(grads, results, strict=True):
+        if target is not result:
+            target[...] = result
 
 
 def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:

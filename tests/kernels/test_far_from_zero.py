@@ -135,8 +135,8 @@ def test_attention_of_ties(lanes, scale, queries, keys, p):
     q = np.repeat(q, queries, axis=2)
     tied = np.arange(keys) % 3 != 1
     k = k * np.where(tied, np.sign(scale), -np.sign(scale)).astype(np.float32)[:, None]
-    v, grad = rng.standard_normal((2, 1, 2, max(queries, keys), 6), dtype=np.float32)
-    v, grad = v[:, :, :keys], grad[:, :, :queries]
+    v, grad = rng.standard_normal((2, 1, 2, max(queries, keys), 12), dtype=np.float32)
+    v, grad = v[:, :, :keys, :6], grad[:, :, :queries, ::2]  # of which rows are not contiguous
     with narrow_registers(lanes), np.errstate(over="ignore"):
         out, dq, dk, dv = attend(q, k, v, grad, False, scale, p)
     weights = tied / tied.sum() * np.ones((1, 2, queries, 1))
