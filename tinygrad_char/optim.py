@@ -1,7 +1,7 @@
 """Optimizers on flat buffers, gradient clipping, and learning-rate schedules.
 
-An optimizer moves its parameters into one flat buffer, of which they become views, and their
-gradients into another, group after group; so a step is one pass over memory.
+An optimizer moves the parameters that it trains into one flat buffer, of which they become views,
+and their gradients into another, group after group; so a step is one pass over memory.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.half import FLOAT32, is_half
+from kernels.array import Array, is_floating, namespace
+from kernels.half import FLOAT32, in_float32, is_half
+from tinygrad_char.param_groups import Group
 from tinygrad_char.tensor import Tensor
 
 Schedule = Callable[[int], float]
 
 
-@dataclass
-class Group:
-    """Parameters that share hyperparameters: a range of the flat buffer."""
-
-    options: dict[str, Any]
-    first: int  # position of the first parameter
-    last: int  # one past the last
-
-
 class Optimizer:
     """Shared by the optimizers: the flat buffers, the groups, and the state.
+
+    A parameter that is frozen (requires no gradient) is left as and where it is. It is taken in
+    by the first step for which it has a gradient; one that is frozen later keeps its value and
+    state. copy.deepcopy of a model and its optimizer together, and pickle, keep them together.
 
     Parameters
     ----------
@@ -40,10 +35,18 @@ class Optimizer:
     options
         The hyperparameters of groups that do not set their own.
 
+    Attributes
+    ----------
+    parameters
+        Those in the flat buffer.
+    param_groups
+        The groups, as dicts whose options may be changed between steps.
+
     Raises
     ------
     ValueError
-        No parameter, one given twice, an unknown option, or a hyperparameter out of range.
+        No parameter, one given twice or computed from others, an unknown option, or a
+        hyperparameter out of range.
     TypeError
         Something else than tensors, or dicts with "params", was given.
     """
@@ -57,24 +60,64 @@ class Optimizer:
         entries: list[Any] = list(parameters)
         if not all(isinstance(each, Mapping) and "params" in each for each in entries):
             entries = [{"params": entries}]
-        self.parameters: list[Tensor] = []
+        self.defaults = options
         self.groups: list[Group] = []
         for entry in entries:
-            given = {name: value for name, value in entry.items() if name != "params"}
-            unknown = sorted(set(given) - set(options))
-            if unknown:
-                raise ValueError(f"{type(self).__name__}: unknown group option {unknown[0]!r}")
-            members = list(entry["params"])
-            first = len(self.parameters)
-            self.parameters.extend(members)
-            group = Group({**options, **given}, first, len(self.parameters))
-            self.check(group.options)
-            if members:
+            group = self._group(entry)
+            if group.members:
                 self.groups.append(group)
-        if not self.parameters:
+        if not self.groups:
             raise ValueError(f"{type(self).__name__}: no parameters to optimize")
-        self.updates = np.zeros(len(self.parameters), np.int64)
-        self._flatten()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start with nothing in the flat buffer, then take in what trains."""
+        self._check_members()
+        first = self.groups[0].members[0]
+        self.backend, self.dtype = first.backend, first.dtype
+        self.parameters: list[Tensor] = []
+        self.offsets = [0]
+        self.updates = np.zeros(0, np.int64)
+        self.state: dict[str, Array] = dict.fromkeys(self.slots, self.backend.xp.empty(0))
+        self._views: list[tuple[Array, Tensor]] = []
+        self._flatten(set())
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The groups: `for group in optimizer.param_groups: group["lr"] *= 0.1`."""
+        return self.groups
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Train the tensors of group["params"] too, with the options that it sets.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As when an optimizer is made; then nothing is changed.
+        """
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(
+                f"{type(self).__name__}: expected a dict with 'params', got {type(group).__name__}"
+            )
+        added = self._group(group)
+        if not added.members:
+            raise ValueError(f"{type(self).__name__}: no parameters to optimize")
+        self.groups.append(added)
+        try:
+            self._flatten(set())
+        except Exception:
+            self.groups.pop()
+            raise
+
+    def _group(self, entry: Mapping[str, Any]) -> Group:
+        given = {name: value for name, value in entry.items() if name != "params"}
+        unknown = sorted(set(given) - set(self.defaults))
+        if unknown:
+            raise ValueError(f"{type(self).__name__}: unknown group option {unknown[0]!r}")
+        options = {**self.defaults, **given}
+        self.check(options)
+        members = entry["params"]
+        return Group(self, options, [members] if isinstance(members, Tensor) else list(members))
 
     def check(self, options: dict[str, Any]) -> None:
         """Raise ValueError that names a hyperparameter out of range."""
@@ -88,51 +131,85 @@ class Optimizer:
         for option, value in (("betas", betas[0]), ("betas", betas[1]), ("momentum", momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}: {option} has {value}, expected a number in [0, 1)")
+        if not 0 <= options.get("alpha", 0.0) <= 1:
+            raise ValueError(f"{name}: alpha={options['alpha']}, expected a number in [0, 1]")
         if options.get("nesterov") and momentum == 0:
             raise ValueError(f"{name}: nesterov=True needs a momentum above 0")
 
-    def _flatten(self) -> None:
-        name = type(self).__name__
-        first = self.parameters[0]
-        for position, each in enumerate(self.parameters):
-            if not isinstance(each, Tensor):
-                raise TypeError(
-                    f"{name}: expected tensors, or dicts with 'params', got {type(each).__name__}"
-                )
-            if not each.is_leaf or not each.requires_grad:
-                raise ValueError(f"{name}: tensor {position} {each.shape} is no trainable leaf")
+    @property
+    def _members(self) -> list[Tensor]:
+        """All parameters that were given, the frozen ones too."""
+        return [each for group in self.groups for each in group.members]
+
+    def _flatten(self, wanted: set[int]) -> None:
+        """Lay out the buffers of what trains, or has trained, or is `wanted` (by id).
+
+        The values, gradients and state that there are go along.
+        """
+        self._check_members()
+        before = {id(each): number for number, each in enumerate(self.parameters)}
+        chosen = [
+            [e for e in group.members if e.requires_grad or id(e) in before or id(e) in wanted]
+            for group in self.groups
+        ]
+        parameters = [each for members in chosen for each in members]
+        first = parameters[0] if parameters else self._members[0]
+        for each in parameters:
             if each.dtype != first.dtype or each.backend is not first.backend:
                 raise ValueError(
-                    f"{name}: parameters of {first.dtype} on {first.device} and {each.dtype} on "
-                    f"{each.device}; expected one dtype and device"
+                    f"{type(self).__name__}: parameters of {first.dtype} on {first.device} and "
+                    f"{each.dtype} on {each.device}; expected one dtype and device"
                 )
-        if len({id(each) for each in self.parameters}) != len(self.parameters):
-            raise ValueError(f"{name}: a parameter was given twice")
-        xp = first.backend.xp
-        self.offsets = np.cumsum([0] + [each.size for each in self.parameters]).tolist()
+        self.backend, self.dtype = first.backend, first.dtype
+        xp, was, offsets = self.backend.xp, self.state, self.offsets
+        updates, begin = self.updates, 0
+        for group, members in zip(self.groups, chosen, strict=True):
+            group.first, begin = begin, begin + len(members)
+            group.last = begin
+        self.parameters = parameters
+        self.offsets = np.cumsum([0] + [each.size for each in parameters]).tolist()
+        self.updates = np.zeros(len(parameters), np.int64)
         self.flat: Array = xp.empty(self.offsets[-1], dtype=first.dtype)
         self.flat_grad: Array = xp.zeros_like(self.flat)
         # of sixteen bits, the mean of squares would be zero below 1e-4
         dtype = FLOAT32 if is_half(self.flat) else first.dtype
-        self.state: dict[str, Array] = {
-            slot: xp.zeros(self.flat.shape, dtype) for slot in self.slots
-        }
+        self.state = {slot: xp.zeros(self.flat.shape, dtype) for slot in self.slots}
         self._views = []
-        for each, start in zip(self.parameters, self.offsets, strict=False):
+        for position, (each, start) in enumerate(zip(parameters, self.offsets, strict=False)):
             part = slice(start, start + each.size)
             view = self.flat[part].reshape(each.shape)
             view[...] = each.array
             each.array = view
             each.version.value += 1
+            grad, each.grad = each.grad, None
             each.grad_buffer = each._result(self.flat_grad[part].reshape(each.shape))
-            if each.grad is not None:
-                each.grad = each.grad_buffer.copy_(each.grad)
+            if grad is not None:
+                each.grad = each.grad_buffer.copy_(grad)
             self._views.append((view, each.grad_buffer))
+            number = before.get(id(each))
+            if number is not None:
+                self.updates[position] = updates[number]
+                for slot in self.slots:
+                    self.state[slot][part] = was[slot][offsets[number] : offsets[number + 1]]
+
+    def _check_members(self) -> None:
+        name = type(self).__name__
+        members = self._members
+        for position, each in enumerate(members):
+            if not isinstance(each, Tensor):
+                raise TypeError(
+                    f"{name}: expected tensors, or dicts with 'params', got {type(each).__name__}"
+                )
+            if not each.is_leaf or not is_floating(each.dtype):
+                raise ValueError(f"{name}: tensor {position} {each.shape} is no trainable leaf")
+        if len({id(each) for each in members}) != len(members):
+            raise ValueError(f"{name}: a parameter was given twice")
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
-        for each in self.parameters:
-            each.grad = None
+        for group in self.groups:
+            for each in group.members:
+                each.grad = None
 
     def _collect(self) -> None:
         """Make sure that parameters and gradients are where the flat buffers have them."""
@@ -154,13 +231,14 @@ class Optimizer:
                 each.grad = buffer.copy_(each.grad)
 
     def _spans(self, group: Group) -> Iterator[tuple[slice, int]]:
-        """Yield the longest ranges of the flat buffer whose parameters all have a gradient.
+        """Yield the longest ranges of the flat buffer whose parameters all train.
 
+        Those are not frozen and have a gradient.
         With each, the number of updates that its parameters, all of them, have had.
         """
         part = slice(group.first, group.last)
         counts = [
-            None if each.grad is None else count
+            count if _trains(each) else None
             for each, count in zip(self.parameters[part], self.updates[part].tolist(), strict=True)
         ]
         first = group.first
@@ -176,11 +254,11 @@ class Optimizer:
         return self._norm([each for group in self.groups for each in self._spans(group)])
 
     def _norm(self, spans: list[tuple[slice, int]]) -> float:
-        norm_of = self.parameters[0].backend.global_norm.forward
+        norm_of = self.backend.global_norm.forward
         return math.hypot(*(float(norm_of(self.flat_grad[span])) for span, _ in spans))
 
     def step(self, *, max_norm: float | None = None) -> float | None:
-        """Update every parameter that has a gradient.
+        """Update every parameter that has a gradient and is not frozen.
 
         With `max_norm`, the gradients are first scaled to have together at most this norm, and
         the norm before that is returned. A norm that is not finite updates nothing.
@@ -206,9 +284,10 @@ class Optimizer:
         for group, members in zip(self.groups, spans, strict=True):
             for span, count in members:
                 self.update(span, count + 1, group.options, scale)
-        self.updates += [each.grad is not None for each in self.parameters]
-        for each in self.parameters:
-            if each.grad is not None:
+        trained = [_trains(each) for each in self.parameters]
+        self.updates += trained
+        for each, changed in zip(self.parameters, trained, strict=True):
+            if changed:
                 each.version.value += 1
         return norm
 
@@ -225,29 +304,96 @@ class Optimizer:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the number of updates of each parameter, and the flat buffers of `slots`.
 
-        The arrays are shared, not copied.
+        Group after group, zeros for what is frozen and has never trained. The arrays are shared,
+        not copied, where there is no such.
         """
-        backend = self.parameters[0].backend
-        return {
+        own = {
             "updates": self.updates,
-            **{slot: backend.to_numpy(array) for slot, array in self.state.items()},
+            **{slot: self.backend.to_numpy(array) for slot, array in self.state.items()},
         }
+        if len(self.parameters) == len(self._members):
+            return own
+        whole = {name: np.zeros(size, own[name].dtype) for name, size in self._sizes().items()}
+        for name, part, inside in self._parts():
+            if inside is not None:
+                whole[name][part] = own[name][inside]
+        return whole
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy a state in; ValueError that names what is missing or different, nothing changed."""
         name = type(self).__name__
-        backend = self.parameters[0].backend
-        own = {"updates": self.updates, **self.state}
-        for key, array in own.items():
+        dtypes = {"updates": self.updates.dtype, **dict.fromkeys(self.slots, self.flat.dtype)}
+        for key, size in self._sizes().items():
             given = state.get(key)
-            if given is None or given.shape != array.shape or given.dtype != array.dtype:
+            if given is None or given.shape != (size,) or given.dtype != dtypes[key]:
                 got = "nothing" if given is None else f"{given.dtype} {given.shape}"
                 raise ValueError(
-                    f"{name}: state {key!r} is {got}, expected {array.dtype} {array.shape}"
+                    f"{name}: state {key!r} is {got}, expected {dtypes[key]} {(size,)}"
                 )
-        for slot, array in self.state.items():
-            array[...] = backend.from_numpy(state[slot])
-        self.updates[...] = state["updates"]
+        counts = np.asarray(state["updates"]).tolist()
+        trained = {id(each) for each, n in zip(self._members, counts, strict=True) if n}
+        if trained - {id(each) for each in self.parameters}:
+            self._flatten(trained)
+        for key, part, inside in self._parts():
+            if inside is not None and key == "updates":
+                self.updates[inside] = np.asarray(state[key])[part]
+            elif inside is not None:
+                self.state[key][inside] = self.backend.from_numpy(np.asarray(state[key])[part])
+
+    def _sizes(self) -> dict[str, int]:
+        members = self._members
+        elements = sum(each.size for each in members)
+        return {"updates": len(members), **dict.fromkeys(self.slots, elements)}
+
+    def _parts(self) -> Iterator[tuple[str, slice, slice | None]]:
+        """Yield each state's name, its part of each parameter, and where that is kept here."""
+        inside = {id(each): number for number, each in enumerate(self.parameters)}
+        start = 0
+        for position, each in enumerate(self._members):
+            number, end = inside.get(id(each)), start + each.size
+            kept = None if number is None else slice(number, number + 1)
+            yield "updates", slice(position, position + 1), kept
+            for slot in self.slots:
+                if number is not None:
+                    kept = slice(self.offsets[number], self.offsets[number + 1])
+                yield slot, slice(start, end), kept
+            start = end
+
+    # Copies and pickles: the parameters, options and state; the buffers are laid out again
+
+    def __getstate__(self) -> dict[str, Any]:
+        inside = {id(each) for each in self.parameters}
+        rest = {name: value for name, value in vars(self).items() if name not in _LAID_OUT}
+        groups = [(group.options, group.members) for group in self.groups]
+        return {**rest, "groups": groups, "state": self.state_dict()} | {
+            "inside": [id(each) in inside for each in self._members]
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        saved = dict(saved)
+        groups, state, inside = (saved.pop(name) for name in ("groups", "state", "inside"))
+        vars(self).update(saved)
+        self.groups = [Group(self, dict(options), members) for options, members in groups]
+        self._begin()
+        kept = {id(each) for each, was in zip(self._members, inside, strict=True) if was}
+        self._flatten(kept)
+        self.load_state_dict(state)
+
+    def __copy__(self) -> Optimizer:
+        raise TypeError(
+            f"{type(self).__name__}: two optimizers cannot share parameters in one buffer; "
+            "copy.deepcopy the model and the optimizer together"
+        )
+
+
+_LAID_OUT = (
+    *("groups", "parameters", "offsets", "updates", "flat", "flat_grad", "state", "_views"),
+    *("backend", "dtype"),
+)
+
+
+def _trains(parameter: Tensor) -> bool:
+    return parameter.grad is not None and parameter.requires_grad
 
 
 def _check_number(name: str, option: str, value: float) -> None:
@@ -280,7 +426,7 @@ class SGD(Optimizer):
 
     def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""
-        self.parameters[0].backend.sgd.update(
+        self.backend.sgd.update(
             self.flat[span],
             self.flat_grad[span],
             self.state["velocity"][span] if options["momentum"] else None,
@@ -308,7 +454,7 @@ class Adam(Optimizer):
 
     def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""
-        self.parameters[0].backend.adamw.update(
+        self.backend.adamw.update(
             self.flat[span],
             self.flat_grad[span],
             self.state["exp_avg"][span],
@@ -334,6 +480,75 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012), with the momentum and centering of Graves 2013, arXiv:1308.0850.
+
+    g = grad + weight_decay p;  v = alpha v + (1 - alpha) g^2;  m = alpha m + (1 - alpha) g;
+    d = g / (sqrt(v) + eps), or with `centered` of v - m^2;  u = momentum u + d;  p -= lr u.
+    """
+
+    slots = ("square_avg", "grad_avg", "momentum_buffer")
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor] | Iterable[Mapping[str, Any]],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(
+            parameters,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+        )
+
+    def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
+        """Update a range of the flat buffer."""
+        state = (self.state[slot][span] for slot in self.slots)
+        _rmsprop(self.flat[span], self.flat_grad[span], *state, grad_scale=scale, **options)
+
+
+@in_float32
+def _rmsprop(
+    parameter: Array,
+    grad: Array,
+    square_avg: Array,
+    grad_avg: Array,
+    momentum_buffer: Array,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    centered: bool,
+    grad_scale: float,
+) -> None:
+    xp, dtype = namespace(parameter), parameter.dtype.type
+    g = grad * dtype(grad_scale)
+    if weight_decay != 0:
+        g += parameter * dtype(weight_decay)
+    square_avg *= dtype(alpha)
+    square_avg += g * g * dtype(1 - alpha)
+    second = square_avg
+    if centered:
+        grad_avg += (g - grad_avg) * dtype(1 - alpha)
+        second = xp.maximum(square_avg - grad_avg * grad_avg, 0)  # which rounding may make negative
+    g /= xp.sqrt(second) + dtype(eps)
+    if momentum > 0:
+        momentum_buffer *= dtype(momentum)
+        momentum_buffer += g
+        g = momentum_buffer
+    parameter -= g * dtype(lr)
 
 
 def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:

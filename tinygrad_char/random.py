@@ -127,6 +127,9 @@ class Stream:
         finally:
             del self._here.keys
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stream_from_state, (self.get_state(),)
+
     def get_state(self) -> dict[str, Any]:
         """Return the state as plain integers and strings."""
         return {"bits": self._bits.state, "key": self._keys.seed, "calls": self._keys.calls}
@@ -141,6 +144,7 @@ class Generator:
     """Independent streams `init`, `batches`, `dropout` and `sampling` from one seed.
 
     Copies of a module draw from the generator of the original: `copy.deepcopy` returns it itself.
+    A pickle keeps the state; the default generator is unpickled as that of the process.
     """
 
     def __init__(self, seed: int) -> None:
@@ -151,6 +155,11 @@ class Generator:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self is default_generator():
+            return default_generator, ()
+        return _from_state, (self.get_state(),)
 
     def get_state(self) -> dict[str, Any]:
         """Return the seed and the state of every stream, as plain integers and strings."""
@@ -164,6 +173,18 @@ class Generator:
         self.seed = state["seed"]
         for name in STREAMS:
             getattr(self, name).set_state(state[name])
+
+
+def _stream_from_state(state: dict[str, Any]) -> Stream:
+    stream = Stream(0)
+    stream.set_state(state)
+    return stream
+
+
+def _from_state(state: dict[str, Any]) -> Generator:
+    generator = Generator(0)
+    generator.set_state(state)
+    return generator
 
 
 def _shard_seed(seed: int, number: int) -> int:

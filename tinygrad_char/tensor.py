@@ -7,6 +7,7 @@ tensor's dtype, and integers or booleans that meet a floating tensor take its dt
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import weakref
@@ -421,7 +422,26 @@ class Tensor(
         result.requires_grad = self.requires_grad
         result.__class__ = self.__class__
         memo[id(self)] = result
+        if self.grad is not None:
+            result.grad = copy.deepcopy(self.grad, memo)
+        vars_of(result).update(copy.deepcopy(vars_of(self), memo))
         return result
+
+    def __copy__(self) -> Tensor:
+        result = type(self).__new__(type(self))
+        for name in TensorBase.__slots__:
+            if name != "__weakref__" and hasattr(self, name):
+                setattr(result, name, getattr(self, name))
+        vars_of(result).update(vars_of(self))
+        return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return values, gradient and the device's name: what a pickle keeps, without hooks."""
+        if self.node is not None:
+            raise RuntimeError("only leaves can be pickled: detach() first")
+        grad = None if self.grad is None else self.grad._host()
+        parts = (type(self), self._host(), self.device, self.requires_grad, grad)
+        return unpickled, parts, vars_of(self) or None
 
     # Arithmetic
 
@@ -793,6 +813,36 @@ class Tensor(
 
     def __getitem__(self, index: Any) -> Tensor:
         return indexing.GetItem.apply(self, index=raw_index(index))
+
+
+def vars_of(tensor: Tensor) -> dict[str, Any]:
+    """Return the attributes that a subclass without slots has added."""
+    return getattr(tensor, "__dict__", {})
+
+
+def unpickled(
+    kind: type[Tensor], values: np.ndarray, device: str, requires_grad: bool, grad: Any
+) -> Tensor:
+    """Return the tensor that `Tensor.__reduce__` took apart.
+
+    Raises
+    ------
+    DeviceError
+        This machine lacks the device.
+    """
+    try:
+        backend = get_backend(device)
+    except DeviceError as error:
+        raise DeviceError(
+            f"a tensor {values.shape} was pickled on {device!r}, which is not to be had here: "
+            f"{error}; move it to the CPU before pickling"
+        ) from error
+    result = kind.__new__(kind)
+    result._fill(backend.from_numpy(np.array(values)), backend)
+    result.requires_grad = requires_grad
+    if grad is not None:
+        result.grad = result._result(backend.from_numpy(np.array(grad)))
+    return result
 
 
 _hook_numbers = itertools.count()
