@@ -48,7 +48,7 @@ class TrainingStep:
     loss
         Gives the loss, of one element, of a batch's tensors; the same operations each time.
     optimizer
-        Learning rates may change between calls; other options may not.
+        Where other options than learning rates change, or what is frozen, it is recorded anew.
     dropout
         The stream of dropout keys that `loss` draws from. Masks are those of unrecorded steps;
         each of several batches has its own part of it, as shards have in `parallel.backward`.
@@ -92,6 +92,9 @@ class TrainingStep:
         if is_detecting_nonfinite() or self.reason is not None or not self._computed:
             self._computed = True
             return self._compute(batches)
+        if self._recorded is not None and not self._recorded.is_of(self.optimizer):
+            self._recorded = None  # to be recorded anew after this step
+            return self._compute(batches)
         if self._recorded is None or not self._recorded.fits(batches):
             self.reason = self._obstacle()
             if self.reason is None:
@@ -109,7 +112,7 @@ class TrainingStep:
     def _compute(self, batches: Sequence[Batch]) -> StepResult:
         optimizer = self.optimizer
         optimizer.zero_grad()
-        device = optimizer.parameters[0].device
+        device = optimizer.backend.name
         value, norm = 0.0, math.nan
         with self.dropout.shards(len(batches)) as shards:
             for batch, keys in zip(batches, shards, strict=True):
@@ -130,14 +133,18 @@ class TrainingStep:
     def _obstacle(self) -> str | None:
         """Return why steps of this optimizer cannot be recorded, None where they can."""
         optimizer, parameters = self.optimizer, self.optimizer.parameters
-        backend = parameters[0].backend
+        backend = optimizer.backend
         if backend.recorder is None:
             return f"device {backend.name!r} records nothing"
+        if not parameters:
+            return "all parameters are frozen"
         if not isinstance(optimizer, Adam):
             return f"{type(optimizer).__name__} has no update that can be recorded"
         if parameters[0].dtype != np.float32:
             return f"parameters are {parameters[0].dtype}, not float32"
         for position, each in enumerate(parameters):
+            if not each.requires_grad:
+                return f"parameter {position} {each.shape} is frozen"
             if each.grad is None:
                 return f"parameter {position} {each.shape} has no gradient"
             if each.hooks:
@@ -183,13 +190,20 @@ class _Fixed:
         self._device.set(self._host)
 
 
+def _settings(optimizer: Optimizer) -> Any:
+    """Return what a recorded update has fixed: what is frozen, and all options but the rates."""
+    frozen = [not each.requires_grad for group in optimizer.groups for each in group.members]
+    return frozen, [{**group.options, "lr": None} for group in optimizer.groups]
+
+
 class _RecordedStep:
     """A step on arrays of fixed place, and what replays it once it is recorded."""
 
     def __init__(self, step: TrainingStep, batches: Sequence[Batch]) -> None:
         self.step = step
-        self.backend = step.optimizer.parameters[0].backend
+        self.backend = step.optimizer.backend
         groups = step.optimizer.groups
+        self.flat, self.settings = step.optimizer.flat, _settings(step.optimizer)
         self.fixed = _Fixed(self.backend, self._changing(batches))
         self.calls, *rest = self.fixed.device
         self.rates, rest = rest[: len(groups)], rest[len(groups) :]
@@ -207,6 +221,10 @@ class _RecordedStep:
         shapes = [[(each.shape, each.dtype) for each in batch] for batch in self.inputs]
         given = [[(each.shape, each.dtype) for each in batch] for batch in batches]
         return shapes == given and self.seeds == self._seeds()
+
+    def is_of(self, optimizer: Optimizer) -> bool:
+        """Return whether the optimizer is still laid out and set as it is recorded."""
+        return self.flat is optimizer.flat and self.settings == _settings(optimizer)
 
     def _seeds(self) -> list[int]:
         with self.step.dropout.shards(len(self.inputs)) as shards:

@@ -68,10 +68,10 @@ class Optimizer:
                 self.groups.append(group)
         if not self.groups:
             raise ValueError(f"{type(self).__name__}: no parameters to optimize")
-        self._begin()
+        self._begin(lambda each: each.requires_grad)
 
-    def _begin(self) -> None:
-        """Start with nothing in the flat buffer, then take in what trains."""
+    def _begin(self, wanted: Callable[[Tensor], bool]) -> None:
+        """Start with nothing in the flat buffer, then take in what is wanted there."""
         self._check_members()
         first = self.groups[0].members[0]
         self.backend, self.dtype = first.backend, first.dtype
@@ -80,7 +80,7 @@ class Optimizer:
         self.updates = np.zeros(0, np.int64)
         self.state: dict[str, Array] = dict.fromkeys(self.slots, self.backend.xp.empty(0))
         self._views: list[tuple[Array, Tensor]] = []
-        self._flatten(set())
+        self._flatten(wanted)
 
     @property
     def param_groups(self) -> list[Group]:
@@ -104,7 +104,8 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: no parameters to optimize")
         self.groups.append(added)
         try:
-            self._flatten(set())
+            new = set(map(id, added.members))
+            self._flatten(lambda each: each.requires_grad and id(each) in new)
         except Exception:
             self.groups.pop()
             raise
@@ -125,14 +126,15 @@ class Optimizer:
         for option in ("lr", "weight_decay", "eps"):
             _check_number(name, option, options.get(option, 0.0))
         betas = options.get("betas", (0.0, 0.0))
-        if len(betas) != 2:
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"{name}: betas={betas}, expected two numbers")
         momentum = options.get("momentum", 0.0)
         for option, value in (("betas", betas[0]), ("betas", betas[1]), ("momentum", momentum)):
-            if not 0 <= value < 1:
+            if not (_is_number(value) and 0 <= value < 1):
                 raise ValueError(f"{name}: {option} has {value}, expected a number in [0, 1)")
-        if not 0 <= options.get("alpha", 0.0) <= 1:
-            raise ValueError(f"{name}: alpha={options['alpha']}, expected a number in [0, 1]")
+        alpha = options.get("alpha", 0.0)
+        if not (_is_number(alpha) and 0 <= alpha <= 1):
+            raise ValueError(f"{name}: alpha={alpha!r}, expected a number in [0, 1]")
         if options.get("nesterov") and momentum == 0:
             raise ValueError(f"{name}: nesterov=True needs a momentum above 0")
 
@@ -141,15 +143,22 @@ class Optimizer:
         """All parameters that were given, the frozen ones too."""
         return [each for group in self.groups for each in group.members]
 
-    def _flatten(self, wanted: set[int]) -> None:
-        """Lay out the buffers of what trains, or has trained, or is `wanted` (by id).
+    def _flatten(self, wanted: Callable[[Tensor], bool]) -> None:
+        """Lay out the buffers anew: of what is in them, and what else is wanted there.
 
-        The values, gradients and state that there are go along.
+        The values, gradients and state that there are go along; nothing is changed where an error
+        is raised.
         """
         self._check_members()
-        before = {id(each): number for number, each in enumerate(self.parameters)}
+        before = {
+            id(each): number
+            for number, (each, (view, _)) in enumerate(
+                zip(self.parameters, self._views, strict=True)
+            )
+            if each.array is view  # a frozen one may have left
+        }
         chosen = [
-            [e for e in group.members if e.requires_grad or id(e) in before or id(e) in wanted]
+            [each for each in group.members if id(each) in before or wanted(each)]
             for group in self.groups
         ]
         parameters = [each for members in chosen for each in members]
@@ -216,25 +225,29 @@ class Optimizer:
         for position, (each, (view, buffer)) in enumerate(
             zip(self.parameters, self._views, strict=True)
         ):
-            if each.array is not view:
+            if each.array is not view and each.requires_grad:
                 raise RuntimeError(
                     f"{type(self).__name__}: parameter {position} {each.shape} has left this "
                     "optimizer's buffer (moved to a device, converted, or given to another "
                     "optimizer); make the optimizer afterwards, and one for each parameter"
                 )
-            if each.grad is not None and each.grad is not buffer:
+            if _trains(each) and each.grad is not buffer:
                 if each.grad.shape != each.shape or each.grad.dtype != each.dtype:
                     raise ValueError(
                         f"{type(self).__name__}: gradient {each.grad.shape} {each.grad.dtype} for "
                         f"parameter {position} {each.shape} {each.dtype}"
                     )
                 each.grad = buffer.copy_(each.grad)
+        if sum(len(group.members) for group in self.groups) > len(self.parameters):
+            inside = set(map(id, self.parameters))
+            if any(_trains(each) and id(each) not in inside for each in self._members):
+                self._flatten(_trains)
 
     def _spans(self, group: Group) -> Iterator[tuple[slice, int]]:
         """Yield the longest ranges of the flat buffer whose parameters all train.
 
-        Those are not frozen and have a gradient.
-        With each, the number of updates that its parameters, all of them, have had.
+        Those are not frozen and have a gradient. With each, the number of updates that its
+        parameters, all of them, have had.
         """
         part = slice(group.first, group.last)
         counts = [
@@ -284,7 +297,7 @@ class Optimizer:
         for group, members in zip(self.groups, spans, strict=True):
             for span, count in members:
                 self.update(span, count + 1, group.options, scale)
-        trained = [_trains(each) for each in self.parameters]
+        trained = np.array([_trains(each) for each in self.parameters], bool)
         self.updates += trained
         for each, changed in zip(self.parameters, trained, strict=True):
             if changed:
@@ -322,7 +335,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy a state in; ValueError that names what is missing or different, nothing changed."""
         name = type(self).__name__
-        dtypes = {"updates": self.updates.dtype, **dict.fromkeys(self.slots, self.flat.dtype)}
+        dtypes = {name: each.dtype for name, each in self.state.items()}
+        dtypes["updates"] = self.updates.dtype
         for key, size in self._sizes().items():
             given = state.get(key)
             if given is None or given.shape != (size,) or given.dtype != dtypes[key]:
@@ -332,8 +346,8 @@ class Optimizer:
                 )
         counts = np.asarray(state["updates"]).tolist()
         trained = {id(each) for each, n in zip(self._members, counts, strict=True) if n}
-        if trained - {id(each) for each in self.parameters}:
-            self._flatten(trained)
+        if trained - set(map(id, self.parameters)):
+            self._flatten(lambda each: id(each) in trained)
         for key, part, inside in self._parts():
             if inside is not None and key == "updates":
                 self.updates[inside] = np.asarray(state[key])[part]
@@ -362,7 +376,7 @@ class Optimizer:
     # Copies and pickles: the parameters, options and state; the buffers are laid out again
 
     def __getstate__(self) -> dict[str, Any]:
-        inside = {id(each) for each in self.parameters}
+        inside = set(map(id, self.parameters))
         rest = {name: value for name, value in vars(self).items() if name not in _LAID_OUT}
         groups = [(group.options, group.members) for group in self.groups]
         return {**rest, "groups": groups, "state": self.state_dict()} | {
@@ -374,9 +388,8 @@ class Optimizer:
         groups, state, inside = (saved.pop(name) for name in ("groups", "state", "inside"))
         vars(self).update(saved)
         self.groups = [Group(self, dict(options), members) for options, members in groups]
-        self._begin()
         kept = {id(each) for each, was in zip(self._members, inside, strict=True) if was}
-        self._flatten(kept)
+        self._begin(lambda each: id(each) in kept)
         self.load_state_dict(state)
 
     def __copy__(self) -> Optimizer:
@@ -396,9 +409,13 @@ def _trains(parameter: Tensor) -> bool:
     return parameter.grad is not None and parameter.requires_grad
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number)
+
+
 def _check_number(name: str, option: str, value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name}: {option}={value}, expected a finite number >= 0")
+    if not (_is_number(value) and value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: {option}={value!r}, expected a finite number >= 0")
 
 
 def _check_max_norm(name: str, max_norm: float) -> None:

@@ -70,6 +70,9 @@ class Group(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return 1 + len(self.options)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a group without its optimizer is a dict
+
     def __repr__(self) -> str:
         shapes = ", ".join(str(each.shape) for each in self.members)
         return f"Group(params=[{shapes}], {', '.join(f'{k}={v}' for k, v in self.options.items())})"

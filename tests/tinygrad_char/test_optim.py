@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ MAKERS = {
     "SGD with Nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
     "Adam": lambda p: optim.Adam(p, lr=0.1, weight_decay=0.1),
     "AdamW": lambda p: optim.AdamW(p, lr=0.1),
+    "RMSprop": lambda p: optim.RMSprop(p, lr=0.1, weight_decay=0.1),
+    "RMSprop, centered": lambda p: optim.RMSprop(p, lr=0.1, momentum=0.5, centered=True),
 }
 every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -38,6 +42,8 @@ def torch_makers(torch):
         "SGD with Nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
         "Adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1),
         "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1),
+        "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.1, weight_decay=0.1),
+        "RMSprop, centered": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.5, centered=True),
     }
 
 
@@ -530,13 +536,303 @@ class TestBadArguments:
 
     def test_tensors_that_cannot_be_trained(self):
         (x,) = parameters(shapes=[(2,)])
-        for wrong in (x * 1, x.detach()):
+        for wrong in (x * 1, tg.Tensor([1, 2])):
             with pytest.raises(ValueError, match=r"SGD: tensor 1 \(2,\) is no trainable leaf"):
                 optim.SGD([x, wrong])
 
     def test_two_dtypes(self):
         with pytest.raises(ValueError, match="parameters of float64 on cpu and float32 on cpu"):
             optim.SGD([*parameters(), *parameters(np.float32)])
+
+
+def model():
+    return nn.Sequential(
+        nn.Linear(3, 4, generator=Generator(0)), nn.ReLU(), nn.Linear(4, 2, generator=Generator(1))
+    )
+
+
+def make_gradients(net, seed=0):
+    x = tg.Tensor(np.random.default_rng(seed).standard_normal((5, 3)).astype(np.float32))
+    (net(x) ** 2).mean().backward()
+
+
+def values(tensors):
+    return [each.tolist() for each in tensors]
+
+
+class TestFrozen:
+    @every_optimizer
+    def test_a_frozen_parameter_is_left_as_and_where_it_is(self, make):
+        net = model()
+        frozen = list(net[0].parameters())
+        for each in frozen:
+            each.requires_grad_(False)
+        arrays, versions = [p.array for p in frozen], [p.version.value for p in frozen]
+        before = values(frozen)
+        optimizer = make(net.parameters())
+        for _ in range(3):
+            optimizer.zero_grad()
+            make_gradients(net)
+            optimizer.step(max_norm=1.0)
+        assert all(p.array is array for p, array in zip(frozen, arrays, strict=True))
+        assert [p.version.value for p in frozen] == versions
+        assert values(frozen) == before
+        assert len(optimizer.parameters) == 2
+
+    @every_optimizer
+    def test_one_unfrozen_later_trains_as_if_it_had_had_no_gradient_so_far(self, make):
+        nets = model(), model()
+        optimizers = []
+        for net in nets:
+            if net is nets[0]:
+                for each in net[0].parameters():
+                    each.requires_grad_(False)
+            optimizers.append(make(net.parameters()))
+        for step in range(6):
+            for net, optimizer in zip(nets, optimizers, strict=True):
+                optimizer.zero_grad()
+                if step == 3:
+                    net[0].weight.requires_grad_()
+                make_gradients(net, step)
+                for each in net[0].parameters():
+                    if step < 3 or each is net[0].bias:
+                        each.grad = None
+                optimizer.step(max_norm=1.0)
+        assert values(nets[0].parameters()) == values(nets[1].parameters())
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        for name, array in states[0].items():
+            assert array.tolist() == states[1][name].tolist()
+
+    @every_optimizer
+    def test_one_frozen_later_keeps_value_and_state(self, make):
+        net = model()
+        optimizer = make(net.parameters())
+        make_gradients(net)
+        optimizer.step()
+        net[2].requires_grad = None  # an attribute of the module's own, which freezes nothing
+        net[2].weight.requires_grad_(False)
+        before, norm = values([net[2].weight]), optimizer.grad_norm()
+        net[2].weight.grad.fill_(1e3)  # a leftover, which counts no more
+        assert optimizer.grad_norm() == norm
+        for _ in range(2):
+            optimizer.step(max_norm=1e9)
+        assert values([net[2].weight]) == before
+        assert optimizer.updates.tolist() == [3, 3, 1, 3]
+        net[2].weight.requires_grad_()
+        optimizer.zero_grad()
+        make_gradients(net)
+        optimizer.step()
+        assert values([net[2].weight]) != before
+        assert optimizer.updates.tolist() == [4, 4, 2, 4]
+
+    def test_everything_frozen(self):
+        net = model()
+        for each in net.parameters():
+            each.requires_grad_(False)
+        optimizer = optim.AdamW(net.parameters())
+        before = values(net.parameters())
+        optimizer.step()
+        assert optimizer.grad_norm() == 0
+        assert values(net.parameters()) == before
+        for each in net.parameters():
+            each.requires_grad_()
+        make_gradients(net)
+        optimizer.step()
+        assert values(net.parameters()) != before
+
+    def test_two_optimizers_over_one_model_with_halves_frozen_in_turn(self):
+        net = model()
+
+        def only(part):
+            for each in net.parameters():
+                each.requires_grad_(any(each is p for p in part.parameters()))
+
+        optimizers = []
+        for part in (net[0], net[2]):
+            only(part)
+            optimizers.append(optim.Adam(net.parameters()))
+        for number, part in enumerate((net[0], net[2], net[0], net[2])):
+            only(part)
+            net.zero_grad()
+            make_gradients(net)
+            before = values(net.parameters())
+            optimizers[number % 2].step()
+            changed = [a != b for a, b in zip(before, values(net.parameters()), strict=True)]
+            assert changed == [part is net[0]] * 2 + [part is net[2]] * 2
+
+    def test_an_unfrozen_one_of_another_dtype_is_refused(self):
+        a = tg.Tensor([1.0], requires_grad=True)
+        b = tg.Tensor(np.ones(1), requires_grad=False)
+        optimizer = optim.SGD([a, b], lr=1.0)
+        a.grad = tg.Tensor([1.0])
+        optimizer.step()
+        b.requires_grad_()
+        b.grad = tg.Tensor(np.ones(1))
+        with pytest.raises(ValueError, match="float32 on cpu and float64 on cpu; expected one"):
+            optimizer.step()
+        assert (a.tolist(), b.tolist()) == ([0.0], [1.0])
+
+    @every_optimizer
+    @pytest.mark.parametrize("freeze_again", [False, True])
+    def test_state_does_not_depend_on_what_is_frozen(self, make, freeze_again):
+        nets = [model(), model()]
+        source = make(nets[0].parameters())
+        make_gradients(nets[0])
+        source.step()
+        state = {name: array.copy() for name, array in source.state_dict().items()}
+        if freeze_again:
+            nets[1][0].weight.requires_grad_(False)
+        nets[1].load_state_dict(nets[0].state_dict())
+        target = make(nets[1].parameters())
+        target.load_state_dict(state)
+        nets[1][0].weight.requires_grad_()
+        for net, optimizer in zip(nets, (source, target), strict=True):
+            optimizer.zero_grad()
+            make_gradients(net, 1)
+            optimizer.step()
+        assert values(nets[0].parameters()) == values(nets[1].parameters())
+
+
+class TestParamGroups:
+    def test_groups_read_and_write_the_live_options(self):
+        tensors = parameters()
+        optimizer = optim.SGD(
+            [{"params": tensors[:2]}, {"params": tensors[2:], "lr": 0.5}], lr=0.1, momentum=0.9
+        )
+        assert [dict(group, params=None) for group in optimizer.param_groups] == [
+            {"params": None, "lr": lr, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
+            for lr in (0.1, 0.5)
+        ]
+        assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], tensors, strict=0))
+        for group in optimizer.param_groups:
+            group["lr"] *= 2
+        optimizer.param_groups[1].update(lr=0.0)
+        give_gradients(tensors, np.random.default_rng(0))
+        before = values(tensors)
+        grads = [each.grad.numpy().copy() for each in tensors]
+        optimizer.step()
+        np.testing.assert_array_equal(tensors[0].detach().numpy(), before[0] - 0.2 * grads[0])
+        assert values(tensors[2:]) == before[2:]
+        assert "lr=0.2" in repr(optimizer.param_groups[0])
+
+    @pytest.mark.parametrize(
+        ("write", "error", "message"),
+        [
+            (lambda g: g.update(lr=-1), ValueError, "SGD: lr=-1, expected a finite number"),
+            (lambda g: g.update(lr="fast"), ValueError, "SGD: lr='fast'"),
+            (lambda g: g.update(lr=math.nan), ValueError, "SGD: lr=nan"),
+            (lambda g: g.update(momentum=1.0), ValueError, "momentum has 1.0"),
+            (lambda g: g.update(nesterov=True), ValueError, "needs a momentum above 0"),
+            (lambda g: g.update(learning_rate=1), ValueError, "unknown group option 'learning_rat"),
+            (lambda g: g.update(params=[]), ValueError, "add_param_group"),
+            (lambda g: g.pop("lr"), TypeError, "'lr' cannot be deleted"),
+        ],
+    )
+    def test_what_is_written_is_checked_at_once(self, write, error, message):
+        optimizer = optim.SGD(parameters())
+        (group,) = optimizer.param_groups
+        before = dict(group)
+        with pytest.raises(error, match=message):
+            write(group)
+        assert dict(group) == before
+
+    @every_optimizer
+    def test_a_group_may_be_added_while_training(self, make):
+        tensors, others = parameters(), parameters()
+        optimizer, other = make(tensors[:3]), make(others)
+        rng = np.random.default_rng(5)
+        for step in range(4):
+            if step == 2:
+                optimizer.add_param_group({"params": tensors[3:]})
+            grads = [rng.standard_normal(each.shape) for each in tensors]
+            for number, (a, b) in enumerate(zip(tensors, others, strict=True)):
+                a.grad, b.grad = tg.Tensor(grads[number]), tg.Tensor(grads[number])
+                if step < 2 and number >= 3:
+                    a.grad = b.grad = None
+            optimizer.step()
+            other.step()
+        assert values(tensors) == values(others)
+        assert len(optimizer.param_groups) == 2
+        assert all(np.shares_memory(each.array, optimizer.flat) for each in tensors)
+
+    @pytest.mark.parametrize(
+        ("group", "error", "message"),
+        [
+            (lambda given: {"params": given[:1]}, ValueError, "given twice"),
+            (lambda given: {"params": parameters(np.float32)}, ValueError, "float64.*float32"),
+            (lambda given: {"params": []}, ValueError, "no parameters"),
+            (lambda given: {"params": parameters(), "beta": 1}, ValueError, "option 'beta'"),
+            (lambda given: parameters(), TypeError, "dict with 'params', got list"),
+        ],
+    )
+    def test_a_group_that_cannot_be_added_changes_nothing(self, group, error, message):
+        given = parameters()
+        optimizer = optim.SGD(given)
+        flat = optimizer.flat
+        with pytest.raises(error, match=message):
+            optimizer.add_param_group(group(given))
+        assert optimizer.flat is flat
+        assert len(optimizer.param_groups) == 1
+        give_gradients(given, np.random.default_rng(0))
+        optimizer.step()
+
+    def test_one_tensor_is_a_group(self):
+        (x,) = parameters(shapes=[(3,)])
+        assert optim.SGD([{"params": x}]).parameters == [x]
+
+
+class TestCopies:
+    @every_optimizer
+    @pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_a_copied_model_and_optimizer_go_on_alike(self, make, how, order):
+        net = model()
+        net[0].bias.requires_grad_(False)
+        optimizer = make(net.parameters())
+        for seed in range(3):
+            make_gradients(net, seed)
+            optimizer.step()
+        pair = how((net, optimizer)[::order])
+        net2, optimizer2 = pair[::order]
+        assert all(
+            a.grad is b.grad is None or a.grad.tolist() == b.grad.tolist()
+            for a, b in zip(net.parameters(), net2.parameters(), strict=True)
+        )
+        for each in net2.parameters():
+            assert not any(np.shares_memory(each.array, p.array) for p in net.parameters())
+            assert np.shares_memory(each.array, optimizer2.flat) == each.requires_grad
+            assert each.grad is None or np.shares_memory(each.grad.array, optimizer2.flat_grad)
+        for a, b in ((net, optimizer), (net2, optimizer2)):
+            a[0].bias.requires_grad_()
+            make_gradients(a, 7)
+            b.param_groups[0]["lr"] = 0.05
+            b.step()
+        assert values(net.parameters()) == values(net2.parameters())
+        before = values(net.parameters())
+        optimizer2.step()
+        assert values(net.parameters()) == before
+
+    def test_groups_and_a_subclass_s_attributes_are_kept(self):
+        class Noted(optim.AdamW):
+            note = None
+
+        net = model()
+        optimizer = Noted(optim.decay_groups(net.parameters(), 0.3), lr=0.2)
+        optimizer.note = "kept"
+        net2, other = copy.deepcopy((net, optimizer))
+        assert other.note == "kept"
+        assert [g["weight_decay"] for g in other.param_groups] == [0.3, 0.0]
+        optimizer.param_groups[0]["lr"] = 1.0
+        assert other.param_groups[0]["lr"] == 0.2
+        assert set(map(id, other.parameters)) == set(map(id, net2.parameters()))
+
+    def test_a_shallow_copy_is_refused(self):
+        with pytest.raises(TypeError, match=r"SGD: two optimizers cannot share.*deepcopy"):
+            copy.copy(optim.SGD(parameters()))
+
+    def test_a_group_is_copied_as_a_dict(self):
+        (group,) = optim.SGD(parameters(), lr=0.5).param_groups
+        assert copy.deepcopy(group)["lr"] == 0.5
 
 
 class TestSchedules:
