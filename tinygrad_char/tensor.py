@@ -418,9 +418,9 @@ class Tensor(
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self.node is not None:
             raise RuntimeError("only leaves can be copied deeply: detach() first")
-        result = self._result(self.array.copy())
+        result = type(self).__new__(type(self))
+        result._fill(self.array.copy(), self.backend)
         result.requires_grad = self.requires_grad
-        result.__class__ = self.__class__
         memo[id(self)] = result
         if self.grad is not None:
             result.grad = copy.deepcopy(self.grad, memo)

@@ -891,10 +891,10 @@ def test_training_reaches_the_minimum():
     for make in MAKERS.values():
         layer = nn.Linear(3, 1, generator=Generator(0)).astype(np.float64)
         optimizer = make(layer.parameters())
-        optimizer.set_lr(0.05)
-        for group in optimizer.groups:
-            group.options["weight_decay"] = 0.0
-        for _ in range(400):
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.0
+        for step in range(400):
+            optimizer.set_lr(0.05 * (1 - step / 400))
             optimizer.zero_grad()
             error = layer(tg.Tensor(x)) - x @ truth.T
             (error * error).mean().backward()
