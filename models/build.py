@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,10 +15,15 @@ from models.bigram import Bigram
 from models.config import Device, TrainConfig
 from models.errors import RunError, UsageError
 from models.gpt import GPT
+from models.run_state import ModelRecord
+from models.schema import SchemaError, parse
 from models.tokenizer import CharTokenizer
 from tinygrad_char.random import Generator
+from tinygrad_char.safetensors_file import TensorInfo
 
 MODEL_PREFIX, OPTIMIZER_PREFIX = "model.", "optimizer."
+
+T = TypeVar("T")
 
 
 def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> GPT | Bigram:
@@ -32,9 +39,31 @@ def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> G
     return model.to(config.device)
 
 
+def parameter_count(config: TrainConfig, vocab_size: int) -> tuple[int, int]:
+    """Return how many parameters the model of these settings has, and numbers in them.
+
+    It is what a file is compared with before anything of that size is made.
+    """
+    if config.model == "bigram":
+        return 1, vocab_size * vocab_size
+    shape = config.gpt
+    width, layers, bias = shape.n_embd, shape.n_layer, int(shape.bias)
+    norms = 2 * layers + 1
+    tensors = 2 + (1 + bias) * (norms + 3 * layers) + layers
+    numbers = (vocab_size + shape.block_size) * width + (1 + bias) * norms * width
+    numbers += layers * (12 * width * width + bias * 6 * width)  # attention, feed-forward
+    if not shape.tied:
+        tensors += 1 + bias
+        numbers += vocab_size * (width + bias)
+    return tensors, numbers
+
+
 @dataclass
 class Loaded:
-    """What a checkpoint holds: the model with its weights, and what belongs to it."""
+    """What a checkpoint holds: the model with its weights, and what belongs to it.
+
+    Of `metadata`, what is not checked yet is read by `part`.
+    """
 
     path: Path
     model: GPT | Bigram
@@ -43,35 +72,71 @@ class Loaded:
     tensors: dict[str, np.ndarray]
     metadata: dict[str, Any]
 
+    def part(self, schema: type[T], purpose: str = "continued") -> T:
+        """Return what the metadata say of one thing, checked.
+
+        Raises
+        ------
+        RunError
+            It is missing or damaged; the message names the first such value.
+        """
+        try:
+            return parse(schema, self.metadata, extra=True)
+        except SchemaError as error:
+            raise RunError(f"{self.path} cannot be {purpose}: {error}") from error
+
 
 def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
     """Return the model of a checkpoint, for evaluation, on its own device or another.
 
+    Nothing is built before the sizes in the file are found to be those of the model that its
+    settings describe.
+
     Raises
     ------
     RunError
-        The file cannot be read, was altered, or does not hold what its settings describe.
+        The file cannot be read, was altered, does not hold what its settings describe, or holds
+        weights that are not finite numbers.
     """
     from tinygrad_char import checkpoint
 
+    record: ModelRecord | None = None
+    tokenizer: CharTokenizer | None = None
+
+    def check(described: Mapping[str, TensorInfo], metadata: dict[str, Any]) -> None:
+        nonlocal record, tokenizer
+        try:
+            record = parse(ModelRecord, metadata, extra=True)
+            tokenizer = CharTokenizer(record.vocabulary)
+        except (SchemaError, UsageError) as error:
+            raise RunError(f"{path} holds no model that can be used: {error}") from error
+        weights = [each for name, each in described.items() if name.startswith(MODEL_PREFIX)]
+        given = len(weights), sum(math.prod(each.shape) for each in weights)
+        expected = parameter_count(record.config, len(tokenizer))
+        if given != expected:
+            raise RunError(
+                f"{path} does not hold the model that its settings describe: {given[0]:,} "
+                f"parameters with {given[1]:,} numbers, expected {expected[0]:,} with "
+                f"{expected[1]:,}"
+            )
+
     try:
-        tensors, metadata = checkpoint.load(path)
+        tensors, metadata = checkpoint.load(path, check)
     except checkpoint.CheckpointError as error:
         raise RunError(str(error)) from error
-    try:
-        config = TrainConfig.from_json(metadata["config"])
-        tokenizer = CharTokenizer(metadata["vocabulary"])
-    except (AttributeError, KeyError, TypeError, UsageError) as error:
-        raise RunError(f"{path} holds no model that can be used: {error!r}") from error
+    assert record is not None
+    assert tokenizer is not None
+    config = record.config
     if device is not None:
         precision = "float32" if device == "cpu" else config.precision
         config = replace(config, device=device, precision=precision)
-    model = build_model(config, len(tokenizer), Generator(config.seed))
     weights = {
         name.removeprefix(MODEL_PREFIX): array
         for name, array in tensors.items()
         if name.startswith(MODEL_PREFIX)
     }
+    check_finite(path, weights)
+    model = build_model(config, len(tokenizer), Generator(config.seed))
     try:
         model.load_state_dict(weights)
     except ValueError as error:
@@ -79,3 +144,14 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
             f"{path} does not hold the model that its settings describe: {error}"
         ) from None
     return Loaded(path, model.eval(), tokenizer, config, tensors, metadata)
+
+
+def check_finite(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise RunError that names the first tensor of a checkpoint that has NaN or infinities."""
+    for name, array in tensors.items():
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            wrong = array.size - int(np.isfinite(array).sum())
+            raise RunError(
+                f"{path} cannot be used: {wrong:,} of the {array.size:,} numbers in {name!r} are "
+                "not finite. Use another checkpoint."
+            )

@@ -20,7 +20,9 @@ from models.console import PlainConsole, escaped, quoted, write
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
 from models.latest import latest_run, steps_made
+from models.recorded_text import trusted_argument
 from models.run_folder import RunFolder, resolve_checkpoint
+from models.run_state import FolderState, ModelRecord, Step
 from models.tokenizer import UnknownPolicy
 from tinygrad_char import __version__
 
@@ -95,8 +97,10 @@ class Train:
             with folder.lock():  # before reading: until then, another process may be training
                 resumed = load_checkpoint(path, self.config.device)
                 _check_same_model(resumed.config, self.config)
-                argument = resumed.metadata["data"]["argument"]
-                corpus = load_corpus(argument if self.data is None else self.data, console.note)
+                argument = self.data
+                if argument is None:
+                    argument = trusted_argument(path, resumed.part(FolderState).data)
+                corpus = load_corpus(argument, console.note)
                 return train(self.config, corpus, folder, console, resumed)
         corpus = load_corpus(self.data, console.note)
         _check_trainable(self.config, len(corpus))
@@ -212,7 +216,9 @@ class Evaluate:
         from models.evaluate import whole_split_loss
 
         loaded = _load(self.run, self.checkpoint, self.device)
-        argument = loaded.metadata["data"]["argument"] if self.data is None else self.data
+        argument = self.data
+        if argument is None:
+            argument = trusted_argument(loaded.path, loaded.part(FolderState, "measured").data)
         corpus = load_corpus(argument, PlainConsole(stderr=self.json).note)
         remarks: list[str] = []
         tokens = loaded.tokenizer.encode(corpus.content, self.unknown, remarks.append)
@@ -229,7 +235,7 @@ class Evaluate:
             loss = whole_split_loss(loaded.model, tokens)
         values = {
             "checkpoint": str(loaded.path),
-            "step": loaded.metadata["step"],
+            "step": loaded.part(Step, "measured").step,
             "text": corpus.name,
             "split": self.split,
             "characters": loss.characters,
@@ -371,7 +377,7 @@ def _commands(arguments: list[str]) -> Any:
                 )
             # On the CPU: its own device may be one that this machine has not, or is not to use.
             loaded = load_checkpoint(resolve_checkpoint(resume, "last"), "cpu")
-            config = TrainConfig.from_json(loaded.metadata["config"])
+            config = loaded.part(ModelRecord).config
         elif preset in PRESETS:
             config = PRESETS[preset]
         if not resume:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from kernels.devices import DEVICES
 from models.errors import UsageError
 from models.gpt import GPTConfig
+from models.schema import shorten
 
 ModelName = Literal["gpt", "bigram"]
 Device = Literal["cpu", "cuda", "cuda-on-cpu"]
@@ -71,32 +73,41 @@ class TrainConfig:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} is {value!r}; expected a whole number from {least}")
-        if self.seed >= 1 << 64:
-            raise UsageError(f"seed is {self.seed}; expected a whole number below 2^64")
+                raise UsageError(
+                    f"{name} is {shorten(value)}; expected a whole number from {least}"
+                )
+            bits = 64 if name == "seed" else 63
+            if value >= 1 << bits:
+                raise UsageError(
+                    f"{name} is {shorten(value)}; expected a whole number below 2^{bits}"
+                )
         for name, low, high in _RANGES:
             value = getattr(self, name)
             number = isinstance(value, float | int) and not isinstance(value, bool)
-            if not number or not low <= value <= high or not math.isfinite(value):
+            if not number or not low <= value <= min(high, sys.float_info.max):
                 limits = f"from {low:g}" + (f" to {high:g}" if high != math.inf else "")
-                raise UsageError(f"{name} is {value!r}; expected a finite number {limits}")
+                raise UsageError(f"{name} is {shorten(value)}; expected a finite number {limits}")
         if self.lr == 0:
             raise UsageError("lr is 0, with which nothing is learned; expected a number above 0")
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1:
                 raise UsageError(f"{name} is 1; expected a number from 0 to below 1")
         if not isinstance(self.gpt, GPTConfig):
-            raise UsageError(f"gpt is {self.gpt!r}; expected a GPTConfig")
+            raise UsageError(f"gpt is {shorten(self.gpt)}; expected a GPTConfig")
         if self.model not in ("gpt", "bigram"):
-            raise UsageError(f"model is {self.model!r}; expected gpt or bigram")
+            raise UsageError(f"model is {shorten(self.model)}; expected gpt or bigram")
         if self.device not in DEVICES:
-            raise UsageError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}")
+            raise UsageError(
+                f"device is {shorten(self.device)}; expected one of {', '.join(DEVICES)}"
+            )
         if self.precision not in PRECISIONS:
             raise UsageError(
-                f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}"
+                f"precision is {shorten(self.precision)}; expected one of {', '.join(PRECISIONS)}"
             )
         if not isinstance(self.deterministic, bool):
-            raise UsageError(f"deterministic is {self.deterministic!r}; expected True or False")
+            raise UsageError(
+                f"deterministic is {shorten(self.deterministic)}; expected True or False"
+            )
         if self.precision != "float32" and self.device == "cpu":
             raise UsageError(
                 f"precision {self.precision} is for CUDA devices; expected float32 on device cpu"
@@ -107,8 +118,8 @@ class TrainConfig:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> TrainConfig:
-        """Return the settings that `to_json` gave; UsageError that names an unknown one."""
+    def from_json(cls, values: Any) -> TrainConfig:
+        """Return the settings that `to_json` gave; UsageError that names an unknown or bad one."""
         _check_names("setting", values, cls)
         shape = values.get("gpt", {})
         _check_names("gpt setting", shape, GPTConfig)
@@ -138,11 +149,15 @@ _RANGES = (
 )
 
 
-def _check_names(what: str, values: dict[str, Any], cls: type) -> None:
+def _check_names(what: str, values: Any, cls: type) -> None:
+    if not isinstance(values, dict):
+        raise UsageError(f"the {what}s are {shorten(values)}; expected an object")
     known = {each.name for each in fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise UsageError(f"unknown {what} {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise UsageError(
+            f"unknown {what} {shorten(unknown[0])}; known are {', '.join(sorted(known))}"
+        )
 
 
 SMALL = TrainConfig(

@@ -15,6 +15,7 @@ import numpy as np
 
 from kernels.backend import bfloat16
 from models.errors import UsageError
+from models.schema import LARGEST, shorten
 from tinygrad_char import functional as F
 from tinygrad_char.nn import (
     CausalSelfAttention,
@@ -58,12 +59,16 @@ class GPTConfig:
         for name in ("block_size", "n_layer", "n_head", "n_embd"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} is {value!r}; expected a whole number of at least 1")
+                raise UsageError(
+                    f"{name} is {shorten(value)}; expected a whole number of at least 1"
+                )
+            if value > LARGEST:
+                raise UsageError(f"{name} is {shorten(value)}; expected a whole number below 2^63")
         if self.n_embd % self.n_head:
             raise UsageError(
                 f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: every head takes "
                 f"an equal part of the channels; try n_embd "
-                f"{math.ceil(self.n_embd / self.n_head) * self.n_head}"
+                f"{-(-self.n_embd // self.n_head) * self.n_head}"
             )
         dropout = self.dropout
         if (
@@ -71,12 +76,16 @@ class GPTConfig:
             or not isinstance(dropout, float | int)
             or not 0 <= dropout < 1
         ):
-            raise UsageError(f"dropout is {dropout!r}; expected a number from 0 to below 1")
+            raise UsageError(f"dropout is {shorten(dropout)}; expected a number from 0 to below 1")
         for name in ("bias", "tied"):
             if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; expected True or False")
+                raise UsageError(
+                    f"{name} is {shorten(getattr(self, name))}; expected True or False"
+                )
         if self.activation not in ("relu", "gelu", "gelu_tanh"):
-            raise UsageError(f"activation is {self.activation!r}; expected relu, gelu or gelu_tanh")
+            raise UsageError(
+                f"activation is {shorten(self.activation)}; expected relu, gelu or gelu_tanh"
+            )
 
 
 class FeedForward(Module):

@@ -23,7 +23,9 @@ from models.errors import RunError, UsageError
 from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
 from models.generate import Sampling, encode_prompt, generate
 from models.plot import plot_losses
+from models.recorded_text import inode
 from models.run_folder import RunFolder
+from models.run_state import FolderState
 from models.signals import StopRequest, stop_on_signals
 from models.tokenizer import CharTokenizer
 from models.trainer import DivergedError, Trainer
@@ -103,6 +105,7 @@ class _Run:
         self.config, self.note = trainer.config, console.note
         self.start, self.records = trainer.step, 0
         self.last: dict[str, dict[str, Any]] = {}  # the last record that has each loss
+        self.text = describe_data(corpus)
         characters = self.config.batch_size * self.config.accumulate * self.config.gpt.block_size
         self.display = Display(console, self.config.steps, trainer.step, characters)
 
@@ -115,7 +118,9 @@ class _Run:
     def prepare(self, resumed: Loaded | None) -> None:
         """Bring the folder to where the run starts."""
         if resumed:
-            kept = self.folder.truncate_metrics(resumed.metadata["metrics"], self.trainer.step)
+            kept = self.folder.truncate_metrics(
+                resumed.part(FolderState).metrics, self.trainer.step
+            )
             self.records = kept.records
             if kept.remark:
                 self.note(kept.remark)
@@ -123,7 +128,7 @@ class _Run:
                 self.remember(record)
         else:  # from here on, whatever happens leaves a run that can be continued
             self.save(self.folder.last)
-        settings = {"config": self.config.to_json(), "data": describe_data(self.corpus)}
+        settings = {"config": self.config.to_json(), "data": self.text}
         with writing():
             checkpoint.write_atomically(
                 self.folder.config, json.dumps(settings, indent=2).encode() + b"\n"
@@ -157,7 +162,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         self.folder.sync_metrics()  # the checkpoint counts them
-        self.trainer.save(path, data=describe_data(self.corpus), metrics=self.records)
+        self.trainer.save(path, data=self.text, metrics=self.records)
 
     def steps(self, stop: StopRequest) -> bool:
         """Make the remaining updates; return False, with everything saved, if asked to stop."""
@@ -294,15 +299,20 @@ def sample_text(trainer: Trainer, step: int) -> str:
 
 def describe_data(corpus: Corpus) -> dict[str, Any]:
     """Return what a checkpoint keeps of its text: where it was, and how to know it again."""
-    return {"argument": corpus.argument, "characters": len(corpus), "sha256": corpus.sha256}
+    return {
+        "argument": corpus.argument,
+        "characters": len(corpus),
+        "sha256": corpus.sha256,
+        "inode": inode(corpus.argument),
+    }
 
 
 def _check_same_text(resumed: Loaded, corpus: Corpus) -> None:
-    before = resumed.metadata["data"]
-    if before["sha256"] != corpus.sha256:
+    before = resumed.part(FolderState).data
+    if before.sha256 != corpus.sha256:
         raise UsageError(
-            f"{resumed.path} was trained on another text: {before['argument']} with "
-            f"{before['characters']:,} characters (SHA-256 {before['sha256'][:12]}), but "
+            f"{resumed.path} was trained on another text: {before.argument} with "
+            f"{before.characters:,} characters (SHA-256 {before.sha256[:12]}), but "
             f"{corpus.source} has {len(corpus):,} ({corpus.sha256[:12]}). Give that text with "
             "--data, or start a new run without --resume"
         )

@@ -10,10 +10,11 @@ from typing import Any
 
 from kernels.devices import get_backend
 from models.batches import RandomBatches, Split, cut_batch
-from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model
+from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model, check_finite
 from models.config import TrainConfig
 from models.errors import RunError
 from models.evaluate import Loss, fixed_batches, mean_loss
+from models.run_state import TrainerState
 from models.tokenizer import CharTokenizer
 from tinygrad_char import checkpoint, parallel
 from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
@@ -215,20 +216,26 @@ class Trainer:
 
     def restore(self, loaded: Loaded) -> None:
         """Go on exactly where the run stood that wrote this checkpoint; RunError if impossible."""
+        state = loaded.part(TrainerState)
+        moments = {
+            name.removeprefix(OPTIMIZER_PREFIX): array
+            for name, array in loaded.tensors.items()
+            if name.startswith(OPTIMIZER_PREFIX)
+        }
+        check_finite(loaded.path, moments)
         try:
             weights = {name: tensor.array for name, tensor in loaded.model.state_dict().items()}
             self.model.load_state_dict(weights)
-            metadata = loaded.metadata
-            self.optimizer.load_state_dict(
-                {
-                    name.removeprefix(OPTIMIZER_PREFIX): array
-                    for name, array in loaded.tensors.items()
-                    if name.startswith(OPTIMIZER_PREFIX)
-                }
-            )
-            self.generator.set_state(metadata["random"])
-            self.step = metadata["step"]
-            self.best_loss, self.best_step = metadata["best_loss"], metadata["best_step"]
-            self.evaluated = metadata["evaluated"]
-        except (KeyError, TypeError, ValueError) as error:
+            self.optimizer.load_state_dict(moments)
+        except ValueError as error:
             raise RunError(f"{loaded.path} cannot be continued: {error}") from error
+        updates, squares = moments["updates"], moments["exp_avg_sq"]
+        if ((updates < 0) | (updates > state.step)).any() or (squares < 0).any():
+            raise RunError(
+                f"{loaded.path} cannot be continued: AdamW's state has numbers of updates outside "
+                f"0 to {state.step}, or negative squares"
+            )
+        self.generator.set_state(loaded.metadata["random"])
+        self.step = state.step
+        self.best_loss, self.best_step = state.best_loss, state.best_step
+        self.evaluated = state.evaluated

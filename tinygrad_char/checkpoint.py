@@ -11,12 +11,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+
+from tinygrad_char import safetensors_file
+from tinygrad_char.regular_file import open_regular
+from tinygrad_char.safetensors_file import FormatError, TensorInfo
 
 FORMAT = "tinygrad_char"
 VERSION = "1"
@@ -24,24 +27,8 @@ VERSION = "1"
 # How the names of files that are still being written begin.
 TEMPORARY_PREFIX = ".tinygrad_char-"
 
-_DTYPES: dict[np.dtype[Any], str] = {
-    np.dtype(np.bool_): "BOOL",
-    np.dtype(np.int8): "I8",
-    np.dtype(np.uint8): "U8",
-    np.dtype(np.int16): "I16",
-    np.dtype(np.uint16): "U16",
-    np.dtype(np.int32): "I32",
-    np.dtype(np.uint32): "U32",
-    np.dtype(np.int64): "I64",
-    np.dtype(np.uint64): "U64",
-    np.dtype(np.float16): "F16",
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float64): "F64",
-    np.dtype(np.complex64): "C64",
-}
-
-# The safetensors library refuses to read a longer header.
-_LONGEST_HEADER = 100_000_000
+_DTYPES = {dtype: name for name, dtype in safetensors_file.DTYPES.items()}
+_LONGEST_HEADER = safetensors_file.LONGEST_HEADER
 
 _PICKLE = "a Python pickle, as older PyTorch files (.pt, .pth) and .pkl files are"
 _OTHER_FORMATS = {
@@ -132,8 +119,19 @@ def save(
     )
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(
+    path: str | os.PathLike[str],
+    check: Callable[[Mapping[str, TensorInfo], dict[str, Any]], None] | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save` wrote: the arrays, by name in sorted order, and the metadata.
+
+    Parameters
+    ----------
+    path
+        A regular file. It is read once and never mapped into memory.
+    check
+        Called with the dtype and shape of each tensor and the metadata before memory is taken for
+        any tensor, to raise what it likes where they are not what was expected.
 
     Raises
     ------
@@ -142,26 +140,31 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         file at all. Nothing in a refused file is executed.
     """
     path = Path(path)
-    first, size = _first_bytes(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
+    first, size = b"", 0
+    with _reading(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        first = file.read(16) or b""
+        if not first:
+            raise CheckpointError(f"cannot load {path}: it is empty. Use another checkpoint.")
+        file.seek(0)
+        try:
+            header, entries = safetensors_file.read_header(file, size)
             _check_origin(path, header)
-            names = sorted(file.keys())
-            for name in names:
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in _DTYPES.values():
-                    raise _altered(path, f"tensor {name!r} has dtype {dtype}, which is never saved")
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise _unreadable(path, first, size, error) from error
-    text, expected = header["json"], header["sha256"]
-    if (found := _digest(text, tensors)) != expected:
-        raise _altered(path, f"its content has SHA-256 {found}, its header says {expected}")
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _altered(path, f"its metadata is not JSON: {error}") from error
+            data = file.tell()
+            described = safetensors_file.check_tensors(entries, size - data)
+            metadata = _metadata(path, header["json"])
+            if check is not None:
+                check(described, metadata)
+            tensors = {
+                name: safetensors_file.read_tensor(file, described[name], data)
+                for name in sorted(described)
+            }
+        except FormatError as error:
+            raise _unreadable(path, first, size, error) from error
+    if (found := _digest(header["json"], tensors)) != header["sha256"]:
+        raise _altered(
+            path, f"its content has SHA-256 {found}, its header says {header['sha256'][:64]}"
+        )
     return tensors, metadata
 
 
@@ -369,26 +372,33 @@ def _is_another_living_process(process_id: int) -> bool:
     return True
 
 
-def _first_bytes(path: Path) -> tuple[bytes, int]:
-    """Return the first bytes and the size of a regular file that is not empty."""
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what the operating system answers to opening and reading into a CheckpointError."""
     try:
-        if not path.exists():
-            raise CheckpointError(f"cannot load {path}: there is no such file. Check the name.")
-        if path.is_dir():
-            raise CheckpointError(
-                f"cannot load {path}: it is a folder. Name the checkpoint file in it."
-            )
-        if not path.is_file():
-            raise CheckpointError(f"cannot load {path}: it is not a regular file.")
-        with path.open("rb") as file:
-            first, size = file.read(16), os.fstat(file.fileno()).st_size
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"cannot load {path}: there is no such file. Check the name."
+        ) from error
+    except IsADirectoryError as error:
+        raise CheckpointError(
+            f"cannot load {path}: it is a folder. Name the checkpoint file in it."
+        ) from error
     except OSError as error:
         raise CheckpointError(
-            f"cannot load {path}: {error.strerror}. Check the file and its permissions."
+            f"cannot load {path}: {error.strerror or error}. Check the file and its permissions."
         ) from error
-    if not first:
-        raise CheckpointError(f"cannot load {path}: it is empty. Use another checkpoint.")
-    return first, size
+
+
+def _metadata(path: Path, text: str) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _altered(path, f"its metadata is not JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise _altered(path, "its metadata is no JSON object")
+    return metadata
 
 
 def _check_origin(path: Path, header: Mapping[str, str]) -> None:
@@ -417,7 +427,7 @@ def _altered(path: Path, reason: str) -> CheckpointError:
     )
 
 
-def _unreadable(path: Path, first: bytes, size: int, error: SafetensorError) -> CheckpointError:
+def _unreadable(path: Path, first: bytes, size: int, error: FormatError) -> CheckpointError:
     if first[8:9] == b"{" or size <= 8:
         return CheckpointError(
             f"cannot load {path}: it was cut short or altered ({size:,} bytes; {error}). "
