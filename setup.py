@@ -65,6 +65,7 @@ FUSED = Extension(
     optional=True,  # without a compiler the references in NumPy serve
 )
 TEST = [
+    "safetensors>=0.7",  # what others read checkpoints with
     "pytest>=8",
     "hypothesis>=6.100",
     "pytest-timeout>=2.3",
@@ -114,7 +115,6 @@ setup(
     },
     install_requires=[
         "numpy>=2.1",
-        "safetensors>=0.5",
         "tyro>=0.9.20",
         "rich>=13.9",
         "pooch>=1.8",

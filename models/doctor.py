@@ -17,7 +17,7 @@ from models.corpus import corpus_status
 from models.openblas import VARIABLE, better_core_type
 from tinygrad_char import __version__
 
-SHOWN = ("numpy", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "torch")
+SHOWN = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch")
 
 
 def examine() -> dict[str, Any]:

@@ -26,7 +26,7 @@ def plot_losses(folder: RunFolder, title: str) -> None:
     axes.legend()
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    write_atomically(folder.loss_picture, buffer.getvalue())
+    write_atomically(folder.loss_picture, buffer.getvalue(), follow_links=False)
 
 
 def _column(records: list[dict[str, Any]], x: str, y: str) -> tuple[list[Any], list[Any]]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import RunError, UsageError
+from models.schema import LARGEST, shorten
 from tinygrad_char.checkpoint import (
     TEMPORARY_PREFIX,
     CheckpointError,
@@ -22,9 +24,17 @@ from tinygrad_char.checkpoint import (
     sync_folder,
     write_atomically,
 )
+from tinygrad_char.regular_file import read_regular
 
 _LOCK = "run.lock"
 _PROCESS = "run.pid"
+_DAMAGED = "metrics.damaged.jsonl"
+
+# Bytes of a record, of which a sample of text takes the most, and of all of them.
+_LONGEST_LINE = 1 << 20
+_LONGEST_METRICS = 1 << 30
+
+_LOSSES = ("loss", "lr", "norm", "train_loss", "validation_loss")
 
 # JSON has no NaN and no infinity: they are written as these strings.
 _NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
@@ -181,12 +191,14 @@ class RunFolder:
         Raises
         ------
         RunError
-            Another process holds it, or the folder cannot be written to.
+            Another process holds it, the folder cannot be written to, or something else than a
+            plain file, such as a link, has one of the names that a run writes to.
         UsageError
             The folder was new, and another run has since used it.
         """
         from filelock import FileLock, Timeout
 
+        self._check_own_files()
         lock = FileLock(self.path / _LOCK, timeout=0)
         with _reporting("lock the run folder", self.path):
             try:
@@ -202,7 +214,10 @@ class RunFolder:
                     self._check_empty()
                     self._must_be_empty = False
                 remove_leftovers(self.path)
-                write_atomically(self.path / _PROCESS, str(os.getpid()).encode())
+                self._separate_metrics()
+                write_atomically(
+                    self.path / _PROCESS, str(os.getpid()).encode(), follow_links=False
+                )
             try:
                 yield
             finally:
@@ -227,15 +242,19 @@ class RunFolder:
         """
         encoded = {key: _encode(value) for key, value in record.items()}
         line = json.dumps(encoded, allow_nan=False).encode() + b"\n"
-        with _reporting("write", self.metrics):
-            before = self.metrics.stat().st_size if self.metrics.exists() else 0
+        with (
+            _reporting("write", self.metrics),
+            open(self.metrics, "ab", buffering=0, opener=_open_no_link) as file,
+        ):
+            before = os.fstat(file.fileno()).st_size
             try:
-                with self.metrics.open("ab") as file:
-                    self._metrics_are_unsynced = True
-                    file.write(line)
+                self._metrics_are_unsynced = True
+                written = 0
+                while written < len(line):
+                    written += file.write(line[written:])
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.truncate(self.metrics, before)
+                    file.truncate(before)
                 raise
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -262,7 +281,7 @@ class RunFolder:
         if not self._metrics_are_unsynced or not self.metrics.exists():
             return
         with _reporting("write", self.metrics):
-            with self.metrics.open("ab") as file:
+            with open(self.metrics, "ab", opener=_open_no_link) as file:
                 os.fsync(file.fileno())
             if self._metrics_are_new:
                 sync_folder(self.path)
@@ -285,8 +304,7 @@ class RunFolder:
         whole, fault = True, None
         try:
             for line, record in self._records_of(data):
-                at = record.get("step")
-                later = step is not None and isinstance(at, int) and at > step
+                later = step is not None and record["step"] > step
                 whole = whole and len(kept) < records and not later
                 if whole:
                     kept.append(line + b"\n")
@@ -303,33 +321,79 @@ class RunFolder:
                     else f"{self.metrics} has no others of its steps"
                 )
             if fault and len(kept) < records and data[len(text) :].split(b"\n", 1)[1]:
-                former = self.metrics.with_name("metrics.damaged.jsonl")
-                write_atomically(former, data)
+                former = self.path / _DAMAGED
+                write_atomically(former, data, follow_links=False)
                 remark = f"{remark} with all that follows; the former file is {former}"
             if text != data:
-                write_atomically(self.metrics, text)
+                write_atomically(self.metrics, text, follow_links=False)
         return KeptMetrics(len(kept), remark)
 
     def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         return self._records_of(self._read_metrics_file())
 
     def _read_metrics_file(self) -> bytes:
-        with _reporting("read", self.metrics):
-            return self.metrics.read_bytes() if self.metrics.exists() else b""
+        with _reporting("read", self.metrics), contextlib.suppress(FileNotFoundError):
+            return read_regular(self.metrics, _LONGEST_METRICS)
+        return b""
 
     def _records_of(self, data: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
         for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise self._broken_line(number, "a JSON record", line) from error
-            if not isinstance(record, dict):
-                raise self._broken_line(number, "a JSON record", line)
-            yield line, {key: _decode(value) for key, value in record.items()}
+            yield line, self._record(number, line)
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        if len(line) > _LONGEST_LINE:
+            expected = f"a record of at most {_LONGEST_LINE:,} bytes"
+            raise self._broken_line(number, expected, line)
+        try:
+            record = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise self._broken_line(number, "a JSON record", line) from error
+        if not isinstance(record, dict):
+            raise self._broken_line(number, "a JSON record", line)
+        if "step" not in record:
+            raise self._broken_line(number, 'a record with a "step"', line)
+        for key, value in record.items():
+            if expected := _expected(key, value):
+                raise self._broken_line(
+                    number, f"a record: {shorten(key)} is {shorten(value)}, not {expected}", line
+                )
+        return {key: _decode(value) for key, value in record.items()}
 
     def _broken_line(self, number: int, expected: str, line: bytes) -> BrokenLineError:
-        shown = line if len(line) <= 60 else line[:57] + b"..."
-        return BrokenLineError(f"line {number} of {self.metrics} is not {expected}: {shown!r}")
+        return BrokenLineError(
+            f"line {number} of {str(self.metrics)!r} is not {expected}: {shorten(line)}"
+        )
+
+    def _check_own_files(self) -> None:
+        """Refuse what a run never makes: a folder from elsewhere may lead out of itself."""
+        own = (self.last, self.best, self.metrics, self.config, self.loss_picture)
+        with _reporting("look into", self.path):
+            for path in (*own, *(self.path / name for name in (_LOCK, _PROCESS, _DAMAGED))):
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:
+                    continue
+                if not stat.S_ISREG(status.st_mode):
+                    kind = "a link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+                    raise RunError(
+                        f"{str(path)!r} is {kind}; a run keeps plain files under its names, and "
+                        "writes to nothing else. Delete it, or copy there what it stands for"
+                    )
+                # A lock is emptied: with a second name, that would be another file, too.
+                if path.name == _LOCK and status.st_nlink > 1:
+                    raise RunError(
+                        f"{str(path)!r} has other names (it is a hard link), which the lock of a "
+                        "run never has. Delete it"
+                    )
+
+    def _separate_metrics(self) -> None:
+        """Give the metrics a file of their own: one with other names must not grow with the run.
+
+        Backups made of hard links are such.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self.metrics.lstat().st_nlink > 1:
+                write_atomically(self.metrics, self._read_metrics_file(), follow_links=False)
 
     def _check_empty(self) -> None:
         # What is left by a run that ended before it wrote anything does not count.
@@ -366,7 +430,7 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            return f"process {int((self.path / _PROCESS).read_text())}"
+            return f"process {int(read_regular(self.path / _PROCESS, 32))}"
         except (OSError, ValueError):
             return "another process"
 
@@ -434,6 +498,28 @@ def _encode(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
     return value
+
+
+def _expected(key: str, value: Any) -> str:
+    """Return what a value of a record should be, or nothing where it is that."""
+    kind = type(value)
+    if key == "step":
+        return "" if kind is int and 0 <= value <= LARGEST else "a whole number"
+    if key in _LOSSES:
+        whole = kind is int and abs(value) <= LARGEST
+        number = kind is float or whole or (kind is str and value in _NOT_FINITE)
+        return "" if number else "a number"
+    if key == "sample":
+        return "" if kind is str else "a text"
+    return "one value" if kind in (dict, list) else ""
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _decode(value: Any) -> Any:

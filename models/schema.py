@@ -128,15 +128,18 @@ def _check_limit(limit: Any, value: Any, where: str) -> None:
         raise _unexpected(where, value, limit.words)
 
 
-def shorten(value: Any) -> str:
-    """Return a value's representation for a message, however large or deep it is."""
-    if isinstance(value, int) and value.bit_length() > 4000:  # Python prints no more
-        return f"a number of {value.bit_length()} bits"
-    return _SHORT.repr(value)
+class _Shortener(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python refuses to print very long ones.
+        return f"a number of {value.bit_length()} bits" if abs(value) >> 256 else str(value)
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
+shorten = _Shortener().repr
+"""Return a value's representation for a message, however large or deep it is."""
 
 
 def _unexpected(where: str, value: Any, expected: str) -> SchemaError:

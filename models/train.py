@@ -131,7 +131,9 @@ class _Run:
         settings = {"config": self.config.to_json(), "data": self.text}
         with writing():
             checkpoint.write_atomically(
-                self.folder.config, json.dumps(settings, indent=2).encode() + b"\n"
+                self.folder.config,
+                json.dumps(settings, indent=2).encode() + b"\n",
+                follow_links=False,
             )
 
     def introduce(self) -> None:

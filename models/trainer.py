@@ -210,7 +210,7 @@ class Trainer:
             **more,
         }
         try:
-            checkpoint.save(path, {**weights, **state}, metadata)
+            checkpoint.save(path, {**weights, **state}, metadata, follow_links=False)
         except checkpoint.CheckpointError as error:
             raise RunError(str(error)) from error
 

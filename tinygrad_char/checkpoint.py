@@ -65,7 +65,11 @@ class CheckpointError(RuntimeError):
 
 
 def save(
-    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    *,
+    follow_links: bool = True,
 ) -> None:
     """Write arrays and metadata to `path` atomically.
 
@@ -78,6 +82,9 @@ def save(
     metadata
         Dictionaries with string keys, lists, strings, numbers, booleans and None: what JSON gives
         back exactly. Integers may be of any size, floats may be NaN or infinite.
+    follow_links
+        Whether a link at `path` stays, and the file that it points to is replaced. Where others
+        may have put the link there, its target is not theirs to give: then the link is replaced.
 
     Raises
     ------
@@ -116,6 +123,7 @@ def save(
         Path(path),
         [len(encoded).to_bytes(8, "little"), encoded, *(_bytes_of(arrays[name]) for name in order)],
         8 + len(encoded) + offset,
+        follow_links,
     )
 
 
@@ -168,15 +176,19 @@ def load(
     return tensors, metadata
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(
+    path: str | os.PathLike[str], data: bytes, *, follow_links: bool = True
+) -> None:
     """Replace the file at `path` by `data`: readers see the former file or the new one, whole.
+
+    Links are treated as in `save`.
 
     Raises
     ------
     CheckpointError
         The file could not be written; the former one is untouched.
     """
-    _publish(Path(path), [data], len(data))
+    _publish(Path(path), [data], len(data), follow_links)
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
@@ -283,15 +295,18 @@ def _bytes_of(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _publish(path: Path, pieces: Sequence[bytes | memoryview], size: int) -> None:
+def _publish(
+    path: Path, pieces: Sequence[bytes | memoryview], size: int, follow_links: bool
+) -> None:
     """Write `pieces` beside `path`, wait until they are on disk, and rename."""
-    # A link stays a link: the file that it points to is replaced.
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path if follow_links else path.parent))
+    if not follow_links:
+        target /= path.name
     temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.tmp"
     former = False
     try:
         former = target.exists()
-        if former and not target.is_file():
+        if former and not target.is_symlink() and not target.is_file():
             raise CheckpointError(
                 f"cannot save {path}: it exists and is not a regular file. Choose another name."
             )

@@ -400,6 +400,41 @@ def test_resuming_after_the_text_has_changed_or_gone(finished, run_folder, refus
     text.write_text(TEXT)
 
 
+@pytest.fixture
+def opened():
+    """Return the names of the files that this process opens from now on."""
+    names = []
+    watching = True
+
+    def audit(event, arguments):  # it stays for good
+        if watching and event == "open":
+            names.append(arguments[0])
+
+    sys.addaudithook(audit)
+    yield names
+    watching = False
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--resume"]])
+@pytest.mark.parametrize("forget", [True, False])
+def test_a_file_that_only_the_checkpoint_names_is_not_opened(
+    command, forget, run_folder, refuse, opened
+):
+    Path("secret.txt").write_text(TEXT)
+    secret = str(Path("secret.txt").resolve())
+    for name in ("last.safetensors", "best.safetensors"):
+        tensors, metadata = checkpoint.load(run_folder / name)
+        metadata["data"]["argument"] = secret
+        if forget:
+            del metadata["data"]["inode"]
+        checkpoint.save(run_folder / name, tensors, metadata)
+    message = refuse(*command, run_folder)
+    assert secret not in map(str, opened)
+    says(message, secret, "was not opened", "--data FILE")
+    assert cli.run([*command, "run", "--data", secret]) == 0
+    assert secret in map(str, opened)
+
+
 def test_resuming_into_another_folder(run_folder, refuse):
     message = refuse("train", "--resume", run_folder, "--out", "other")
     says(message, "--out", "--resume", "exclude each other")

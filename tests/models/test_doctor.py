@@ -9,7 +9,7 @@ from kernels import backend
 from models import cli, doctor
 
 NAMES = [
-    *("tinygrad_char", "python", "numpy", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "torch"),
+    *("tinygrad_char", "python", "numpy", "cupy-cuda13x", "cupy-cuda12x", "torch"),
     *("processors", "matrix_products", "kernels", "gpu", "corpus"),
 ]
 

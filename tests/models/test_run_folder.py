@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from models.errors import RunError, UsageError
 from models.run_folder import KeptMetrics, RunFolder, resolve_checkpoint
 from tinygrad_char import checkpoint
 
+LOSSES = ("loss", "lr", "norm", "train_loss", "validation_loss")
 HOLDER = """
 import sys
 from models.run_folder import RunFolder
@@ -261,12 +263,16 @@ def test_new_folder_that_another_run_has_used_meanwhile_is_not_overwritten(tmp_p
 @settings(deadline=None, max_examples=60)
 @given(
     records=st.lists(
-        st.dictionaries(
-            st.text(),
-            st.floats(width=64)
-            | st.integers()
-            | st.text().filter(lambda text: text not in ("nan", "inf", "-inf"))
-            | st.none(),
+        st.builds(
+            lambda step, more: {**more, "step": step},
+            st.integers(0, 2**63 - 1),
+            st.dictionaries(
+                st.text().filter(lambda key: key not in (*LOSSES, "sample")),
+                st.floats(width=64)
+                | st.integers()
+                | st.text().filter(lambda text: text not in ("nan", "inf", "-inf"))
+                | st.none(),
+            ),
         ),
         max_size=4,
     )
@@ -439,3 +445,114 @@ def test_missing_checkpoint_is_refused_with_near_names(run, tmp_path):
         resolve_checkpoint(run.path / "lst.safetensors")
     with pytest.raises(UsageError, match="holds no checkpoint"):
         resolve_checkpoint(tmp_path)
+
+
+# Folders of strangers
+
+OWN = ("last.safetensors", "best.safetensors", "metrics.jsonl", "config.json", "loss.png")
+OWN = (*OWN, "run.pid", "run.lock")
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("kind", ["link", "dangling", "link to a folder", "fifo", "folder"])
+def test_what_a_run_never_makes_is_refused_and_nothing_is_written(tmp_path, run, name, kind):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    (run.path / name).unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(run.path / name)
+    elif kind == "folder":
+        (run.path / name).mkdir()
+    else:
+        target = {"link": "file", "dangling": "new", "link to a folder": "."}[kind]
+        (run.path / name).symlink_to(outside / target)
+    before = names(run.path)
+    with pytest.raises(RunError, match=re.escape(repr(str(run.path / name)))), run.lock():
+        pytest.fail("the folder was taken")
+    assert names(run.path) == before
+    assert names(outside) == ["file"]
+    assert (outside / "file").read_text() == "mine"
+
+
+def test_a_lock_with_a_second_name_is_not_emptied(tmp_path, run):
+    (tmp_path / "mine").write_text("mine")
+    (run.path / "run.lock").unlink(missing_ok=True)
+    (run.path / "run.lock").hardlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match="hard link"), run.lock():
+        pytest.fail("the folder was taken")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_metrics_with_a_second_name_grow_alone(tmp_path, run):
+    line = '{"step": 1}\n'
+    (tmp_path / "backup").write_text(line)
+    run.metrics.hardlink_to(tmp_path / "backup")
+    with run.lock():
+        run.append_metrics({"step": 2})
+    assert (tmp_path / "backup").read_text() == line
+    assert [record["step"] for record in run.read_metrics()] == [1, 2]
+
+
+def test_metrics_are_not_written_through_a_link_that_appears_later(tmp_path, run):
+    (tmp_path / "mine").write_text("mine")
+    with run.lock():
+        run.metrics.symlink_to(tmp_path / "mine")
+        with pytest.raises(RunError, match=r"metrics\.jsonl"):
+            run.append_metrics({"step": 2})
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_holder_that_is_a_fifo_is_another_process(run):
+    with run.lock():
+        (run.path / "run.pid").unlink()
+        os.mkfifo(run.path / "run.pid")
+        assert run._holder() == "another process"
+        (run.path / "run.pid").unlink()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"[" * 100_000, "a JSON record"),
+        (b'{"step": 1, "loss": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "a JSON record"),
+        (b'{"step": NaN}', "a JSON record"),
+        (b'{"step": 1' + b"0" * 5000 + b"}", "a JSON record"),
+        (b'{"loss": 1.0}', 'a record with a "step"'),
+        (b'{"step": "1"}', "'step' is '1', not a whole number"),
+        (b'{"step": -1}', "'step' is -1, not a whole number"),
+        (b'{"step": true}', "'step' is True"),
+        (b'{"step": 1.0}', "'step' is 1.0"),
+        (b'{"step": 1' + b"0" * 400 + b"}", "'step' is a number of"),
+        (b'{"step": 1, "loss": "high"}', "'loss' is 'high', not a number"),
+        (b'{"step": 1, "validation_loss": null}', "'validation_loss' is None, not a number"),
+        (b'{"step": 1, "lr": [1]}', "'lr' is [1], not a number"),
+        (b'{"step": 1, "sample": 3}', "'sample' is 3, not a text"),
+        (b'{"step": 1, "more": {}}', "'more' is {}, not one value"),
+        (b'{"step": 1, "sample": "' + b"x" * (1 << 20) + b'"}', "at most 1,048,576 bytes"),
+        (b"\0" * (2 << 20), "at most 1,048,576 bytes"),
+    ],
+    ids=range(17),
+)
+def test_a_damaged_line_of_metrics_is_named(tmp_path, line, said):
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_bytes(b'{"step": 0}\n' + line + b"\n")
+    with pytest.raises(RunError, match=r"line 2 of .*metrics\.jsonl") as error:
+        folder.read_metrics()
+    assert said in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_metrics_that_are_no_file_are_an_error(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunError, match="not a regular file"):
+        RunFolder(tmp_path).read_metrics()
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(RunError, match="not a regular file"):
+        RunFolder(tmp_path).read_metrics()
+    (tmp_path / "metrics.jsonl").unlink()
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RunError, match="longer than"):
+        RunFolder(tmp_path).read_metrics()

@@ -6,7 +6,7 @@ import pytest
 
 from models import batches
 from models.batches import random_batch, split_corpus
-from models.build import build_model, load_checkpoint
+from models.build import build_model, load_checkpoint, parameter_count
 from models.config import TrainConfig
 from models.errors import RunError
 from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
@@ -390,6 +390,18 @@ def test_settings_that_make_no_model_are_refused(tmp_path, change):
     altered(path, change)
     with pytest.raises(RunError, match="holds no model that can be used"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("model", ["gpt", "bigram"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_parameters_are_counted_without_making_them(model, bias, tied, n_layer):
+    gpt = GPTConfig(block_size=5, n_layer=n_layer, n_head=2, n_embd=6, bias=bias, tied=tied)
+    config = TrainConfig(model=model, gpt=gpt)
+    parameters = list(build_model(config, 11, Generator(0)).parameters())
+    expected = len(parameters), sum(each.size for each in parameters)
+    assert parameter_count(config, 11) == expected
 
 
 def test_a_model_is_built_as_its_settings_say():
