@@ -27,6 +27,12 @@ def select(chosen: Array, values: Array) -> Array:
     return namespace(values).where(chosen, values, values.dtype.type(0))
 
 
+def native(array: Array) -> Array:
+    """Return the array, or a copy in this machine's byte order where it has the other one."""
+    dtype = array.dtype
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
 def is_floating(dtype: np.dtype) -> bool:
     """Return whether numbers of this dtype can have gradients; NumPy has no kind for bfloat16."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")

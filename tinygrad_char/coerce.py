@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
-from kernels.array import is_floating
+from kernels.array import is_floating, native
 from kernels.backend import CPU, DeviceError
 from kernels.devices import backend_of
 from tinygrad_char.autograd import TensorBase, quiet
+from tinygrad_char.integers import check_fits, overflow
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 """The dtype of tensors made from Python floats, and of means and quotients of integers."""
@@ -22,6 +24,11 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
     """Return numbers in nested sequences as an array: floats become float32, integers int64.
 
     Arrays of other libraries keep their dtype.
+
+    Raises
+    ------
+    OverflowError
+        The dtype does not hold an integer, or none holds them all.
     """
     is_array = hasattr(data, "__array__")
     if hasattr(data, "__dlpack__"):
@@ -32,9 +39,18 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
         array = np.array(data, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"tensor from a nested sequence: {error}") from None
-    if dtype is None and array.dtype == np.float64 and not is_array:
-        array = array.astype(DEFAULT_DTYPE)
-    return array
+    if is_array or dtype is not None:
+        return array
+    if array.dtype == object or (array.dtype == np.float64 and (abs(array) >= 2.0**63).any()):
+        _check_integers(data)
+    return array.astype(DEFAULT_DTYPE) if array.dtype == np.float64 else array
+
+
+def _check_integers(data: Any) -> None:
+    """Raise OverflowError for integers alone that no one dtype of integers holds."""
+    numbers = np.array(data, dtype=object).ravel().tolist()
+    if all(isinstance(each, int) for each in numbers):
+        raise overflow("tensor", max(numbers, key=abs), np.dtype(np.int64))
 
 
 def _plain(data: Sequence) -> list:
@@ -57,6 +73,8 @@ def tensor_like(name: str, value: Any, like: Any) -> Any:
         value = value.item()
     if isinstance(value, bool | int | float):
         weak = is_floating(like.array.dtype) and not isinstance(value, bool)
+        if weak:
+            check_fits(name, value, like.array.dtype)
         array = from_python(value, like.array.dtype if weak else None)
     elif isinstance(value, like.backend.array_type | np.ndarray):
         array = value
@@ -74,7 +92,7 @@ def tensor_like(name: str, value: Any, like: Any) -> Any:
         )
     if array.dtype.kind not in "iub" and not is_floating(array.dtype):
         raise TypeError(f"{name}: expected booleans, integers or floats, got {array.dtype}")
-    return like._result(like.backend.xp.asarray(array))
+    return like._result(like.backend.xp.asarray(native(array)))
 
 
 def boolean_mask(name: str, mask: Any, x: Any) -> Any:
@@ -103,7 +121,13 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
     ------
     TypeError
         Two different floating dtypes: nothing is converted silently.
+    OverflowError
+        The tensor's integer dtype, which the result will have, does not hold the number.
     """
+    if isinstance(a, TensorBase) and isinstance(b, TensorBase):
+        dtype = a.array.dtype
+        if dtype == b.array.dtype and (not quotient or is_floating(dtype)):
+            return a, b
     like = a if isinstance(a, TensorBase) else b
     a, b = _number_or_tensor(name, a, like), _number_or_tensor(name, b, like)
     dtype_a, dtype_b = _dtype(a), _dtype(b)
@@ -113,6 +137,8 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
         tensor, number = (b, a) if dtype_a is None else (a, b)
         if not is_floating(tensor.array.dtype) and (quotient or isinstance(number, float)):
             tensor = floating(tensor)
+        dtype = tensor.array.dtype
+        check_fits(name, number, np.dtype(np.int64) if dtype.kind == "b" else dtype)
         return (number, tensor) if dtype_a is None else (tensor, number)
     if is_floating(dtype_a) and is_floating(dtype_b):
         raise TypeError(
@@ -156,6 +182,24 @@ def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
         )
     dtype = floats.pop() if floats else np.result_type(*dtypes)
     return [each.astype(dtype) for each in given]
+
+
+_OPERANDS = (TensorBase, bool, int, float, np.generic, np.ndarray, list, tuple)
+
+
+def binary_operator(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Decorate an operator's method: it returns NotImplemented for an operand that is no operand.
+
+    Then Python asks the other object's method, and == says False.
+    """
+
+    @wraps(method)
+    def checked(self: Any, other: Any) -> Any:
+        if isinstance(other, (_OPERANDS, self.backend.array_type)):
+            return method(self, other)
+        return NotImplemented
+
+    return checked
 
 
 def _number_or_tensor(name: str, value: Any, like: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from kernels.array import is_floating
 from kernels.devices import get_backend
 from tinygrad_char.coerce import DEFAULT_DTYPE, from_python, lengths
+from tinygrad_char.integers import check_fits
 from tinygrad_char.random import Generator, Stream, default_generator
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
@@ -24,7 +25,7 @@ def Value(number: float) -> Tensor:  # noqa: N802 (micrograd's name)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """Return a tensor that shares the array's memory.
+    """Return a tensor that shares the array's memory, or copies it from another byte order.
 
     Changes made through the array are not seen by a pending backward: make none before it.
     """
@@ -51,12 +52,12 @@ def _share(array: Any) -> Tensor:
 def full(shape: Any, value: Any, dtype: Any = None, **options: Any) -> Tensor:
     """Return a tensor filled with `value`, whose type is the dtype's if none is given.
 
-    A Python float gives float32, an integer int64, a boolean booleans.
+    A Python float gives float32, an integer int64, a boolean booleans. OverflowError where the
+    dtype does not hold the value.
     """
     if dtype is None:
         dtype = value.dtype if hasattr(value, "dtype") else from_python(value, None).dtype
-    number = value.item() if hasattr(value, "item") else value
-    return Tensor(np.full(_shape("full", [shape]), number, dtype), **options)
+    return _filled("full", _shape("full", [shape]), value, np.dtype(dtype), options)
 
 
 def zeros(*shape: Any, dtype: Any = None, **options: Any) -> Tensor:
@@ -93,9 +94,8 @@ def full_like(like: Tensor, value: Any, dtype: Any = None, **options: Any) -> Te
     OverflowError where the dtype does not hold the value.
     """
     dtype = like.dtype if dtype is None else np.dtype(dtype)
-    number = value.item() if hasattr(value, "item") else value
     options.setdefault("device", like.device)
-    return Tensor(np.full(like.shape, number, dtype), **options)
+    return _filled("full_like", like.shape, value, dtype, options)
 
 
 def empty_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
@@ -123,15 +123,23 @@ def linspace(
     """Return `num` numbers at equal distances from start to stop, which belongs to them or not."""
     if num < 0:
         raise ValueError(f"linspace: {num} numbers, expected at least 0")
+    for end in (start, stop):
+        check_fits("linspace", end, _or_default(dtype))
     return Tensor(np.linspace(start, stop, num, endpoint, dtype=_or_default(dtype)), **options)
 
 
 def arange(*bounds: float, dtype: Any = None, **options: Any) -> Tensor:
-    """Return start, start + step, ... up to and without stop; integers give int64."""
+    """Return start, start + step, ... up to and without stop; integers give int64.
+
+    OverflowError where the dtype does not hold them.
+    """
     if dtype is None:
         whole = all(isinstance(each, int | np.integer) for each in bounds)
         dtype = np.int64 if whole else DEFAULT_DTYPE
-    return Tensor(np.arange(*bounds, dtype=dtype), **options)
+    numbers = np.arange(*bounds)
+    for each in (*numbers[:1], *numbers[-1:]):
+        check_fits("arange", each.item(), np.dtype(dtype))
+    return Tensor(numbers, dtype, **options)
 
 
 # Random numbers: of the generator's stream `sampling`, so that they do not change what layers begin
@@ -206,6 +214,14 @@ def randn_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
     """Return `randn` of the same shape and, if no other is given, dtype and device."""
     options.setdefault("device", like.device)
     return randn(like.shape, dtype=like.dtype if dtype is None else dtype, **options)
+
+
+def _filled(
+    name: str, shape: tuple[int, ...], value: Any, dtype: np.dtype, options: dict[str, Any]
+) -> Tensor:
+    number = value.item() if hasattr(value, "item") else value
+    check_fits(name, number, dtype)
+    return Tensor(np.full(shape, number, dtype), **options)
 
 
 def _stream(generator: Generator | None) -> Stream:

@@ -9,6 +9,8 @@ from kernels.array import is_floating
 from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
+from kernels.softmax import causal_mask
+from tinygrad_char.along import along
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
@@ -50,7 +52,7 @@ from tinygrad_char.losses import (
 )
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
-from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.ops.reduction import Axis, normalize_axes
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
 
@@ -170,11 +172,12 @@ def one_hot(idx: Any, num_classes: int | None = None) -> Tensor:
 
 
 @spelled
-def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> Tensor:
-    """Return exp(scale x) / sum(exp(scale x)) along `axis`, over the elements where `mask` is True.
+def softmax(x: Tensor, axis: Axis = -1, mask: Any = None, scale: float = 1.0) -> Tensor:
+    """Return exp(scale x) / sum(exp(scale x)) over `axis`: of the elements where `mask` is True.
 
-    `mask` is boolean and broadcasts to x, or is "causal": of the last two axes, element (i, j)
-    takes part if j <= i + columns - rows. A row without any element gives zeros.
+    The axis is one, several, or None for all of them. `mask` is boolean and broadcasts to x, or is
+    "causal": of the last two axes, element (i, j) takes part if j <= i + columns - rows. Where no
+    element takes part the result is zeros.
 
     Raises
     ------
@@ -184,7 +187,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> 
         The mask is not of booleans.
     """
     x = floating(x)
-    (axis,) = normalize_axes("softmax", axis, x.ndim)
+    axes = normalize_axes("softmax", axis, x.ndim)
     causal = isinstance(mask, str)
     if causal:
         if mask != "causal" or x.ndim < 2:
@@ -193,14 +196,22 @@ def softmax(x: Tensor, axis: int = -1, mask: Any = None, scale: float = 1.0) -> 
                 "for at least two axes"
             )
         mask = None
+        if len(axes) != 1:
+            causal, mask = False, x._result(causal_mask(x.backend.xp, *x.shape[-2:]))
     elif mask is not None:
         mask = boolean_mask("softmax", mask, x)
-    return neural.Softmax.apply(x, mask, axis=axis, causal=causal, scale=scale)
+    if mask is not None and len(axes) != 1:
+        mask = mask.broadcast_to(x.shape)
+
+    def apply(x: Tensor, mask: Any, axis: int) -> Tensor:
+        return neural.Softmax.apply(x, mask, axis=axis, causal=causal, scale=scale)
+
+    return along(x, axes, apply, mask)
 
 
 @spelled
-def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Return the logarithm of the softmax along `axis`."""
+def log_softmax(x: Tensor, axis: Axis = -1) -> Tensor:
+    """Return the logarithm of the softmax over `axis`: one, several, or all for None."""
     return x.log_softmax(axis)
 
 

@@ -10,7 +10,7 @@ from kernels.array import is_floating
 from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import floating, tensor_like
 from tinygrad_char.ops import loss, neural
-from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.ops.reduction import normalize_axis
 from tinygrad_char.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -281,7 +281,7 @@ def _check_reduction(name: str, reduction: str) -> None:
 def _classes_last(name: str, what: str, x: Tensor, axis: int) -> Tensor:
     if x.ndim == 0:
         raise ValueError(f"{name}: {what} without axes; expected (..., classes)")
-    (axis,) = normalize_axes(name, axis, x.ndim)
+    axis = normalize_axis(name, axis, x.ndim)
     if axis == x.ndim - 1:
         return x
     return x.permute(*(i for i in range(x.ndim) if i != axis), axis)

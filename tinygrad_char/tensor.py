@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, is_floating
+from kernels.array import Array, is_floating, native
 from kernels.backend import Backend, DeviceError
 from kernels.devices import DEVICES, backend_of, get_backend
 from tinygrad_char import autograd
+from tinygrad_char.along import along
 from tinygrad_char.autograd import Function, TensorBase, Version, quiet
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
+    binary_operator,
     boolean_mask,
     floating,
     from_python,
@@ -31,6 +33,7 @@ from tinygrad_char.coerce import (
     raw_index,
     tensor_like,
 )
+from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.methods.conversion import ConversionMethods
 from tinygrad_char.methods.elementwise import ElementwiseMethods
 from tinygrad_char.methods.indexing import IndexingMethods
@@ -38,7 +41,7 @@ from tinygrad_char.methods.numpys import NumpyMethods
 from tinygrad_char.methods.reduction import ReductionMethods
 from tinygrad_char.methods.shape import ShapeMethods
 from tinygrad_char.ops import clipping, elementwise, indexing, neural, reduction, shape
-from tinygrad_char.ops.reduction import Axis, normalize_axes
+from tinygrad_char.ops.reduction import Axis, normalize_axes, normalize_axis
 from tinygrad_char.spelling import spelled
 
 Number = bool | int | float
@@ -93,13 +96,13 @@ class Tensor(
         backend = backend_of(array)
         if device is not None and device != backend.name:
             target = get_backend(device)
-            array = target.from_numpy(backend.to_numpy(array))
+            array = target.from_numpy(native(backend.to_numpy(array)))
             backend = target
         self._fill(array, backend)
         self.requires_grad_(requires_grad)
 
     def _fill(self, array: Array, backend: Backend) -> None:
-        self.array = array
+        self.array = native(array)
         self.backend = backend
         self.requires_grad = False
         self.grad = None
@@ -233,6 +236,8 @@ class Tensor(
     def __index__(self) -> int:
         if self.dtype.kind not in "iu":
             raise TypeError(f"a {self.dtype} tensor cannot be used as an index")
+        if self.size != 1:
+            raise TypeError(f"a tensor of shape {self.shape} cannot be used as an index")
         return int(self.item())
 
     # Gradients
@@ -398,7 +403,7 @@ class Tensor(
     @quiet
     def astype(self, dtype: Any) -> Tensor:
         """Return this tensor in another dtype; differentiable between floating dtypes."""
-        dtype = np.dtype(dtype)
+        dtype = np.dtype(dtype).newbyteorder("=")
         if dtype == self.dtype:
             return self
         if dtype.kind not in "iub" and not is_floating(dtype):
@@ -445,39 +450,51 @@ class Tensor(
 
     # Arithmetic
 
+    @binary_operator
     def __add__(self, other: Any) -> Tensor:
         return elementwise.Add.apply(*operands("add", self, other))
 
+    @binary_operator
     def __radd__(self, other: Any) -> Tensor:
         return elementwise.Add.apply(*operands("add", other, self))
 
+    @binary_operator
     def __sub__(self, other: Any) -> Tensor:
         return elementwise.Subtract.apply(*operands("subtract", self, other))
 
+    @binary_operator
     def __rsub__(self, other: Any) -> Tensor:
         return elementwise.Subtract.apply(*operands("subtract", other, self))
 
+    @binary_operator
     def __mul__(self, other: Any) -> Tensor:
         return elementwise.Multiply.apply(*operands("multiply", self, other))
 
+    @binary_operator
     def __rmul__(self, other: Any) -> Tensor:
         return elementwise.Multiply.apply(*operands("multiply", other, self))
 
+    @binary_operator
     def __truediv__(self, other: Any) -> Tensor:
         return elementwise.Divide.apply(*operands("divide", self, other, quotient=True))
 
+    @binary_operator
     def __rtruediv__(self, other: Any) -> Tensor:
         return elementwise.Divide.apply(*operands("divide", other, self, quotient=True))
 
+    @binary_operator
     def __pow__(self, other: Any) -> Tensor:
         return elementwise.Power.apply(*operands("power", self, other))
 
+    @binary_operator
     def __rpow__(self, other: Any) -> Tensor:
         return elementwise.Power.apply(*operands("power", other, self))
 
+    @binary_operator
     def __matmul__(self, other: Any) -> Tensor:
         return neural.MatMul.apply(*operands("matmul", self, tensor_like("matmul", other, self)))
 
+    @binary_operator
     def __rmatmul__(self, other: Any) -> Tensor:
         return neural.MatMul.apply(*operands("matmul", tensor_like("matmul", other, self), self))
 
@@ -569,6 +586,11 @@ class Tensor(
 
     @quiet
     def _compare(self, other: Any, name: str) -> Tensor:
+        number = other.item() if isinstance(other, np.generic) else other
+        if isinstance(number, int) and self.dtype.kind in "iu" and not fits(number, self.dtype):
+            # Below or above all numbers of the dtype, which settles it for every element.
+            answer = bool(getattr(np, name)(0, 1 if number > 0 else -1))
+            return self._result(self.backend.xp.full(self.shape, answer))
         a, b = operands(name, self, other)
         left, right = (getattr(each, "array", each) for each in (a, b))
         try:
@@ -576,43 +598,56 @@ class Tensor(
         except ValueError:
             raise elementwise.broadcast_error(name, left, right) from None
 
+    @binary_operator
     def __eq__(self, other: Any) -> Any:
         return self._compare(other, "equal")
 
+    @binary_operator
     def __ne__(self, other: Any) -> Any:
         return self._compare(other, "not_equal")
 
+    @binary_operator
     def __lt__(self, other: Any) -> Tensor:
         return self._compare(other, "less")
 
+    @binary_operator
     def __le__(self, other: Any) -> Tensor:
         return self._compare(other, "less_equal")
 
+    @binary_operator
     def __gt__(self, other: Any) -> Tensor:
         return self._compare(other, "greater")
 
+    @binary_operator
     def __ge__(self, other: Any) -> Tensor:
         return self._compare(other, "greater_equal")
 
     __hash__ = object.__hash__
 
     def _logical(self, other: Any, name: str) -> Tensor:
+        number = other.item() if isinstance(other, np.generic) else other
+        if isinstance(number, int) and self.dtype.kind in "iu":  # it takes the tensor's dtype
+            check_fits(name, number, self.dtype)
+            other = self.backend.xp.asarray(number, dtype=self.dtype)
         other = tensor_like(name, other, self)
-        if is_floating(self.dtype) or is_floating(other.dtype):
-            raise TypeError(
-                f"{name}: {self.dtype} and {other.dtype}; expected booleans or integers"
-            )
+        a, b = self.dtype, other.dtype
+        # No integers hold both int64's and uint64's: together these are floats.
+        if is_floating(a) or is_floating(b) or is_floating(np.result_type(a, b)):
+            raise TypeError(f"{name}: {a} and {b}; expected booleans or integers")
         try:
             return self._result(getattr(self.backend.xp, name)(self.array, other.array))
         except ValueError:
             raise elementwise.broadcast_error(name, self, other) from None
 
+    @binary_operator
     def __and__(self, other: Any) -> Tensor:
         return self._logical(other, "bitwise_and")
 
+    @binary_operator
     def __or__(self, other: Any) -> Tensor:
         return self._logical(other, "bitwise_or")
 
+    @binary_operator
     def __xor__(self, other: Any) -> Tensor:
         return self._logical(other, "bitwise_xor")
 
@@ -678,8 +713,8 @@ class Tensor(
 
     def _search_axis(self, name: str, axis: int | None) -> int | None:
         if axis is not None:
-            (axis,) = normalize_axes(name, axis, self.ndim)
-        if (self.size if axis is None else self.shape[axis]) == 0:
+            axis = normalize_axis(name, axis, self.ndim, scalars=True)
+        if (self.size if axis is None or self.ndim == 0 else self.shape[axis]) == 0:
             raise ValueError(f"{name}: shape {self.shape} holds no element along axis {axis}")
         return axis
 
@@ -702,18 +737,22 @@ class Tensor(
         return reduction.Cumsum.apply(x, axis=axis)
 
     @spelled
-    def softmax(self, axis: int = -1) -> Tensor:
-        """Return exp(x) / sum(exp(x)) along `axis`."""
-        return neural.Softmax.apply(
-            floating(self), None, axis=normalize_axes("softmax", axis, self.ndim)[0]
-        )
+    def softmax(self, axis: Axis = -1) -> Tensor:
+        """Return exp(x) / sum(exp(x)) over `axis`: one, several, or all of them for None."""
+
+        def apply(x: Tensor, axis: int) -> Tensor:
+            return neural.Softmax.apply(x, None, axis=axis)
+
+        return along(floating(self), normalize_axes("softmax", axis, self.ndim), apply)
 
     @spelled
-    def log_softmax(self, axis: int = -1) -> Tensor:
-        """Return the logarithm of the softmax along `axis`."""
-        return neural.LogSoftmax.apply(
-            floating(self), axis=normalize_axes("log_softmax", axis, self.ndim)[0]
-        )
+    def log_softmax(self, axis: Axis = -1) -> Tensor:
+        """Return the logarithm of the softmax over `axis`."""
+
+        def apply(x: Tensor, axis: int) -> Tensor:
+            return neural.LogSoftmax.apply(x, axis=axis)
+
+        return along(floating(self), normalize_axes("log_softmax", axis, self.ndim), apply)
 
     # Shapes
 
@@ -726,8 +765,8 @@ class Tensor(
     @spelled
     def flatten(self, start: int = 0, end: int = -1) -> Tensor:
         """Return the axes from `start` to `end` as one; ValueError where it lies before start."""
-        (start,) = normalize_axes("flatten", start, max(self.ndim, 1))
-        (end,) = normalize_axes("flatten", end, max(self.ndim, 1))
+        start = normalize_axis("flatten", start, self.ndim, scalars=True)
+        end = normalize_axis("flatten", end, self.ndim, scalars=True)
         if end < start:
             raise ValueError(f"flatten: axes {start} to {end} of shape {self.shape}")
         middle = math.prod(self.shape[start : end + 1])
@@ -749,7 +788,11 @@ class Tensor(
     @spelled(first=("dim0", "axis0"), second=("dim1", "axis1"))
     def swapaxes(self, first: int, second: int) -> Tensor:
         """Return two axes swapped."""
-        a, b = (normalize_axes("swapaxes", i, self.ndim)[0] for i in (first, second))
+        a, b = (
+            normalize_axis("swapaxes", each, self.ndim, scalars=True) for each in (first, second)
+        )
+        if self.ndim == 0:
+            return self
         order = list(range(self.ndim))
         order[a], order[b] = order[b], order[a]
         return self.permute(*order)
@@ -782,13 +825,13 @@ class Tensor(
     @spelled
     def unsqueeze(self, axis: int) -> Tensor:
         """Return the tensor with a new axis of length 1 at `axis`."""
-        (axis,) = normalize_axes("unsqueeze", axis, self.ndim + 1)
+        axis = normalize_axis("unsqueeze", axis, self.ndim + 1)
         return self.reshape(*self.shape[:axis], 1, *self.shape[axis:])
 
     @spelled(sizes=("split_size", "split_size_or_sections"))
     def split(self, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
         """Return consecutive parts along `axis`: of one size (the last may be less), or several."""
-        (axis,) = normalize_axes("split", axis, self.ndim)
+        axis = normalize_axis("split", axis, self.ndim)
         total = self.shape[axis]
         if isinstance(sizes, int | np.integer):
             if sizes < 1:

@@ -51,6 +51,20 @@ GATES = {
     "triu": (lambda x: x.triu(1), np.ones((2, 2)), [[0, 1], [0, 0]]),
     "x ** 0": (lambda x: x**0, [0.0, -1, 5], [0, 0, 0]),
     "getitem": (lambda x: x[1:], BELOW, [0, 1, 1]),
+    "clip between": (lambda x: x.clip(x.detach() * 0, None), BELOW, [0, 0, 1]),
+    "hypot at 0": (lambda x: x.hypot(0.0), [0.0, 3], [0, 1]),
+    "arctan2 at 0": (lambda x: x.arctan2(0.0), [0.0], [0]),
+    "norm of 0": (lambda x: x.norm(axis=1), [[0.0, 0], [0, 3]], [[0, 0], [0, 1]]),
+    "logsumexp": (lambda x: x.logsumexp(0), [-INF, 2.0], [0, 1]),
+    "logsumexp of nothing": (lambda x: x.logsumexp(0), [-INF, -INF], [0, 0]),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0), BELOW, [0, 0, 1]),
+    "floor": (lambda x: x.floor(), BELOW, [0, 0, 0]),
+    "sign": (lambda x: x.sign(), BELOW, [0, 0, 0]),
+    "topk": (lambda x: x.topk(1).values, BELOW, [0, 0, 1]),
+    "gather": (lambda x: x.gather(0, [2]), BELOW, [0, 0, 1]),
+    "take": (lambda x: x.take([2]), BELOW, [0, 0, 1]),
+    "diagonal": (lambda x: x.diagonal(), np.ones((2, 2)), [[1, 0], [0, 1]]),
+    "pad, cut": (lambda x: x.pad((-1, 0)), BELOW, [0, 1, 1]),
 }
 
 

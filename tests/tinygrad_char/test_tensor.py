@@ -83,7 +83,8 @@ def test_dtype_argument_converts():
         (1j, TypeError, "not complex128"),
         ("text", TypeError, "from str"),
         (None, TypeError, "not object .from NoneType"),
-        ([2**80], TypeError, "not object"),
+        ([2**80], OverflowError, "does not fit into int64"),
+        ([{}], TypeError, "not object"),
         (np.array(["a"]), TypeError, "from ndarray"),
     ],
 )
@@ -235,14 +236,21 @@ def test_numpys_functions_refuse_rather_than_lose_the_history():
         np.exp(leaf(1, 2))
 
 
-@pytest.mark.parametrize("other", ["text", None, 1j, np.complex64(1), object()])
+@pytest.mark.parametrize("other", ["text", None, 1j, object()])
 @pytest.mark.parametrize(
-    ("name", "function"),
-    [("add", operator.add), ("matmul", operator.matmul), ("less", operator.lt)],
+    ("message", "function"),
+    [
+        (r"unsupported operand type\(s\) for \+: 'Tensor'", operator.add),
+        (r"unsupported operand type\(s\) for @: 'Tensor'", operator.matmul),
+        (r"'<' not supported between instances of 'Tensor'", operator.lt),
+        (r"maximum: expected a tensor, a number, an array", tg.maximum),
+    ],
 )
-def test_other_operands_are_refused_by_name(name, function, other):
-    with pytest.raises(TypeError, match=f"{name}: expected a tensor, a number, an array"):
+def test_other_operands_are_refused_by_name(message, function, other):
+    with pytest.raises(TypeError, match=message):
         function(f32(1), other)
+    with pytest.raises(TypeError, match=r"expected a tensor, a number, an array .* got complex"):
+        function(f32(1), np.complex64(1))
 
 
 # Comparisons, masks, logic
@@ -723,7 +731,7 @@ KEY = DropoutKey(0, 0)
         (lambda: E23.cumsum(2), IndexError, ["cumsum", "axis 2"]),
         (lambda: E23.softmax(2), IndexError, ["softmax", "axis 2"]),
         (lambda: E23.log_softmax(-3), IndexError, ["log_softmax", "axis -3"]),
-        (lambda: Tensor(1.0).softmax(), IndexError, ["softmax", "0 axes"]),
+        (lambda: Tensor(1.0).softmax(1), IndexError, ["softmax", "axis 1", "0 axes"]),
         (lambda: F.softmax(E23, mask=[True]), None, []),
         (lambda: F.softmax(E23, mask=[True] * 2), ValueError, ["softmax", "(2,)", "(2, 3)"]),
         (lambda: F.softmax(E23, mask=[1, 0, 1]), TypeError, ["softmax", "int64", "booleans"]),
@@ -796,7 +804,7 @@ KEY = DropoutKey(0, 0)
             IndexError,
             ["cross_entropy", "(1,)", "3", "0 to 2"],
         ),
-        (lambda: F.cross_entropy(E23, [0.0, 1]), TypeError, ["cross_entropy", "float32"]),
+        (lambda: F.cross_entropy(E23, [0.0, 1]), ValueError, ["cross_entropy", "probabilities"]),
         (lambda: F.cross_entropy(E23, [0, 1], "avg"), ValueError, ["'avg'", "mean"]),
         (lambda: F.cross_entropy(Tensor(1.0), 0), ValueError, ["cross_entropy", "classes"]),
         (lambda: F.attention(E4, E4, E4), ValueError, ["attention", "(4,)", "(B, H, T, D)"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinygrad_char.coerce import floating, operands
+from tinygrad_char.coerce import binary_operator, floating, operands
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import exponentials, powers, rounding, trigonometry
 
@@ -68,21 +68,27 @@ class ElementwiseMethods(TensorMethods):
         """
         return rounding.Fmod.apply(*operands("fmod", self, other))
 
+    @binary_operator
     def __floordiv__(self, other: Any) -> Tensor:
         return self.floor_divide(other)
 
+    @binary_operator
     def __rfloordiv__(self, other: Any) -> Tensor:
         return rounding.FloorDivide.apply(*operands("floor_divide", other, self))
 
+    @binary_operator
     def __mod__(self, other: Any) -> Tensor:
         return self.remainder(other)
 
+    @binary_operator
     def __rmod__(self, other: Any) -> Tensor:
         return rounding.Remainder.apply(*operands("remainder", other, self))
 
+    @binary_operator
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
 
+    @binary_operator
     def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return other // self, other % self
 

@@ -9,7 +9,7 @@ import numpy as np
 from tinygrad_char.coerce import operands, tensor_like
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import gathering, indexing
-from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.ops.reduction import normalize_axis
 from tinygrad_char.spelling import spelled
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class IndexingMethods(TensorMethods):
         x: Any = self
         if axis is None:
             x, axis = x.reshape(-1), 0
-        (axis,) = normalize_axes(name, axis, x.ndim)
+        axis = normalize_axis(name, axis, x.ndim)
         if index.ndim != x.ndim:
             raise ValueError(
                 f"{name}: indices {index.shape} for shape {x.shape}; expected as many axes"
@@ -88,7 +88,7 @@ class IndexingMethods(TensorMethods):
         index = _integers("take", indices, self)
         if axis is None:
             x, axis = x.reshape(-1), 0
-        (axis,) = normalize_axes("take", axis, x.ndim)
+        axis = normalize_axis("take", axis, x.ndim)
         raw = gathering.check_indices("take", index.array, x.shape[axis])
         return indexing.GetItem.apply(x, index=((slice(None),) * axis) + (raw,))
 
@@ -112,7 +112,7 @@ class IndexingMethods(TensorMethods):
         as larger than all others.
         """
         x: Any = self.detach() if axis is not None else self.detach().reshape(-1)
-        (axis,) = normalize_axes("argsort", 0 if axis is None else axis, x.ndim)
+        axis = normalize_axis("argsort", 0 if axis is None else axis, x.ndim)
         xp = self.backend.xp
         if not descending:
             return self._result(xp.argsort(x.array, axis=axis, kind="stable"))
@@ -136,7 +136,7 @@ class IndexingMethods(TensorMethods):
 
         Of equal elements the first come first. They are in order whatever `sorted` says.
         """
-        (axis,) = normalize_axes("topk", axis, self.ndim)
+        axis = normalize_axis("topk", axis, self.ndim)
         if not 0 <= k <= self.shape[axis]:
             raise ValueError(f"topk: k={k} for an axis of length {self.shape[axis]}")
         order = self.argsort(axis, descending=largest)[(slice(None),) * axis + (slice(k),)]

@@ -11,7 +11,7 @@ import numpy as np
 from tinygrad_char.coerce import lengths
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import moving, shape
-from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
 from tinygrad_char.spelling import spelled
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ShapeMethods(TensorMethods):
             total = sum(map(operator.index, _several(shifts)))
             rolled = moving.Roll.apply(flat, shifts=(total,), axes=(0,))
             return shape.Reshape.apply(rolled, shape=self.shape)
-        axes = tuple(normalize_axes("roll", each, self.ndim)[0] for each in _several(axis))
+        axes = tuple(normalize_axis("roll", each, self.ndim) for each in _several(axis))
         counts = tuple(map(operator.index, _several(shifts)))
         counts = counts * len(axes) if len(counts) == 1 else counts
         if len(counts) != len(axes):
@@ -145,7 +145,7 @@ class ShapeMethods(TensorMethods):
         x: Any = self
         if axis is None:
             x, axis = shape.Reshape.apply(self, shape=(-1,)), 0
-        (axis,) = normalize_axes("repeat_interleave", axis, x.ndim)
+        axis = normalize_axis("repeat_interleave", axis, x.ndim)
         counts = np.atleast_1d(np.asarray(getattr(repeats, "array", repeats)))
         if counts.dtype.kind not in "iu" or (counts < 0).any():
             raise ValueError(
@@ -217,21 +217,21 @@ class ShapeMethods(TensorMethods):
         """Return at most `chunks` consecutive parts along `axis`, the last may be shorter."""
         if chunks < 1:
             raise ValueError(f"chunk: {chunks} parts, expected at least 1")
-        (axis,) = normalize_axes("chunk", axis, self.ndim)
+        axis = normalize_axis("chunk", axis, self.ndim)
         size = max(1, -(-self.shape[axis] // chunks))
         return self.split(size, axis)
 
     @spelled
     def unbind(self, axis: int = 0) -> list[Tensor]:
         """Return the slices along `axis`, without it."""
-        (axis,) = normalize_axes("unbind", axis, self.ndim)
+        axis = normalize_axis("unbind", axis, self.ndim)
         before = (slice(None),) * axis
         return [self[(*before, i)] for i in range(self.shape[axis])]
 
     @spelled
     def narrow(self, axis: int, start: int, length: int) -> Tensor:
         """Return `length` slices along `axis` from `start` on."""
-        (axis,) = normalize_axes("narrow", axis, self.ndim)
+        axis = normalize_axis("narrow", axis, self.ndim)
         total = self.shape[axis]
         first = start + total if start < 0 else start
         if not 0 <= first <= first + length <= total:
@@ -243,7 +243,7 @@ class ShapeMethods(TensorMethods):
     @spelled
     def unflatten(self, axis: int, sizes: Sequence[int]) -> Tensor:
         """Return the tensor with `axis` cut into several; one length may be -1."""
-        (axis,) = normalize_axes("unflatten", axis, self.ndim)
+        axis = normalize_axis("unflatten", axis, self.ndim)
         new = (*self.shape[:axis], *sizes, *self.shape[axis + 1 :])
         if 0 not in self.shape or -1 not in sizes:
             return shape.Reshape.apply(self, shape=new)

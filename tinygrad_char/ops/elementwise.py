@@ -9,6 +9,7 @@ from kernels.array import Array, select
 from kernels.broadcast import unbroadcast
 from kernels.half import rounded
 from tinygrad_char.autograd import Function
+from tinygrad_char.integers import limits
 
 
 def _shape(operand: Any) -> tuple[int, ...]:
@@ -331,8 +332,8 @@ class Clip(Function):
     def forward(self, x: Array, *, low: float | None, high: float | None) -> Array:
         """Return min(max(x, low), high)."""
         self.saved = (x,)
-        self.low, self.high = low, high
-        return self.backend.xp.clip(x, low, high)
+        self.low, self.high = low, high = limits("clip", low, high, x.dtype)
+        return x.copy() if low is high is None else self.backend.xp.clip(x, low, high)
 
     def backward(self, grad: Array) -> Array:
         """Return dy where x lies within the limits (ends included), else 0."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from kernels.array import Array
 from tinygrad_char.autograd import Function
-from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.ops.reduction import normalize_axis
 
 
 def check_indices(name: str, indices: Array, length: int) -> Array:
@@ -34,7 +34,7 @@ def along_axis(xp: Any, indices: Array, axis: int) -> tuple[Array, ...]:
 
 
 def _check(name: str, x: Array, indices: Array, axis: int) -> int:
-    (axis,) = normalize_axes(name, axis, x.ndim)
+    axis = normalize_axis(name, axis, x.ndim)
     rest = [i for i in range(x.ndim) if i != axis]
     if indices.ndim != x.ndim or any(indices.shape[i] > x.shape[i] for i in rest):
         raise ValueError(

@@ -93,8 +93,8 @@ class AbsoluteError(_DifferenceLoss):
         return abs(x - y)
 
     def slope(self, xp: Any, difference: Array) -> Array:  # type: ignore[override]
-        """Return the sign of x - y, 0 where they are equal."""
-        return xp.sign(difference)
+        """Return the sign of x - y, 0 where they are equal or NaN."""
+        return xp.where(abs(difference) > 0, xp.sign(difference), difference.dtype.type(0))
 
 
 class SmoothAbsoluteError(_DifferenceLoss):

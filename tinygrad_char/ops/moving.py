@@ -8,6 +8,7 @@ import numpy as np
 from kernels.array import Array
 from kernels.reduce import total
 from tinygrad_char.autograd import Function
+from tinygrad_char.integers import check_fits
 from tinygrad_char.ops.gathering import add_at
 
 MODES = {
@@ -111,6 +112,7 @@ class Pad(Function):
         self.taken = tuple(
             slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True)
         )
+        check_fits("pad", value, x.dtype)
         y = self.backend.xp.full(shape, value, x.dtype)
         y[self.inside] = x[self.taken]
         return y

@@ -2,7 +2,7 @@
 
 import math
 
-from kernels.array import Array
+from kernels.array import Array, select
 from kernels.reduce import total
 from tinygrad_char.ops.reduction import Axis, Reduction
 
@@ -35,8 +35,8 @@ class Logsumexp(Reduction):
         part = xp.where(infinite, largest.astype(x.dtype), xp.exp(x - peak))
         count = largest.sum(axis=self.axes, keepdims=True).astype(x.dtype)
         divisor = xp.where(infinite, count, added)
-        one = x.dtype.type(1)
-        return self.spread(grad) * (part / xp.where(divisor == 0, one, divisor))
+        part = part / xp.where(divisor == 0, x.dtype.type(1), divisor)
+        return select(part != 0, self.spread(grad) * part)
 
 
 class Norm(Reduction):

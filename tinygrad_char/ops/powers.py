@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from kernels.array import Array
+from kernels.array import Array, select
 from kernels.erf import erf
 from tinygrad_char.autograd import Function
 from tinygrad_char.ops.elementwise import Binary
@@ -69,10 +69,11 @@ class Hypot(Binary):
         """Return dy a / y, dy b / y; 0 where both are 0."""
         xp = self.backend.xp
         y = xp.hypot(a, b)
+        slope = select(y != 0, grad)
         y = xp.where(y == 0, y.dtype.type(1), y)
         return (
-            grad * (a / y) if self.needs[0] else None,
-            grad * (b / y) if self.needs[1] else None,
+            slope * (a / y) if self.needs[0] else None,
+            slope * (b / y) if self.needs[1] else None,
         )
 
 

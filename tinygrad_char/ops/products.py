@@ -4,7 +4,7 @@ from typing import Any
 
 from kernels.array import Array
 from tinygrad_char.autograd import Function
-from tinygrad_char.ops.reduction import Axis, Reduction, normalize_axes
+from tinygrad_char.ops.reduction import Axis, Reduction, normalize_axis
 
 
 class Prod(Reduction):
@@ -46,7 +46,7 @@ class Cumprod(Function):
 
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y_i = x_0 ... x_i."""
-        (self.axis,) = normalize_axes("cumprod", axis, x.ndim)
+        self.axis = normalize_axis("cumprod", axis, x.ndim)
         self.saved = (x,)
         return x.cumprod(axis=self.axis)
 

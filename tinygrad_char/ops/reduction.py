@@ -10,20 +10,48 @@ Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
 
 
 def normalize_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Return the axes as distinct non-negative integers, or raise IndexError that names them."""
+    """Return the axes as distinct non-negative integers, or raise IndexError that names them.
+
+    A tensor without axes may be reduced over 0 or -1, as NumPy and PyTorch have it: over nothing.
+    """
     if axis is None:
         return tuple(range(ndim))
     try:
         axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else (axis,)))
     except TypeError:
         raise TypeError(f"{name}: axis {axis!r}, expected an integer or a tuple of them") from None
-    for each in axes:
-        if not -ndim <= each < ndim:
-            raise IndexError(f"{name}: axis {each} of a tensor with {ndim} axes")
-    result = tuple(each % ndim for each in axes)
+    result = tuple(_within(name, each, ndim) for each in axes)
     if len(set(result)) != len(result):
         raise ValueError(f"{name}: axis {axis} names the same axis twice")
-    return result
+    return result if ndim else ()
+
+
+def normalize_axis(name: str, axis: Any, ndim: int, *, scalars: bool = False) -> int:
+    """Return the one axis along which an operation works, as a non-negative integer.
+
+    With `scalars`, 0 or -1 of a tensor without axes is taken, and 0 returned.
+
+    Raises
+    ------
+    TypeError
+        It is None, or several axes.
+    IndexError
+        The tensor does not have it.
+    """
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{name}: axis {axis!r}, expected one integer") from None
+    if ndim == 0 and not scalars:
+        raise IndexError(f"{name}: axis {axis} of a tensor without axes")
+    return _within(name, axis, ndim)
+
+
+def _within(name: str, axis: int, ndim: int) -> int:
+    axes = max(ndim, 1)
+    if not -axes <= axis < axes:
+        raise IndexError(f"{name}: axis {axis} of a tensor with {ndim} axes")
+    return axis % axes
 
 
 class Reduction(Function):
@@ -162,10 +190,12 @@ class Cumsum(Function):
 
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y_i = x_0 + ... + x_i."""
-        (self.axis,) = normalize_axes("cumsum", axis, x.ndim)
-        return x.cumsum(axis=self.axis)
+        self.axis = normalize_axis("cumsum", axis, x.ndim, scalars=True)
+        return x.cumsum(axis=self.axis).reshape(x.shape)
 
     def backward(self, grad: Array) -> Any:
         """Return dx_i = dy_i + ... + dy_n."""
+        if grad.ndim == 0:
+            return grad
         xp = self.backend.xp
         return xp.flip(xp.flip(grad, self.axis).cumsum(axis=self.axis), self.axis)

@@ -6,7 +6,7 @@ from typing import Any
 from kernels.array import Array
 from kernels.broadcast import unbroadcast
 from tinygrad_char.autograd import Function
-from tinygrad_char.ops.reduction import normalize_axes
+from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
 
 
 class Copy(Function):
@@ -49,7 +49,7 @@ class Permute(Function):
     def forward(self, x: Array, *, axes: Sequence[int]) -> Array:
         """Return x with axis i taken from axis axes[i]."""
         order = normalize_axes("permute", tuple(axes), x.ndim)
-        if len(order) != x.ndim:
+        if len(axes) != x.ndim:
             raise ValueError(f"permute: axes {tuple(axes)} for a tensor of shape {x.shape}")
         self.inverse = [0] * x.ndim
         for position, axis in enumerate(order):
@@ -87,7 +87,9 @@ class Concatenate(Function):
     def forward(self, *arrays: Array, axis: int) -> Array:
         """Return concatenate(arrays, axis)."""
         shapes = [each.shape for each in arrays]
-        (self.axis,) = normalize_axes("cat", axis, arrays[0].ndim)
+        if arrays[0].ndim == 0:
+            raise ValueError("cat: tensors without axes; stack gives them one")
+        self.axis = normalize_axis("cat", axis, arrays[0].ndim)
         rest = {shape[: self.axis] + shape[self.axis + 1 :] for shape in shapes}
         if len({len(shape) for shape in shapes}) > 1 or len(rest) > 1:
             raise ValueError(f"cat: shapes {shapes} differ in another axis than {axis}")
@@ -112,7 +114,7 @@ class Stack(Function):
         shapes = [each.shape for each in arrays]
         if len(set(shapes)) > 1:
             raise ValueError(f"stack: expected equal shapes, got {shapes}")
-        (self.axis,) = normalize_axes("stack", axis, arrays[0].ndim + 1)
+        self.axis = normalize_axis("stack", axis, arrays[0].ndim + 1)
         return self.backend.xp.stack(arrays, axis=self.axis)
 
     def backward(self, grad: Array) -> tuple[Array, ...]:

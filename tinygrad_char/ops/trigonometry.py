@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kernels.array import Array
+from kernels.array import Array, select
 from tinygrad_char.autograd import Function
 from tinygrad_char.ops.elementwise import Binary
 
@@ -116,9 +116,8 @@ class Arctan2(Binary):
         """Return dy b / (a^2 + b^2), -dy a / (a^2 + b^2); 0 at the origin."""
         xp = self.backend.xp
         radius = xp.hypot(a, b)  # squares of large or small numbers would be lost
-        origin = radius == 0
-        radius = xp.where(origin, grad.dtype.type(1), radius)
-        slope = grad / radius
+        slope = select(radius != 0, grad / radius)
+        radius = xp.where(radius == 0, grad.dtype.type(1), radius)
         return (
             slope * (b / radius) if self.needs[0] else None,
             -slope * (a / radius) if self.needs[1] else None,

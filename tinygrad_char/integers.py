@@ -1,0 +1,58 @@
+"""Python numbers and integer dtypes: what does not fit is an error, and never wraps around."""
+
+from typing import Any
+
+import numpy as np
+
+
+def fits(number: float, dtype: np.dtype) -> bool:
+    """Return whether a dtype holds a number, cut to a whole one where the dtype is of integers.
+
+    Floats hold what Python's own do, beyond their range as infinity, and booleans tell 0 from
+    others.
+    """
+    if dtype.kind in "iu":
+        held = np.iinfo(dtype)
+        return int(held.min) - 1 < number < int(held.max) + 1
+    if isinstance(number, int) and dtype.kind != "b":
+        try:
+            float(number)
+        except OverflowError:
+            return False
+    return True
+
+
+def check_fits(name: str, number: float, dtype: np.dtype) -> None:
+    """Raise OverflowError, for the operation of this name, unless the dtype holds the number."""
+    if not fits(number, dtype):
+        raise overflow(name, number, dtype)
+
+
+def limits(
+    name: str, low: float | None, high: float | None, dtype: np.dtype
+) -> tuple[float | None, float | None]:
+    """Return the ends of a range, None for one beyond all numbers of the dtype: it limits nothing.
+
+    OverflowError where numbers would have to become one that the dtype does not hold.
+    """
+    for end, beyond in ((low, 1), (high, -1)):
+        if end is not None and end * beyond > 0:
+            check_fits(name, end, dtype)
+    return (
+        low if low is None or fits(low, dtype) else None,
+        high if high is None or fits(high, dtype) else None,
+    )
+
+
+def overflow(name: str, number: float, dtype: Any) -> OverflowError:
+    """Return the error for a number that a dtype does not hold."""
+    shown = str(number) if abs(number) < 1 << 256 else f"an integer of {_bits(number)} bits"
+    holds = ""
+    if dtype.kind in "iu":
+        held = np.iinfo(dtype)
+        holds = f", which holds {held.min} to {held.max}"
+    return OverflowError(f"{name}: {shown} does not fit into {dtype}{holds}")
+
+
+def _bits(number: float) -> int:
+    return int(number).bit_length()
