@@ -132,6 +132,8 @@ def checks(quick: bool) -> Iterator[Check]:
         logits = {"x": draw(5, length), "idx": targets}
         yield Check("cross_entropy", case, _cross_entropy, logits)
         yield Check("cross_entropy", f"one pass {case}", _cross_entropy_in_one_pass, logits)
+        far: Arrays = {"x": draw(5, length) + np.float32(1000), "idx": targets}
+        yield Check("cross_entropy", f"{case} near 1000", _cross_entropy_in_one_pass, far)
         indices = rng.integers(0, 7, (3, length))
         tables = {"table_": draw(7, 24), "positions_": draw(length, 24)}
         sums = {"idx": indices, **tables, "grad": draw(3, length, 24)}
@@ -165,6 +167,10 @@ def checks(quick: bool) -> Iterator[Check]:
                 compute, precisions = _attention(causal, p), ("float32", "tf32", "bf16")
                 for name, atomics in ORDERS.items():
                     yield Check("attention", case + name, compute, arrays, precisions, atomics)
+            far = {**arrays, **_far_from_zero(rng, arrays)}
+            for name, atomics in ORDERS.items():
+                case = f"(2, 3, {queries}, {keys}, {size}) near 1000{name}"
+                yield Check("attention", case, _attention_far, far, precisions, atomics)
 
 
 def _layernorm(ops: Any, i: Any) -> list[Array]:
@@ -244,6 +250,22 @@ def _matmul(ops: Any, i: Any) -> list[Array]:
 def _linear(ops: Any, i: Any) -> list[Array]:
     y = ops.linear.forward(i.x, i.weight_, None)
     return [y, *ops.linear.backward(i.grad, i.x, i.weight_, (True, True, False))[:2]]
+
+
+def _far_from_zero(rng: np.random.Generator, arrays: Arrays) -> Arrays:
+    """Return q and k whose products are exact in each precision, and near 1000.
+
+    Their first channel, of ones and of 1024, adds to all scores what leaves the weights alone.
+    """
+    q, k = (rng.integers(-8, 9, arrays[name].shape).astype(np.float32) / 8 for name in "qk")
+    q[..., 0], k[..., 0] = 1, 1024
+    return {"q": q, "k": k}
+
+
+def _attention_far(ops: Any, i: Any) -> list[Array]:
+    """Return all but the gradient of the first channel of q, a sum of large numbers that is 0."""
+    out, dq, dk, dv = _attention(True, 0.2)(ops, i)
+    return [out, dq[..., 1:], dk, dv]
 
 
 def _attention(causal: bool, p: float) -> Compute:
