@@ -3,9 +3,9 @@
  * Dao et al. 2022, arXiv:2205.14135, and Dao 2023, arXiv:2307.08691: the weights of a block of
  * queries and a tile of keys are made, used and forgotten in registers; a row's peak and sum are
  * corrected as tiles go by (the online softmax), and backward makes the weights again from peak and
- * sum. What a block walks over is copied to shared memory one tile ahead. Backward
- * is one pass over the keys' weights for dQ and one over the queries' for dK and dV, or with atomic
- * additions one for all three.
+ * sum. What a block walks over is copied to shared memory one tile ahead. Backward is one pass over
+ * the keys' weights for dQ and one over the queries' for dK and dV, or with atomic additions one for
+ * all three. Each makes the scores by the same additions, in the same order.
  *
  * HEAD is the head size, or the next that there is, up to which tiles are filled with zeros;
  * DROPOUT whether weights are dropped; ROWS how many times 16 rows each warp owns, and
@@ -15,9 +15,6 @@
  * Variants: PRECISION=PLAIN|TF32 SCALAR=float HEAD=128 ROWS=1 FORWARD_OTHERS=32 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
- *
- * Spills: up to 8 bytes, by attention_backward_atomic alone, for bfloat16 heads of 64 with dropout
- * on sm_100, where it needs all 255 registers.
  *
  * q, k, v and the like are views: what a step along batch, head and position is, in numbers, is in
  * the variables whose names end in b, h and t; the numbers of a head are neighbours and begin at a
