@@ -167,8 +167,8 @@ cross_entropy_rescale(const float *__restrict__ cotangent, SCALAR *__restrict__ 
             float values[N];
             load<N>(values, grad_logits + row * classes + c);
 #pragma unroll
-            for (int j = 0; j < N; j++)
-                values[j] *= factor;
+            for (int j = 0; j < N; j++) /* rows that do not count stay 0, even times infinity */
+                values[j] = values[j] == 0.0f ? 0.0f : values[j] * factor;
             store<N>(grad_logits + row * classes + c, values);
         }
     }

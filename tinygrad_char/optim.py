@@ -15,6 +15,7 @@ import numpy as np
 
 from kernels.array import Array, is_floating, namespace
 from kernels.half import FLOAT32, in_float32, is_half
+from tinygrad_char.autograd import quiet
 from tinygrad_char.param_groups import Group
 from tinygrad_char.tensor import Tensor
 
@@ -270,6 +271,7 @@ class Optimizer:
         norm_of = self.backend.global_norm.forward
         return math.hypot(*(float(norm_of(self.flat_grad[span])) for span, _ in spans))
 
+    @quiet
     def step(self, *, max_norm: float | None = None) -> float | None:
         """Update every parameter that has a gradient and is not frozen.
 

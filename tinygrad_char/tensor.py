@@ -782,15 +782,16 @@ class Tensor(
         t.transpose(a, b) swaps as PyTorch does; t.transpose((a, b)) and longer ones are NumPy's.
         """
         if len(axes) == 2:
-            return self.swapaxes(*axes)
+            return self._swap("transpose", *axes)
         return self.permute(*(axes or range(self.ndim)[::-1]))
 
     @spelled(first=("dim0", "axis0"), second=("dim1", "axis1"))
     def swapaxes(self, first: int, second: int) -> Tensor:
         """Return two axes swapped."""
-        a, b = (
-            normalize_axis("swapaxes", each, self.ndim, scalars=True) for each in (first, second)
-        )
+        return self._swap("swapaxes", first, second)
+
+    def _swap(self, name: str, first: int, second: int) -> Tensor:
+        a, b = (normalize_axis(name, each, self.ndim, scalars=True) for each in (first, second))
         if self.ndim == 0:
             return self
         order = list(range(self.ndim))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
-from tinygrad_char import Tensor, cat, stack
+from tinygrad_char import Tensor, cat, nn, optim, stack
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import grad, no_grad
 
@@ -269,6 +269,39 @@ def test_cross_entropy_of_one_row_without_reduction(target, dtype):
     weights = np.exp(logits.detach().numpy().astype("f8"))
     expected = 2 * (weights / weights.sum() - [0, 1, 0])
     np.testing.assert_allclose(2 * logits.grad.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["f2", *DTYPES])
+@pytest.mark.parametrize("value", [INF, NAN])
+def test_a_target_that_does_not_count_gets_nothing(value, dtype, device):
+    targets = Tensor(np.array([1, -100, 2]), device=device)
+    found = gradient(
+        lambda x: F.cross_entropy(x, targets, reduction="none"),
+        np.zeros((3, 4)),
+        np.array([1, value, 1]),
+        dtype,
+        device,
+    )
+    np.testing.assert_array_equal(found[1], 0)
+    np.testing.assert_array_equal(found[0], [0.25, -0.75, 0.25, 0.25])
+    logits = np.zeros((3, 4))
+    logits[1, 2] = value
+    found = gradient(lambda x: F.cross_entropy(x, targets), logits, 1.0, dtype, device)
+    np.testing.assert_array_equal(found[1], 0)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("f4", 1e30), ("f8", 1e200), ("f4", INF), ("f2", 6e4)]
+)
+def test_updates_beyond_the_range_do_not_warn(make, dtype, value):
+    parameter = nn.Parameter(np.ones(3, dtype))
+    optimizer = make([parameter], lr=0.1)
+    for _ in range(2):
+        (parameter * 1).backward(np.full(3, value))
+        optimizer.step()
 
 
 def test_values_beyond_the_range_do_not_warn():

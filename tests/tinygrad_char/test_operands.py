@@ -148,6 +148,19 @@ def test_what_is_made_of_a_number_does_not_wrap(make, number):
         make(number)
 
 
+def test_tensors_of_other_integers_promote():
+    x = small("i1")
+    for y in (
+        x.scatter_add(0, [0], [299]),
+        tg.cat([x, Tensor([300])]),
+        tg.stack([x, 300 * x.int()]),
+    ):
+        assert y.dtype in (np.int64, np.int32)
+        assert y.array.max() >= 300
+    assert x.masked_fill(MASK, Tensor(300)).tolist() == [300, 2, 300]
+    assert x.clip(Tensor(300)).tolist() == [300] * 3
+
+
 def test_ranges_of_small_dtypes():
     assert tg.arange(120, 128, dtype="i1").tolist() == list(range(120, 128))
     assert tg.arange(0, 2, 0.5, dtype="i1").tolist() == [0, 0, 1, 1]

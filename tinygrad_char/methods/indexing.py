@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.coerce import operands, tensor_like
+from tinygrad_char.coerce import promoted, tensor_like
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import gathering, indexing
 from tinygrad_char.ops.reduction import normalize_axis
@@ -75,7 +75,7 @@ class IndexingMethods(TensorMethods):
         IndexError names one that is out of bounds.
         """
         index = _integers("scatter_add", indices, self)
-        x, values = operands("scatter_add", self, tensor_like("scatter_add", source, self))
+        x, values = promoted("scatter_add", [self, source])
         return gathering.ScatterAdd.apply(x, index, values, axis=axis)
 
     @spelled(indices="index")
@@ -98,6 +98,7 @@ class IndexingMethods(TensorMethods):
         index = _integers("index_select", indices, self)
         if index.ndim > 1:
             raise ValueError(f"index_select: indices {index.shape}, expected a vector")
+        axis = normalize_axis("index_select", axis, self.ndim)
         return self.take(index.reshape(-1), axis)
 
     # Order
@@ -126,7 +127,7 @@ class IndexingMethods(TensorMethods):
         See `argsort`.
         """
         x: Any = self if axis is not None else self.reshape(-1)
-        axis = 0 if axis is None else axis
+        axis = normalize_axis("sort", 0 if axis is None else axis, x.ndim)
         order = x.argsort(axis, descending=descending)
         return Ordered(gathering.Gather.apply(x, order, axis=axis, name="sort"), order)
 
