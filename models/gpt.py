@@ -17,6 +17,7 @@ from kernels.backend import bfloat16
 from models.errors import UsageError
 from models.schema import LARGEST, shorten
 from tinygrad_char import functional as F
+from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn import (
     CausalSelfAttention,
     Embedding,
@@ -157,6 +158,7 @@ class GPT(Module):
         )
         self._initialize(generator)
 
+    @no_grad()
     def _initialize(self, generator: Generator) -> None:
         residual = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():

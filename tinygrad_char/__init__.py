@@ -5,6 +5,7 @@ from tinygrad_char import functional, nn, optim, random
 from tinygrad_char.autograd import (
     NonFiniteError,
     detect_nonfinite,
+    enable_grad,
     grad,
     is_grad_enabled,
     no_grad,
@@ -213,6 +214,7 @@ __all__ = [
     "einsum",
     "empty",
     "empty_like",
+    "enable_grad",
     "erf",
     "exp",
     "exp2",

@@ -9,10 +9,13 @@ oldest, without recursion, so the depth of an expression has no limit.
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
+import inspect
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -50,10 +53,24 @@ _accumulating = threading.Lock()
 class Version:
     """Counts the in-place changes of one piece of memory; views share one."""
 
-    __slots__ = ("value",)
+    __slots__ = ("value", "views")
 
     def __init__(self) -> None:
         self.value = 0
+        self.views: list[weakref.ref] = []  # the tensors with a `View`, while they are held
+
+
+class View(NamedTuple):
+    """How a view was taken of the tensor whose memory it shares."""
+
+    base: Any
+    """That tensor, which is no view itself; None where nothing recorded how it was taken."""
+    steps: tuple[tuple[type[Function], dict[str, Any]], ...]
+    """The operations from the base to the view, with their options."""
+
+
+_UNKNOWN = View(None, ())
+_viewing = threading.Lock()
 
 
 class TensorBase:
@@ -61,9 +78,11 @@ class TensorBase:
 
     __slots__ = (
         "__weakref__",
+        "_grad",
+        "_view",
         "array",
         "backend",
-        "grad",
+        "derived",
         "grad_buffer",
         "hooks",
         "node",
@@ -73,12 +92,14 @@ class TensorBase:
 
     array: Array
     backend: Backend
-    grad: Any
+    derived: bool  # computed from a result of `grad`, whose own history is not recorded
     grad_buffer: Any  # the Tensor that becomes `grad`, where an optimizer has given one
     hooks: dict[int, Callable] | None
     node: Function | None
     requires_grad: bool
     version: Version
+    _view: View | None
+    _grad: Any  # what `grad` gives: a Tensor or None
 
 
 Edge = Any  # the Function that made an input, the leaf Tensor itself, or None
@@ -119,6 +140,7 @@ class Function:
     versions: Sequence[tuple[Version, int]] = ()
     hooks: dict[int, Callable] | None = None
     retained: Any = None  # a weak reference to the result, where it keeps its gradient
+    derived: bool = False  # whether an input is a result of `grad`, or computed from one
     shape: tuple[int, ...]
     dtype: Any
     order: int
@@ -162,11 +184,14 @@ class Function:
         node = cls()
         arrays = []
         needs = []
+        derived = False
         first: Any = None
         for each in inputs:
             if isinstance(each, TensorBase):
                 arrays.append(each.array)
                 needs.append(each.requires_grad)
+                if each.derived:
+                    derived = True
                 if first is None:
                     first = each
                 elif each.backend is not first.backend:
@@ -186,19 +211,29 @@ class Function:
         state = _state
         record = state.recording and any(needs)
         node.needs = tuple(needs) if record else (False,) * len(needs)
+        # Before forward: what another thread changes meanwhile may have been read already.
+        before = _versions_of(inputs) if record else ()
         array = node.run_forward(arrays, options)
+        if type(array) is not first.backend.array_type:
+            _check_result(cls.__name__, array)
         if state.checking:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
         if node.is_view and _owner(result.array) is _owner(first.array):
-            result.version = first.version
+            _link_view(node, inputs, options, result)
         if record:
-            node._link(inputs, result)
+            node._link(inputs, result, before)
+            node.derived = derived
+        elif derived:
+            result.derived = state.recording
         if state.trace is not None:
             state.trace.operations.append(Operation(node, inputs, options, result))
         return result
 
-    def _link(self, inputs: tuple[Any, ...], result: Any) -> None:
+    def _link(
+        self, inputs: tuple[Any, ...], result: Any, before: Sequence[tuple[Version, int]]
+    ) -> None:
+        """Make the result's history: the inputs' edges, and their versions where it saved them."""
         self.order = next(_order)
         self.edges = [
             (each.node or each) if need else None
@@ -208,30 +243,33 @@ class Function:
         self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
         if self.saved:
             tensors = [each for each in inputs if isinstance(each, TensorBase)]
-            tensors.append(result)
-            self.versions = self._versions_of(tensors)
+            self.versions = self._saved_versions(
+                [*tensors, result], [*before, (result.version, result.version.value)]
+            )
         result.node = self
         result.requires_grad = True
 
-    def _versions_of(self, tensors: list[Any]) -> list[tuple[Version, int]]:
-        """Return the versions of the tensors whose memory was saved; views share one."""
-        versions = []
+    def _saved_versions(
+        self, tensors: list[Any], versions: list[tuple[Version, int]]
+    ) -> list[tuple[Version, int]]:
+        """Return of the tensors' versions those whose memory was saved; views share one."""
+        found = []
         owners: list[Any] = []
         for value in self.saved:
             if value is None:
                 continue
-            for each in tensors:
+            for each, version in zip(tensors, versions, strict=True):
                 if each.array is value:
-                    versions.append((each.version, each.version.value))
+                    found.append(version)
                     break
             else:  # made by forward: memory of its own, or a part of a tensor's
                 owner = _owner(value)
                 owners = owners or [_owner(each.array) for each in tensors]
-                for each, other in zip(tensors, owners, strict=True):
+                for each, other, version in zip(tensors, owners, versions, strict=True):
                     # An owner may be the optimizer's buffer, which its parameters do not share.
                     if other is owner and self.backend.xp.may_share_memory(value, each.array):
-                        versions.append((each.version, each.version.value))
-        return versions
+                        found.append(version)
+        return found
 
     def _gradients(self, grad: Array, keep: bool) -> list[tuple[Edge, Array]]:
         """Run backward, check what it returns, and pair it with the inputs' edges."""
@@ -249,6 +287,12 @@ class Function:
                     f"{self.shape} or one of its inputs as it was, but it was changed in place "
                     f"{version.value - value} time(s) since; change a copy, or call backward first"
                 )
+        if self.derived:
+            raise RuntimeError(
+                f"backward through {name.lower()}: one of its inputs was computed from a result of "
+                "grad(), whose own gradient is not recorded and would be missing here; "
+                ".detach() that result to take it as a constant"
+            )
         grads = self.run_backward(grad)
         if len(grads) != len(edges):
             raise RuntimeError(
@@ -265,6 +309,42 @@ class Function:
         if not keep:
             self.saved, self.edges = (), None
         return results
+
+
+def _versions_of(inputs: Sequence[Any]) -> list[tuple[Version, int]]:
+    """Return the versions of those inputs that are tensors, as they are now."""
+    return [(each.version, each.version.value) for each in inputs if isinstance(each, TensorBase)]
+
+
+def _link_view(node: Function, inputs: Sequence[Any], options: dict[str, Any], view: Any) -> None:
+    """Let a view share the version of the memory, and know the tensor that it is a view of."""
+    first = inputs[0]
+    version = view.version = first.version
+    if not _state.recording or len(inputs) > 1:
+        view._view = _UNKNOWN
+        return
+    base, steps = first._view or (first, ())
+    view._view = View(base, (*steps, (type(node), options)))
+    with _viewing:
+        version.views.append(weakref.ref(view))
+        if len(version.views).bit_count() == 1:  # at each power of two: forget what is gone
+            version.views = [each for each in version.views if each() is not None]
+
+
+def _check_result(name: str, array: Any) -> None:
+    """Raise TypeError unless forward returned an array, or a number of NumPy's."""
+    if isinstance(array, np.generic | np.ndarray) or hasattr(array, "__cuda_array_interface__"):
+        return
+    if isinstance(array, TensorBase):
+        hint = "forward works on raw arrays, and `apply` makes the tensor"
+    elif array is None:
+        hint = "is a return missing?"
+    else:
+        hint = "return one array, made for instance with np.asarray"
+    raise TypeError(
+        f"forward of {name} returned {'None' if array is None else type(array).__name__}, "
+        f"expected an array; {hint}"
+    )
 
 
 def _owner(value: Any) -> Any:
@@ -290,12 +370,25 @@ def _check_finite(name: str, stage: str, results: Sequence[Any], inputs: Sequenc
     for result in results:
         if not is_floating(result.dtype) or bool((abs(result) < float("inf")).all()):
             continue
+        # The -inf of a mask goes through sums and softmax; no operation has produced it.
+        if (
+            stage == "forward"
+            and bool((result < float("inf")).all())
+            and any(_holds_minus_infinity(each) for each in inputs)
+        ):
+            continue
         ranges = ", ".join(
             _describe_range(each) for each in inputs if hasattr(each, "dtype") and each.size
         )
         raise NonFiniteError(
             f"{stage} of {name.lower()} produced a value that is not finite; its inputs: {ranges}"
         )
+
+
+def _holds_minus_infinity(value: Any) -> bool:
+    if isinstance(value, float):
+        return value == float("-inf")
+    return hasattr(value, "dtype") and is_floating(value.dtype) and bool((value == -np.inf).any())
 
 
 def _describe_range(array: Array) -> str:
@@ -308,18 +401,109 @@ def _describe_range(array: Array) -> str:
     return text
 
 
-@contextlib.contextmanager
-def no_grad() -> Iterator[None]:
+class _Guard:
+    """A setting of this thread, for the body of a `with` or of a decorated function.
+
+    It may be entered again, also while it is entered, and by several threads. A decorated
+    generator or coroutine has the setting whenever its own body runs, and only then.
+    """
+
+    attribute: ClassVar[str]
+    value: ClassVar[bool]
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        """Return a guard, or with `@no_grad` instead of `@no_grad()` the function with one."""
+        return super().__new__(cls) if function is None else cls()(function)
+
+    def __init__(self, function: Callable | None = None) -> None:
+        self._before: list[tuple[int, bool]] = []  # with the thread that is to have it back
+
+    def __enter__(self) -> None:
+        self._before.append((threading.get_ident(), getattr(_state, self.attribute)))
+        setattr(_state, self.attribute, self.value)
+
+    def __exit__(self, *exception: object) -> None:
+        thread = threading.get_ident()
+        for position in range(len(self._before) - 1, -1, -1):
+            if self._before[position][0] == thread:
+                setattr(_state, self.attribute, self._before.pop(position)[1])
+                return
+
+    def __call__(self, function: Callable) -> Callable:
+        """Return the function, run under a guard of this kind."""
+        if not callable(function) or isinstance(function, type):
+            raise TypeError(
+                f"{type(self).__name__}: decorates functions, not {function!r}; decorate its "
+                "methods, or use it in a `with`"
+            )
+        if inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{type(self).__name__}: an asynchronous generator cannot be decorated; use "
+                "`with` inside, not around its yields"
+            )
+        guard = type(self)
+
+        def plain(*args: Any, **options: Any) -> Any:
+            with guard():
+                return function(*args, **options)
+
+        def generator(*args: Any, **options: Any) -> Any:
+            return (yield from _steps(guard, function(*args, **options)))
+
+        async def coroutine(*args: Any, **options: Any) -> Any:
+            return await _Awaited(guard, function(*args, **options))
+
+        if inspect.isgeneratorfunction(function):
+            wrapped: Callable = generator
+        else:
+            wrapped = coroutine if inspect.iscoroutinefunction(function) else plain
+        return functools.wraps(function)(wrapped)
+
+
+class _Awaited:
+    """A coroutine of which each step runs under a guard."""
+
+    def __init__(self, guard: Callable[[], _Guard], coroutine: Any) -> None:
+        self._guard, self._coroutine = guard, coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return _steps(self._guard, self._coroutine.__await__())
+
+
+def _steps(guard: Callable[[], _Guard], body: Any) -> Generator[Any, Any, Any]:
+    """Run a generator, each step of it under a guard, which is off where it waits."""
+    action, argument = body.send, None
+    try:
+        while True:
+            try:
+                with guard():
+                    given = action(argument)
+            except StopIteration as end:
+                return end.value
+            try:
+                action, argument = body.send, (yield given)
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # which the consumer throws into the body
+                action, argument = body.throw, error
+    finally:
+        with guard():
+            body.close()
+
+
+class no_grad(_Guard):  # noqa: N801 (PyTorch's name)
     """Record nothing in this thread: results need no gradient and save nothing.
 
-    Works as a context manager and, being a function's decorator as well, for whole functions.
+    A context manager, and a decorator for functions, generators and coroutines.
     """
-    before = _state.recording
-    _state.recording = False
-    try:
-        yield
-    finally:
-        _state.recording = before
+
+    attribute, value = "recording", False
+
+
+class enable_grad(_Guard):  # noqa: N801
+    """Record again, within `no_grad`: the same uses."""
+
+    attribute, value = "recording", True
 
 
 def is_grad_enabled() -> bool:
@@ -364,15 +548,16 @@ def tracing() -> Iterator[Trace]:
 
 
 def note_change(tensor: TensorBase) -> None:
-    """Count an in-place change of a tensor's memory."""
+    """Count an in-place change of a tensor's memory; what is repeated would leave it out."""
     tensor.version.value += 1
     if _state.trace is not None:
         _state.trace.obstacle = "a tensor is changed in place"
 
 
-@contextlib.contextmanager
-def detect_nonfinite() -> Iterator[None]:
-    """Check every result, forward and backward, in this thread.
+class detect_nonfinite(_Guard):  # noqa: N801
+    """Check every result, forward and backward, in this thread: the same uses as `no_grad`.
+
+    An operation may pass on the -inf of a mask that an input holds, not make one.
 
     Raises
     ------
@@ -380,12 +565,8 @@ def detect_nonfinite() -> Iterator[None]:
         At the first operation that produced a NaN or an infinity: it is named, with the ranges
         of its inputs.
     """
-    before = _state.checking
-    _state.checking = True
-    try:
-        yield
-    finally:
-        _state.checking = before
+
+    attribute, value = "checking", True
 
 
 @quiet
@@ -457,8 +638,13 @@ def grad(
     *,
     retain_graph: bool = False,
     allow_unused: bool = False,
+    create_graph: bool = False,
 ) -> list[Any]:
     """Return the gradients of `outputs` by `inputs` and leave every `.grad` alone.
+
+    They are constants: how they were computed is not recorded. A loss that is computed from one
+    while recording is on refuses backward, where its gradient would lack that part; take
+    `.detach()` of the result, or compute under `no_grad()`, where a constant is meant.
 
     Parameters
     ----------
@@ -471,14 +657,19 @@ def grad(
         Keep what the operations saved, so that the graph can be walked again.
     allow_unused
         Return None, instead of raising, for an input that no output depends on.
+    create_graph
+        Known from PyTorch, and refused: gradients of gradients are not recorded.
 
     Raises
     ------
+    NotImplementedError
+        `create_graph` is True.
     RuntimeError
         An output needs no gradient, or an input is not reached.
     ValueError
         There are not as many cotangents as outputs.
     """
+    refuse_second_derivatives("grad", create_graph)
     outputs = [outputs] if isinstance(outputs, TensorBase) else list(outputs)
     inputs = [inputs] if isinstance(inputs, TensorBase) else list(inputs)
     if grad_outputs is None:
@@ -514,8 +705,22 @@ def grad(
                 f"grad: no output depends on input {position} (shape {each.shape}, requires_grad="
                 f"{each.requires_grad}); pass allow_unused=True to get None for it"
             )
-        results.append(None if array is None else each._result(array.copy()))
+        if array is None:
+            results.append(None)
+            continue
+        result = each._result(array.copy())
+        result.derived = True
+        results.append(result)
     return results
+
+
+def refuse_second_derivatives(name: str, create_graph: bool) -> None:
+    """Raise NotImplementedError where gradients are to have a history of their own."""
+    if create_graph:
+        raise NotImplementedError(
+            f"{name}(create_graph=True): gradients of gradients are not recorded here; for a "
+            "second derivative take differences of first ones, or write the first as operations"
+        )
 
 
 def _walk(
@@ -575,17 +780,17 @@ def _walk(
 
 def _accumulate(leaf: Tensor, grad: Array) -> None:
     with _accumulating:
-        if leaf.grad is not None:
-            total = leaf.grad.array
-            leaf.backend.xp.add(total, grad, out=total)
-            leaf.grad.version.value += 1
+        held = leaf._grad
+        if held is not None:
+            leaf.backend.xp.add(held.array, grad, out=held.array)
+            held.version.value += 1
         elif leaf.grad_buffer is not None:
-            leaf.grad = leaf.grad_buffer
-            if grad is not leaf.grad.array:  # where a kernel may have written it at once
-                leaf.grad.array[...] = grad
-            leaf.grad.version.value += 1
+            held = leaf._grad = leaf.grad_buffer
+            if grad is not held.array:  # where a kernel may have written it at once
+                held.array[...] = grad
+            held.version.value += 1
         else:
-            leaf.grad = leaf._result(leaf.backend.xp.array(grad))
+            leaf._grad = leaf._result(leaf.backend.xp.array(grad))
 
 
 def _run_hooks(hooks: dict[int, Callable] | None, grad: Array, like: Tensor) -> Array:

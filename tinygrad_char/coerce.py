@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import is_floating, native
+from kernels.array import Array, is_floating, native
 from kernels.backend import CPU, DeviceError
 from kernels.devices import backend_of
 from tinygrad_char.autograd import TensorBase, quiet
@@ -107,6 +107,39 @@ def boolean_mask(name: str, mask: Any, x: Any) -> Any:
     if not fits:
         raise ValueError(f"{name}: mask {mask.shape} does not broadcast to x {x.shape}")
     return mask
+
+
+def gradient_array(tensor: Any, value: Any) -> Array:
+    """Return a copy of a gradient that a user gives, in the tensor's shape, dtype and device.
+
+    Raises
+    ------
+    TypeError
+        The tensor is not floating, or the value neither a number, nor an array, nor a tensor.
+    ValueError
+        The value has another shape.
+    """
+    dtype, shape, backend = tensor.array.dtype, tensor.array.shape, tensor.backend
+    if not is_floating(dtype):
+        raise TypeError(f"grad: only floating tensors have gradients, this one is {dtype}")
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        if isinstance(value, np.complexfloating):
+            raise TypeError(f"grad: {value!r}, expected a real number")
+        return backend.xp.full(shape, value, dtype)
+    if isinstance(value, TensorBase):
+        value = value.array
+    elif not isinstance(value, np.ndarray) and not hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(
+            f"grad: expected a tensor, an array, a number or None, got {type(value).__name__}"
+        )
+    if value.dtype.kind not in "iub" and not is_floating(value.dtype):
+        raise TypeError(f"grad: an array of {value.dtype}, expected real numbers")
+    if value.shape != shape:
+        raise ValueError(f"grad: shape {value.shape} for a tensor of shape {shape}")
+    source = backend_of(value)
+    if source is not backend:
+        value = backend.from_numpy(source.to_numpy(value))
+    return backend.xp.array(value, dtype=dtype)
 
 
 def floating(tensor: Any) -> Any:

@@ -153,9 +153,7 @@ class Optimizer:
         self._check_members()
         before = {
             id(each): number
-            for number, (each, (view, _)) in enumerate(
-                zip(self.parameters, self._views, strict=True)
-            )
+            for number, (each, view) in enumerate(zip(self.parameters, self._views, strict=True))
             if each.array is view  # a frozen one may have left
         }
         chosen = [
@@ -193,9 +191,8 @@ class Optimizer:
             each.version.value += 1
             grad, each.grad = each.grad, None
             each.grad_buffer = each._result(self.flat_grad[part].reshape(each.shape))
-            if grad is not None:
-                each.grad = each.grad_buffer.copy_(grad)
-            self._views.append((view, each.grad_buffer))
+            each.grad = grad
+            self._views.append(view)
             number = before.get(id(each))
             if number is not None:
                 self.updates[position] = updates[number]
@@ -222,23 +219,14 @@ class Optimizer:
                 each.grad = None
 
     def _collect(self) -> None:
-        """Make sure that parameters and gradients are where the flat buffers have them."""
-        for position, (each, (view, buffer)) in enumerate(
-            zip(self.parameters, self._views, strict=True)
-        ):
+        """Make sure that parameters are where the flat buffer has them, as gradients always are."""
+        for position, (each, view) in enumerate(zip(self.parameters, self._views, strict=True)):
             if each.array is not view and each.requires_grad:
                 raise RuntimeError(
                     f"{type(self).__name__}: parameter {position} {each.shape} has left this "
                     "optimizer's buffer (moved to a device, converted, or given to another "
                     "optimizer); make the optimizer afterwards, and one for each parameter"
                 )
-            if _trains(each) and each.grad is not buffer:
-                if each.grad.shape != each.shape or each.grad.dtype != each.dtype:
-                    raise ValueError(
-                        f"{type(self).__name__}: gradient {each.grad.shape} {each.grad.dtype} for "
-                        f"parameter {position} {each.shape} {each.dtype}"
-                    )
-                each.grad = buffer.copy_(each.grad)
         if sum(len(group.members) for group in self.groups) > len(self.parameters):
             inside = set(map(id, self.parameters))
             if any(_trains(each) and id(each) not in inside for each in self._members):
@@ -281,7 +269,7 @@ class Optimizer:
         Raises
         ------
         ValueError
-            `max_norm` is not above 0, or a gradient does not fit its parameter.
+            `max_norm` is not above 0.
         RuntimeError
             A parameter has left the flat buffer.
         """

@@ -194,7 +194,7 @@ class _Sum:
 
     def _wrote(self, *parts: Computed) -> None:
         for leaf in self.leaves:
-            leaf.grad = leaf.grad_buffer
+            leaf._grad = leaf.grad_buffer
             leaf.grad_buffer.version.value += 1
         for part in (self._first, *parts):
             if part is not None:

@@ -28,6 +28,7 @@ from tinygrad_char.coerce import (
     boolean_mask,
     floating,
     from_python,
+    gradient_array,
     lengths,
     operands,
     raw_index,
@@ -37,6 +38,7 @@ from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.methods.conversion import ConversionMethods
 from tinygrad_char.methods.elementwise import ElementwiseMethods
 from tinygrad_char.methods.indexing import IndexingMethods
+from tinygrad_char.methods.inplace import InPlaceMethods
 from tinygrad_char.methods.numpys import NumpyMethods
 from tinygrad_char.methods.reduction import ReductionMethods
 from tinygrad_char.methods.shape import ShapeMethods
@@ -51,6 +53,7 @@ class Tensor(
     ConversionMethods,
     ElementwiseMethods,
     IndexingMethods,
+    InPlaceMethods,
     NumpyMethods,
     ReductionMethods,
     ShapeMethods,
@@ -105,9 +108,11 @@ class Tensor(
         self.array = native(array)
         self.backend = backend
         self.requires_grad = False
-        self.grad = None
+        self.derived = False
+        self._grad = None
         self.grad_buffer = None
         self.node = None
+        self._view = None
         self.hooks = None
         self.version = Version()
 
@@ -251,9 +256,35 @@ class Tensor(
         if not requires_grad and self.node is not None:
             raise RuntimeError("a computed tensor keeps its history: use .detach()")
         self.requires_grad = requires_grad
+        self.derived = False
         return self
 
-    def backward(self, gradient: Any = None, *, retain_graph: bool = False) -> None:
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward has added up, of this tensor's shape and dtype, or None.
+
+        Assigning copies an array or a tensor of this shape, converted to this tensor's dtype and
+        device, or fills the shape with a number; None clears. A TypeError or ValueError says what
+        cannot be a gradient of this tensor.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is None:
+            self._grad = None
+        elif value is not self._grad:
+            array = gradient_array(self, value)
+            if self.grad_buffer is None:
+                self._grad = self._result(array)
+            else:
+                self._grad = self.grad_buffer
+                self._grad.array[...] = array
+                self._grad.version.value += 1
+
+    def backward(
+        self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
         """Add the gradient of this tensor to `.grad` of every leaf it was computed from.
 
         Parameters
@@ -262,18 +293,28 @@ class Tensor(
             The cotangent, of this tensor's shape; may be left out for a single element (then 1).
         retain_graph
             Keep what the operations saved, so that backward can run again.
+        create_graph
+            Known from PyTorch, and refused: gradients of gradients are not recorded.
 
         Raises
         ------
+        NotImplementedError
+            `create_graph` is True.
         RuntimeError
             This tensor requires no gradient, holds several elements and no cotangent was given,
             the graph was freed before, or a tensor that backward needs was changed in place.
         """
+        autograd.refuse_second_derivatives("backward", create_graph)
         autograd.backward([self], [self._cotangent(gradient)], retain_graph=retain_graph)
 
     @quiet
     def _cotangent(self, gradient: Any) -> Array:
         if not self.requires_grad:
+            if self.derived:
+                raise RuntimeError(
+                    f"backward from a tensor of shape {self.shape} that was computed from a result "
+                    "of grad(): gradients of gradients are not recorded"
+                )
             raise RuntimeError(
                 f"backward from a tensor of shape {self.shape} that does not require grad: nothing "
                 "it was computed from does, or it was computed under no_grad()"
@@ -328,53 +369,8 @@ class Tensor(
 
     @data.setter
     def data(self, values: Any) -> None:
-        self.copy_(values)
-
-    # In-place changes: each is counted, so that a backward that needs the old values refuses
-
-    def copy_(self, values: Any) -> Tensor:
-        """Overwrite the values with others of the same shape, unrecorded, and return self."""
-        source = values if isinstance(values, TensorBase) else Tensor(values, device=self.device)
-        if source.array.shape != self.array.shape:
-            raise ValueError(f"copy_: values of shape {source.array.shape} into {self.shape}")
-        self._write(Ellipsis, source)
-        return self
-
-    def fill_(self, value: Number) -> Tensor:
-        """Set every element to `value`, unrecorded, and return self."""
-        self._write(Ellipsis, value)
-        return self
-
-    def zero_(self) -> Tensor:
-        """Set every element to 0, unrecorded, and return self."""
-        return self.fill_(0)
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        wants_grad = self.requires_grad or (isinstance(values, TensorBase) and values.requires_grad)
-        if wants_grad and autograd.is_grad_enabled():
-            raise RuntimeError(
-                "setitem: an assignment into or from a tensor that requires grad is not recorded: "
-                "use where, masked_fill, cat or stack, or assign under no_grad()"
-            )
-        try:
-            self._write(raw_index(index), values)
-        except (ValueError, IndexError) as error:
-            raise type(error)(f"setitem on shape {self.shape}: {error}") from None
-
-    @quiet
-    def _write(self, index: Any, values: Any) -> None:
-        if self.node is not None and autograd.is_grad_enabled():
-            raise RuntimeError(
-                f"in-place change of a tensor of shape {self.shape} made by "
-                f"{type(self.node).__name__.lower()}: its history would no longer be true; change "
-                ".detach() or a copy, or do it under no_grad()"
-            )
-        if isinstance(values, TensorBase):
-            if values.backend is not self.backend:
-                raise DeviceError(f"values on {values.backend} into a tensor on {self.backend}")
-            values = values.array
-        self.array[index] = values
-        autograd.note_change(self)
+        with autograd.no_grad():
+            self.copy_(values)
 
     # Where and what dtype
 

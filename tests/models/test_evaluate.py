@@ -28,7 +28,7 @@ def make_gpt(block_size=5, dropout=0.0):
     model = GPT(GPTConfig(block_size, 1, 2, 6, dropout), VOCABULARY, generator=Generator(0))
     rng = np.random.default_rng(1)
     for parameter in model.parameters():
-        parameter.copy_(parameter.detach().numpy() + rng.normal(0, 0.3, parameter.shape))
+        parameter.data = parameter.detach().numpy() + rng.normal(0, 0.3, parameter.shape)
     return model.astype("float64")
 
 

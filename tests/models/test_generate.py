@@ -24,7 +24,7 @@ def make_gpt(block_size=8, **shape):
     model = GPT(config, VOCABULARY, generator=Generator(0))
     rng = np.random.default_rng(1)
     for parameter in model.parameters():
-        parameter.copy_(parameter.detach().numpy() + rng.normal(0, 0.3, parameter.shape))
+        parameter.data = parameter.detach().numpy() + rng.normal(0, 0.3, parameter.shape)
     return model
 
 

@@ -24,7 +24,7 @@ def spread(model, seed=1, std=0.5):
     """Give every parameter, norms and biases too, values far from where they start."""
     rng = np.random.default_rng(seed)
     for parameter in model.parameters():
-        parameter.copy_(parameter.detach().numpy() + rng.normal(0, std, parameter.shape))
+        parameter.data = parameter.detach().numpy() + rng.normal(0, std, parameter.shape)
     return model
 
 

@@ -101,7 +101,7 @@ def make_ours(config, vocab_size, dtype):
     rng = np.random.default_rng(1)
     for parameter in model.parameters():
         noise = rng.normal(0, 0.1, parameter.shape).astype(np.float32)
-        parameter.copy_(parameter.detach().numpy() + noise)
+        parameter.data = parameter.detach().numpy() + noise
     return model.astype(dtype)
 
 
@@ -116,7 +116,7 @@ def make_theirs(config, vocab_size, dtype):
     assert theirs.keys() == ours.keys()
     with torch.no_grad():
         for name, parameter in theirs.items():
-            parameter.copy_(torch.tensor(ours[name]))
+            parameter.data = torch.tensor(ours[name])
     return model
 
 

@@ -92,12 +92,12 @@ def test_the_last_rung_is_the_gpt():
     rung = make("lnorm")
     noise = np.random.default_rng(1)
     for parameter in rung.parameters():
-        parameter.copy_(parameter.detach().numpy() + noise.normal(0, 0.1, parameter.shape))
+        parameter.data = parameter.detach().numpy() + noise.normal(0, 0.1, parameter.shape)
     gpt = GPT(GPTConfig(BLOCK_SIZE, 3, 4, 32), VOCAB_SIZE, generator=Generator(0))
     weights = {gpt_name(name): each.detach().numpy() for name, each in rung.named_parameters()}
     assert weights.keys() == {name for name, _ in gpt.named_parameters()}
     for name, parameter in gpt.named_parameters():
-        parameter.copy_(weights[name])
+        parameter.data = weights[name]
     results = []
     for model in (rung, gpt):
         logits, loss = model(*batch())

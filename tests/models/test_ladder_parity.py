@@ -256,7 +256,7 @@ def test_logits_loss_and_gradients(name):
     model = make(name)
     initial = weights(theirs)
     for each, parameter in model.named_parameters():
-        parameter.copy_(initial[each])
+        parameter.data = initial[each]
     rounding = np.finfo(np.float32).eps
     for each, value in results_of_ours(model, batch()).items():
         allowed = TIMES_TORCH * max(distance(single[each], exact[each]), rounding)
@@ -278,7 +278,7 @@ def test_the_scaled_gpt_is_the_lecture_s():
     renamed = {gpt_name(name): value for name, value in weights(theirs).items()}
     assert renamed.keys() == {name for name, _ in gpt.named_parameters()}
     for name, parameter in gpt.named_parameters():
-        parameter.copy_(renamed[name])
+        parameter.data = renamed[name]
     tokens = batch(vocab_size=31, time=20)
     expected = results_of_theirs(theirs, tokens, torch.float64)
     ours = results_of_ours(gpt, tokens)

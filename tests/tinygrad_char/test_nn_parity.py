@@ -25,7 +25,7 @@ def copy_weights(ours, theirs, dtype):
     for seed, (name, tensor) in enumerate(theirs.named_parameters()):
         values = normal(tuple(tensor.shape), dtype, 100 + seed)
         tensor.data = torch.tensor(values)
-        parameters[name].copy_(values)
+        parameters[name].data = values
 
 
 def run(model, tensors, cotangent):

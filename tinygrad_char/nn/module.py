@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.array import is_floating
 from kernels.devices import get_backend
+from tinygrad_char.autograd import no_grad
 from tinygrad_char.tensor import Tensor
 
 
@@ -211,9 +212,10 @@ class Module:
                 f"load_state_dict: {len(problems)} difference(s) from this "
                 f"{type(self).__name__}:\n" + "\n".join(problems)
             )
-        for name, tensor in own.items():
-            if name in state:
-                tensor.copy_(state[name])
+        with no_grad():
+            for name, tensor in own.items():
+                if name in state:
+                    tensor.copy_(state[name])
 
     def extra_repr(self) -> str:
         """Return what `repr` shows between the parentheses."""

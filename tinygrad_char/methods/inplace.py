@@ -1,0 +1,355 @@
+"""In-place changes: `t += x`, `t[i] = x`, `copy_` and `fill_`, recorded where a gradient follows.
+
+To the tape, a changed tensor is the result of another operation: what was computed from it before
+keeps the old history, what is computed from then on has the new one. A view has no history of its
+own: a change of it is one of its base, of which all views then are taken again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from kernels.array import Array, is_floating
+from kernels.backend import Backend, DeviceError
+from kernels.broadcast import unbroadcast
+from tinygrad_char import autograd
+from tinygrad_char.autograd import Function, TensorBase, View, quiet
+from tinygrad_char.coerce import raw_index, tensor_like
+from tinygrad_char.ops.indexing import is_basic
+from tinygrad_char.ops.shape import BroadcastTo
+
+Steps = tuple[tuple[type[Function], dict[str, Any]], ...]
+
+
+class InPlaceMethods(TensorBase):
+    """The methods of a tensor that change its values.
+
+    Each change is counted, so that a backward that needs the old values refuses. While recording
+    is on, a change of or by a tensor that needs a gradient is recorded as an operation.
+
+    Raises
+    ------
+    RuntimeError
+        The tensor is a leaf that needs a gradient, or a view of one, and recording is on; it is a
+        view that was taken under `no_grad`; its elements share memory with each other, as after
+        `broadcast_to`; or its memory is read-only.
+    TypeError, OverflowError
+        The values are of a kind that the dtype does not hold, or outside its range.
+    ValueError
+        The shape would change.
+    """
+
+    __slots__ = ()
+
+    def copy_(self, values: Any) -> Self:
+        """Overwrite the values with others of the same shape, and return self."""
+        values = _given("copy_", values, self)
+        if getattr(values, "shape", ()) != self.array.shape:
+            shape = getattr(values, "shape", ())
+            raise ValueError(f"copy_: values of shape {shape} into {self.array.shape}")
+        _assign("copy_", self, Ellipsis, values)
+        return self
+
+    def fill_(self, value: Any) -> Self:
+        """Set every element to a number, or the only element of a tensor, and return self."""
+        value = _given("fill_", value, self)
+        if isinstance(value, TensorBase) and value.array.ndim:
+            raise ValueError(f"fill_: expected a number, got shape {value.array.shape}")
+        _assign("fill_", self, Ellipsis, value)
+        return self
+
+    def zero_(self) -> Self:
+        """Set every element to 0, and return self."""
+        return self.fill_(0)
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        values = _given("setitem", values, self)
+        try:
+            _assign("setitem", self, raw_index(index), values)
+        except (ValueError, IndexError) as error:
+            raise type(error)(f"setitem on shape {self.array.shape}: {error}") from None
+
+    def __iadd__(self, other: Any) -> Self:
+        return _update(self, "+=", "__add__", other)
+
+    def __isub__(self, other: Any) -> Self:
+        return _update(self, "-=", "__sub__", other)
+
+    def __imul__(self, other: Any) -> Self:
+        return _update(self, "*=", "__mul__", other)
+
+    def __itruediv__(self, other: Any) -> Self:
+        return _update(self, "/=", "__truediv__", other)
+
+    def __ifloordiv__(self, other: Any) -> Self:
+        return _update(self, "//=", "__floordiv__", other)
+
+    def __imod__(self, other: Any) -> Self:
+        return _update(self, "%=", "__mod__", other)
+
+    def __ipow__(self, other: Any) -> Self:
+        return _update(self, "**=", "__pow__", other)
+
+    def __imatmul__(self, other: Any) -> Self:
+        return _update(self, "@=", "__matmul__", other)
+
+    def __iand__(self, other: Any) -> Self:
+        return _update(self, "&=", "__and__", other)
+
+    def __ior__(self, other: Any) -> Self:
+        return _update(self, "|=", "__or__", other)
+
+    def __ixor__(self, other: Any) -> Self:
+        return _update(self, "^=", "__xor__", other)
+
+
+class Overwrite(Function):
+    """An array of which a part was overwritten: y = x, except for y[part] = values.
+
+    dx = dy, and 0 in the part; dvalues = dy[part], summed over what was broadcast. Where an index
+    array names an element several times, the value that stayed has its gradient.
+    """
+
+    def forward(self, x: Array, values: Any, *, steps: Steps, index: Any) -> Array:
+        """Write values to what the index selects of the view of x that the steps take; return x."""
+        self.steps, self.index = steps, index
+        self.values_shape = getattr(values, "shape", ())
+        self.values_dtype = getattr(values, "dtype", None)
+        # The axes of x in the order of its memory, in which views of x are views of a copy, too.
+        self.axes = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+        _write(_select(self.backend, x, steps), index, values)
+        return x
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        """Return dx, dvalues."""
+        xp = self.backend.xp
+        grad_x = grad_values = None
+        if self.needs[0]:
+            inverse = np.argsort(self.axes).tolist()
+            grad_x = grad.transpose(self.axes).copy().transpose(inverse)
+            _select(self.backend, grad_x, self.steps)[self.index] = 0
+        if self.needs[1]:
+            view = _select(self.backend, grad, self.steps)
+            part = xp.asarray(view[self.index])
+            if not is_basic(self.index):
+                order = xp.arange(part.size).reshape(part.shape)
+                stayed = xp.zeros(view.shape, order.dtype)
+                stayed[self.index] = order
+                part = xp.where(stayed[self.index] == order, part, part.dtype.type(0))
+            extra = max(0, len(self.values_shape) - part.ndim)  # leading ones, which NumPy drops
+            grad_values = unbroadcast(part, self.values_shape[extra:]).reshape(self.values_shape)
+            grad_values = xp.array(grad_values, dtype=self.values_dtype)
+        return grad_x, grad_values
+
+
+def _select(backend: Backend, array: Array, steps: Steps) -> Array:
+    """Return the view of an array that the steps take."""
+    for function, options in steps:
+        node = function()
+        node.backend, node.needs = backend, (False,)
+        array = node.forward(array, **options)
+    return array
+
+
+def _update(target: Any, symbol: str, method: str, other: Any) -> Any:
+    """Give the target the values of an operation on it and another operand."""
+    recorded = _is_recorded(target, other)
+    _check_target(symbol, target, recorded)
+    operation = getattr(type(target), method)
+    if recorded:
+        # Backward may want the old values: the operation gets them in memory of their own.
+        shares = isinstance(other, TensorBase) and other.version is target.version
+        result = operation(_snapshot(target), _snapshot(other) if shares else other)
+    else:
+        result = operation(target, other)
+    if result is NotImplemented:
+        return result
+    shape, dtype = target.array.shape, target.array.dtype
+    if result.array.shape != shape:
+        raise ValueError(
+            f"{symbol}: the result has shape {result.array.shape}, and a tensor keeps its shape "
+            f"{shape} in place; write t = t {symbol[:-1]} ..."
+        )
+    if result.array.dtype != dtype and not np.can_cast(result.array.dtype, dtype, "same_kind"):
+        raise TypeError(
+            f"{symbol}: the result is {result.array.dtype}, and a tensor keeps its dtype {dtype} "
+            f"in place; write t = t {symbol[:-1]} ..., or convert it before with .astype()"
+        )
+    if recorded and target._view is None and result.array.dtype == dtype:
+        target.array[...] = result.array
+        autograd.note_change(target)
+        _become(target, result.node)
+    else:
+        _assign(symbol, target, Ellipsis, result)
+    return target
+
+
+def _assign(name: str, target: Any, index: Any, values: Any) -> None:
+    """Write values, a tensor or a number, to a part of a tensor."""
+    recorded = _is_recorded(target, values)
+    _check_target(name, target, recorded)
+    raw = values
+    if isinstance(values, TensorBase):
+        raw = values.array
+        if values.version is target.version:
+            if _is_part(target.array, index, raw):
+                return  # as in `t[i] += x`, which ends with assigning what was changed in place
+            values = _snapshot(values)
+    _check_range(name, raw, target.array.dtype)
+    if not recorded:
+        _write(target.array, index, raw)
+        autograd.note_change(target)
+        target.derived = False
+        return
+    if not is_floating(target.array.dtype):
+        raise TypeError(
+            f"{name}: values that need a gradient into {target.array.dtype}, which has none; "
+            ".detach() them"
+        )
+    base, steps = target._view or (target, ())
+    inputs = (base, values)
+    node = Overwrite()
+    node.backend = base.backend
+    node.needs = tuple(getattr(each, "requires_grad", False) for each in inputs)
+    node.forward(base.array, getattr(values, "array", values), steps=steps, index=index)
+    autograd.note_change(base)
+    before = base.node
+    node._link(inputs, base, ())
+    node.derived = any(getattr(each, "derived", False) for each in inputs)
+    base.node = before
+    _become(base, node)
+
+
+def _become(base: Any, node: Function) -> None:
+    """Make a tensor the result of a node, and its views those of what it is now."""
+    _set_node(base, node)
+    for reference in list(base.version.views):
+        view = reference()
+        if view is not None and view._view.base is base:
+            with autograd.enable_grad(), autograd.tracing():  # no operations of the user's
+                renewed = base
+                for function, options in view._view.steps:
+                    renewed = function.apply(renewed, **options)
+            _set_node(view, renewed.node)
+
+
+def _set_node(tensor: Any, node: Function) -> None:
+    before, tensor.node = tensor.node, node
+    tensor.requires_grad = True
+    if before is not None and before.retained is not None and before.retained() is tensor:
+        node.retained, before.retained = before.retained, None
+
+
+def _snapshot(tensor: Any) -> Any:
+    """Return a tensor of the same history, with the values as they are now."""
+    copy = tensor._result(tensor.array.copy())
+    copy.requires_grad, copy.node, copy.derived = tensor.requires_grad, tensor.node, tensor.derived
+    return copy
+
+
+def _given(name: str, values: Any, target: Any) -> Any:
+    """Return values that a user gives as a number, or as a tensor on the target's device."""
+    if isinstance(values, np.generic):
+        values = values.item()
+    if isinstance(values, bool | int | float):
+        return values
+    values = tensor_like(name, values, target)
+    if values.backend is not target.backend:
+        raise DeviceError(f"{name}: values on {values.backend} into a tensor on {target.backend}")
+    return values
+
+
+def _is_recorded(target: Any, values: Any) -> bool:
+    base = None if target._view is None else target._view.base
+    return autograd.is_grad_enabled() and any(
+        isinstance(each, TensorBase) and each.requires_grad for each in (target, base, values)
+    )
+
+
+def _check_target(name: str, target: Any, recorded: bool) -> None:
+    """Raise RuntimeError where a tensor is not to be changed in place."""
+    view: View | None = target._view
+    array = target.array
+    if recorded and view is not None and view.base is None:
+        raise RuntimeError(
+            f"{name}: a view of shape {array.shape} that was taken under no_grad() cannot be "
+            "changed while recording is on: nothing knows of what it is a view; take it again"
+        )
+    base = target if view is None else view.base
+    if recorded and base.node is None and base.requires_grad:
+        raise RuntimeError(
+            f"{name}: in-place change of a leaf of shape {base.array.shape} that requires grad"
+            f"{'' if view is None else ', through a view of it,'} while recording is on; do it "
+            "under no_grad(), or change a copy"
+        )
+    if _overlaps(array) or (view is not None and _repeats(view)):
+        raise RuntimeError(
+            f"{name}: elements of this tensor of shape {array.shape} share memory with each other, "
+            "as after broadcast_to; change a .clone() of it"
+        )
+    if not getattr(array.flags, "writeable", True):
+        raise RuntimeError(
+            f"{name}: the memory of this tensor of shape {array.shape} is read-only, as what it "
+            "was made from; change a .clone() of it"
+        )
+
+
+def _overlaps(array: Array) -> bool:
+    """Return whether elements may share memory: a stride is less than what smaller ones span."""
+    reach = 0
+    strides = ((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
+    for stride, length in sorted(strides) if array.size else ():
+        if stride <= reach:
+            return True
+        reach += stride * (length - 1)
+    return False
+
+
+def _repeats(view: View) -> bool:
+    """Return whether a view was taken of something whose elements share memory."""
+    if all(function is not BroadcastTo for function, _ in view.steps):
+        return False
+    return any(
+        _overlaps(_select(view.base.backend, view.base.array, view.steps[:count]))
+        for count in range(1, len(view.steps))
+    )
+
+
+def _check_range(name: str, values: Any, dtype: np.dtype) -> None:
+    """Raise OverflowError for numbers that an integer dtype does not hold: they would wrap."""
+    if dtype.kind not in "iu":
+        return
+    if isinstance(values, bool | int | float):
+        ends = [values]
+    elif values.size == 0 or np.can_cast(values.dtype, dtype):
+        return
+    else:
+        ends = [values.min().item(), values.max().item()]
+    limits = np.iinfo(dtype)
+    for each in ends:
+        if not (math.isfinite(each) and limits.min <= math.trunc(each) <= limits.max):
+            raise OverflowError(
+                f"{name}: {each} does not fit into {dtype}, which holds {limits.min} to "
+                f"{limits.max}"
+            )
+
+
+@quiet  # what float16 does not hold becomes infinite
+def _write(array: Array, index: Any, values: Any) -> None:
+    array[index] = values
+
+
+def _is_part(array: Array, index: Any, values: Array) -> bool:
+    """Return whether values are what the index selects of the array: the same memory."""
+    if not is_basic(index):
+        return False
+    part = array[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+    return _place(part) == _place(values)
+
+
+def _place(array: Array) -> tuple[Any, ...]:
+    interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
+    return interface["data"][0], array.shape, array.strides, array.dtype
