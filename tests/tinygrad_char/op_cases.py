@@ -7,6 +7,7 @@ slash tells the cases of one name apart. `ours` takes Tensors, `theirs` PyTorch 
 import contextlib
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -613,7 +614,45 @@ LOSSES = [
     ),
 ]
 
-CASES = [*ARITHMETIC, *REDUCTIONS, *SHAPES, *TENSORS, *NETWORKS, *ACTIVATIONS, *LOSSES]
+
+def changed(change: Callable) -> Callable:
+    """Return a function that changes a result in place, with its operands, and returns it."""
+
+    def function(*given: Any) -> Any:
+        y = given[-2] * 2
+        change(y, given[-1])
+        return y
+
+    return function
+
+
+def in_place(name: str, change: Callable, *shapes: Any) -> list[Case]:
+    return one(name, changed(change), changed(change), *shapes, positive="pow" in name)
+
+
+IN_PLACE = [
+    *in_place("__iadd__", operator.iadd, (2, 3), (3,)),
+    *in_place("__isub__", operator.isub, (2, 3), (2, 1)),
+    *in_place("__imul__", operator.imul, (2, 3), (2, 3)),
+    *in_place("__itruediv__", operator.itruediv, (2, 3), ()),
+    *in_place("__ipow__", operator.ipow, (2, 3), (3,)),
+    *in_place("__iadd__/view", lambda y, w: operator.iadd(y[1:, 0], w), (3, 2), (2,)),
+    *in_place("__setitem__", lambda y, w: operator.setitem(y, 0, w), (2, 3), (3,)),
+    *in_place("__setitem__/list", lambda y, w: operator.setitem(y, [2, 0], w), (3, 2), (2, 2)),
+    *in_place("copy_", lambda y, w: y[0].copy_(w), (2, 3), (3,)),
+    *in_place("fill_", lambda y, w: operator.imul(y[1:].fill_(1.5), w), (3,), (2,)),
+]
+
+CASES = [
+    *ARITHMETIC,
+    *REDUCTIONS,
+    *SHAPES,
+    *TENSORS,
+    *NETWORKS,
+    *ACTIVATIONS,
+    *LOSSES,
+    *IN_PLACE,
+]
 
 
 def operations() -> set[type[Function]]:
@@ -665,19 +704,17 @@ def differentiable() -> set[str]:
 def recorded() -> Iterator[set[type[Function]]]:
     """Collect the operations that are put on the tape, so that backward goes through them."""
     seen: set[type[Function]] = set()
-    original = Function.__dict__["apply"]
+    original = Function._link
 
-    def apply(cls: type[Function], *inputs: Any, **options: Any) -> Tensor:
-        result = original.__func__(cls, *inputs, **options)
-        if result.node is not None:
-            seen.add(type(result.node))
-        return result
+    def link(node: Function, *arguments: Any) -> None:
+        original(node, *arguments)
+        seen.add(type(node))
 
-    Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    Function._link = link  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        Function.apply = original  # type: ignore[method-assign]
+        Function._link = original  # type: ignore[method-assign]
 
 
 def check_gradients(case: Case) -> None:

@@ -517,7 +517,7 @@ class TestVersions:
         x = leaf([[1.0, 2.0], [3.0, 4.0]])
         (expected,) = tg.grad(fn(x).sum(), x)
         y = fn(x).sum()
-        x.fill_(5)
+        x.data.fill_(5)
         y.backward()
         assert x.grad.tolist() == expected.tolist()
 
@@ -525,7 +525,7 @@ class TestVersions:
         x, weight, bias = leaf(np.ones((2, 3))), leaf(np.ones((4, 3))), leaf(np.zeros(4))
         optim.SGD([weight, bias], lr=0.1)
         y = F.linear(x, weight, bias).sum()
-        bias.fill_(3)
+        bias.data.fill_(3)
         y.backward()
         assert x.grad.tolist() == [[4.0] * 3] * 2
 
@@ -568,13 +568,13 @@ class TestVersions:
         foreign = tg.from_dlpack(np.arange(3.0))
         for x in (leaf([0.0, 1.0, 2.0]), foreign.requires_grad_()):
             y = SquareOfTail.apply(x)
-            x.fill_(1)
+            x.data.fill_(1)
             with pytest.raises(RuntimeError, match="backward through squareoftail"):
                 y.backward(np.ones(2))
 
     def test_a_change_before_the_operation_is_no_matter(self):
         x = leaf([1.0, 2.0])
-        x.fill_(4)
+        x.data.fill_(4)
         x.log().sum().backward()
         assert x.grad.tolist() == [0.25, 0.25]
 
@@ -802,3 +802,189 @@ def test_copies_are_leaves_of_their_own():
     assert not np.shares_memory(twin.array, x.array)
     with pytest.raises(RuntimeError, match="only leaves"):
         copy.deepcopy(x * 1)
+
+
+class TestGradientsThatAreAssigned:
+    @pytest.mark.parametrize("held", [False, True], ids=["alone", "in a flat buffer"])
+    def test_what_fits(self, held):
+        x = leaf([[1.0, 2.0]], np.float32)
+        optimizer = optim.SGD([x, leaf([0.0], np.float32)], lr=1.0) if held else None
+        source = np.array([[3, 4]])
+        values = (2, 2.5, np.float64(3), True * 1, source, np.float64([[1, 2]]), tg.Tensor(source))
+        for value in values:
+            x.grad = value
+            expected = np.broadcast_to(getattr(value, "array", value), (1, 2))
+            assert x.grad.dtype == np.float32
+            assert x.grad.tolist() == expected.tolist()
+            assert x.grad_buffer is None or x.grad is x.grad_buffer
+        x.grad = source
+        source[...] = 9
+        assert x.grad.tolist() == [[3, 4]]
+        x.grad += 1
+        (x * 2).sum().backward()
+        assert x.grad.tolist() == [[6, 7]]
+        if optimizer is not None:
+            optimizer.step()
+            assert x.tolist() == [[-5, -5]]
+        x.grad = None
+        assert x.grad is None
+
+    def test_micrograd_s_loop(self):
+        a = tg.Value(2.0)
+        for _ in range(3):
+            a.grad = 0.0
+            (a * a).backward()
+            assert a.grad.item() == 4
+
+    @pytest.mark.parametrize(
+        ("value", "error"),
+        [
+            (np.ones(3), ValueError),
+            (np.ones((2, 1)), ValueError),
+            (np.ones(()), ValueError),
+            (tg.ones(1), ValueError),
+            ([1.0, 2.0], TypeError),
+            ("0", TypeError),
+            (True, TypeError),
+            (1j, TypeError),
+            (np.complex64(1), TypeError),
+            (np.array([1j, 2]), TypeError),
+            (np.array(["a", "b"]), TypeError),
+            (object(), TypeError),
+        ],
+        ids=lambda each: getattr(each, "__name__", type(each).__name__),
+    )
+    def test_what_does_not(self, value, error):
+        x = leaf([1.0, 2.0])
+        x.grad = 5.0
+        with pytest.raises(error, match="grad: "):
+            x.grad = value
+        assert x.grad.tolist() == [5, 5]
+
+    def test_integers_have_none(self):
+        with pytest.raises(TypeError, match="this one is int64"):
+            tg.Tensor([1, 2]).grad = 1.0
+
+    def test_a_gradient_from_before_the_optimizer(self):
+        x = leaf([1.0, 2.0])
+        x.grad = 3.0
+        optim.SGD([x], lr=1.0).step()
+        assert x.tolist() == [-2, -1]
+
+
+class TestGradientsOfGradients:
+    def test_a_loss_that_reaches_a_result_of_grad_refuses(self):
+        x, w = leaf([2.0, 3.0]), leaf([1.0, 1.0])
+        (g,) = tg.grad((x**3).sum(), x)
+        assert not g.requires_grad
+        for loss in (
+            lambda: (w * g).sum(),
+            lambda: x.sum() + (g * g).sum(),
+            lambda: x.sum() + g.reshape(1, 2).T[0].exp().sum() * 2,
+            lambda: (x - g * 0.1).sum(),
+        ):
+            with pytest.raises(RuntimeError, match=r"result of grad\(\).*\.detach\(\)"):
+                loss().backward()
+            with pytest.raises(RuntimeError, match=r"result of grad"):
+                tg.grad(loss(), [x], allow_unused=True)
+        with pytest.raises(RuntimeError, match="gradients of gradients are not recorded"):
+            (g * g).sum().backward()
+
+    def test_what_ends_it(self):
+        x = leaf([2.0, 3.0])
+
+        def fresh():
+            return tg.grad((x * x).sum(), x)[0]
+
+        g = fresh()
+        with tg.no_grad():
+            outside = g * 2
+        written, summed = tg.zeros(2, np.float64), tg.zeros(2, np.float64)
+        written.copy_(fresh())
+        summed += fresh()
+        scaled = fresh()
+        scaled *= 0.5
+        for constant in (fresh().detach(), outside, written, summed, scaled):
+            x.grad = None
+            (x * constant).sum().backward()
+            assert x.grad.tolist() == constant.tolist()
+        again = fresh().requires_grad_()
+        (again * 3).sum().backward()
+        assert again.grad.tolist() == [3, 3]
+
+    def test_functional_loops_run(self):
+        p, q = leaf([4.0]), leaf([4.0])
+        for _ in range(3):
+            (g,) = tg.grad((p * p).sum(), p)
+            with tg.no_grad():
+                p = p - 0.1 * g
+            p.requires_grad_()
+            (g,) = tg.grad((q * q).sum(), q)
+            q = (q - 0.1 * g).detach().requires_grad_()
+        assert p.item() == q.item() == pytest.approx(4 * 0.8**3)
+
+    def test_the_way_through_before_it_is_free(self):
+        x = leaf([2.0])
+        (g,) = tg.grad((x * x).sum(), x)
+        h = x * g
+        y = h * 3
+        assert tg.grad(y, h)[0].tolist() == [3]
+
+    def test_create_graph_says_so(self):
+        x = leaf([2.0])
+        with pytest.raises(NotImplementedError, match=r"grad\(create_graph=True\)"):
+            tg.grad((x * x).sum(), x, create_graph=True)
+        with pytest.raises(NotImplementedError, match=r"backward\(create_graph=True\)"):
+            (x * x).sum().backward(create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (lambda x: None, "returned None, expected an array; is a return missing"),
+        (lambda x: 1.5, "returned float"),
+        (lambda x: [1.0, 2.0], "returned list"),
+        (lambda x: (x, x), "returned tuple"),
+        (lambda x: tg.Tensor(x), "returned Tensor, .* raw arrays"),
+        (lambda x: "text", "returned str"),
+    ],
+)
+def test_a_forward_that_returns_no_array(result, words):
+    class Wrong(Function):
+        def forward(self, x):
+            return result(x)
+
+    for x in (leaf([1.0, 2.0]), tg.ones(2)):
+        with pytest.raises(TypeError, match=f"forward of Wrong {words}"):
+            Wrong.apply(x)
+
+
+def test_a_forward_may_return_a_number_of_numpy():
+    class Total(Function):
+        def forward(self, x):
+            self.shape_before = x.shape
+            return x.sum()
+
+        def backward(self, grad):
+            return np.broadcast_to(grad, self.shape_before)
+
+    x = leaf([1.0, 2.0])
+    Total.apply(x).backward()
+    assert x.grad.tolist() == [1, 1]
+
+
+def test_a_change_by_another_thread_during_forward_is_noticed():
+    class Interrupted(Function):
+        def forward(self, x):
+            y = x.copy()
+            x_tensor.data.fill_(7)
+            self.saved = (x,)
+            return y
+
+        def backward(self, grad):
+            return grad * self.saved[0]
+
+    x_tensor = leaf([1.0, 2.0])
+    y = Interrupted.apply(x_tensor)
+    with pytest.raises(RuntimeError, match="changed in place 1 time"):
+        y.sum().backward()

@@ -13,7 +13,7 @@ from tinygrad_char.autograd import Function
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 MOVE_ONLY = """Where Negate Absolute Cast GetItem Copy Reshape Permute BroadcastTo Concatenate Stack
-    Triangle Transfer Flip Roll Diagonal DiagonalMatrix""".split()  # noqa: SIM905
+    Triangle Transfer Flip Roll Diagonal DiagonalMatrix Overwrite""".split()  # noqa: SIM905
 """Operations that compute nothing of a float16 but, where backward adds up, that sum."""
 
 

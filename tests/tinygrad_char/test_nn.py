@@ -256,7 +256,7 @@ class TestDeepCopy:
         assert [name for name, _ in twin.named_parameters()] == PARAMETERS
         assert twin.head.weight is twin.layers[0].weight
         assert isinstance(twin.scale, nn.Parameter)
-        twin.scale.fill_(3)
+        twin.scale.data.fill_(3)
         twin.norm.running_mean.fill_(3)
         assert block.scale.tolist() == [1.0] * 4
         assert block.norm.running_mean.tolist() == [0.0] * 4

@@ -15,6 +15,7 @@ import numpy as np
 from kernels.array import Array, is_floating
 from kernels.backend import Backend, DeviceError
 from kernels.broadcast import unbroadcast
+from kernels.half import widened
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, View, quiet
 from tinygrad_char.coerce import raw_index, tensor_like
@@ -140,8 +141,8 @@ class Overwrite(Function):
                 stayed[self.index] = order
                 part = xp.where(stayed[self.index] == order, part, part.dtype.type(0))
             extra = max(0, len(self.values_shape) - part.ndim)  # leading ones, which NumPy drops
-            grad_values = unbroadcast(part, self.values_shape[extra:]).reshape(self.values_shape)
-            grad_values = xp.array(grad_values, dtype=self.values_dtype)
+            total = unbroadcast(widened(part), self.values_shape[extra:])
+            grad_values = xp.array(total.reshape(self.values_shape), dtype=self.values_dtype)
         return grad_x, grad_values
 
 
@@ -346,8 +347,10 @@ def _is_part(array: Array, index: Any, values: Array) -> bool:
     """Return whether values are what the index selects of the array: the same memory."""
     if not is_basic(index):
         return False
-    part = array[(*index, ...) if isinstance(index, tuple) else (index, ...)]
-    return _place(part) == _place(values)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(each is not Ellipsis for each in parts):
+        parts = (*parts, ...)  # with which one element stays a view, too
+    return _place(array[parts]) == _place(values)
 
 
 def _place(array: Array) -> tuple[Any, ...]:
