@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from op_cases import CASES, outputs
 
 import tinygrad_char as tg
@@ -150,15 +149,6 @@ class TestWithoutGradient:
             with pytest.raises(OverflowError, match="fill_: "):
                 t.fill_(value)
         assert t.tolist() == [1, 2, 3]
-
-    def test_an_operand_that_is_unknown_is_asked(self):
-        class Other:
-            def __radd__(self, other):
-                return "theirs"
-
-        t = Tensor([1.0])
-        t += Other()
-        assert t == "theirs"
 
     def test_assigning_a_part_of_itself(self):
         t = Tensor([1.0, 2.0, 3.0, 4.0])
@@ -548,7 +538,11 @@ class TestRepeatedSteps:
         assert trace.obstacle == "a tensor is changed in place"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "case",
+    [each for each in CASES if each.covers != "to"],  # whose other device is this one
+    ids=lambda each: each.name,
+)
 def test_results_that_share_memory_know_it(case):
     tensors = [Tensor(each) for each in case.inputs()]
     for result in outputs(case.ours(*tensors)):
