@@ -80,7 +80,7 @@ class Optimizer:
         self.offsets = [0]
         self.updates = np.zeros(0, np.int64)
         self.state: dict[str, Array] = dict.fromkeys(self.slots, self.backend.xp.empty(0))
-        self._views: list[tuple[Array, Tensor]] = []
+        self._views: list[Array] = []
         self._flatten(wanted)
 
     @property

@@ -798,7 +798,8 @@ def test_copies_are_leaves_of_their_own():
     x.sum().backward()
     twin = copy.deepcopy(x)
     assert twin.requires_grad
-    assert twin.grad is None
+    assert twin.grad.tolist() == [1, 1]
+    assert twin.grad is not x.grad
     assert not np.shares_memory(twin.array, x.array)
     with pytest.raises(RuntimeError, match="only leaves"):
         copy.deepcopy(x * 1)
