@@ -3,6 +3,7 @@
 from kernels import gelu, relu
 from kernels.array import Array
 from kernels.linear import rows
+from kernels.reduce import total
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
 """max(x, 0), and x Phi(x) exactly or by the approximation with tanh, see kernels/gelu.py."""
@@ -36,7 +37,7 @@ def backward(
         grad_z = gelu.backward(grad, _sum(*kept), APPROXIMATE[activation])
     if not need_bias:
         return grad_z, None
-    return grad_z, rows(grad_z).sum(axis=0)
+    return grad_z, total(rows(grad_z), (0,))
 
 
 def _sum(z: Array, bias: Array | None) -> Array:

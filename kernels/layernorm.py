@@ -1,6 +1,7 @@
 """Layer normalisation over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
 
 from kernels.array import Array, namespace
+from kernels.reduce import moments, total
 
 
 def forward(
@@ -13,9 +14,8 @@ def forward(
     E[x^2] - E[x]^2 cancels.
     """
     xp = namespace(x)
-    mean = x.mean(axis=-1, keepdims=True)
-    y = x - mean
-    rstd = 1 / xp.sqrt((y * y).mean(axis=-1, keepdims=True) + eps)
+    mean, y, squares = moments(x, (x.ndim - 1,))
+    rstd = 1 / xp.sqrt(squares / x.shape[-1] + eps)
     y *= rstd
     if weight is not None:
         y *= weight
@@ -45,9 +45,9 @@ def backward(
     normalized *= rstd
     grad_x = grad_weight = grad_bias = None
     if need_weight:
-        grad_weight = (grad * normalized).reshape(-1, channels).sum(axis=0)
+        grad_weight = total((grad * normalized).reshape(-1, channels), (0,))
     if need_bias:
-        grad_bias = grad.reshape(-1, channels).sum(axis=0)
+        grad_bias = total(grad.reshape(-1, channels), (0,))
     if need_x:
         grad_x = grad * weight if weight is not None else grad.copy()
         projection = (grad_x * normalized).mean(axis=-1, keepdims=True)

@@ -3,6 +3,7 @@
 import math
 
 from kernels.array import Array
+from kernels.reduce import total
 
 
 def forward(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -29,7 +30,7 @@ def backward(
     return (
         (matrix @ weight).reshape(*grad.shape[:-1], weight.shape[1]) if need_x else None,
         matrix.T @ rows(x) if need_weight else None,
-        matrix.sum(axis=0) if need_bias else None,
+        total(matrix, (0,)) if need_bias else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Logarithm of the softmax along one axis."""
 
 from kernels.array import Array, namespace
+from kernels.reduce import total
 
 
 def forward(x: Array, axis: int = -1) -> Array:
@@ -9,10 +10,10 @@ def forward(x: Array, axis: int = -1) -> Array:
         return x.copy()
     xp = namespace(x)
     y = x - x.max(axis=axis, keepdims=True)
-    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+    y -= xp.log(total(xp.exp(y), (axis % x.ndim,), True))
     return y
 
 
 def backward(grad: Array, y: Array, axis: int = -1) -> Array:
     """Return dx = dy - exp(y) * sum(dy) along `axis`."""
-    return grad - namespace(y).exp(y) * grad.sum(axis=axis, keepdims=True)
+    return grad - namespace(y).exp(y) * total(grad, (axis % y.ndim,), True)

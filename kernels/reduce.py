@@ -1,11 +1,147 @@
-"""Sums over axes."""
+"""Sums over axes whose error does not grow with the number of rows.
 
-from kernels.array import Array
-from kernels.half import FLOAT32, is_half, rounded
+NumPy adds up neighbours in memory pairwise, but rows one after the other: the rounding errors of
+10,000 rows of 100.1 make a mean of 100.1096. Here rows are added up in blocks, and then the blocks
+(Higham 1993, "The accuracy of floating point summation"). Where rows are short, several lie side
+by side in one of the rows that are added, which is also faster.
+"""
+
+import math
+
+import numpy as np
+
+from kernels.array import Array, is_floating, namespace
+from kernels.half import is_half, rounded, widened
+
+BLOCK = 64
+"""Rows that are added one after the other."""
+FAR = 20
+"""Standard deviations from which on a mean's own rounding could be seen in the variance."""
+WIDTH = 1024
+"""Numbers of short rows that are taken side by side, so that the sums stay in the cache."""
 
 
 def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-    """Return the sum of x over axes, of x's dtype; sixteen bits are added up in float32."""
+    """Return the sum of x over axes (from 0 on), with x's dtype if that is floating.
+
+    Sixteen bits are added up in float32 and rounded once.
+    """
     if is_half(x):
-        return rounded(x.sum(axis=axes, keepdims=keepdims, dtype=FLOAT32), x.dtype)
-    return x.sum(axis=axes, keepdims=keepdims)
+        return rounded(total(widened(x), axes, keepdims), x.dtype)
+    if _is_pairwise(x, axes) or not is_floating(x.dtype):
+        return x.sum(axis=axes, keepdims=keepdims)
+    result = _sum_blocks(x, axes)
+    if keepdims:
+        return result.reshape([1 if i in axes else n for i, n in enumerate(x.shape)])
+    return result
+
+
+def mean(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+    """Return the mean of floating x over axes (from 0 on)."""
+    return total(x, axes, keepdims) / math.prod(x.shape[i] for i in axes)
+
+
+def moments(
+    x: Array, axes: tuple[int, ...], *, overwrite: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return mean, x - mean, and sum((x - mean)^2) of float32 or float64, axes kept as 1.
+
+    A mean far from zero is first corrected by the mean of x - mean (Neely 1966, "Comparison of
+    several algorithms for computation of means, standard deviations and correlation
+    coefficients"), so that of equal numbers the sum is 0. With `overwrite` the squares stand where
+    x - mean would.
+    """
+    xp = namespace(x)
+
+    def squares(centered: Array) -> Array:
+        return total(
+            xp.multiply(centered, centered, out=centered if overwrite else None), axes, True
+        )
+
+    center = mean(x, axes, True)
+    centered = xp.asarray(x - center)
+    with np.errstate(over="ignore"):  # where the mean's own rounding is all that is left
+        result = squares(centered)
+    if xp is not np or _is_far(center, result, x.size):
+        xp.subtract(x, center, out=centered)
+        rest = mean(centered, axes, True)
+        center = center + rest
+        centered -= rest
+        result = squares(centered)
+    return center, centered, result
+
+
+def _is_far(center: Array, squares: Array, size: int) -> bool:
+    """Return whether a mean is so far from zero that its rounding may be seen in the squares.
+
+    On a device nobody asks: the answer would have to be waited for.
+    """
+    deviation = np.sqrt(squares * (center.size / max(size, 1)))
+    near = (abs(center) <= FAR * deviation) & (squares < np.inf)
+    return not bool(near.all())
+
+
+def _is_pairwise(x: Array, axes: tuple[int, ...]) -> bool:
+    """Return whether besides neighbours in memory only few rows are added up, or a device adds."""
+    if not isinstance(x, np.ndarray) or x.size == 0:
+        return True
+    end = x.ndim
+    if x.flags.c_contiguous:
+        while end and (end - 1 in axes or x.shape[end - 1] == 1):
+            end -= 1
+    return math.prod([x.shape[i] for i in axes if i < end]) <= 2 * BLOCK
+
+
+def _sum_blocks(x: Array, axes: tuple[int, ...]) -> Array:
+    if x.flags.c_contiguous and len(axes) == max(axes) + 1:
+        shape = x.shape[len(axes) :]
+        return _sum_rows(x.reshape(-1, math.prod(shape)), 0).reshape(shape)
+    order = list(range(x.ndim))
+    if not x.flags.c_contiguous:
+        order.sort(key=lambda i: -abs(x.strides[i]))
+    kept = [i for i in order if i not in axes]
+    y, reduced = _merged(x.transpose(order), [i in axes for i in order])
+    while any(reduced):
+        last = max(i for i, each in enumerate(reduced) if each)
+        y = y.sum(axis=-1) if last == y.ndim - 1 else _sum_rows(y, last)
+        y, reduced = _merged(y, reduced[:last] + reduced[last + 1 :])
+    y = y.reshape([x.shape[i] for i in kept])
+    return y.transpose(np.argsort(kept).tolist())
+
+
+def _merged(x: Array, reduced: list[bool]) -> tuple[Array, list[bool]]:
+    """Return x with neighbouring axes of one kind as one, where they lie so in memory."""
+    shape: list[int] = []
+    strides: list[int] = []
+    kinds: list[bool] = []
+    for length, stride, kind in zip(x.shape, x.strides, reduced, strict=True):
+        if length == 1:
+            continue
+        if kinds and kinds[-1] == kind and strides[-1] == stride * length:
+            shape[-1] *= length
+            strides[-1] = stride
+        else:
+            shape.append(length)
+            strides.append(stride)
+            kinds.append(kind)
+    return x.reshape(shape), kinds
+
+
+def _sum_rows(x: Array, axis: int) -> Array:
+    """Return the sum over an axis that is not the last."""
+    length, outer, inner = x.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
+    if length <= BLOCK:
+        return x.sum(axis=axis)
+    beside = 1
+    if len(inner) == 1 and x.strides[-1] == x.itemsize and x.strides[axis] == inner[0] * x.itemsize:
+        beside = min(max(1, WIDTH // inner[0]), -(-length // BLOCK))
+        inner = (beside * inner[0],)
+    blocks = -(-length // (BLOCK * beside))
+    rows = length // (blocks * beside)
+    end = blocks * rows * beside
+    before = (slice(None),) * axis
+    whole = x[(*before, slice(end))].reshape(*outer, blocks, rows, *inner).sum(axis=axis + 1)
+    result = _sum_rows(whole.reshape(*outer, blocks * beside, *x.shape[axis + 1 :]), axis)
+    if end < length:
+        result += _sum_rows(x[(*before, slice(end, None))], axis)
+    return result

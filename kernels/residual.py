@@ -7,6 +7,7 @@ from kernels import dropout
 from kernels.array import Array
 from kernels.dropout import MaskSource
 from kernels.linear import rows
+from kernels.reduce import total
 
 
 def forward(
@@ -34,4 +35,4 @@ def backward(
     """
     if p > 0 and key is not None:
         grad = dropout.backward(grad, p, key)
-    return grad, rows(grad).sum(axis=0) if need_bias else None
+    return grad, total(rows(grad), (0,)) if need_bias else None

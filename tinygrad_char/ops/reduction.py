@@ -3,6 +3,7 @@
 import operator
 from typing import Any, SupportsIndex
 
+from kernels import reduce
 from kernels.array import Array, select
 from tinygrad_char.autograd import Function
 
@@ -64,6 +65,7 @@ class Reduction(Function):
         self.source = x.shape
         self.axes = normalize_axes(type(self).__name__.lower(), axis, x.ndim)
         self.kept = tuple(1 if i in self.axes else n for i, n in enumerate(x.shape))
+        self.reduced = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
         self.count = 1
         for i in self.axes:
             self.count *= x.shape[i]
@@ -79,7 +81,7 @@ class Sum(Reduction):
     def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         """Return sum(x)."""
         self.start(x, axis)
-        return x.sum(axis=self.axes, keepdims=keepdims)
+        return reduce.total(x, self.axes, keepdims)
 
     def backward(self, grad: Array) -> Array:
         """Return dy for every element that was added."""
@@ -94,7 +96,7 @@ class Mean(Reduction):
         self.start(x, axis)
         if self.count == 0:
             raise ValueError(f"mean: shape {x.shape} holds no element along axis {axis}")
-        return x.mean(axis=self.axes, keepdims=keepdims)
+        return reduce.total(x, self.axes, keepdims) / self.count
 
     def backward(self, grad: Array) -> Array:
         """Return dy / n."""
@@ -113,11 +115,10 @@ class Var(Reduction):
                 f"{type(self).__name__.lower()}: {self.count} elements along axis {axis} of shape "
                 f"{x.shape} with correction={correction}; expected more than the correction"
             )
-        self.saved = (x,)
-        centered = x - x.mean(axis=self.axes, keepdims=True)
-        centered *= centered
-        total = centered.sum(axis=self.axes, keepdims=keepdims)
-        return total / self.divisor
+        mean, _, squares = reduce.moments(x, self.axes, overwrite=True)
+        self.saved = (x, mean)
+        y = squares / self.divisor
+        return y if keepdims else y.reshape(self.reduced)
 
     def backward(self, grad: Array) -> Array:
         """Return dy 2 (x - mean) / (n - correction)."""
@@ -125,9 +126,8 @@ class Var(Reduction):
 
     def by_variance(self, grad: Array) -> Array:
         """Return the gradient of x, given that of the variance."""
-        x = self.saved[0]
-        centered = x - x.mean(axis=self.axes, keepdims=True)
-        return centered * (self.spread(grad) * (2 / self.divisor))
+        x, mean = self.saved[:2]
+        return (x - mean) * (self.spread(grad) * (2 / self.divisor))
 
 
 class Std(Var):
@@ -137,12 +137,12 @@ class Std(Var):
         """Return sqrt(var(x))."""
         variance = super().forward(x, axis=axis, keepdims=keepdims, correction=correction)
         y = self.backend.xp.sqrt(variance)
-        self.saved = (x, y)
+        self.saved = (*self.saved, y)
         return y
 
     def backward(self, grad: Array) -> Array:
         """Return dy (x - mean) / ((n - correction) y), 0 where all elements are equal."""
-        y = self.saved[1]
+        y = self.saved[2]
         constant = y == 0
         where = self.backend.xp.where
         divisor = 2 * where(constant, y.dtype.type(1), y)
@@ -159,9 +159,7 @@ class _Extreme(Reduction):
             raise ValueError(f"{self.method}: shape {x.shape} holds no element along axis {axis}")
         y = getattr(x, self.method)(axis=self.axes, keepdims=True)
         self.saved = (x, y)
-        return (
-            y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in self.axes])
-        )
+        return y if keepdims else y.reshape(self.reduced)
 
     def backward(self, grad: Array) -> Array:
         """Return dy for the extreme element, else 0; in equal parts where several are, or NaN."""

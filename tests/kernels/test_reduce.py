@@ -1,0 +1,94 @@
+"""Sums over axes: no error that grows with the number of rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import reduce
+from kernels.broadcast import unbroadcast
+
+DTYPES = [np.float16, np.float32, np.float64]
+
+
+@st.composite
+def arrays(draw):
+    """Arrays of up to four axes, one of them long, in any order in memory and with gaps."""
+    shape = [draw(st.integers(1, 5)) for _ in range(draw(st.integers(1, 4)))]
+    shape[draw(st.integers(0, len(shape) - 1))] = draw(st.sampled_from([129, 300, 1031, 4000]))
+    gaps = [draw(st.sampled_from([1, 1, 2, -1])) for _ in shape]
+    order = draw(st.permutations(range(len(shape))))
+    rng = np.random.default_rng(len(shape))
+    lengths = [n * abs(gap) for n, gap in zip(shape, gaps, strict=True)]
+    x = rng.uniform(1 / 512, 1 / 256, [lengths[i] for i in order]).astype(
+        draw(st.sampled_from(DTYPES))
+    )
+    x = x.transpose(np.argsort(order))[tuple(slice(None, None, gap) for gap in gaps)]
+    return x if draw(st.booleans()) else np.broadcast_to(x, (3, *x.shape))
+
+
+@settings(deadline=None, max_examples=150)
+@given(arrays(), st.data())
+def test_sums_of_any_strides_are_as_exact_as_pairwise_ones(x, data):
+    axes = tuple(sorted(data.draw(st.sets(st.integers(0, x.ndim - 1)))))
+    kept = data.draw(st.booleans())
+    found = reduce.total(x, axes, kept)
+    exact = x.astype(np.longdouble).sum(axis=axes, keepdims=kept)
+    assert (found.shape, found.dtype) == (exact.shape, x.dtype)
+    eps = np.finfo(x.dtype).eps
+    limit = eps if x.dtype == np.float16 else 24 * eps
+    np.testing.assert_allclose(found.astype(np.longdouble), exact, rtol=float(limit))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(10_000, 100), (10_000, 1), (1_000_000, 2), (40_000, 3, 5)])
+def test_many_rows_of_one_number(shape, dtype):
+    x = np.full(shape, 100.1, dtype)
+    limit = 16 * np.finfo(dtype).eps
+    np.testing.assert_allclose(reduce.mean(x, (0,)), x[0], rtol=limit)
+    axes = tuple(range(1, x.ndim))
+    np.testing.assert_allclose(reduce.mean(x.T, axes, True), x.T[:, :1][..., :1], rtol=limit)
+    ends = unbroadcast(x, shape[1:]).astype(np.float64), shape[0] * x[0].astype(np.float64)
+    np.testing.assert_allclose(*ends, rtol=limit)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("value", [1449.6, 100.1, 0.1, -1e10, 1e30, 3e-20])
+def test_equal_numbers_do_not_deviate(value, overwrite, dtype):
+    for count in (1, 2, 3, 7, 10, 16, 100, 257, 1000, 20_000):
+        x = np.full((count, 3), value, dtype)
+        for y, axes in ((x, (0,)), (x, (0, 1)), (x.T, (1,)), (x.T.copy(), (1,))):
+            mean, centered, squares = reduce.moments(y, axes, overwrite=overwrite)
+            assert (mean == dtype(value)).all()
+            assert not centered.any()
+            assert not squares.any()
+
+
+@pytest.mark.parametrize("offset", [0, 100, 1e4, -3e5])
+def test_squares_about_a_mean_far_from_zero(offset):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((5000, 4)) + offset).astype(np.float32)
+    mean, _, squares = reduce.moments(x, (0,))
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean[0], exact.mean(axis=0), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(squares[0] / len(x), exact.var(axis=0), rtol=2e-6)
+
+
+def test_what_is_not_finite_stays_in_its_column():
+    x = np.ones((3000, 4), np.float32)
+    x[2000, 1], x[77, 2] = np.inf, np.nan
+    found = reduce.total(x, (0,))
+    np.testing.assert_array_equal(found, [3000, np.inf, np.nan, 3000])
+
+
+def test_nothing_to_add_up():
+    assert reduce.total(np.ones((1000, 0), np.float32), (0,)).shape == (0,)
+    assert reduce.total(np.ones((0, 3), np.float32), (0,)).tolist() == [0, 0, 0]
+    assert reduce.total(np.ones((500, 2), np.float32), ()).shape == (500, 2)
+
+
+def test_integers_and_booleans_are_summed_as_numpy_does():
+    x = np.full((1000, 2), 100, np.int8)
+    assert reduce.total(x, (0,)).tolist() == [100_000] * 2
+    assert reduce.total(x > 0, (0, 1)) == 2000
