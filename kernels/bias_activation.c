@@ -2,7 +2,7 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("fp-contract=fast") /* a multiplication and an addition are one operation */
 #endif
-#include "fused.h"
+#include "column_sums.h"
 
 enum { RELU, GELU, GELU_TANH }; /* the order of bias_activation.py's ACTIVATIONS */
 
@@ -77,12 +77,14 @@ INLINE void forward(const float *z, const float *bias, float *y, int64_t rows, i
     }
 }
 
-/* `kept` is y for RELU, and z for the others; grad_bias may be NULL. */
-INLINE void backward(const float *grad, const float *kept, const float *bias, float *grad_z,
-                     float *grad_bias, int64_t rows, int64_t columns, int kind)
+/* `kept` is y for RELU, and z for the others; grad_bias may be NULL. Returns 0, and -1 where memory
+ * is short. */
+INLINE int backward(const float *grad, const float *kept, const float *bias, float *grad_z,
+                    float *grad_bias, int64_t rows, int64_t columns, int kind)
 {
-    if (grad_bias)
-        memset(grad_bias, 0, (size_t)columns * sizeof(float));
+    ColumnSums sums = {0};
+    if (grad_bias && column_sums_begin(&sums, columns) < 0)
+        return -1;
     for (int64_t i = 0; i < rows; i++, grad += columns, kept += columns, grad_z += columns) {
         if (kind != RELU && bias) {
 #pragma omp simd
@@ -93,10 +95,16 @@ INLINE void backward(const float *grad, const float *kept, const float *bias, fl
             for (int64_t j = 0; j < columns; j++)
                 grad_z[j] = gradient(grad[j], kept[j], kind);
         }
-        if (grad_bias)
+        if (grad_bias) {
+            float *const block = sums.block;
             for (int64_t j = 0; j < columns; j++)
-                grad_bias[j] += grad_z[j];
+                block[j] += grad_z[j];
+            column_sums_end_row(&sums);
+        }
     }
+    if (grad_bias)
+        column_sums_finish(&sums, grad_bias);
+    return 0;
 }
 
 MULTIVERSION void bias_activation_forward(const float *z, const float *bias, float *y,
@@ -110,14 +118,13 @@ MULTIVERSION void bias_activation_forward(const float *z, const float *bias, flo
         forward(z, bias, y, rows, columns, GELU_TANH);
 }
 
-MULTIVERSION void bias_activation_backward(const float *grad, const float *kept,
-                                           const float *bias, float *grad_z, float *grad_bias,
-                                           int64_t rows, int64_t columns, int64_t kind)
+MULTIVERSION int bias_activation_backward(const float *grad, const float *kept,
+                                          const float *bias, float *grad_z, float *grad_bias,
+                                          int64_t rows, int64_t columns, int64_t kind)
 {
     if (kind == RELU)
-        backward(grad, kept, bias, grad_z, grad_bias, rows, columns, RELU);
-    else if (kind == GELU)
-        backward(grad, kept, bias, grad_z, grad_bias, rows, columns, GELU);
-    else
-        backward(grad, kept, bias, grad_z, grad_bias, rows, columns, GELU_TANH);
+        return backward(grad, kept, bias, grad_z, grad_bias, rows, columns, RELU);
+    if (kind == GELU)
+        return backward(grad, kept, bias, grad_z, grad_bias, rows, columns, GELU);
+    return backward(grad, kept, bias, grad_z, grad_bias, rows, columns, GELU_TANH);
 }

@@ -151,7 +151,7 @@ static PyObject *call(const Kernel *kernel, PyObject *const *given, Py_ssize_t c
 FUNCTION(layernorm_forward, "fffFFFiir",
          layernorm_forward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
                            WHOLE(6), WHOLE(7), REAL(8)))
-FUNCTION(layernorm_backward, "ffffffFFFii",
+FALLIBLE(layernorm_backward, "ffffffFFFii",
          layernorm_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5),
                             FLOATS(6), FLOATS(7), FLOATS(8), WHOLE(9), WHOLE(10)))
 
@@ -231,7 +231,7 @@ FALLIBLE(attention_backward, "vvvvfiriskirivVVV", backward_of(a))
 RESULT(attention_choose_lanes, "i", attention_choose_lanes(WHOLE(0)))
 FUNCTION(bias_activation_forward, "ffFiii",
          bias_activation_forward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
-FUNCTION(bias_activation_backward, "fffFFiii",
+FALLIBLE(bias_activation_backward, "fffFFiii",
          bias_activation_backward(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), WHOLE(5),
                                   WHOLE(6), WHOLE(7)))
 FUNCTION(dropout_masked, "fFiskir",
@@ -239,13 +239,13 @@ FUNCTION(dropout_masked, "fFiskir",
 FUNCTION(residual_forward, "Fffiiskir",
          residual_forward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
                           NATURAL(6), WHOLE(7), REAL(8)))
-FUNCTION(residual_backward, "fFFiiskir",
+FALLIBLE(residual_backward, "fFFiiskir",
          residual_backward(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), NATURAL(5),
                            NATURAL(6), WHOLE(7), REAL(8)))
 FUNCTION(linear_few_rows, "fffFiiii",
          linear_few_rows(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5), WHOLE(6),
                          WHOLE(7)))
-FUNCTION(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
+FALLIBLE(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
 FALLIBLE(product, "ffFiiiiiii",
          product(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), (int)WHOLE(6),
                  (int)WHOLE(7), (int)WHOLE(8), WHOLE(9)))

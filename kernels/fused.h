@@ -52,22 +52,22 @@ void linear_few_rows(const float *x, const float *weight, const float *bias, flo
                      int64_t inputs, int64_t outputs, int64_t threads);
 void layernorm_forward(const float *x, const float *weight, const float *bias, float *y,
                        float *mean, float *rstd, int64_t rows, int64_t channels, float eps);
-void layernorm_backward(const float *grad, const float *x, const float *weight,
-                        const float *mean, const float *rstd, const float *addend, float *grad_x,
-                        float *grad_weight, float *grad_bias, int64_t rows, int64_t channels);
+int layernorm_backward(const float *grad, const float *x, const float *weight, const float *mean,
+                       const float *rstd, const float *addend, float *grad_x, float *grad_weight,
+                       float *grad_bias, int64_t rows, int64_t channels);
 void bias_activation_forward(const float *z, const float *bias, float *y, int64_t rows,
                              int64_t columns, int64_t kind);
-void bias_activation_backward(const float *grad, const float *kept, const float *bias,
-                              float *grad_z, float *grad_bias, int64_t rows, int64_t columns,
-                              int64_t kind);
+int bias_activation_backward(const float *grad, const float *kept, const float *bias,
+                             float *grad_z, float *grad_bias, int64_t rows, int64_t columns,
+                             int64_t kind);
 void dropout_masked(const float *x, float *y, int64_t size, uint64_t seed, uint64_t call,
                     int64_t threshold, float scale);
 void residual_forward(float *z, const float *bias, const float *x, int64_t rows, int64_t columns,
                       uint64_t seed, uint64_t call, int64_t threshold, float scale);
-void residual_backward(const float *grad, float *grad_z, float *grad_bias, int64_t rows,
-                       int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
-                       float scale);
-void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns);
+int residual_backward(const float *grad, float *grad_z, float *grad_bias, int64_t rows,
+                      int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
+                      float scale);
+int column_sums(const float *x, float *sums, int64_t rows, int64_t columns);
 int64_t bind_sgemm(int64_t address, int64_t whole_bytes);
 /* Takes the widest registers that there are, of at most `most` numbers; returns how many. */
 int64_t product_choose_lanes(int64_t most);

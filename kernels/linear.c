@@ -1,5 +1,4 @@
-/* A linear layer on few rows, and the gradient of its bias: see linear.py, and product.c for more
- * rows. */
+/* A linear layer on few rows: see linear.py, and product.c for more rows. */
 #include "fused.h"
 #include "spread.h"
 
@@ -46,18 +45,4 @@ void linear_few_rows(const float *x, const float *weight, const float *bias, flo
 {
     Linear job = {x, weight, bias, y, rows, inputs, outputs};
     spread(some_outputs, &job, outputs, threads);
-}
-
-/* Writes the sum of the rows of grad (rows, columns), added up four at a time. */
-MULTIVERSION void column_sums(const float *grad, float *sums, int64_t rows, int64_t columns)
-{
-    memset(sums, 0, (size_t)columns * sizeof(float));
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4, grad += 4 * columns)
-        for (int64_t j = 0; j < columns; j++)
-            sums[j] += (grad[j] + grad[columns + j])
-                       + (grad[2 * columns + j] + grad[3 * columns + j]);
-    for (; i < rows; i++, grad += columns)
-        for (int64_t j = 0; j < columns; j++)
-            sums[j] += grad[j];
 }
