@@ -1,5 +1,6 @@
 """Softmax along one axis, of scaled numbers, with an optional mask."""
 
+from kernels import reduce
 from kernels.array import Array, namespace
 
 
@@ -58,7 +59,7 @@ def forward(
         peak = xp.where(peak == -xp.inf, x.dtype.type(0), peak)
     y = x - peak
     exponentials(y, magnitude)
-    total = y.sum(axis=axis, keepdims=True)
+    total = reduce.total(y, (axis % y.ndim,), True)
     if mask is not None:
         total = xp.where(total == 0, x.dtype.type(1), total)
     y /= total
@@ -75,7 +76,7 @@ def backward(
     if causal:
         grad = namespace(y).where(with_causal(None, y), grad, y.dtype.type(0))
     dx = grad * y
-    dx -= y * dx.sum(axis=axis, keepdims=True)
+    dx -= y * reduce.total(dx, (axis % y.ndim,), True)
     if scale != 1:
         dx *= dx.dtype.type(scale)
     return dx
