@@ -660,7 +660,8 @@ class Tensor(
     def sum(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """Return the sum over `axis`, in `dtype` if given."""
         x = self if dtype is None else self.astype(dtype)
-        return reduction.Sum.apply(x, axis=axis, keepdims=keepdims)
+        y = reduction.Sum.apply(x, axis=axis, keepdims=keepdims)
+        return y if dtype is None else y.astype(dtype)  # small integers are added up in int64
 
     @spelled
     def mean(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
@@ -730,7 +731,8 @@ class Tensor(
     def cumsum(self, axis: int, dtype: Any = None) -> Tensor:
         """Return the running sum along `axis`, in `dtype` if given."""
         x = self if dtype is None else self.astype(dtype)
-        return reduction.Cumsum.apply(x, axis=axis)
+        y = reduction.Cumsum.apply(x, axis=axis)
+        return y if dtype is None else y.astype(dtype)
 
     @spelled
     def softmax(self, axis: Axis = -1) -> Tensor:

@@ -224,6 +224,12 @@ INDEXED = [
         lambda t, x: x.index_select(0, t.tensor([1, 0, 1])),
         (2, 3),
     ),
+    *one(
+        "masked_select",
+        lambda x: x.masked_select([[True], [False], [True]]),
+        lambda t, x: x.masked_select(t.tensor([[True], [False], [True]])),
+        (2, 1, 4),
+    ),
     *one("sort", lambda x: x.sort(0).values, lambda t, x: x.sort(0).values, (5, 3)),
     *one(
         "sort/descending",

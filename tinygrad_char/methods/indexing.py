@@ -101,6 +101,23 @@ class IndexingMethods(TensorMethods):
         axis = normalize_axis("index_select", axis, self.ndim)
         return self.take(index.reshape(-1), axis)
 
+    def masked_select(self, mask: Any) -> Tensor:
+        """Return the elements where the boolean mask holds, along one axis; both broadcast.
+
+        x[mask], whose mask has axes as long as x's first ones, does not broadcast.
+        """
+        mask = tensor_like("masked_select", mask, self)
+        if mask.dtype != bool:
+            raise TypeError(f"masked_select: mask is {mask.dtype}, expected booleans")
+        try:
+            shape = np.broadcast_shapes(mask.shape, self.shape)
+        except ValueError:
+            raise ValueError(
+                f"masked_select: mask {mask.shape} and x {self.shape} do not broadcast"
+            ) from None
+        x: Any = self
+        return x.broadcast_to(shape)[mask.broadcast_to(shape)]
+
     # Order
 
     @spelled

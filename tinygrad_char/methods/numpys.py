@@ -56,7 +56,7 @@ def _instead(name: str) -> str | None:
     package = sys.modules["tinygrad_char"]
     own = OTHER_NAMES.get(name, name)
     choices = []
-    if hasattr(package.Tensor, own):
+    if callable(getattr(package.Tensor, own, None)):
         signs = {"__neg__": "-x", "__pos__": "+x", "__invert__": "~x", "__divmod__": "divmod(x, y)"}
         choices.append(signs.get(own, f"x.{own}()"))
     if callable(getattr(package, own, None)):

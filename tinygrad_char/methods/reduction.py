@@ -24,13 +24,13 @@ class ReductionMethods(TensorMethods):
     def prod(self, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """Return the product over `axis`, in `dtype` if given; right where factors are 0, too."""
         x = self if dtype is None else self.astype(dtype)
-        return products.Prod.apply(x, axis=axis, keepdims=keepdims)
+        return _of(dtype, products.Prod.apply(x, axis=axis, keepdims=keepdims))
 
     @spelled
     def cumprod(self, axis: int, dtype: Any = None) -> Tensor:
         """Return the running product along `axis`, in `dtype` if given."""
         x = self if dtype is None else self.astype(dtype)
-        return products.Cumprod.apply(x, axis=axis)
+        return _of(dtype, products.Cumprod.apply(x, axis=axis))
 
     @spelled
     def logsumexp(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -56,3 +56,8 @@ class ReductionMethods(TensorMethods):
             raise ValueError(f"norm: order {order!r}, expected a number, inf, -inf, None or 'fro'")
         x = floating(self) if dtype is None else self.astype(dtype)
         return norms.Norm.apply(x, axis=axis, keepdims=keepdims, order=float(order))
+
+
+def _of(dtype: Any, result: Tensor) -> Tensor:
+    """Return the result in the dtype that was asked for: small integers are added up in int64."""
+    return result if dtype is None else result.astype(dtype)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_char.coerce import lengths
+from tinygrad_char.coerce import floating, lengths
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import moving, shape
 from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
@@ -172,12 +172,13 @@ class ShapeMethods(TensorMethods):
             "constant"; "reflect" mirrors without the edge, "replicate" (NumPy's "edge") repeats it,
             "circular" ("wrap") goes on at the other end.
         value
-            What a constant border is filled with.
+            What a constant border is filled with; a fraction makes floats of integers.
         """
         if mode not in moving.MODES:
             raise ValueError(f"pad: mode={mode!r}, expected one of {tuple(moving.MODES)}")
+        x = floating(self) if isinstance(value, float) and not value.is_integer() else self
         return moving.Pad.apply(
-            self, widths=_widths(widths, self.shape), mode=moving.MODES[mode], value=value
+            x, widths=_widths(widths, self.shape), mode=moving.MODES[mode], value=value
         )
 
     # Diagonals

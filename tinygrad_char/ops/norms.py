@@ -104,7 +104,9 @@ class Norm(Reduction):
             ratio = xp.where(size == 0, one, size / xp.where(y == 0, one, y))
             slope = grad * (ratio if self.p == 2 else ratio ** (self.p - 1))
             slope = xp.where(y == 0, zero, slope)
-        return xp.where(x > 0, slope, zero) - xp.where(x < 0, slope, zero)
+        slope = xp.where(x < 0, -slope, slope)
+        still = (x == 0) | (x != x) if self.p == 1 else x == 0  # |x| of NaN has the gradient 0
+        return xp.where(still, zero, slope)
 
 
 def _dropped(y: Array, axes: tuple[int, ...]) -> Array:
