@@ -113,7 +113,7 @@ def outcome(run: Path) -> Outcome:
     """Return what has come of a run."""
     checkpoints = [checkpoint.load(run / f"{name}.safetensors") for name in ("last", "best")]
     for _, metadata in checkpoints:
-        del metadata["data"]["argument"]  # where the text was
+        del metadata["data"]["argument"], metadata["data"]["inode"]  # where the text was
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return Outcome([json.loads(line) for line in lines], checkpoints)
 
