@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from models import picture
 
 Row = dict[str, Any]
 
@@ -57,5 +58,4 @@ def draw_lines(path: Path, title: str, rows: list[Row], x: str, panel: str) -> N
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with path.open("wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+    path.write_bytes(picture.png(figure))

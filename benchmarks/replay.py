@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from kernels.cores import available_cores
 from models.batches import Split, split_corpus
+from models.console import PlainConsole, write
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
 from models.ladder import LADDER
@@ -108,18 +109,18 @@ def main() -> None:
     try:
         within_bounds = run(tyro.cli(Replay))
     except (UsageError, RunError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        write(sys.stderr, f"error: {error}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     sys.exit(0 if within_bounds else 1)
 
 
 def run(options: Replay) -> bool:
     """Do what the options say and return whether everything is within its bounds."""
-    text = load_corpus(options.data, lambda note: print(note, file=sys.stderr)).text
+    text = load_corpus(options.data, PlainConsole(stderr=True).note).text
     if options.without_final_newline:
         text = text.removesuffix("\n")
     if options.notebook:
-        walk(text, choices_of(options))
+        walk(text, choices_of(options), show_text)
         return True
     started = time.perf_counter()
     results = []
@@ -149,6 +150,11 @@ def choices_of(options: Replay) -> Choices:
         rates=options.lr or default.rates,
         samples=options.samples,
     )
+
+
+def show_text(*values: Any) -> None:
+    """Print values as `print` does; a text's control characters reach no terminal."""
+    write(sys.stdout, " ".join(map(str, values)) + "\n")
 
 
 def replayed(options: Replay, text: str) -> Iterator[dict[str, Any]]:

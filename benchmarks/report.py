@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
 from kernels.cores import available_cores
 from kernels.extras import how_to_install
+from models.picture import drawing
 
 
 @dataclass(frozen=True)
@@ -195,13 +196,14 @@ class Report:
             }
             self.options.json.write_text(json.dumps(values, indent=1) + "\n")
         if self.options.chart and self.agree:
-            from benchmarks import chart
+            with drawing(self.options.chart, lambda said: print(said, file=sys.stderr)):
+                from benchmarks import chart
 
-            if x is None:
-                labels = [duration(row["seconds"]) for row in self.rows]
-                chart.draw_bars(self.options.chart, self.name, self.rows, labels)
-            else:
-                chart.draw_lines(self.options.chart, self.name, self.rows, x, panel)
+                if x is None:
+                    labels = [duration(row["seconds"]) for row in self.rows]
+                    chart.draw_bars(self.options.chart, self.name, self.rows, labels)
+                else:
+                    chart.draw_lines(self.options.chart, self.name, self.rows, x, panel)
         return 0 if self.agree else 1
 
     def _introduce(self, contest: Contest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -340,8 +341,10 @@ def _parse(arguments: list[str]) -> Any:
     plain = [escaped(each) for each in arguments]
     if plain != arguments and sys.stderr.isatty():
         # What is wrong about them is shown with them: then as they may be.
+        unseen = io.StringIO()
         try:
-            return tyro.cli(commands, args=arguments, console_outputs=False, **options)
+            with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
+                return tyro.cli(commands, args=arguments, **options)
         except SystemExit:
             arguments = plain
     return tyro.cli(commands, args=arguments or ["--help"], **options)

@@ -105,7 +105,7 @@ class Display:
 
     def sample(self, text: str) -> None:
         """Show a text that the model wrote, set apart from what the program says."""
-        indented = textwrap.indent(text.strip("\n"), "    ")
+        indented = textwrap.indent(self.console.shown(text.strip("\n")), "    ")
         self.console.print(Text(f"\n{indented}\n", style="dim"), soft_wrap=True)
 
 

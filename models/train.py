@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ import numpy as np
 from models.batches import split_corpus
 from models.build import Loaded, load_checkpoint
 from models.config import TrainConfig
-from models.console import PlainConsole
+from models.console import PlainConsole, quoted
 from models.corpus import Corpus
 from models.display import Display
 from models.errors import RunError, UsageError
@@ -24,8 +22,9 @@ from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
 from models.generate import Sampling, encode_prompt, generate
 from models.plot import plot_losses
 from models.recorded_text import inode
+from models.resuming import describe_resumption, settings
 from models.run_folder import RunFolder
-from models.run_state import FolderState
+from models.run_state import FolderState, ModelRecord
 from models.signals import StopRequest, stop_on_signals
 from models.tokenizer import CharTokenizer
 from models.trainer import DivergedError, Trainer
@@ -83,12 +82,13 @@ def train(
     with np.errstate(all="ignore"), stop_on_signals(run.stopping, run.leaving) as stop:
         run.prepare(resumed)
         try:
-            run.introduce()
+            run.introduce(resumed)
             finished = run.steps(stop)
             result = run.finish(stop, started) if finished else None
             return result or run.interrupted(stop, started)
         except DivergedError as error:
-            raise RunError(f"{error}. The checkpoints in {folder.path} are as they were") from error
+            where = f"The checkpoints in {str(folder.path)!r} are as they were"
+            raise RunError(f"{error}. {where}") from error
         except OSError:
             if not stop():
                 raise
@@ -128,16 +128,14 @@ class _Run:
                 self.remember(record)
         else:  # from here on, whatever happens leaves a run that can be continued
             self.save(self.folder.last)
-        settings = {"config": self.config.to_json(), "data": self.text}
+        content, remark = settings(self.folder.config, self.config, self.text, self.trainer.step)
+        if remark:
+            self.note(remark)
         with writing():
-            checkpoint.write_atomically(
-                self.folder.config,
-                json.dumps(settings, indent=2).encode() + b"\n",
-                follow_links=False,
-            )
+            checkpoint.write_atomically(self.folder.config, content, follow_links=False)
 
-    def introduce(self) -> None:
-        """Say what is trained, on what, and where it is kept."""
+    def introduce(self, resumed: Loaded | None) -> None:
+        """Say what is trained, on what, where it is kept, and how it differs from before."""
         shape, model = self.config.gpt, self.trainer.model
         size = f"{sum(each.size for each in model.parameters()):,} parameters"
         self.note(
@@ -146,8 +144,12 @@ class _Run:
             if self.config.model == "gpt"
             else f"model   bigram of {size}"
         )
-        self.note(f"text    {self.corpus.name}, {len(self.corpus):,} characters")
-        self.note(f"folder  {self.folder.path}")
+        self.note(f"text    {self.corpus.name!r}, {len(self.corpus):,} characters")
+        self.note(f"folder  {str(self.folder.path)!r}")
+        if resumed:
+            before = resumed.part(ModelRecord).config
+            for line in describe_resumption(before, self.config, self.trainer.step):
+                self.note(line)
         if self.trainer.step >= self.config.steps:
             self.note(
                 f"This run has made its {self.trainer.step:,} steps; for more, add --steps NUMBER."
@@ -244,8 +246,7 @@ class _Run:
         return result
 
     def draw(self) -> None:
-        with writing():
-            plot_losses(self.folder, f"{self.config.model} on {self.corpus.name}")
+        plot_losses(self.folder, f"{self.config.model} on {self.corpus.name}", self.note)
 
     def result(self, exit_code: int, started: float, **losses: Any) -> Result:
         seconds = time.perf_counter() - started
@@ -254,7 +255,7 @@ class _Run:
         return Result(folder, step, exit_code, seconds, training_loss=last, **losses)
 
     def show_final(self, final: Loss, best: Loss, seconds: float) -> None:
-        trainer, folder = self.trainer, shlex.quote(str(self.folder.path))
+        trainer, folder = self.trainer, quoted(self.folder.path)
         self.display.sample(sample_text(trainer, trainer.step))
         self.note(
             f"validation loss {final.nats:.4f} nats ({final.bits_per_character:.4f} bits) per "
@@ -264,7 +265,7 @@ class _Run:
             self.note(f"with the weights of step {trainer.best_step:,}: {best.nats:.4f} nats")
         self.note(
             f"{trainer.step - self.start:,} steps in {format_seconds(seconds)}; "
-            f"checkpoints and loss.png are in {self.folder.path}"
+            f"checkpoints and loss.png are in {str(self.folder.path)!r}"
         )
         self.note(f'\nWrite with it:  tinygrad-char generate {folder} --prompt "..."')
         self.note(
@@ -273,12 +274,12 @@ class _Run:
 
     def interrupted(self, stop: StopRequest, started: float) -> Result:
         """Show what there is after a stop: the last losses, their picture, what to do with it."""
-        folder = shlex.quote(str(self.folder.path))
+        folder = quoted(self.folder.path)
         self.draw()
         for key, record in self.last.items():
             what = {"loss": "training loss", "validation_loss": "validation loss"}[key]
             self.note(f"{what} {record[key]:.4f} nats per character at step {record['step']:,}")
-        self.note(f"checkpoints and loss.png are in {self.folder.path}")
+        self.note(f"checkpoints and loss.png are in {str(self.folder.path)!r}")
         self.note(f'\nWrite with it:  tinygrad-char generate {folder} --prompt "..."')
         self.note(
             f"stopped at step {self.trainer.step:,}, everything is saved; continue with\n"
@@ -313,9 +314,9 @@ def _check_same_text(resumed: Loaded, corpus: Corpus) -> None:
     before = resumed.part(FolderState).data
     if before.sha256 != corpus.sha256:
         raise UsageError(
-            f"{resumed.path} was trained on another text: {before.argument} with "
+            f"{str(resumed.path)!r} was trained on another text: {before.argument!r} with "
             f"{before.characters:,} characters (SHA-256 {before.sha256[:12]}), but "
-            f"{corpus.source} has {len(corpus):,} ({corpus.sha256[:12]}). Give that text with "
+            f"{corpus.source!r} has {len(corpus):,} ({corpus.sha256[:12]}). Give that text with "
             "--data, or start a new run without --resume"
         )
 
