@@ -28,9 +28,10 @@ from threadpoolctl import threadpool_limits
 
 from kernels.cores import available_cores
 from models.batches import Split, split_corpus
-from models.console import PlainConsole, write
+from models.console import PlainConsole
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
+from models.escape import write
 from models.ladder import LADDER
 from models.lecture import Choices, walk
 from models.replay import RECIPES, Recipe, replay_run, sample, sample_published

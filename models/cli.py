@@ -17,9 +17,10 @@ from kernels.backend import DeviceError
 from kernels.devices import DEVICES
 from models.build import Loaded, load_checkpoint
 from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
-from models.console import PlainConsole, escaped, quoted, write
+from models.console import PlainConsole
 from models.corpus import load_corpus
 from models.errors import RunError, UsageError
+from models.escape import escaped, quoted, write
 from models.latest import latest_run, steps_made
 from models.recorded_text import trusted_argument
 from models.run_folder import RunFolder, resolve_checkpoint

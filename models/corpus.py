@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from models.console import quoted
 from models.encodings import candidates
 from models.errors import RunError, UsageError
+from models.escape import quoted
 from models.text import PIECE, NotUTF8Error, Text, TextChangedError, read_text, text_of
 from tinygrad_char.regular_file import open_regular
 

@@ -14,10 +14,11 @@ import numpy as np
 from models.batches import split_corpus
 from models.build import Loaded, load_checkpoint
 from models.config import TrainConfig
-from models.console import PlainConsole, quoted
+from models.console import PlainConsole
 from models.corpus import Corpus
 from models.display import Display
 from models.errors import RunError, UsageError
+from models.escape import quoted
 from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
 from models.generate import Sampling, encode_prompt, generate
 from models.plot import plot_losses

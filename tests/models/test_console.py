@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_cli import read_terminal
 from tiny_runs import TEXT, TINY, start
 
-from models.console import PlainConsole, escaped, quoted, write
+from models.console import PlainConsole
+from models.escape import escaped, quoted, write
 
 HOSTILE = "a\x1b]0;title\x07\x1b[31mred\x9b2J\u202eright\u2066\u061c\x7f\r\x00[bold]b[/bold]:smile:"
 OBEYED = {*map(chr, [*range(9), *range(11, 32), *range(0x7F, 0xA0)])} | set(
