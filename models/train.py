@@ -145,7 +145,7 @@ class _Run:
             if self.config.model == "gpt"
             else f"model   bigram of {size}"
         )
-        self.note(f"text    {self.corpus.name!r}, {len(self.corpus):,} characters")
+        self.note(f"text    {self.corpus.name}, {len(self.corpus):,} characters")
         self.note(f"folder  {str(self.folder.path)!r}")
         if resumed:
             before = resumed.part(ModelRecord).config
