@@ -633,7 +633,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(lr, here, capsys):
     assert re.search(r"(forward|backward) of \w+ produced a value that is not finite", error)
     assert re.search(r"inputs: float32 \([\d, ]+\) from \S+ to \S+", error)
     assert "Try a lower --lr" in error
-    assert "The checkpoints in run are as they were" in error
+    assert "The checkpoints in 'run' are as they were" in error
     for name in ("last.safetensors", "best.safetensors"):
         tensors, _ = checkpoint.load(here / "run" / name)
         assert all(np.isfinite(array).all() for array in tensors.values())
@@ -648,7 +648,7 @@ def test_a_run_that_diverged_is_continued_with_other_settings(here):
 
 
 def test_a_picture_that_cannot_be_written_leaves_a_finished_run(here, monkeypatch, capsys):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise checkpoint.CheckpointError("could not save loss.png: no space")
 
     with monkeypatch.context() as patch:
