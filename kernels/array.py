@@ -33,6 +33,12 @@ def native(array: Array) -> Array:
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
+def signed(indices: Array) -> Array:
+    """Return integers such that those beyond int64 stay the largest there are, and do not wrap."""
+    most = np.iinfo(np.int64).max
+    return indices if indices.dtype != np.uint64 else namespace(indices).minimum(indices, most)
+
+
 def is_floating(dtype: np.dtype) -> bool:
     """Return whether numbers of this dtype can have gradients; NumPy has no kind for bfloat16."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kernels import embedding
-from kernels.array import Array, namespace
+from kernels.array import Array, namespace, signed
 from kernels.cuda_operation import (
     MOST_COLUMNS,
     ROW_BLOCK,
@@ -50,7 +50,7 @@ class Embedding(Operation):
         rows, columns = weight.shape
         if self.check:
             embedding.check_indices(idx, rows, "embedding: index")
-        weight, indices = contiguous(weight), contiguous(idx).astype(np.int64, copy=False)
+        weight, indices = contiguous(weight), contiguous(signed(idx)).astype(np.int64, copy=False)
         addend = None if addend is None else contiguous(addend)
         period = 1 if addend is None else max(1, prod(addend.shape[:-1]))
         out = namespace(weight).empty((*idx.shape, columns), dtype)
@@ -77,7 +77,7 @@ class Embedding(Operation):
         if not (serves(grad) and _rounds(dtype, grad.dtype)):
             return embedding.backward(grad, idx, rows, dtype)
         xp = namespace(grad)
-        grad, indices = contiguous(grad), contiguous(idx).astype(np.int64, copy=False)
+        grad, indices = contiguous(grad), contiguous(signed(idx)).astype(np.int64, copy=False)
         columns = grad.shape[-1]
         sizes = np.int64(rows), np.int32(columns)
         macros = _macros(grad, dtype)

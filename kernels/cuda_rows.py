@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernels import cross_entropy, layernorm, softmax
-from kernels.array import Array, namespace
+from kernels.array import Array, namespace, signed
 from kernels.cuda_operation import (
     ROW_BLOCK,
     SCALARS,
@@ -368,7 +368,7 @@ def _cotangent(logits: Array, grad: Array) -> Array:
 
 
 def _indices(array: Array) -> Array:
-    return contiguous(array).astype(np.int64, copy=False)
+    return contiguous(signed(array)).astype(np.int64, copy=False)
 
 
 def _single(*arrays: Array | None) -> bool:

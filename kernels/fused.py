@@ -32,7 +32,7 @@ from kernels import (
     sampling,
     softmax,
 )
-from kernels.array import Array
+from kernels.array import Array, signed
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
 from kernels.cores import threads_for
 from kernels.dropout import DropoutKey, MaskSource
@@ -400,7 +400,7 @@ def _count_targets(logits: Array, targets: Array, ignore_index: int) -> tuple[Ar
 
 
 def _int64(indices: Array) -> Array:
-    return np.ascontiguousarray(indices, np.int64)
+    return np.ascontiguousarray(signed(indices), np.int64)
 
 
 def embedding_forward(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, is_floating, native
+from kernels.array import Array, is_floating, native, signed
 from kernels.backend import CPU, DeviceError
 from kernels.devices import backend_of
 from tinygrad_char.autograd import TensorBase, quiet
@@ -254,9 +254,9 @@ def raw_index(index: Any) -> Any:
             raise IndexError(
                 f"index: a tensor of {index.array.dtype}, expected integers or booleans"
             )
-        return index.array.copy()
+        return signed(index.array).copy()
     if isinstance(index, np.ndarray):
-        return index.copy()
+        return signed(index).copy()
     if isinstance(index, np.integer):
         return int(index)
     return np.array(index, dtype=None if index else np.int64) if isinstance(index, list) else index

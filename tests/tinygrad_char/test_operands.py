@@ -161,6 +161,22 @@ def test_tensors_of_other_integers_promote():
     assert x.clip(Tensor(300)).tolist() == [300] * 3
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("index", [2**63, 2**64 - 1, 2**64 - 100])
+def test_indices_beyond_int64_do_not_become_negative(index, device):
+    idx = Tensor(np.array([index], "u8"), device=device)
+    x = Tensor(np.ones((3, 2), "f4"), device=device)
+    for take in (
+        lambda: x[idx],
+        lambda: x.take(idx, 0),
+        lambda: F.embedding(idx, x),
+        lambda: F.cross_entropy(x[:1], idx),
+        lambda: F.nll_loss(x[:1].log_softmax(), idx),
+    ):
+        with pytest.raises(IndexError):
+            take()
+
+
 def test_ranges_of_small_dtypes():
     assert tg.arange(120, 128, dtype="i1").tolist() == list(range(120, 128))
     assert tg.arange(0, 2, 0.5, dtype="i1").tolist() == [0, 0, 1, 1]
