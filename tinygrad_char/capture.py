@@ -21,6 +21,7 @@ from kernels.cuda_operation import ACCESS_BYTES
 from kernels.cuda_optimizer import FACTORS
 from kernels.cuda_parameters import FlatParameters
 from tinygrad_char.autograd import is_detecting_nonfinite
+from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
@@ -89,7 +90,8 @@ class TrainingStep:
 
         A replay calls `meanwhile` while the device computes.
         """
-        if is_detecting_nonfinite() or self.reason is not None or not self._computed:
+        alone = is_detecting_nonfinite() or has_forward_hooks()
+        if alone or self.reason is not None or not self._computed:
             self._computed = True
             return self._compute(batches)
         if self._recorded is not None and not self._recorded.is_of(self.optimizer):

@@ -1,5 +1,7 @@
 """Operations as functions: those of several tensors, and those of neural networks."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,42 +18,26 @@ from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
     boolean_mask,
     floating,
+    lengths,
     operands,
     promoted,
     tensor_like,
 )
-from tinygrad_char.losses import (
-    REDUCTIONS as REDUCTIONS,
-)
-from tinygrad_char.losses import (
-    binary_cross_entropy as binary_cross_entropy,
-)
-from tinygrad_char.losses import (
-    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
-)
-from tinygrad_char.losses import (
-    cross_entropy as cross_entropy,
-)
-from tinygrad_char.losses import (
-    huber_loss as huber_loss,
-)
-from tinygrad_char.losses import (
+from tinygrad_char.losses import (  # noqa: F401 (given on)
+    REDUCTIONS,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
     integers,
-)
-from tinygrad_char.losses import (
-    l1_loss as l1_loss,
-)
-from tinygrad_char.losses import (
-    mse_loss as mse_loss,
-)
-from tinygrad_char.losses import (
-    nll_loss as nll_loss,
-)
-from tinygrad_char.losses import (
-    smooth_l1_loss as smooth_l1_loss,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
 )
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
+from tinygrad_char.ops import rms_norm as rms
 from tinygrad_char.ops.reduction import Axis, normalize_axes
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
@@ -251,16 +237,84 @@ def linear_residual(
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    normalized_shape: int | Sequence[int] | None = None,
 ) -> Tensor:
-    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axis.
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axes.
 
+    These are the axes of weight or bias, or of `normalized_shape`; the last one if none is given.
     x in bfloat16 goes with parameters in float32, too.
+
+    Raises
+    ------
+    ValueError
+        weight, bias or normalized_shape are not of the shape of the last axes of x.
     """
     x = floating(x)
     given = [each for each in (x, weight, bias) if each is not None]
     _same_dtype("layer_norm", given, mixed=True)
-    return neural.LayerNorm.apply(x, weight, bias, eps=eps)
+    shape = _last_axes("layer_norm", x, normalized_shape, {"weight": weight, "bias": bias})
+    if len(shape) < 2:
+        return neural.LayerNorm.apply(x, weight, bias, eps=eps)
+    rows = [each if each is None else each.reshape(-1) for each in (weight, bias)]
+    return neural.LayerNorm.apply(_joined(x, shape), *rows, eps=eps).reshape(x.shape)
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    *,
+    normalized_shape: int | Sequence[int] | None = None,
+) -> Tensor:
+    """Return x / sqrt(mean(x^2) + eps) * weight over the last axes (arXiv:1910.07467).
+
+    These are the axes of weight, or of `normalized_shape`; the last one if none is given. eps, if
+    None, is the distance of 1 to the next number of x's dtype.
+
+    Raises
+    ------
+    ValueError
+        weight or normalized_shape are not of the shape of the last axes of x.
+    """
+    x = floating(x)
+    _same_dtype("rms_norm", [x] if weight is None else [x, weight], mixed=True)
+    shape = _last_axes("rms_norm", x, normalized_shape, {"weight": weight})
+    if eps is None:
+        eps = 2.0**-7 if x.dtype.name == "bfloat16" else float(np.finfo(x.dtype).eps)
+    if len(shape) < 2:
+        return rms.RmsNorm.apply(x, weight, eps=eps)
+    row = None if weight is None else weight.reshape(-1)
+    return rms.RmsNorm.apply(_joined(x, shape), row, eps=eps).reshape(x.shape)
+
+
+def _last_axes(
+    name: str,
+    x: Tensor,
+    normalized_shape: int | Sequence[int] | None,
+    parameters: dict[str, Tensor | None],
+) -> tuple[int, ...]:
+    """Return the lengths of the axes to normalise over."""
+    given = {key: each.shape for key, each in parameters.items() if each is not None}
+    if normalized_shape is not None:
+        given["normalized_shape"] = lengths([normalized_shape])
+    shape = next(reversed(given.values()), x.shape[-1:])
+    for key, each in given.items():
+        expected = x.shape[max(0, x.ndim - len(shape)) :]
+        if each != expected or not each:
+            raise ValueError(
+                f"{name}: {key} {each} for x {x.shape}; expected {expected or x.shape[-1:]}"
+            )
+    return shape
+
+
+def _joined(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return x with its last axes, of this shape, as one."""
+    return x.reshape(*x.shape[: x.ndim - len(shape)], math.prod(shape))
 
 
 def embedding(idx: Any, weight: Tensor, addend: Tensor | None = None, dtype: Any = None) -> Tensor:
@@ -278,6 +332,7 @@ def embedding(idx: Any, weight: Tensor, addend: Tensor | None = None, dtype: Any
     return neural.Embedding.apply(idx, weight, addend, dtype=dtype)
 
 
+@spelled(causal="is_causal")
 def attention(
     q: Tensor,
     k: Tensor,
@@ -287,16 +342,87 @@ def attention(
     scale: float | None = None,
     dropout: float = 0.0,
     key: DropoutKey | None = None,
+    attn_mask: Any = None,
 ) -> Tensor:
     """Return dropout(softmax(scale q k^T)) v: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
 
-    With `causal`, query i sees keys j <= i + S - T: the queries are the last T positions. The
-    default scale is 1 / sqrt(D). Dropout above 0 needs a key, from `random.Stream.dropout_key`.
+    There may be any number of axes before the last two; they broadcast. With `causal`, query i
+    sees keys j <= i + S - T: the queries are the last T positions. The default scale is
+    1 / sqrt(D). Dropout above 0 needs a key, from `random.Stream.dropout_key`.
+
+    `attn_mask` broadcasts to (..., T, S): booleans, True where a query sees a key, or floats,
+    which are added to the scores and may need a gradient; -infinity hides a key. A query that
+    sees no key gets zeros. With it the (T, S) weights are kept for backward.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, or dropout without a key.
+    TypeError
+        Two dtypes; or a mask of integers.
     """
     q, k, v = _same_dtype("attention", [floating(each) for each in (q, k, v)])
     size = q.shape[-1] if q.ndim else 0
     options = _attention_options(size, causal, scale, dropout, key)
-    return neural.Attention.apply(q, k, v, **options)
+    batch = _attention_batch(q, k, v)
+    if attn_mask is not None:
+        return _masked_attention(q, k, v, attn_mask, batch, **options)
+    if len(batch) == 2 and batch == q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        return neural.Attention.apply(q, k, v, **options)
+    heads = (1, *batch)[-1]
+    pairs = (math.prod((1, *batch)[:-1]), heads)
+    q, k, v = (
+        each.broadcast_to(*batch, *each.shape[-2:]).reshape(*pairs, *each.shape[-2:])
+        for each in (q, k, v)
+    )
+    out = neural.Attention.apply(q, k, v, **options)
+    return out.reshape(*batch, *out.shape[-2:])
+
+
+def _attention_batch(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, ...]:
+    """Return the axes before the last two, broadcast."""
+    matrices = min(q.ndim, k.ndim, v.ndim) >= 2
+    if matrices and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]:
+        with contextlib.suppress(ValueError):
+            return np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    raise ValueError(
+        f"attention: q {q.shape}, k {k.shape}, v {v.shape}; expected (B, H, T, D), (B, H, S, D), "
+        "(B, H, S, E), axes before the last two broadcasting"
+    )
+
+
+def _masked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Any,
+    batch: tuple[int, ...],
+    *,
+    causal: bool,
+    scale: float,
+    dropout: float,
+    key: DropoutKey | None,
+) -> Tensor:
+    mask = tensor_like("attention", attn_mask, q)
+    shape = (*batch, q.shape[-2], k.shape[-2])
+    try:
+        fits = np.broadcast_shapes(mask.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"attention: attn_mask {mask.shape} does not broadcast to {shape}")
+    scores = (q * scale) @ k.swapaxes(-1, -2)
+    scores = scores.broadcast_to(shape)
+    if mask.dtype != bool:
+        if mask.dtype != q.dtype:
+            raise TypeError(f"attention: attn_mask is {mask.dtype}, expected booleans or {q.dtype}")
+        visible = mask._result(mask.array != -math.inf)
+        scores = scores + where(visible, mask, 0.0)
+        mask = visible
+    weights = neural.Softmax.apply(scores, mask, axis=len(shape) - 1, causal=causal)
+    if dropout > 0 and key is not None:
+        weights = neural.Dropout.apply(weights, p=dropout, key=key)
+    return weights @ v
 
 
 def self_attention(

@@ -11,11 +11,13 @@ from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import floating, tensor_like
 from tinygrad_char.ops import loss, neural
 from tinygrad_char.ops.reduction import normalize_axis
+from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@spelled
 def cross_entropy(
     logits: Tensor,
     targets: Any,
@@ -99,6 +101,11 @@ def _soft_cross_entropy(
     axis: int,
 ) -> Tensor:
     name = "cross_entropy"
+    if targets.ndim != logits.ndim:
+        raise TypeError(
+            f"{name}: targets are {targets.dtype} {targets.shape}, expected integers "
+            f"{logits.shape[:-1]} or probabilities of the logits' shape"
+        )
     targets = _classes_last(name, "targets", targets, axis)
     if targets.shape != logits.shape:
         raise ValueError(
@@ -122,6 +129,7 @@ def _soft_cross_entropy(
     return _reduced(losses.reshape(logits.shape[:-1]), reduction)
 
 
+@spelled
 def nll_loss(
     log_probabilities: Tensor,
     targets: Any,

@@ -25,6 +25,7 @@ from tinygrad_char.autograd import (
     no_grad,
     tracing,
 )
+from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.program import (
     Batch,
     Computed,
@@ -87,7 +88,7 @@ class TracedLoss:
 
     def compute(self, batch: Batch, weight: float) -> Computed:
         """Return the same in arrays that are used again after `release` is called."""
-        if self.reason is not None or is_detecting_nonfinite():
+        if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
             return self._on_tape(batch, weight)
         shapes = tuple((each.shape, each.dtype) for each in batch)
         idle = self._idle[shapes, tuple(each.requires_grad for each in self.leaves)]
@@ -196,7 +197,7 @@ class TracedCall:
 
     def __call__(self, *arrays: np.ndarray) -> Array:
         """Return the result's array."""
-        if self.reason is not None or is_detecting_nonfinite():
+        if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
             return self._on_tape(arrays)
         if self._program is None:
             return self._trace(arrays)

@@ -32,14 +32,17 @@ IDX = np.array([[0, 2, 1], [2, 2, 0]])
 MASK = np.array([[True, False, True, True], [False] * 4, [True, True, False, False]])
 TARGETS = np.array([3, 0, -100, 1, 3])
 KEY = DropoutKey(1234, 5)
+SEEN = np.array([[True, False, True, True, False], [False] * 5, [True, True, False, True, True]])
 QKV = ((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3))
 
 
-def torch_attention(torch, q, k, v, causal=False, scale=None, dropout=0.0):
+def torch_attention(torch, q, k, v, causal=False, scale=None, dropout=0.0, mask=None, bias=None):
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias
     rows, columns = scores.shape[-2:]
     seen = torch.ones(rows, columns, dtype=torch.bool)
-    weights = torch_softmax(torch, scores, seen.tril(columns - rows) if causal else seen)
+    seen = seen.tril(columns - rows) if causal else seen
+    weights = torch_softmax(torch, scores, seen if mask is None else seen & mask)
     if dropout:
         weights = torch_dropout(torch, weights, dropout)
     return weights @ v
@@ -351,6 +354,37 @@ NETWORKS = [
         lambda t, x, b: t.nn.functional.layer_norm(x, b.shape) + b,
         *((5,), (5,)),
     ),
+    *one(
+        "layer_norm/several axes",
+        F.layer_norm,
+        lambda t, x, w, b: t.nn.functional.layer_norm(x, w.shape, w, b),
+        *((2, 3, 4), (3, 4), (3, 4)),
+    ),
+    *one(
+        "layer_norm/all axes, strided",
+        lambda x: F.layer_norm(x.T, normalized_shape=(4, 3, 2)),
+        lambda t, x: t.nn.functional.layer_norm(x.permute(2, 1, 0), (4, 3, 2)),
+        (2, 3, 4),
+    ),
+    *one(
+        "rms_norm",
+        lambda x, w: F.rms_norm(x, w, 1e-5),
+        lambda t, x, w: t.nn.functional.rms_norm(x, w.shape, w, 1e-5),
+        *((2, 3, 5), (5,)),
+    ),
+    *one(
+        "rms_norm/plain",
+        lambda x: F.rms_norm(x, eps=0.1),
+        lambda t, x: t.nn.functional.rms_norm(x, x.shape[-1:], eps=0.1),
+        (3, 5),
+    ),
+    *one(
+        "rms_norm/several axes",
+        lambda x, w: F.rms_norm(x, w, 1e-3),
+        lambda t, x, w: t.nn.functional.rms_norm(x, w.shape, w, 1e-3),
+        *((2, 3, 4), (3, 4)),
+    ),
+    *one("rms_norm/no rows", F.rms_norm, lambda t, x, w: x * w, (0, 3), (3,)),
     *one("embedding", lambda w: F.embedding(IDX, w), lambda t, w: w[t.tensor(IDX)], (4, 3)),
     *one(
         "embedding/addend",
@@ -402,6 +436,54 @@ NETWORKS = [
         lambda *qkv: F.attention(*qkv, causal=True, dropout=0.4, key=KEY),
         lambda t, *qkv: torch_attention(t, *qkv, causal=True, dropout=0.4),
         *QKV,
+    ),
+    *one(
+        "attention/two axes",
+        F.attention,
+        torch_attention,
+        *((3, 4), (5, 4), (5, 2)),
+    ),
+    *one(
+        "attention/batches broadcast",
+        lambda *qkv: F.attention(*qkv, causal=True),
+        lambda t, *qkv: torch_attention(t, *qkv, causal=True),
+        *((2, 3, 3, 4), (3, 5, 4), (2, 1, 5, 3)),
+    ),
+    *one(
+        "attention/five axes",
+        F.attention,
+        torch_attention,
+        *((2, 1, 2, 3, 4), (3, 2, 5, 4), (3, 1, 5, 3)),
+    ),
+    *one(
+        "attention/boolean mask",
+        lambda *qkv: F.attention(*qkv, attn_mask=SEEN),
+        lambda t, *qkv: torch_attention(t, *qkv, mask=t.tensor(SEEN)),
+        *QKV,
+    ),
+    *one(
+        "attention/boolean mask, causal, dropout",
+        lambda *qkv: F.attention(*qkv, attn_mask=SEEN, causal=True, dropout=0.4, key=KEY),
+        lambda t, *qkv: torch_attention(t, *qkv, mask=t.tensor(SEEN), causal=True, dropout=0.4),
+        *QKV,
+    ),
+    *one(
+        "attention/added mask with a gradient",
+        lambda q, k, v, m: F.attention(q, k, v, attn_mask=m, scale=0.7),
+        lambda t, q, k, v, m: torch_attention(t, q, k, v, bias=m, scale=0.7),
+        *(*QKV, (2, 1, 1, 5)),
+    ),
+    *one(
+        "attention/added mask, batches broadcast",
+        lambda q, k, v, m: F.attention(q, k, v, attn_mask=m),
+        lambda t, q, k, v, m: torch_attention(t, q, k, v, bias=m),
+        *((3, 4), (2, 5, 4), (2, 5, 3), (3, 5)),
+    ),
+    *one(
+        "attention/added mask that hides",
+        lambda q, k, v, m: F.attention(q, k, v, attn_mask=F.where(SEEN, m, -math.inf)),
+        lambda t, q, k, v, m: torch_attention(t, q, k, v, mask=t.tensor(SEEN), bias=m),
+        *(*QKV, (3, 5)),
     ),
     *one(
         "self_attention",
@@ -678,7 +760,8 @@ NOT_DIFFERENTIABLE = set(
     shape ndim size numel dtype device is_leaf numpy item tolist requires_grad_ backward zero_grad
     register_hook retain_grad detach data copy_ fill_ zero_ cuda argmax argmin all any
     __init__ __len__ __repr__ __format__ __array__ __array_ufunc__ __dlpack__ __dlpack_device__
-    __bool__ __int__ __float__ __index__ __setitem__ __deepcopy__ __hash__ __slots__ __module__
+    __bool__ __int__ __float__ __index__ __setitem__ __deepcopy__ __copy__ __reduce__
+    __hash__ __slots__ __module__
     __doc__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __rand__ __ror__
     __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability check_activation
     one_hot integers argsort nonzero argwhere isnan isinf isfinite int long half bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn.module import Module, Parameter
 from tinygrad_char.random import Generator, default_generator
+from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
 
 
@@ -113,34 +114,80 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis, of normalized_shape."""
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes, of normalized_shape.
+
+    normalized_shape is the length of the last axis, or a tuple of lengths of several.
+    """
 
     def __init__(
         self,
-        normalized_shape: int,
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check_size("LayerNorm", normalized_shape=normalized_shape)
-        self.normalized_shape = normalized_shape
+        shape = _check_normalized("LayerNorm", normalized_shape)
+        self.normalized_shape: Any = shape[0] if isinstance(normalized_shape, int) else shape
         self.eps = eps
         affine = elementwise_affine
-        self.weight = Parameter(np.ones(normalized_shape, np.float32)) if affine else None
-        self.bias = Parameter(np.zeros(normalized_shape, np.float32)) if affine and bias else None
+        self.weight = Parameter(np.ones(shape, np.float32)) if affine else None
+        self.bias = Parameter(np.zeros(shape, np.float32)) if affine and bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x normalised."""
-        if x.shape[-1:] != (self.normalized_shape,):
-            raise ValueError(f"LayerNorm({self.normalized_shape}): x has shape {x.shape}")
-        return F.layer_norm(x, self.weight, self.bias, self.eps)
+        shape = self.normalized_shape
+        if x.shape[-1:] != (shape,) and (isinstance(shape, int) or x.shape[-len(shape) :] != shape):
+            raise ValueError(f"LayerNorm({shape}): x has shape {x.shape}")
+        return F.layer_norm(x, self.weight, self.bias, self.eps, normalized_shape=shape)
 
     def extra_repr(self) -> str:
         """Return the size."""
         if self.weight is None:
             return f"{self.normalized_shape}, elementwise_affine=False"
         return f"{self.normalized_shape}" + ("" if self.bias is not None else ", bias=False")
+
+
+class RMSNorm(Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes, of normalized_shape.
+
+    normalized_shape is as in LayerNorm; eps, if None, is the precision of x's dtype (Zhang and
+    Sennrich 2019, arXiv:1910.07467).
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = _check_normalized("RMSNorm", normalized_shape)
+        self.eps = eps
+        ones = np.ones(self.normalized_shape, np.float32)
+        self.weight = Parameter(ones) if elementwise_affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised."""
+        if x.shape[-len(self.normalized_shape) :] != self.normalized_shape:
+            raise ValueError(f"RMSNorm({self.normalized_shape}): x has shape {x.shape}")
+        return F.rms_norm(x, self.weight, self.eps, normalized_shape=self.normalized_shape)
+
+    def extra_repr(self) -> str:
+        """Return the sizes and what is not the default."""
+        eps = "" if self.eps is None else f", eps={self.eps}"
+        affine = "" if self.weight is not None else ", elementwise_affine=False"
+        return f"{self.normalized_shape}{eps}{affine}"
+
+
+def _check_normalized(layer: str, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    several = isinstance(normalized_shape, tuple | list)
+    shape: Any = tuple(normalized_shape) if several else (normalized_shape,)  # type: ignore[arg-type]
+    if not shape:
+        raise ValueError(f"{layer}: normalized_shape=(), expected at least one axis")
+    for size in shape:
+        check_size(layer, normalized_shape=size)
+    return shape
 
 
 class BatchNorm1d(Module):
@@ -252,54 +299,29 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class Sequential(Module):
-    """Modules called one after the other, each with the result of the one before."""
+class Flatten(Module):
+    """The axes from `start` to `end` as one; all but the first unless said otherwise."""
 
-    def __init__(self, *modules: Module) -> None:
+    @spelled
+    def __init__(self, start: int = 1, end: int = -1) -> None:
         super().__init__()
-        for position, module in enumerate(modules):
-            setattr(self, str(position), _require_module("Sequential", module))
+        self.start, self.end = start, end
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with these axes as one."""
+        return x.flatten(self.start, self.end)
+
+    def extra_repr(self) -> str:
+        """Return the axes."""
+        return f"start={self.start}, end={self.end}"
+
+
+class Identity(Module):
+    """x itself, whatever it was made with: a part that does nothing, in another's place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
 
     def forward(self, x: Any) -> Any:
-        """Return the last module's result."""
-        for module in self:
-            x = module(x)
+        """Return x."""
         return x
-
-    def __iter__(self) -> Iterator[Module]:
-        return (module for _, module in self.children())
-
-    def __len__(self) -> int:
-        return len(self._registered["module"])
-
-    def __getitem__(self, position: int) -> Module:
-        return list(self)[position]
-
-
-class ModuleList(Module):
-    """A list of modules that are registered as parts."""
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        super().__init__()
-        for module in modules:
-            self.append(module)
-
-    def append(self, module: Module) -> ModuleList:
-        """Add a module at the end and return self."""
-        setattr(self, str(len(self)), _require_module("ModuleList", module))
-        return self
-
-    def __iter__(self) -> Iterator[Module]:
-        return (module for _, module in self.children())
-
-    def __len__(self) -> int:
-        return len(self._registered["module"])
-
-    def __getitem__(self, position: int) -> Module:
-        return list(self)[position]
-
-
-def _require_module(container: str, value: Any) -> Module:
-    if not isinstance(value, Module):
-        raise TypeError(f"{container}: expected modules, got {value!r}")
-    return value

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from kernels.array import is_floating
 from kernels.devices import get_backend
 from tinygrad_char.autograd import no_grad
-from tinygrad_char.tensor import Tensor
+from tinygrad_char.tensor import HookHandle, Tensor
 
 
 class Parameter(Tensor):
@@ -22,6 +24,21 @@ class Parameter(Tensor):
         super().__init__(data, dtype, requires_grad=True)
 
 
+class _Hooks(NamedTuple):
+    """What is called before and after forward, by number."""
+
+    before: dict[int, Callable]
+    after: dict[int, Callable]
+
+
+_hooked: weakref.WeakSet[Module] = weakref.WeakSet()
+
+
+def has_forward_hooks() -> bool:
+    """Return whether any module has a forward hook, which a replay of a step would leave out."""
+    return bool(_hooked) and any(any(each._hooks or ()) for each in list(_hooked))
+
+
 class Module:
     """A part of a model.
 
@@ -31,6 +48,7 @@ class Module:
     """
 
     training: bool
+    _hooks: _Hooks | None = None
 
     def __init__(self) -> None:
         self._registered: dict[str, dict[str, Any]] = {"parameter": {}, "buffer": {}, "module": {}}
@@ -85,12 +103,70 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return forward(...)."""
-        return self.forward(*args, **kwargs)
+        """Return forward(...), by way of the hooks."""
+        if self._hooks is None:
+            return self.forward(*args, **kwargs)
+        for hook in list(self._hooks.before.values()):
+            changed = hook(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        result = self.forward(*args, **kwargs)
+        for hook in list(self._hooks.after.values()):
+            changed = hook(self, args, result)
+            result = result if changed is None else changed
+        return result
+
+    def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> HookHandle:
+        """Call `hook(module, args)` before each forward; what it returns replaces the arguments.
+
+        A tuple of the positional arguments, the only one of them, or None to keep them. The
+        handle's `remove()` ends it. While a module has hooks, steps are run and not replayed.
+        Copies have the same hooks, pickles none.
+        """
+        return HookHandle(self._hook_lists().before, hook)
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> HookHandle:
+        """Call `hook(module, args, result)` after each forward; as `register_forward_pre_hook`.
+
+        What it returns, if not None, replaces the result.
+        """
+        return HookHandle(self._hook_lists().after, hook)
+
+    def _hook_lists(self) -> _Hooks:
+        if self._hooks is None:
+            self._hooks = _Hooks({}, {})
+        _hooked.add(self)
+        return self._hooks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_hooks"}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        result = type(self).__new__(type(self))
+        memo[id(self)] = result
+        vars(result).update(copy.deepcopy(vars(self), memo))
+        if self._hooks is not None:
+            _hooked.add(result)
+        return result
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """Yield the direct parts with their names."""
         yield from self._registered["module"].items()
+
+    def apply(self, function: Callable[[Module], Any]) -> Self:
+        """Call `function` once with each part, innermost first, and this module; return self."""
+        seen = {id(self)}
+        pending: list[tuple[Module, Iterator[tuple[str, Module]]]] = [(self, self.children())]
+        while pending:
+            module, parts = pending[-1]
+            part = next((each for _, each in parts if id(each) not in seen), None)
+            if part is None:
+                pending.pop()
+                function(module)
+            else:
+                seen.add(id(part))
+                pending.append((part, part.children()))
+        return self
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and all its parts, with dotted names; a shared one once."""

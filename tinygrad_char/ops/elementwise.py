@@ -196,6 +196,11 @@ class Where(Function):
     def forward(self, condition: Array, a: Any, b: Any) -> Array:
         """Return where(condition, a, b)."""
         self.saved = (condition, _shape(a), _shape(b))
+        # NumPy lets a number widen dtypes that it does not know, such as bfloat16
+        a, b = (
+            other.dtype.type(each) if isinstance(each, int | float) else each
+            for each, other in ((a, b), (b, a))
+        )
         try:
             return self.backend.xp.where(condition, a, b)
         except ValueError:

@@ -1,0 +1,105 @@
+"""Activations as modules, to stand in a Sequential."""
+
+from __future__ import annotations
+
+from tinygrad_char import functional as F
+from tinygrad_char.nn.module import Module
+from tinygrad_char.spelling import spelled
+from tinygrad_char.tensor import Tensor
+
+
+class Tanh(Module):
+    """The hyperbolic tangent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tanh(x)."""
+        return x.tanh()
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return sigmoid(x)."""
+        return x.sigmoid()
+
+
+class SiLU(Module):
+    """x sigmoid(x), see functional.silu."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x sigmoid(x)."""
+        return F.silu(x)
+
+
+class LeakyReLU(Module):
+    """x above 0, else negative_slope x."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, or negative_slope x."""
+        return F.leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        """Return the slope."""
+        return f"negative_slope={self.negative_slope}"
+
+
+class ELU(Module):
+    """x above 0, else alpha (exp(x) - 1)."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, or alpha (exp(x) - 1)."""
+        return F.elu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        """Return alpha."""
+        return f"alpha={self.alpha}"
+
+
+class Softplus(Module):
+    """log(1 + exp(beta x)) / beta, and x where beta x is above the threshold."""
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        super().__init__()
+        self.beta, self.threshold = beta, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return softplus(x)."""
+        return F.softplus(x, self.beta, self.threshold)
+
+    def extra_repr(self) -> str:
+        """Return beta and the threshold."""
+        return f"beta={self.beta}, threshold={self.threshold}"
+
+
+class Softmax(Module):
+    """exp(x) / sum(exp(x)) along an axis (`axis`, or `dim`), the last unless said otherwise."""
+
+    @spelled
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the softmax of x."""
+        return F.softmax(x, self.axis)
+
+    def extra_repr(self) -> str:
+        """Return the axis."""
+        return f"axis={self.axis}"
+
+
+class LogSoftmax(Softmax):
+    """The logarithm of the softmax along an axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log(softmax(x))."""
+        return F.log_softmax(x, self.axis)
