@@ -102,9 +102,10 @@ def _soft_cross_entropy(
 ) -> Tensor:
     name = "cross_entropy"
     if targets.ndim != logits.ndim:
-        raise TypeError(
-            f"{name}: targets are {targets.dtype} {targets.shape}, expected integers "
-            f"{logits.shape[:-1]} or probabilities of the logits' shape"
+        raise ValueError(
+            f"{name}: logits {logits.shape} (classes last) and targets {targets.dtype} "
+            f"{targets.shape}; expected integers {logits.shape[:-1]}, or probabilities of equal "
+            "shapes"
         )
     targets = _classes_last(name, "targets", targets, axis)
     if targets.shape != logits.shape:

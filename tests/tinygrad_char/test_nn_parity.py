@@ -111,6 +111,19 @@ class TestLayers:
         ours, theirs = pair(nn.LayerNorm(6, **options), torch.nn.LayerNorm(6, **options), dtype)
         check(ours, theirs, [normal(shape, dtype, 0)], dtype)
 
+    @pytest.mark.parametrize("shape", [(4, 6), (2, 4, 6), (2, 3, 4, 6)])
+    @pytest.mark.parametrize("options", [{}, {"bias": False}, {"eps": 0.1}], ids=str)
+    def test_layer_norm_over_two_axes(self, shape, options, dtype):
+        both = (nn.LayerNorm((4, 6), **options), torch.nn.LayerNorm((4, 6), **options))
+        check(*pair(*both, dtype), [normal(shape, dtype, 0)], dtype)
+
+    @pytest.mark.parametrize("shape", [(4, 6), (2, 4, 6), (2, 3, 4, 6)])
+    @pytest.mark.parametrize("size", [6, (4, 6)])
+    @pytest.mark.parametrize("options", [{}, {"elementwise_affine": False}, {"eps": 0.1}], ids=str)
+    def test_rms_norm(self, shape, size, options, dtype):
+        both = (nn.RMSNorm(size, **options), torch.nn.RMSNorm(size, **options))
+        check(*pair(*both, dtype), [normal(shape, dtype, 0)], dtype)
+
     @pytest.mark.parametrize("shape", [(8, 3), (2, 3), (4, 3, 5), (1, 3, 2)])
     @pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": 0.4, "eps": 0.1}])
     def test_batch_norm(self, shape, options, dtype):
@@ -128,8 +141,18 @@ class TestLayers:
             (nn.GELU(), torch.nn.GELU()),
             (nn.GELU("tanh"), torch.nn.GELU("tanh")),
             (nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5).eval()),
+            (nn.Tanh(), torch.nn.Tanh()),
+            (nn.Sigmoid(), torch.nn.Sigmoid()),
+            (nn.SiLU(), torch.nn.SiLU()),
+            (nn.LeakyReLU(0.1), torch.nn.LeakyReLU(0.1)),
+            (nn.ELU(0.7), torch.nn.ELU(0.7)),
+            (nn.Softplus(2.0, 5.0), torch.nn.Softplus(2.0, 5.0)),
+            (nn.Softmax(dim=-1), torch.nn.Softmax(dim=-1)),
+            (nn.LogSoftmax(dim=-1), torch.nn.LogSoftmax(dim=-1)),
+            (nn.Identity(), torch.nn.Identity()),
+            (nn.Flatten(0), torch.nn.Flatten(0)),
         ],
-        ids=["relu", "gelu", "gelu tanh", "dropout in evaluation"],
+        ids=lambda module: type(module).__name__,
     )
     @pytest.mark.parametrize("shape", [(), (50,), (3, 4)])
     def test_without_parameters(self, ours, theirs, shape, dtype):
