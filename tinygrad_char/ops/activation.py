@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from kernels.array import Array
 from tinygrad_char.autograd import Function
 
@@ -28,15 +26,13 @@ class Elementwise(Function):
         """Return the result."""
         self.saved = (x,)
         self.options = options
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return self.result(self.backend.xp, x, **options)
+        return self.result(self.backend.xp, x, **options)
 
     def backward(self, grad: Array) -> Array:
         """Return dy times the slope, 0 where that is 0 whatever dy is."""
         xp = self.backend.xp
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            slope = self.slope(xp, self.saved[0], **self.options)
-            return xp.where(slope == 0, slope, grad * slope)
+        slope = self.slope(xp, self.saved[0], **self.options)
+        return xp.where(slope == 0, slope, grad * slope)
 
     def result(self, xp: Any, x: Array, **options: Any) -> Array:
         """Return y."""

@@ -6,8 +6,6 @@ A factor that is 0 (a weight, a probability) adds exactly 0, whatever it multipl
 
 from typing import Any
 
-import numpy as np
-
 from kernels.array import Array
 from kernels.embedding import check_indices
 from tinygrad_char.autograd import Function
@@ -22,11 +20,6 @@ def gated(xp: Any, gate: Array, value: Array) -> Array:
     return xp.where(gate == 0, value.dtype.type(0), gate * value)
 
 
-def quiet() -> Any:
-    """Return the context in which infinities and NaN pass without warning."""
-    return np.errstate(all="ignore")
-
-
 class PairLoss(Function):
     """A loss of each pair (input, target): loss(x, y), and the slopes by both."""
 
@@ -36,16 +29,14 @@ class PairLoss(Function):
         """Return the loss of each pair."""
         self.saved = (x, y)
         self.options = options
-        with quiet():
-            return self.loss(self.backend.xp, x, y, **options)
+        return self.loss(self.backend.xp, x, y, **options)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dloss times the slopes."""
         xp = self.backend.xp
         x, y = self.saved
-        with quiet():
-            slopes = self.slopes(xp, x, y, self.needs, **self.options)
-            by_x, by_y = (None if each is None else gated(xp, each, grad) for each in slopes)
+        slopes = self.slopes(xp, x, y, self.needs, **self.options)
+        by_x, by_y = (None if each is None else gated(xp, each, grad) for each in slopes)
         return by_x, by_y
 
     def loss(self, xp: Any, x: Array, y: Array, **options: Any) -> Array:
@@ -163,8 +154,7 @@ class BinaryCrossEntropyWithLogits(Function):
         """Return the loss of each pair."""
         self.saved = (x, y, pos_weight)
         xp, positive = self.backend.xp, 1 if pos_weight is None else pos_weight
-        with quiet():
-            return gated(xp, positive * y, softplus(xp, -x)) + gated(xp, 1 - y, softplus(xp, x))
+        return gated(xp, positive * y, softplus(xp, -x)) + gated(xp, 1 - y, softplus(xp, x))
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, None]:
         """Return dloss ((1 - y) s(x) - w y s(-x)), dloss (w softplus(-x) - softplus(x)), None.
@@ -176,13 +166,12 @@ class BinaryCrossEntropyWithLogits(Function):
         x, y, pos_weight = self.saved
         positive = x.dtype.type(1) if pos_weight is None else pos_weight
         by_x = by_y = None
-        with quiet():
-            if self.needs[0]:
-                slope = (1 - y) * sigmoid(xp, x) - positive * y * sigmoid(xp, -x)
-                by_x = gated(xp, slope, grad)
-            if self.needs[1]:  # softplus(x) = x + softplus(-x): infinities do not meet
-                slope = gated(xp, positive - 1, softplus(xp, -x)) - x
-                by_y = gated(xp, slope, grad)
+        if self.needs[0]:
+            slope = (1 - y) * sigmoid(xp, x) - positive * y * sigmoid(xp, -x)
+            by_x = gated(xp, slope, grad)
+        if self.needs[1]:  # softplus(x) = x + softplus(-x): infinities do not meet
+            slope = gated(xp, positive - 1, softplus(xp, -x)) - x
+            by_y = gated(xp, slope, grad)
         return by_x, by_y, None
 
 
@@ -200,16 +189,14 @@ class NegativeLogLikelihood(Function):
         counted, safe = counted_targets(xp, "nll_loss", targets, logp.shape[1], ignore_index)
         factor = target_weights(xp, counted, safe, weight, logp.dtype)
         self.saved = (safe, factor)
-        with quiet():
-            return gated(xp, factor, -logp[xp.arange(len(safe)), safe])
+        return gated(xp, factor, -logp[xp.arange(len(safe)), safe])
 
     def backward(self, grad: Array) -> tuple[Array, None, None]:
         """Return -dloss weight[t] at the target, 0 elsewhere."""
         xp = self.backend.xp
         safe, factor = self.saved
         dlogp = xp.zeros(self.source, grad.dtype)
-        with quiet():
-            dlogp[xp.arange(len(safe)), safe] = -gated(xp, factor, grad)
+        dlogp[xp.arange(len(safe)), safe] = -gated(xp, factor, grad)
         return dlogp, None, None
 
 
@@ -222,8 +209,7 @@ class SoftCrossEntropy(Function):
         """Return the loss of each row."""
         xp = self.backend.xp
         self.saved = (logits, q)
-        with quiet():
-            return gated(xp, q, -self._log_softmax(xp, logits)).sum(axis=1)
+        return gated(xp, q, -self._log_softmax(xp, logits)).sum(axis=1)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dloss (softmax(x) sum(q) - q), and -dloss log(softmax(x))."""
@@ -231,14 +217,13 @@ class SoftCrossEntropy(Function):
         logits, q = self.saved
         grad = grad[:, None]
         by_logits = by_q = None
-        with quiet():
-            logp = self._log_softmax(xp, logits)
-            if self.needs[0]:
-                slope = xp.exp(logp) * q.sum(axis=1, keepdims=True) - q
-                idle = (q == 0).all(axis=1, keepdims=True)  # a row of which nothing is asked
-                by_logits = gated(xp, xp.where(idle, q.dtype.type(0), slope), grad)
-            if self.needs[1]:
-                by_q = gated(xp, grad, -logp)
+        logp = self._log_softmax(xp, logits)
+        if self.needs[0]:
+            slope = xp.exp(logp) * q.sum(axis=1, keepdims=True) - q
+            idle = (q == 0).all(axis=1, keepdims=True)  # a row of which nothing is asked
+            by_logits = gated(xp, xp.where(idle, q.dtype.type(0), slope), grad)
+        if self.needs[1]:
+            by_q = gated(xp, grad, -logp)
         return by_logits, by_q
 
     def _log_softmax(self, xp: Any, logits: Array) -> Array:
