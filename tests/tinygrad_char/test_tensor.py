@@ -810,3 +810,12 @@ def test_errors_name_the_operation_and_what_is_wrong(function, error, parts):
         function()
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda-on-cpu"])
+def test_numpy_s_questions_about_the_shape_are_answered(device):
+    try:
+        x = tg.ones((2, 3), device=device).requires_grad_()
+    except tg.DeviceError as error:
+        pytest.skip(str(error))
+    assert (np.shape(x), np.ndim(x), np.size(x), np.size(x, 0)) == ((2, 3), 2, 6, 2)
