@@ -259,7 +259,28 @@ def normalised(model, x):
     return (F.layer_norm(model(x) @ model.weight, weight) ** 2).sum() + (weight * weight).sum()
 
 
-@pytest.mark.parametrize("loss", [penalty, viewed, chained, normalised])
+def changed_in_place(model, x):
+    y = model(x)
+    y += x.sum()
+    y[0] *= model.bias[0]
+    y.T[1:] -= y[:, 0]
+    total = y[:1] * 0
+    total[0] = y[1]
+    total *= y[2]
+    return (y * y).sum() + total.sum()
+
+
+def accumulated_in_place(model, x):
+    y = model(x)
+    total = y.detach()[0] * 0
+    for row in y:
+        total += row * row
+    return total.sum()
+
+
+@pytest.mark.parametrize(
+    "loss", [penalty, viewed, chained, normalised, changed_in_place, accumulated_in_place]
+)
 def test_weights_that_are_used_in_several_ways_have_the_gradients_of_all(loss):
     def steps(reason):
         _, step, _ = linear_step(lambda model, x: loss(model, x))

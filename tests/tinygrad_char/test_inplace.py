@@ -150,6 +150,15 @@ class TestWithoutGradient:
                 t.fill_(value)
         assert t.tolist() == [1, 2, 3]
 
+    def test_an_operand_that_is_unknown_is_asked(self):
+        class Other:
+            def __radd__(self, other):
+                return "theirs"
+
+        t = Tensor([1.0])
+        t += Other()
+        assert t == "theirs"
+
     def test_assigning_a_part_of_itself(self):
         t = Tensor([1.0, 2.0, 3.0, 4.0])
         t[1:] = t[:-1]
