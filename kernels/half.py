@@ -1,6 +1,6 @@
 """Floats of sixteen bits: what is computed of them is computed in float32 and rounded once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -21,6 +21,14 @@ def is_half(value: Any) -> bool:
     if dtype is None or dtype.itemsize != 2:
         return False
     return dtype.kind == "f" or (dtype.name == "bfloat16" and namespace(value) is np)
+
+
+def any_half(values: Sequence[Any]) -> bool:
+    """Return whether any of them `is_half`, which each operation asks of its inputs."""
+    for each in values:  # noqa: SIM110 (faster than `any` with a generator)
+        if getattr(each, "dtype", FLOAT32).itemsize == 2 and is_half(each):
+            return True
+    return False
 
 
 def widened(value: Any) -> Any:

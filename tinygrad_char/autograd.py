@@ -22,7 +22,7 @@ import numpy as np
 
 from kernels.array import Array, is_floating
 from kernels.backend import Backend, DeviceError
-from kernels.half import FLOAT32, is_half, rounded, widened
+from kernels.half import FLOAT32, any_half, is_half, rounded, widened
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
@@ -60,16 +60,12 @@ class Version:
         self.views: list[weakref.ref] = []  # the tensors with a `View`, while they are held
 
 
-class View(NamedTuple):
-    """How a view was taken of the tensor whose memory it shares."""
+View = tuple[Any, tuple[tuple[type["Function"], dict[str, Any]], ...]]
+"""How a view was taken: of which tensor that is no view, and the operations with their options.
 
-    base: Any
-    """That tensor, which is no view itself; None where nothing recorded how it was taken."""
-    steps: tuple[tuple[type[Function], dict[str, Any]], ...]
-    """The operations from the base to the view, with their options."""
-
-
-_UNKNOWN = View(None, ())
+The tensor is None where nothing recorded how.
+"""
+_UNKNOWN: View = (None, ())
 _viewing = threading.Lock()
 
 
@@ -153,11 +149,16 @@ class Function:
         """Return the gradients of the inputs, given the gradient of the result."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
-    @quiet
     def run_forward(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:
         """Return forward(*arrays, **options), computed as `upcasts` says."""
+        if self.upcasts:
+            return self._run_upcasting(arrays, options)
+        return self.forward(*arrays, **options)
+
+    @quiet
+    def _run_upcasting(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:
         self.halves = ()
-        if not self.upcasts or not any(map(is_half, arrays)):
+        if not any_half(arrays):
             return self.forward(*arrays, **options)
         self.halves = tuple(each.dtype if is_half(each) else None for each in arrays)
         result = self.forward(*map(widened, arrays), **options)
@@ -184,10 +185,12 @@ class Function:
         node = cls()
         arrays = []
         needs = []
+        tensors = []
         derived = False
         first: Any = None
         for each in inputs:
             if isinstance(each, TensorBase):
+                tensors.append(each)
                 arrays.append(each.array)
                 needs.append(each.requires_grad)
                 if each.derived:
@@ -212,7 +215,7 @@ class Function:
         record = state.recording and any(needs)
         node.needs = tuple(needs) if record else (False,) * len(needs)
         # Before forward: what another thread changes meanwhile may have been read already.
-        before = _versions_of(inputs) if record else ()
+        before = [(each.version, each.version.value) for each in tensors] if record else []
         array = node.run_forward(arrays, options)
         if type(array) is not first.backend.array_type:
             _check_result(cls.__name__, array)
@@ -222,7 +225,7 @@ class Function:
         if node.is_view and _owner(result.array) is _owner(first.array):
             _link_view(node, inputs, options, result)
         if record:
-            node._link(inputs, result, before)
+            node._link(inputs, tensors, before, result)
             node.derived = derived
         elif derived:
             result.derived = state.recording
@@ -231,9 +234,16 @@ class Function:
         return result
 
     def _link(
-        self, inputs: tuple[Any, ...], result: Any, before: Sequence[tuple[Version, int]]
+        self,
+        inputs: tuple[Any, ...],
+        tensors: list[Any],
+        before: list[tuple[Version, int]],
+        result: Any,
     ) -> None:
-        """Make the result's history: the inputs' edges, and their versions where it saved them."""
+        """Make the result's history: the inputs' edges, and versions of what was saved.
+
+        `tensors` are the inputs that are, `before` their versions when forward began.
+        """
         self.order = next(_order)
         self.edges = [
             (each.node or each) if need else None
@@ -242,7 +252,6 @@ class Function:
         array = result.array
         self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
         if self.saved:
-            tensors = [each for each in inputs if isinstance(each, TensorBase)]
             self.versions = self._saved_versions(
                 [*tensors, result], [*before, (result.version, result.version.value)]
             )
@@ -311,11 +320,6 @@ class Function:
         return results
 
 
-def _versions_of(inputs: Sequence[Any]) -> list[tuple[Version, int]]:
-    """Return the versions of those inputs that are tensors, as they are now."""
-    return [(each.version, each.version.value) for each in inputs if isinstance(each, TensorBase)]
-
-
 def _link_view(node: Function, inputs: Sequence[Any], options: dict[str, Any], view: Any) -> None:
     """Let a view share the version of the memory, and know the tensor that it is a view of."""
     first = inputs[0]
@@ -324,11 +328,12 @@ def _link_view(node: Function, inputs: Sequence[Any], options: dict[str, Any], v
         view._view = _UNKNOWN
         return
     base, steps = first._view or (first, ())
-    view._view = View(base, (*steps, (type(node), options)))
+    view._view = (base, (*steps, (type(node), options)))
     with _viewing:
-        version.views.append(weakref.ref(view))
-        if len(version.views).bit_count() == 1:  # at each power of two: forget what is gone
-            version.views = [each for each in version.views if each() is not None]
+        views = version.views
+        views.append(weakref.ref(view))
+        if not len(views) & (len(views) - 1):  # at each power of two: forget what is gone
+            version.views = [each for each in views if each() is not None]
 
 
 def _check_result(name: str, array: Any) -> None:

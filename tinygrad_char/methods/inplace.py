@@ -17,7 +17,7 @@ from kernels.backend import Backend, DeviceError
 from kernels.broadcast import unbroadcast
 from kernels.half import widened
 from tinygrad_char import autograd
-from tinygrad_char.autograd import Function, TensorBase, View, quiet
+from tinygrad_char.autograd import Function, TensorBase, quiet
 from tinygrad_char.coerce import raw_index, tensor_like
 from tinygrad_char.ops.indexing import is_basic
 from tinygrad_char.ops.shape import BroadcastTo
@@ -218,7 +218,7 @@ def _assign(name: str, target: Any, index: Any, values: Any) -> None:
     node.forward(base.array, getattr(values, "array", values), steps=steps, index=index)
     autograd.note_change(base)
     before = base.node
-    node._link(inputs, base, ())
+    node._link(inputs, [], [], base)
     node.derived = any(getattr(each, "derived", False) for each in inputs)
     base.node = before
     _become(base, node)
@@ -229,10 +229,10 @@ def _become(base: Any, node: Function) -> None:
     _set_node(base, node)
     for reference in list(base.version.views):
         view = reference()
-        if view is not None and view._view.base is base:
+        if view is not None and view._view[0] is base:
             with autograd.enable_grad(), autograd.tracing():  # no operations of the user's
                 renewed = base
-                for function, options in view._view.steps:
+                for function, options in view._view[1]:
                     renewed = function.apply(renewed, **options)
             _set_node(view, renewed.node)
 
@@ -264,7 +264,7 @@ def _given(name: str, values: Any, target: Any) -> Any:
 
 
 def _is_recorded(target: Any, values: Any) -> bool:
-    base = None if target._view is None else target._view.base
+    base = None if target._view is None else target._view[0]
     return autograd.is_grad_enabled() and any(
         isinstance(each, TensorBase) and each.requires_grad for each in (target, base, values)
     )
@@ -272,21 +272,20 @@ def _is_recorded(target: Any, values: Any) -> bool:
 
 def _check_target(name: str, target: Any, recorded: bool) -> None:
     """Raise RuntimeError where a tensor is not to be changed in place."""
-    view: View | None = target._view
+    base, steps = target._view or (target, ())
     array = target.array
-    if recorded and view is not None and view.base is None:
+    if recorded and base is None:
         raise RuntimeError(
             f"{name}: a view of shape {array.shape} that was taken under no_grad() cannot be "
             "changed while recording is on: nothing knows of what it is a view; take it again"
         )
-    base = target if view is None else view.base
     if recorded and base.node is None and base.requires_grad:
         raise RuntimeError(
             f"{name}: in-place change of a leaf of shape {base.array.shape} that requires grad"
-            f"{'' if view is None else ', through a view of it,'} while recording is on; do it "
+            f"{'' if base is target else ', through a view of it,'} while recording is on; do it "
             "under no_grad(), or change a copy"
         )
-    if _overlaps(array) or (view is not None and _repeats(view)):
+    if _overlaps(array) or _repeats(base, steps):
         raise RuntimeError(
             f"{name}: elements of this tensor of shape {array.shape} share memory with each other, "
             "as after broadcast_to; change a .clone() of it"
@@ -309,13 +308,11 @@ def _overlaps(array: Array) -> bool:
     return False
 
 
-def _repeats(view: View) -> bool:
+def _repeats(base: Any, steps: Steps) -> bool:
     """Return whether a view was taken of something whose elements share memory."""
-    if all(function is not BroadcastTo for function, _ in view.steps):
-        return False
-    return any(
-        _overlaps(_select(view.base.backend, view.base.array, view.steps[:count]))
-        for count in range(1, len(view.steps))
+    return any(function is BroadcastTo for function, _ in steps) and any(
+        _overlaps(_select(base.backend, base.array, steps[:count]))
+        for count in range(1, len(steps))
     )
 
 
