@@ -13,6 +13,9 @@ from tinygrad_char.random import Generator, Stream, default_generator
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
 
+BOUNDS = (("start", 0), ("stop", None), ("step", 1))
+"""What `arange` counts by, and what it is where it is not given."""
+
 
 def tensor(data: Any, dtype: Any = None, **options: Any) -> Tensor:
     """Return Tensor(data, dtype, device=..., requires_grad=...)."""
@@ -123,16 +126,39 @@ def linspace(
     """Return `num` numbers at equal distances from start to stop, which belongs to them or not."""
     if num < 0:
         raise ValueError(f"linspace: {num} numbers, expected at least 0")
+    start, stop = _number(start), _number(stop)
     for end in (start, stop):
         check_fits("linspace", end, _or_default(dtype))
     return Tensor(np.linspace(start, stop, num, endpoint, dtype=_or_default(dtype)), **options)
 
 
-def arange(*bounds: float, dtype: Any = None, **options: Any) -> Tensor:
+@spelled(stop="end")
+def arange(
+    *bounds: float,
+    start: float | None = None,
+    stop: float | None = None,
+    step: float | None = None,
+    dtype: Any = None,
+    **options: Any,
+) -> Tensor:
     """Return start, start + step, ... up to and without stop; integers give int64.
 
-    OverflowError where the dtype does not hold them.
+    arange(stop) begins at 0, arange(start, stop) and arange(start, stop, step) say more, by
+    position or by name. OverflowError where the dtype does not hold them, TypeError where a bound
+    is given twice, or no stop.
     """
+    names = ("stop",) if len(bounds) == 1 and stop is None else ("start", "stop", "step")
+    given = [("start", start), ("stop", stop), ("step", step)]
+    positions = dict(zip(names, bounds, strict=False))
+    twice = [name for name, each in given if each is not None and name in positions]
+    found = {**positions, **{name: each for name, each in given if each is not None}}
+    if twice or len(bounds) > len(names) or "stop" not in found:
+        raise TypeError(
+            f"arange: {len(bounds)} bound(s) by position, and by name "
+            f"{[name for name, each in given if each is not None]}; expected stop, or start and "
+            "stop, or start, stop and step, each once"
+        )
+    bounds = tuple(_number(found.get(name, default)) for name, default in BOUNDS)
     if dtype is None:
         whole = all(isinstance(each, int | np.integer) for each in bounds)
         dtype = np.int64 if whole else DEFAULT_DTYPE
@@ -216,10 +242,15 @@ def randn_like(like: Tensor, dtype: Any = None, **options: Any) -> Tensor:
     return randn(like.shape, dtype=like.dtype if dtype is None else dtype, **options)
 
 
+def _number(value: Any) -> Any:
+    """Return a number, taken out of a tensor or an array of one element."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def _filled(
     name: str, shape: tuple[int, ...], value: Any, dtype: np.dtype, options: dict[str, Any]
 ) -> Tensor:
-    number = value.item() if hasattr(value, "item") else value
+    number = _number(value)
     check_fits(name, number, dtype)
     return Tensor(np.full(shape, number, dtype), **options)
 

@@ -158,12 +158,14 @@ def one_hot(idx: Any, num_classes: int | None = None) -> Tensor:
 
 
 @spelled
-def softmax(x: Tensor, axis: Axis = -1, mask: Any = None, scale: float = 1.0) -> Tensor:
+def softmax(
+    x: Tensor, axis: Axis = -1, mask: Any = None, scale: float = 1.0, dtype: Any = None
+) -> Tensor:
     """Return exp(scale x) / sum(exp(scale x)) over `axis`: of the elements where `mask` is True.
 
     The axis is one, several, or None for all of them. `mask` is boolean and broadcasts to x, or is
     "causal": of the last two axes, element (i, j) takes part if j <= i + columns - rows. Where no
-    element takes part the result is zeros.
+    element takes part the result is zeros. With a `dtype` x is converted to it first.
 
     Raises
     ------
@@ -172,7 +174,7 @@ def softmax(x: Tensor, axis: Axis = -1, mask: Any = None, scale: float = 1.0) ->
     TypeError
         The mask is not of booleans.
     """
-    x = floating(x)
+    x = floating(x if dtype is None else x.astype(dtype))
     axes = normalize_axes("softmax", axis, x.ndim)
     causal = isinstance(mask, str)
     if causal:
@@ -196,9 +198,9 @@ def softmax(x: Tensor, axis: Axis = -1, mask: Any = None, scale: float = 1.0) ->
 
 
 @spelled
-def log_softmax(x: Tensor, axis: Axis = -1) -> Tensor:
+def log_softmax(x: Tensor, axis: Axis = -1, dtype: Any = None) -> Tensor:
     """Return the logarithm of the softmax over `axis`: one, several, or all for None."""
-    return x.log_softmax(axis)
+    return x.log_softmax(axis, dtype)
 
 
 def linear(

@@ -735,22 +735,27 @@ class Tensor(
         return y if dtype is None else y.astype(dtype)
 
     @spelled
-    def softmax(self, axis: Axis = -1) -> Tensor:
-        """Return exp(x) / sum(exp(x)) over `axis`: one, several, or all of them for None."""
+    def softmax(self, axis: Axis = -1, dtype: Any = None) -> Tensor:
+        """Return exp(x) / sum(exp(x)) over `axis`: one, several, or all of them for None.
+
+        In `dtype`, to which x is converted first, if given.
+        """
+        x = floating(self if dtype is None else self.astype(dtype))
 
         def apply(x: Tensor, axis: int) -> Tensor:
             return neural.Softmax.apply(x, None, axis=axis)
 
-        return along(floating(self), normalize_axes("softmax", axis, self.ndim), apply)
+        return along(x, normalize_axes("softmax", axis, self.ndim), apply)
 
     @spelled
-    def log_softmax(self, axis: Axis = -1) -> Tensor:
-        """Return the logarithm of the softmax over `axis`."""
+    def log_softmax(self, axis: Axis = -1, dtype: Any = None) -> Tensor:
+        """Return the logarithm of the softmax over `axis`, in `dtype` if given."""
+        x = floating(self if dtype is None else self.astype(dtype))
 
         def apply(x: Tensor, axis: int) -> Tensor:
             return neural.LogSoftmax.apply(x, axis=axis)
 
-        return along(floating(self), normalize_axes("log_softmax", axis, self.ndim), apply)
+        return along(x, normalize_axes("log_softmax", axis, self.ndim), apply)
 
     # Shapes
 

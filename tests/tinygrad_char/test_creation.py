@@ -72,6 +72,25 @@ def test_identities_and_equal_distances():
         tg.linspace(0, 1, -1)
 
 
+def test_bounds_by_position_and_by_name():
+    assert tg.arange(3).tolist() == tg.arange(stop=3).tolist() == tg.arange(end=3).tolist()
+    assert tg.arange(1, 7, 2).tolist() == tg.arange(1, stop=7, step=2).tolist() == [1, 3, 5]
+    assert tg.arange(start=1, end=3).tolist() == tg.arange(1, end=3).tolist() == [1, 2]
+    assert tg.arange(3, step=2).tolist() == [0, 2]
+    assert tg.arange(0, 1, 0.5).dtype == np.float32
+    assert tg.arange(Tensor(3)).dtype == np.int64
+    assert tg.linspace(Tensor(0.0), Tensor(1.0), 3).tolist() == [0, 0.5, 1]
+    for arguments, options in (
+        ((), {}),
+        ((1, 2, 3, 4), {}),
+        ((1, 2), {"stop": 3}),
+        ((1, 2, 3), {"step": 1}),
+        ((), {"start": 1}),
+    ):
+        with pytest.raises(TypeError, match="arange: "):
+            tg.arange(*arguments, **options)
+
+
 # Random numbers
 
 

@@ -348,6 +348,37 @@ def test_shapes_of_indices_that_do_not_fit():
         x.index_select(0, [[0]])
 
 
+def test_a_tensor_without_axes_has_an_axis_of_one_element():
+    x = Tensor(np.float64(3), requires_grad=True)
+    for axis in (0, -1):
+        assert x.cumprod(axis).item() == x.cumsum(axis).item() == 3
+        assert x.sort(axis).values.item() == x.topk(1, axis).values.item() == 3
+        assert x.sort(axis).indices.item() == x.topk(1, axis).indices.item() == 0
+        assert x.argsort(axis, descending=True).shape == ()
+        assert x.gather(axis, np.array(0)).shape == x.take(0, axis).shape == ()
+        assert x.gather(axis, [0, 0]).tolist() == x.take([0, -1], axis).tolist() == [3, 3]
+        assert x.index_select(axis, [0]).shape == ()
+        assert x.scatter_add(axis, np.array(0), np.array(2.0)).item() == 5
+    assert x.topk(0).values.shape == (0,)
+    for function in (
+        lambda: x.sort(1),
+        lambda: x.gather(1, np.array(0)),
+        lambda: x.cumprod(-2),
+        lambda: x.take(1, 0),
+    ):
+        with pytest.raises(IndexError, match=r"axis|index 1"):
+            function()
+    for function in (
+        lambda x: x.cumprod(0),
+        lambda x: x.sort().values,
+        lambda x: x.topk(1, 0).values,
+        lambda x: x.gather(0, np.array(0)),
+        lambda x: x.index_select(0, [0]),
+        lambda x: x.scatter_add(0, np.array(0), np.array(2.0)),
+    ):
+        assert gradient(function, 3.0)[1] == 1
+
+
 def test_what_is_not_zero():
     values = np.array([[0.0, 2], [3, 0]])
     t = Tensor(values)
@@ -406,6 +437,8 @@ def test_borders_as_pytorch_and_as_numpy_write_them():
         (((1, 2, 3),), {}),
         ("ab", {}),
         ((-2, -2), {}),
+        ((-4, 3), {}),
+        ((-3, 1), {"mode": "replicate"}),
         ((1, 1), {"mode": "odd"}),
     ],
 )
@@ -555,6 +588,16 @@ def test_dtypes_asked_for():
         "bool": np.bool_,
     }.items():
         assert getattr(Tensor([1.5, 0.0]), name)().dtype == dtype
+
+
+def test_softmax_in_another_dtype():
+    half = Tensor(np.array([1.0, 2, 3], np.float16), requires_grad=True)
+    for function in (tg.functional.softmax, tg.functional.log_softmax, Tensor.softmax):
+        y = function(half, dtype="f8")
+        assert y.dtype == np.float64
+        assert function(Tensor([1, 2]), dtype=np.float64).dtype == np.float64
+        y.backward(np.array([1.0, 0, 0]))
+        assert half.grad.dtype == np.float16
 
 
 def test_integers_become_floats_where_they_must():

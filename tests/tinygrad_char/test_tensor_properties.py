@@ -303,17 +303,13 @@ def test_borders(data, seed):
     flat = list(itertools.chain(*widths[::-1]))
     check_movement(lambda x: x.pad(flat), lambda a: np.pad(a[cut], added), shape, seed)
     for mode in ("reflect", "edge", "wrap"):
-        outer = [(max(a, 0), max(b, 0)) for a, b in widths]
-        inner = tuple(
-            slice(max(-a, 0), n + max(a, 0) + max(b, 0) - max(-b, 0))
-            for n, (a, b) in zip(shape, widths, strict=True)
-        )
-        check_movement(
-            lambda x, mode=mode: x.pad(widths, mode),
-            lambda a, mode=mode, inner=inner, outer=outer: np.pad(a, outer, mode)[inner],
-            shape,
-            seed,
-        )
+        if 0 not in draw(shape)[cut].shape:
+            check_movement(
+                lambda x, mode=mode: x.pad(widths, mode),
+                lambda a, mode=mode: np.pad(a[cut], added, mode),
+                shape,
+                seed,
+            )
 
 
 @modest

@@ -35,7 +35,12 @@ class IndexingMethods(TensorMethods):
         The indices have as many axes as x, and no other is longer than x's. Negative ones count
         from the end; IndexError names one that is out of bounds.
         """
-        return gathering.Gather.apply(self, _integers("gather", indices, self), axis=axis)
+        index = _integers("gather", indices, self)
+        if self.ndim == 0 and index.ndim < 2:
+            x, axis = _as_vector("gather", self, axis)
+            found = gathering.Gather.apply(x, index.reshape(-1), axis=axis)
+            return found.reshape(index.shape)
+        return gathering.Gather.apply(self, index, axis=axis)
 
     @spelled
     def take_along_axis(self, indices: Any, axis: int | None = -1) -> Tensor:
@@ -76,6 +81,10 @@ class IndexingMethods(TensorMethods):
         """
         index = _integers("scatter_add", indices, self)
         x, values = promoted("scatter_add", [self, source])
+        if self.ndim == index.ndim == values.ndim == 0:
+            x, axis = _as_vector("scatter_add", x, axis)
+            index, values = index.reshape(1), values.reshape(1)
+            return gathering.ScatterAdd.apply(x, index, values, axis=axis).reshape(())
         return gathering.ScatterAdd.apply(x, index, values, axis=axis)
 
     @spelled(indices="index")
@@ -88,6 +97,8 @@ class IndexingMethods(TensorMethods):
         index = _integers("take", indices, self)
         if axis is None:
             x, axis = x.reshape(-1), 0
+        if x.ndim == 0:
+            x, axis = _as_vector("take", x, axis)
         axis = normalize_axis("take", axis, x.ndim)
         raw = gathering.check_indices("take", index.array, x.shape[axis])
         return indexing.GetItem.apply(x, index=((slice(None),) * axis) + (raw,))
@@ -98,7 +109,9 @@ class IndexingMethods(TensorMethods):
         index = _integers("index_select", indices, self)
         if index.ndim > 1:
             raise ValueError(f"index_select: indices {index.shape}, expected a vector")
-        axis = normalize_axis("index_select", axis, self.ndim)
+        axis = normalize_axis("index_select", axis, self.ndim, scalars=True)
+        if self.ndim == 0 and index.size == 1:
+            return self.take(index.reshape(()), axis)
         return self.take(index.reshape(-1), axis)
 
     def masked_select(self, mask: Any) -> Tensor:
@@ -130,7 +143,9 @@ class IndexingMethods(TensorMethods):
         as larger than all others.
         """
         x: Any = self.detach() if axis is not None else self.detach().reshape(-1)
-        axis = normalize_axis("argsort", 0 if axis is None else axis, x.ndim)
+        axis = normalize_axis("argsort", 0 if axis is None else axis, x.ndim, scalars=True)
+        if x.ndim == 0:
+            return x.reshape(1).argsort().reshape(())
         xp = self.backend.xp
         if not descending:
             return self._result(xp.argsort(x.array, axis=axis, kind="stable"))
@@ -144,7 +159,9 @@ class IndexingMethods(TensorMethods):
         See `argsort`.
         """
         x: Any = self if axis is not None else self.reshape(-1)
-        axis = normalize_axis("sort", 0 if axis is None else axis, x.ndim)
+        axis = normalize_axis("sort", 0 if axis is None else axis, x.ndim, scalars=True)
+        if x.ndim == 0:
+            return Ordered(x.clone(), x.argsort())
         order = x.argsort(axis, descending=descending)
         return Ordered(gathering.Gather.apply(x, order, axis=axis, name="sort"), order)
 
@@ -154,7 +171,10 @@ class IndexingMethods(TensorMethods):
 
         Of equal elements the first come first. They are in order whatever `sorted` says.
         """
-        axis = normalize_axis("topk", axis, self.ndim)
+        axis = normalize_axis("topk", axis, self.ndim, scalars=True)
+        if self.ndim == 0:
+            found = self.reshape(1).topk(k)
+            return Ordered(*(each.reshape(()) for each in found)) if k else found
         if not 0 <= k <= self.shape[axis]:
             raise ValueError(f"topk: k={k} for an axis of length {self.shape[axis]}")
         order = self.argsort(axis, descending=largest)[(slice(None),) * axis + (slice(k),)]
@@ -175,6 +195,11 @@ class IndexingMethods(TensorMethods):
     def argwhere(self) -> Tensor:
         """Return the indices of what is not 0, a row for each element, a column for each axis."""
         return self._result(self.backend.xp.argwhere(self.array))
+
+
+def _as_vector(name: str, x: Any, axis: int) -> tuple[Any, int]:
+    """Return a tensor without axes, of which the axis 0 or -1 was asked for, as one of length 1."""
+    return x.reshape(1), normalize_axis(name, axis, 0, scalars=True)
 
 
 def _integers(name: str, indices: Any, like: Any) -> Any:

@@ -98,13 +98,18 @@ class Pad(Function):
         """Return x with its border; ValueError where x is too short for it."""
         self.source = x.shape
         self.mode = mode
+        for length, (a, b) in zip(x.shape, widths, strict=True):
+            left = length + min(a, 0) + min(b, 0)
+            if left < 0 or (left == 0 and max(a, b) > 0 and mode != "constant"):
+                raise ValueError(
+                    f"pad: widths {(a, b)} for an axis of length {length}; expected to cut no more "
+                    f"than there is, and to leave something to fill a border from"
+                )
         if mode != "constant":
             self.index = np.ix_(*self._sources(x.shape, widths))
             self.index = tuple(map(self.backend.xp.asarray, self.index))
             return x[self.index]
         shape = tuple(a + n + b for n, (a, b) in zip(x.shape, widths, strict=True))
-        if min(shape, default=0) < 0:
-            raise ValueError(f"pad: widths {list(widths)} cut more than there is of {x.shape}")
         self.inside = tuple(
             slice(max(a, 0), max(a, 0) + n + min(a, 0) + min(b, 0))
             for n, (a, b) in zip(x.shape, widths, strict=True)
@@ -123,11 +128,9 @@ class Pad(Function):
         """Return along each axis which elements the padded axis has."""
         sources = []
         for length, (a, b) in zip(shape, widths, strict=True):
-            if length + min(a, 0) + min(b, 0) < 0 or (length == 0 and max(a, b) > 0):
-                raise ValueError(f"pad: widths {(a, b)} for an axis of length {length}")
+            left = np.arange(length)[max(-a, 0) : length - max(-b, 0)]  # cut first, as PyTorch does
             border = [(max(a, 0), max(b, 0))]
-            numbers = np.pad(np.arange(length), border, mode=self.mode)  # type: ignore[call-overload]
-            sources.append(numbers[max(-a, 0) : len(numbers) - max(-b, 0)])
+            sources.append(np.pad(left, border, mode=self.mode))  # type: ignore[call-overload]
         return sources
 
     def backward(self, grad: Array) -> Array:

@@ -46,15 +46,17 @@ class Cumprod(Function):
 
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y_i = x_0 ... x_i."""
-        self.axis = normalize_axis("cumprod", axis, x.ndim)
+        self.axis = normalize_axis("cumprod", axis, x.ndim, scalars=True)
         self.saved = (x,)
-        return x.cumprod(axis=self.axis)
+        return x.cumprod(axis=self.axis).reshape(x.shape)
 
     def backward(self, grad: Array) -> Array:
         """Return dx_k = (x_0 ... x_(k-1)) r_k, with r_k = dy_k + x_(k+1) r_(k+1).
 
         The recurrence is solved by doubling: r_k from the next 1, 2, 4, ... factors.
         """
+        if grad.ndim == 0:
+            return grad
         xp = self.backend.xp
         x = xp.moveaxis(self.saved[0], self.axis, -1)
         factors = xp.zeros_like(x)
