@@ -54,7 +54,7 @@ embedding_backward(const SCALAR *__restrict__ grad, const long long *__restrict_
     const int column = (blockIdx.y * WARP + lane) * VECTOR;
     const long long first_row = (long long)blockIdx.x * BLOCK_WARPS;
     const long long end = min(count, (blockIdx.z + 1) * part);
-    float sums[VECTOR] = {};
+    float totals[VECTOR] = {}; /* of stretches, so that errors do not grow with their number */
 
     for (long long start = blockIdx.z * part; start < end; start += BLOCK) {
         /* the places of this stretch that belong to the block's rows, in order */
@@ -74,6 +74,7 @@ embedding_backward(const SCALAR *__restrict__ grad, const long long *__restrict_
             found_place[before] = thread;
         }
         __syncthreads();
+        float sums[VECTOR] = {};
         for (int first = 0; first < total; first += WARP) {
             const bool mine = first + lane < total && found_row[first + lane] == warp;
             unsigned left = __ballot_sync(ALL_LANES, mine);
@@ -97,14 +98,17 @@ embedding_backward(const SCALAR *__restrict__ grad, const long long *__restrict_
                             sums[j] += to_float(rows_ahead[i].at[j]);
             }
         }
+#pragma unroll
+        for (int j = 0; j < VECTOR; j++)
+            totals[j] += sums[j];
     }
     const long long place = (first_row + warp) * columns + column;
     if (first_row + warp >= rows || column >= columns)
         return;
     if (result)
-        store<VECTOR>(result + place, sums);
+        store<VECTOR>(result + place, totals);
     else
-        store<VECTOR>(partial + blockIdx.z * rows * columns + place, sums);
+        store<VECTOR>(partial + blockIdx.z * rows * columns + place, totals);
 }
 
 /* sums[indices[i]] += grad[i], for sums (rows, columns) that begin at zero. Each row of `grad` is a

@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from kernels.array import Array, namespace
+from kernels.array import Array, namespace, select
 from kernels.broadcast import unbroadcast
+from kernels.reduce import total_by_index
 
 ONE_HOT_ROWS = 1024
-"""Tables up to this many rows get their gradient by a one-hot product, larger ones row by row."""
+"""On a device, tables up to this many rows get their gradient by a one-hot product, larger ones row
+by row."""
 
 
 def check_indices(idx: Array, rows: int, what: str) -> None:
@@ -50,10 +52,16 @@ def backward(grad: Array, idx: Array, rows: int, dtype: np.dtype | None = None) 
     grad = grad if dtype is None else grad.astype(dtype, copy=False)
     idx = idx.reshape(-1)
     grad = grad.reshape(idx.size, grad.shape[-1])  # (N, C)
+    if xp is np:
+        return total_by_index(grad, idx, rows)
     if rows <= ONE_HOT_ROWS:
         one_hot = xp.zeros((rows, idx.size), dtype=grad.dtype)
         one_hot[idx, xp.arange(idx.size)] = 1
-        return one_hot @ grad
+        # 0 times infinity is NaN, so that what is not finite takes no part in the product
+        finite = abs(grad) < xp.inf
+        result = one_hot @ select(finite, grad)
+        xp.add.at(result, idx, select(~finite, grad))
+        return result
     result = xp.zeros((rows, grad.shape[1]), dtype=grad.dtype)
     xp.add.at(result, idx, grad)
     return result

@@ -418,9 +418,13 @@ def embedding_forward(
 
 def embedding_backward(grad: Array, idx: Array, rows: int, dtype: np.dtype | None = None) -> Array:
     """See embedding.backward."""
-    if _fits(grad) and dtype in (None, FLOAT32):
+    if grad.dtype == FLOAT32 and dtype in (None, FLOAT32):
+        grad = np.ascontiguousarray(grad)
         result = empty((rows, grad.shape[-1]))
-        if compiled.embedding_backward(grad, _int64(idx), result, idx.size, *result.shape):
+        done = compiled.embedding_backward(grad, _int64(idx), result, idx.size, *result.shape)
+        if done < 0:
+            raise MemoryError("embedding: no memory to sort the indices")
+        if done:
             return result
     return embedding.backward(grad, idx, rows, dtype)
 

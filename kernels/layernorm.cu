@@ -32,13 +32,24 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
         for (int j = 0; j < N; j++)
             sum += values[j];
     });
-    const float center = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+    const float rough = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
 
+    /* the mean's own rounding, so that equal numbers do not deviate */
     sum = 0.0f;
     own.each([&](int, const float (&values)[N]) {
 #pragma unroll
         for (int j = 0; j < N; j++)
-            sum += (values[j] - center) * (values[j] - center);
+            sum += values[j] - rough;
+    });
+    const float rest = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+
+    sum = 0.0f;
+    own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float difference = (values[j] - rough) - rest;
+            sum += difference * difference;
+        }
     });
     const float scale = 1.0f / sqrtf(reduce_warps<Sum, WARPS>(sum, scratch) / columns + eps);
 
@@ -50,7 +61,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
             load<N>(shift, bias + c);
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            values[j] = (values[j] - center) * scale;
+            values[j] = ((values[j] - rough) - rest) * scale;
             if (weight)
                 values[j] *= factor[j];
             if (bias)
@@ -59,7 +70,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
         store<N>(y + c, values);
     });
     if (first == 0) {
-        mean[row] = center;
+        mean[row] = rough + rest;
         rstd[row] = scale;
     }
 }

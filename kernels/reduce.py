@@ -41,6 +41,24 @@ def mean(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     return total(x, axes, keepdims) / math.prod(x.shape[i] for i in axes)
 
 
+def total_by_index(x: Array, idx: Array, rows: int) -> Array:
+    """Return (rows, C), of which row i is the sum of the rows of x (N, C) whose idx (N,) is i."""
+    order = np.argsort(idx, kind="stable")
+    dtype = x.dtype
+    x, idx = widened(x[order]), idx[order]
+    while len(idx):
+        first = np.flatnonzero(np.concatenate(([True], idx[1:] != idx[:-1])))
+        if len(first) == len(idx):
+            break
+        lengths = np.diff(first, append=len(idx))
+        place = np.arange(len(idx)) - np.repeat(first, lengths)  # among those of its index
+        starts = np.flatnonzero(place % BLOCK == 0)
+        x, idx = np.add.reduceat(x, starts, axis=0), idx[starts]
+    result = np.zeros((rows, x.shape[1]), x.dtype)
+    result[idx] = x
+    return rounded(result, dtype)
+
+
 def moments(
     x: Array, axes: tuple[int, ...], *, overwrite: bool = False
 ) -> tuple[Array, Array, Array]:

@@ -77,6 +77,30 @@ def test_gradient_may_be_a_view():
         np.testing.assert_array_equal(embedding.backward(grad, idx, rows), expected)
 
 
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [6, 2000])
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_stays_in_its_row(wrong, rows, dtype, strided):
+    grad = np.ones((40, 6), dtype)[:, ::2] if strided else np.ones((40, 3), dtype)
+    grad[7, 1] = wrong
+    result = embedding.backward(grad, np.arange(40) % 5, rows)
+    expected = np.zeros((rows, 3))
+    expected[:5], expected[2, 1] = 8, wrong
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("rows", [5, 2000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_gradients_of_one_row(rows, dtype):
+    idx = np.zeros(100_000, np.int64)
+    idx[::1000] = 4
+    result = embedding.backward(np.full((100_000, 3), 100.1, dtype), idx, rows)
+    limit = 16 * np.finfo(dtype).eps
+    exact = np.float64(dtype(100.1)) * np.array([99_900, 0, 0, 0, 100])
+    np.testing.assert_allclose(result[:5], np.repeat(exact[:, None], 3, 1), rtol=limit)
+
+
 @pytest.mark.parametrize(
     ("idx", "message"),
     [

@@ -53,6 +53,34 @@ def test_a_million_rows(device):
     assert x.mean(0).item() == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_infinite_gradients_stay_in_their_row_of_a_table(device, dtype, wrong):
+    table = Tensor(np.ones((5, 4), dtype), device=device, requires_grad=True)
+    grad = np.ones((10, 4), dtype)
+    grad[3, 2] = wrong
+    y = F.embedding(Tensor(np.arange(10) % 5, device=device), table)
+    y.backward(grad if device == "cpu" else Tensor(grad, device=device))
+    expected = np.full((5, 4), 2, dtype)
+    expected[3, 2] = wrong
+    np.testing.assert_array_equal(table.grad.to("cpu").numpy(), expected)
+
+
+def test_many_gradients_of_one_row_of_a_table(device):
+    table = Tensor(np.ones((3, 4), np.float32), device=device, requires_grad=True)
+    y = F.embedding(Tensor(np.zeros(ROWS, np.int64), device=device), table)
+    (y * 100.1).backward(Tensor(np.ones(y.shape, np.float32), device=device))
+    assert_near(table.grad[0] / ROWS, 100.1, units=32)  # the kernel adds up stretches of 256
+
+
+@pytest.mark.parametrize("value", [1449.6, 100.1, -1e10, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layer_norm_of_equal_numbers_is_0(device, dtype, value):
+    for count in (2, 3, 7, 10, 16, 100, 257, 1500, 9000):
+        y = F.layer_norm(Tensor(np.full((3, count), value, dtype), device=device))
+        assert not y.to("cpu").numpy().any()
+
+
 def test_gradients_of_what_was_broadcast(device):
     grad = np.full((ROWS, 3), 100.1, np.float32)
     makers = {
