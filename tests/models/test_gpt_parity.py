@@ -116,7 +116,7 @@ def make_theirs(config, vocab_size, dtype):
     assert theirs.keys() == ours.keys()
     with torch.no_grad():
         for name, parameter in theirs.items():
-            parameter.data = torch.tensor(ours[name])
+            parameter.copy_(torch.tensor(ours[name]))
     return model
 
 
