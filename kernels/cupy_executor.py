@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.forks import renew_in_forked_children
 from kernels.launcher import FOLDER, Kernel, Launch, Limits
 
 WITHOUT_OPT_IN = 48 * 1024
@@ -23,6 +24,11 @@ class CupyExecutor:
         self._functions: dict[tuple[int, Kernel], Any] = {}
         self._limits: dict[tuple[int, Kernel], Limits] = {}
         self._granted: dict[tuple[int, Kernel], int] = {}
+        self.renew()
+        renew_in_forked_children(self)
+
+    def renew(self) -> None:
+        """Take a new lock, see kernels/forks.py."""
         self._lock = Lock()
 
     def limits(self, kernel: Kernel) -> Limits:

@@ -17,7 +17,7 @@ values that they may have stand in a comment of scale.cu, `Variants: UNROLL=1|4`
 """
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kernels.array import Array
+from kernels.forks import cached_property
 from kernels.signature import Parameter, Signature, SignatureError, signatures_of
 
 FOLDER = Path(__file__).resolve().parent

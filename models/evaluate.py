@@ -12,6 +12,7 @@ import numpy as np
 
 from models.batches import random_batch, whole_split
 from tinygrad_char.autograd import no_grad
+from tinygrad_char.nn.module import EvaluationMode, Module
 from tinygrad_char.parallel import Workers
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -42,17 +43,10 @@ class Loss:
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Use the model in evaluation mode, recording nothing; leave it in the mode that it was in."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        with no_grad():
-            yield
-    finally:
-        if training:
-            model.train()
+def evaluating(model: Module) -> Iterator[None]:
+    """Use the model in evaluation mode, recording nothing: for this thread, and no other one."""
+    with EvaluationMode(model).active(), no_grad():
+        yield
 
 
 def mean_loss(
@@ -71,8 +65,7 @@ def mean_loss(
 
     def summed_loss(batch: Batch) -> tuple[float, int]:
         x, y = batch
-        with no_grad():
-            return model(x, y)[1].item() * y.size, y.size
+        return model(x, y)[1].item() * y.size, y.size
 
     total, count = 0.0, 0
     with evaluating(model):

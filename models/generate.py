@@ -12,8 +12,9 @@ from kernels import sampling as sampling_kernel
 from kernels.array import Array
 from kernels.devices import backend_of
 from models.errors import UsageError
-from models.evaluate import evaluating
 from models.tokenizer import CharTokenizer
+from tinygrad_char.autograd import no_grad
+from tinygrad_char.nn import EvaluationMode
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.trace import TracedCall
@@ -101,6 +102,7 @@ class Context:
         if not tokens.shape[1]:
             raise ValueError("there is no character to continue; give at least one")
         self.model, self.slide = model, slide
+        self._evaluation = EvaluationMode(model)
         self._cache = model.new_cache() if cache and not slide else None
         self._next = TracedCall(self._read_next, self._forget_last)
         seen = tokens[:, -model.block_size :]
@@ -134,7 +136,7 @@ class Context:
 
     def logits_on_device(self) -> Array:
         """Return the same as an array of the model's device."""
-        with evaluating(self.model):
+        with self._evaluation.active(), no_grad():
             if self._cache is None:
                 logits = self.model(self.window)[0].array
             else:
@@ -167,7 +169,7 @@ def generate(
     """Yield `length` times the next token (B,) of B texts that all start with `prompt` (T,).
 
     The text of a stream does not depend on how many others there are. The model is used in
-    evaluation mode and left, at each token, in the mode that it was in.
+    evaluation mode, at each token, by the thread that asks for it; others are not concerned.
     """
     context = Context(
         model, np.repeat(prompt[None], len(streams), axis=0), cache=cache, slide=slide

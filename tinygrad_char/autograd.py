@@ -22,6 +22,7 @@ import numpy as np
 
 from kernels.array import Array, is_floating
 from kernels.backend import Backend, DeviceError
+from kernels.forks import in_forked_children
 from kernels.half import FLOAT32, any_half, is_half, rounded, widened
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class _ThreadState(threading.local):
 _state = _ThreadState()
 _order = itertools.count()
 _accumulating = threading.Lock()
+
+
+def _renew() -> None:
+    global _accumulating
+    _accumulating = threading.Lock()
+
+
+in_forked_children(_renew)
 
 
 class Version:

@@ -8,18 +8,27 @@ whole shards side by side keep every core busy between the products, too.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from kernels.array import Array
 from kernels.backend import CPU
 from kernels.cores import available_cores, one_core
-from tinygrad_char.autograd import Accumulation, is_detecting_nonfinite
+from kernels.forks import in_forked_children, renew_in_forked_children
+from tinygrad_char.autograd import (
+    Accumulation,
+    is_detecting_nonfinite,
+    is_grad_enabled,
+    no_grad,
+)
 from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
@@ -34,6 +43,8 @@ Result = TypeVar("Result")
 
 class Workers:
     """Threads that compute independent pieces of work side by side.
+
+    Several threads may use the same ones at once. A forked process starts its own.
 
     Parameters
     ----------
@@ -50,45 +61,66 @@ class Workers:
         self.threads = available_cores() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"Workers: threads={threads}, expected a whole number of at least 1")
+        self.renew()
+        renew_in_forked_children(self)
 
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads, "tinygrad-char")
-
-    @cached_property
-    def _libraries(self) -> threadpoolctl.ThreadpoolController:
-        import threadpoolctl
-
-        return threadpoolctl.ThreadpoolController()
+    def renew(self) -> None:
+        """Have threads started when they are next needed, see kernels/forks.py."""
+        self._pool: ThreadPoolExecutor | None = None
+        self._starting = threading.Lock()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yield function(item) for each item, in order; few results wait to be taken.
 
+        The threads work in the mode of the one that asks: its context variables, as the
+        evaluation mode of modules and NumPy's handling of errors, and whether it records.
+
         An exception is raised at its item's turn, once all work that has begun is done. For one
-        thread or one item, and under `detect_nonfinite`, this thread does the work itself.
+        thread or one item, under `detect_nonfinite`, and where one of the threads itself asks,
+        the thread that asks does the work.
         """
-        with self._libraries.limit(limits=1, user_api="blas"):
-            if min(self.threads, len(items)) == 1 or is_detecting_nonfinite():
+        with _one_blas_thread():
+            if min(self.threads, len(items)) == 1 or is_detecting_nonfinite() or _here.working:
                 yield from map(_keeping_to_one_core(function), items)
             else:
-                yield from self._map_on_threads(_keeping_to_one_core(function), items)
+                yield from self._map_on_threads(_as_here(_keeping_to_one_core(function)), items)
 
     def _map_on_threads(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[Result]:
         rest = iter(items)
         begun: deque[Future[Result]] = deque()
+        pool, process = self._threads(), os.getpid()
         try:
             while True:
                 for item in islice(rest, self.threads + 1 - len(begun)):
-                    begun.append(self._pool.submit(function, item))
+                    begun.append(pool.submit(copy_context().run, function, item))
                 if not begun:
                     return
                 yield begun.popleft().result()
+                if os.getpid() != process:
+                    raise RuntimeError(
+                        "Workers.map: this process was forked in the middle of it, and what "
+                        "remains is computed in the other one; call it again here"
+                    )
         finally:
-            for each in begun:
-                each.cancel()
-            wait(begun)
+            if os.getpid() == process:
+                for each in begun:
+                    each.cancel()
+                wait(begun)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._starting:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, "tinygrad-char")
+            return self._pool
+
+
+class _ThreadState(threading.local):
+    working = False
+
+
+_here = _ThreadState()
 
 
 def _keeping_to_one_core(function: Callable[[Item], Result]) -> Callable[[Item], Result]:
@@ -97,6 +129,83 @@ def _keeping_to_one_core(function: Callable[[Item], Result]) -> Callable[[Item],
             return function(item)
 
     return work
+
+
+def _as_here(function: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    """Return the function for the threads of `Workers`, recording only if this thread does."""
+    recording = is_grad_enabled()
+
+    def work(item: Item) -> Result:
+        _here.working = True
+        with nullcontext() if recording else no_grad():
+            return function(item)
+
+    return work
+
+
+class _BlasLimit:
+    """Keeps BLAS to one thread while anybody wants that: how many it takes is the process's.
+
+    Attributes
+    ----------
+    lock
+        Held while the number changes, so also while the process is forked: never in between.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._users = 0
+        self._before: list[int | None] = []
+
+    def enter(self) -> None:
+        with self.lock:
+            if self._users == 0:
+                self._before = [each.num_threads for each in _blas_libraries()]
+                _set_blas_threads([1] * len(self._before))
+            self._users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self._users -= 1
+            if self._users == 0:
+                _set_blas_threads(self._before)
+
+    def renew(self) -> None:
+        """Take nobody for a user any more; called with the lock held."""
+        if self._users:
+            _set_blas_threads(self._before)
+        self._users = 0
+
+
+_blas_limit = _BlasLimit()
+in_forked_children(_blas_limit.renew, _blas_limit.lock)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    process = os.getpid()
+    _blas_limit.enter()
+    try:
+        yield
+    finally:
+        if os.getpid() == process:  # a forked process has forgotten it
+            _blas_limit.leave()
+
+
+def _set_blas_threads(numbers: Sequence[int | None]) -> None:
+    for library, number in zip(_blas_libraries(), numbers, strict=True):
+        # By newer versions the thread that has set a number last is the only one that may.
+        set_free = getattr(library, "clear_controlling_thread", lambda force: None)
+        set_free(force=True)
+        library.set_num_threads(number)
+        set_free(force=True)
+
+
+@cache
+def _blas_libraries() -> list[threadpoolctl.LibController]:
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 def backward(

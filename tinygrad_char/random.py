@@ -14,8 +14,19 @@ from typing import Any, Self
 import numpy as np
 
 from kernels.dropout import DropoutKey
+from kernels.forks import in_forked_children, renew_in_forked_children
 
 STREAMS = ("init", "batches", "dropout", "sampling")
+
+_drawing = threading.Lock()  # of all keys: each takes it for a moment
+
+
+def _renew() -> None:
+    global _drawing
+    _drawing = threading.Lock()
+
+
+in_forked_children(_renew)
 
 
 class DropoutKeys:
@@ -29,11 +40,10 @@ class DropoutKeys:
 
     def __init__(self, seed: int, calls: int = 0) -> None:
         self.seed, self.calls = seed, calls
-        self._lock = threading.Lock()
 
     def next(self) -> DropoutKey:
         """Return the key of the next call."""
-        with self._lock:
+        with _drawing:
             self.calls += 1
             return DropoutKey(self.seed, self.calls)
 
@@ -50,6 +60,14 @@ class Stream:
         self._numpy = np.random.Generator(self._bits)
         self._keys = DropoutKeys(int(sequence.generate_state(1, np.uint64)[0]))
         self._here = threading.local()
+        renew_in_forked_children(self)
+
+    def renew(self) -> None:
+        """Go on with another of NumPy's objects, whose lock nobody holds, see kernels/forks.py."""
+        state = self._bits.state
+        self._bits = np.random.PCG64DXSM()
+        self._bits.state = state
+        self._numpy = np.random.Generator(self._bits)
 
     def uniform(
         self, low: float, high: float, shape: Any = None, dtype: Any = np.float32

@@ -5,6 +5,7 @@ from threading import Lock
 
 import numpy as np
 
+from kernels.forks import renew_in_forked_children
 from kernels.launcher import Kernel, Launch, Limits
 from kernels.runner.compiler import MODES
 from kernels.runner.errors import RunnerError
@@ -42,6 +43,11 @@ class CpuExecutor:
         self.seed = seed
         self._libraries: dict[tuple[object, ...], Library] = {}
         self._limits: dict[Kernel, Limits] = {}
+        self.renew()
+        renew_in_forked_children(self)
+
+    def renew(self) -> None:
+        """Take a new lock, see kernels/forks.py."""
         self._lock = Lock()
 
     def limits(self, kernel: Kernel) -> Limits:

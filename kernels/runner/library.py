@@ -8,6 +8,7 @@ from weakref import finalize
 
 import numpy as np
 
+from kernels.forks import renew_in_forked_children
 from kernels.launcher import FOLDER, Argument, Kernel, Launch
 from kernels.runner.compiler import build
 from kernels.runner.errors import KernelError, RunnerError
@@ -106,6 +107,11 @@ class Library:
         self._shared_table = (_Array * len(self._shared))(
             *(_Array(each.offset, each.size, _name(each)) for each in self._shared)
         )
+        self.renew()
+        renew_in_forked_children(self)
+
+    def renew(self) -> None:
+        """Take a new lock, see kernels/forks.py."""
         self._lock = Lock()  # the runtime runs one launch at a time
 
     def threads(self, function: str) -> int:

@@ -40,7 +40,7 @@ from tinygrad_char.nn.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from tinygrad_char.nn.module import Module, Parameter
+from tinygrad_char.nn.module import EvaluationMode, Module, Parameter
 
 __all__ = [
     "ELU",
@@ -53,6 +53,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "EvaluationMode",
     "Flatten",
     "HuberLoss",
     "Identity",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -44,15 +46,23 @@ class Module:
 
     A subclass sets parameters (`Parameter`), buffers (`register_buffer`) and further modules as
     attributes in `__init__`, after `super().__init__()`, and defines `forward`; calling the
-    module calls it. `training` says whether it is being trained (dropout, batch statistics).
+    module calls it.
     """
 
-    training: bool
     _hooks: _Hooks | None = None
 
     def __init__(self) -> None:
         self._registered: dict[str, dict[str, Any]] = {"parameter": {}, "buffer": {}, "module": {}}
         self.training = True
+
+    @property
+    def training(self) -> bool:
+        """Whether it is being trained (dropout, batch statistics): not under `EvaluationMode`."""
+        return self.__dict__.get("training", True) and id(self) not in _evaluated.get()
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = mode
 
     def __setattr__(self, name: str, value: Any) -> None:
         registered = self.__dict__.get("_registered")
@@ -305,6 +315,30 @@ class Module:
         if not parts:
             return f"{name}({self.extra_repr()})"
         return "\n".join([f"{name}({self.extra_repr()}", *parts, ")"])
+
+
+_evaluated: ContextVar[frozenset[int]] = ContextVar("evaluated modules", default=frozenset())
+
+
+class EvaluationMode:
+    """A module and its parts in evaluation, for the thread that asks for it and nobody else.
+
+    Within `active` their `training` is False, whatever `train` and `eval` have set or set
+    meanwhile; the threads of `Workers` that are given work there see the same.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._modules = tuple(module.modules())  # as long as these are held, so are their ids
+        self._ids = frozenset(map(id, self._modules))
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Evaluate until the block ends."""
+        token = _evaluated.set(_evaluated.get() | self._ids)
+        try:
+            yield
+        finally:
+            _evaluated.reset(token)
 
 
 def _kind(value: Any) -> str | None:
