@@ -35,8 +35,9 @@ def make_gpt():
     generator = Generator(0)
     model = GPT(GPTConfig(8, 2, 2, 8, 0.5), VOCABULARY, generator=generator)
     rng = np.random.default_rng(1)
-    for parameter in model.parameters():
-        parameter.copy_(parameter.detach().numpy() + rng.normal(0, 0.3, parameter.shape))
+    with no_grad():
+        for parameter in model.parameters():
+            parameter += rng.normal(0, 0.3, parameter.shape).astype(np.float32)
     return model, generator
 
 
