@@ -9,6 +9,11 @@ SYMBOLS = (("scipy_cblas_sgemm64_", 8), ("cblas_sgemm64_", 8), ("cblas_sgemm", 4
 _libraries: list[Any] = []  # so that what was bound stays loaded
 
 
+def largest(whole_bytes: int) -> int:
+    """Return the largest size that whole numbers of so many bytes can tell; beyond it, no BLAS."""
+    return 2 ** (8 * whole_bytes - 1) - 1
+
+
 def bind(compiled: Any) -> bool:
     """Give the extension `compiled` the address of cblas_sgemm; return whether there is one.
 
@@ -24,6 +29,7 @@ def bind(compiled: Any) -> bool:
             function = getattr(library, symbol, None)
             if function is not None:
                 _libraries.append(library)
-                compiled.bind_sgemm(ctypes.cast(function, ctypes.c_void_p).value, whole_bytes)
+                address = ctypes.cast(function, ctypes.c_void_p).value
+                compiled.bind_sgemm(address, whole_bytes, largest(whole_bytes))
                 return True
     return False

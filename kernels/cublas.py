@@ -153,10 +153,14 @@ def _view(array: Array) -> _Operand | None:
 
 
 def _leading(length: int, step: int, count: int, distance: int) -> int:
-    """Return the distance of `count` runs of `length` numbers, 0 if the numbers are apart."""
+    """Return the distance of `count` runs of `length` numbers, 0 if the numbers are apart.
+
+    Or if cuBLAS does not take such a distance.
+    """
     if count == 1:
         distance = length
-    return distance if (step == 1 or length == 1) and distance >= length else 0
+    fits = length <= distance <= _MOST
+    return distance if (step == 1 or length == 1) and fits else 0
 
 
 def _common_step(lengths: Sequence[int], steps: Sequence[int]) -> int | None:

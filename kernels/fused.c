@@ -250,7 +250,7 @@ FALLIBLE(product, "ffFiiiiiii",
          product(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), (int)WHOLE(6),
                  (int)WHOLE(7), (int)WHOLE(8), WHOLE(9)))
 RESULT(product_choose_lanes, "i", product_choose_lanes(WHOLE(0)))
-RESULT(bind_sgemm, "ii", bind_sgemm(WHOLE(0), WHOLE(1)))
+RESULT(bind_sgemm, "iii", bind_sgemm(WHOLE(0), WHOLE(1), WHOLE(2)))
 FUNCTION(add_rows, "ffFiii",
          add_rows(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 RESULT(count_targets, "tiii", count_targets(INDICES(0), WHOLE(1), WHOLE(2), WHOLE(3)))

@@ -68,7 +68,7 @@ int residual_backward(const float *grad, float *grad_z, float *grad_bias, int64_
                       int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
                       float scale);
 int column_sums(const float *x, float *sums, int64_t rows, int64_t columns);
-int64_t bind_sgemm(int64_t address, int64_t whole_bytes);
+int64_t bind_sgemm(int64_t address, int64_t whole_bytes, int64_t largest);
 /* Takes the widest registers that there are, of at most `most` numbers; returns how many. */
 int64_t product_choose_lanes(int64_t most);
 int product(const float *a, const float *b, float *c, int64_t rows, int64_t columns, int64_t depth,

@@ -125,23 +125,26 @@ typedef void Sgemm8(int order, int transpose_a, int transpose_b, int64_t rows, i
                     int64_t b_row, float beta, float *c, int64_t c_row);
 static Sgemm4 *sgemm4;
 static Sgemm8 *sgemm8;
+static int64_t largest_size;
 enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
 
-/* Takes the function at an address for product(), or none; returns the bytes of its whole numbers,
- * or 0. */
-int64_t bind_sgemm(int64_t address, int64_t whole_bytes)
+/* Takes the function at an address for product(), or none, and the largest size that it is given;
+ * returns the bytes of its whole numbers, or 0. */
+int64_t bind_sgemm(int64_t address, int64_t whole_bytes, int64_t largest)
 {
+    largest_size = whole_bytes == 4 && largest > INT32_MAX ? INT32_MAX : largest;
     sgemm4 = whole_bytes == 4 ? (Sgemm4 *)(intptr_t)address : NULL;
     sgemm8 = whole_bytes == 8 ? (Sgemm8 *)(intptr_t)address : NULL;
     return whole_bytes;
 }
 
-/* Whether OpenBLAS was faster, where it was measured: not with 512 bits in a register; with 256 it
- * copies a transposed left operand to better effect than the 24 bytes of a cache line that our
- * tiles take at a time. */
-static int is_for_blas(int transpose_a)
+/* Whether a BLAS takes such sizes, and OpenBLAS was faster, where it was measured: not with 512 bits
+ * in a register; with 256 it copies a transposed left operand to better effect than the 24 bytes of
+ * a cache line that our tiles take at a time. */
+static int is_for_blas(int64_t rows, int64_t columns, int64_t depth, int transpose_a)
 {
-    return (sgemm4 || sgemm8) && (lanes < 8 || (lanes == 8 && transpose_a));
+    return (sgemm4 || sgemm8) && (lanes < 8 || (lanes == 8 && transpose_a)) &&
+           rows <= largest_size && columns <= largest_size && depth <= largest_size;
 }
 
 static void some_rows(void *job, int64_t first, int64_t last)
@@ -162,7 +165,7 @@ int product(const float *a, const float *b, float *c, int64_t rows, int64_t colu
         memset(c, 0, (size_t)(rows * columns) * sizeof(float));
     if (rows == 0 || columns == 0 || depth == 0)
         return 0;
-    if (!is_for_blas(transpose_a)) {
+    if (!is_for_blas(rows, columns, depth, transpose_a)) {
         /* one part for each thread, since each copies the whole right operand */
         const int64_t part = threads > 1 ? share(rows, (rows + threads - 1) / threads, ROWS_TOGETHER)
                                          : rows;

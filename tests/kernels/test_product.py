@@ -1,5 +1,6 @@
 """Matrix products of kernels/product.c, on each width of registers and by NumPy's BLAS."""
 
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,7 +26,7 @@ def who(request):
             pytest.skip("NumPy has no BLAS that is known here")
         compiled.product_choose_lanes(4)
     else:
-        compiled.bind_sgemm(0, 0)
+        compiled.bind_sgemm(0, 0, 0)
         if compiled.product_choose_lanes(request.param) != request.param:
             pytest.skip(f"this processor has no registers of {request.param} numbers")
     yield request.param
@@ -130,3 +131,33 @@ def test_the_number_of_threads_changes_no_bit(who, rows, transposed):
     b = rng.standard_normal((500, 65), dtype=np.float32)
     alone, shared = (multiply(a, b, *transposed, threads=threads) for threads in (1, 3))
     assert alone.tobytes() == shared.tobytes()
+
+
+@pytest.mark.parametrize(("whole_bytes", "whole"), [(4, ctypes.c_int32), (8, ctypes.c_int64)])
+def test_sizes_that_a_blas_cannot_be_told_are_not_given_to_it(whole_bytes, whole):
+    given = []
+    flag, pointer = ctypes.c_int, ctypes.c_void_p
+    before_a = (flag, flag, flag, whole, whole, whole, ctypes.c_float)
+    sgemm = ctypes.CFUNCTYPE(
+        None, *before_a, pointer, whole, pointer, whole, ctypes.c_float, pointer, whole
+    )(lambda *arguments: given.append(arguments[3:6]))
+    address = ctypes.cast(sgemm, pointer).value
+    rng = np.random.default_rng(0)
+    try:
+        compiled.product_choose_lanes(4)
+        compiled.bind_sgemm(address, whole_bytes, 20)
+        for rows, columns, depth in [(20, 20, 20), (21, 3, 3), (3, 21, 3), (3, 3, 21)]:
+            a = rng.normal(size=(rows, depth)).astype(np.float32)
+            b = rng.normal(size=(depth, columns)).astype(np.float32)
+            for transpose_a in (False, True):
+                c = multiply(a, b, transpose_a=transpose_a)
+                if max(rows, columns, depth) > 20:
+                    assert_near(c, a, b)
+        assert given == [(20, 20, 20)] * 2
+    finally:
+        compiled.product_choose_lanes(WIDEST)
+        blas.bind(compiled)
+
+
+def test_the_largest_size_is_that_of_the_whole_numbers():
+    assert (blas.largest(4), blas.largest(8)) == (2**31 - 1, 2**63 - 1)

@@ -334,3 +334,8 @@ def test_sums_of_biases_are_exact_in_any_shape(launcher, rows, columns):
     grad = np.random.default_rng(rows).integers(-4, 4, (rows, columns)).astype(BF16)
     sums = Operation(launcher).sum_columns(grad, FLOAT)
     np.testing.assert_array_equal(sums, grad.astype(np.float32).sum(axis=0))
+
+
+def test_rows_that_lie_further_apart_than_cublas_takes_are_copied():
+    assert cublas._leading(5, 1, 3, 2**31 - 1) == 2**31 - 1
+    assert cublas._leading(5, 1, 3, 2**31) == 0
