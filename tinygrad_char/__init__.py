@@ -161,6 +161,7 @@ from tinygrad_char.functions import (
 )
 from tinygrad_char.gradcheck import GradcheckError, gradcheck
 from tinygrad_char.random import Generator, manual_seed
+from tinygrad_char.state_files import load, save
 from tinygrad_char.tensor import Tensor
 
 __version__ = "0.2.0"
@@ -245,6 +246,7 @@ __all__ = [
     "isinf",
     "isnan",
     "linspace",
+    "load",
     "log",
     "log1p",
     "log2",
@@ -291,6 +293,7 @@ __all__ = [
     "roll",
     "round",
     "rsqrt",
+    "save",
     "scatter_add",
     "sigmoid",
     "sign",
