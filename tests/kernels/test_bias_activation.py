@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 from closeness import SIZES, assert_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernels import bias_activation
 
@@ -126,6 +128,25 @@ def test_relu_gives_nothing_of_what_it_shuts_off(value, bias):
     dz, dbias = bias_activation.backward(np.full_like(z, value), kept, "relu", need_bias=True)
     np.testing.assert_array_equal(dz, expected)
     np.testing.assert_array_equal(dbias, expected.sum(0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([1, 2, 3, 7, 17, 31, 33, 65, 127, 129]),
+    st.sampled_from([1, 2, 5, 31, 33, 64, 65, 127, 129]),
+    st.sampled_from([np.float32, np.float64]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_relu_selects_at_every_size(rows, columns, dtype, shifted, seed):
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((rows, columns)).astype(dtype)
+    z[rng.random(z.shape) < 0.1] = np.nan
+    grad = rng.choice(np.array([np.inf, -np.inf, np.nan, 1, -2], dtype), z.shape)
+    bias = rng.standard_normal(columns).astype(dtype) if shifted else None
+    y, kept = bias_activation.forward(z.copy(), bias, "relu")
+    dz, _ = bias_activation.backward(grad, kept, "relu", need_bias=False)
+    np.testing.assert_array_equal(dz, np.where(y <= 0, dtype(0), grad))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

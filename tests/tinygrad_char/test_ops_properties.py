@@ -408,6 +408,31 @@ def test_memory_layout_does_not_matter(case):
             )
 
 
+def repeated(array):
+    """Return a view that has its first element everywhere: all strides are 0."""
+    return np.broadcast_to(array.flat[0], array.shape) if array.size else array
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_number_repeated_in_memory_is_as_one_that_is_there_often(case):
+    arrays = [repeated(each).copy() for each in case.inputs()]
+    expected = run_repeated(case, arrays, lambda array: array)
+    for got, wanted in zip(run_repeated(case, arrays, repeated), expected, strict=True):
+        np.testing.assert_allclose(
+            got, wanted, rtol=1e-6 if wanted.dtype == "f4" else 1e-12, atol=1e-13
+        )
+
+
+def run_repeated(case, arrays, layout):
+    """Return results and gradients; of each result, for cotangents of one number and of several."""
+    leaves = [tg.from_numpy(layout(each)).requires_grad_() for each in arrays]
+    results = outputs(case.ours(*leaves))
+    for each, cotangent in zip(results, cotangents(results), strict=True):
+        for grad in (cotangent, layout(np.full_like(cotangent, 2))):
+            each.backward(grad, retain_graph=True)
+    return [each.detach().numpy() for each in results] + [each.grad.numpy() for each in leaves]
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_half_precision_is_kept(case):
     arrays = [each.astype(np.float16) for each in case.inputs()]
