@@ -2,7 +2,9 @@
 
 Operators and methods follow NumPy's names and broadcasting; gradients follow PyTorch's rules.
 dtypes are kept: a float32 tensor and a float64 tensor do not mix, a Python number takes the
-tensor's dtype, and integers or booleans that meet a floating tensor take its dtype.
+tensor's dtype (OverflowError where that is one of integers and does not hold it), and integers or
+booleans that meet a floating tensor take its dtype. Infinities and NaN come out as IEEE 754 has
+them, without warnings; see `detect_nonfinite`.
 """
 
 from __future__ import annotations
