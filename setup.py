@@ -68,9 +68,9 @@ FUSED = Extension(
 )
 TEST = [
     "safetensors>=0.7",  # what others read checkpoints with
-    "pytest>=8",
-    "hypothesis>=6.100",
-    "pytest-timeout>=2.3",
+    "pytest>=8.0",
+    "hypothesis>=6.151",
+    "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6",
     "ml-dtypes>=0.5",
 ]
@@ -117,12 +117,12 @@ setup(
     },
     install_requires=[
         "numpy>=2.1",
-        "tyro>=0.9.20",
+        "tyro>=1.0.14",
         "rich>=13.9",
         "pooch>=1.8",
         "matplotlib>=3.9",
         "threadpoolctl>=3.5",
-        "filelock>=3.16",
+        "filelock>=3.16.1",
         "charset-normalizer>=3.4",
     ],
     extras_require={
