@@ -478,6 +478,10 @@ def _print_values(values: dict[str, Any], as_json: bool) -> None:
 
 
 def _fail(error: object, code: int) -> int:
+    try:
+        Path.cwd()
+    except OSError:
+        error = f"{error} (the working directory is gone: go to another one)"
     # Where one of the streams is closed, the other and the exit code must still tell.
     with contextlib.suppress(OSError):
         sys.stdout.flush()

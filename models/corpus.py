@@ -143,9 +143,12 @@ def _find_shakespeare(notify: Callable[[str], None]) -> Corpus | None:
                 f"{FOLDER_VARIABLE}={folder!r} is not used: {_reason(error)} "
                 f"(it should name a folder that holds {SHAKESPEARE_FILE})"
             )
-    path = _cache_folder() / SHAKESPEARE_FILE
     try:
-        return _shakespeare(path)
+        cache = _cache_folder()
+    except RunError:
+        return None
+    try:
+        return _shakespeare(cache / SHAKESPEARE_FILE)
     except FileNotFoundError:
         return None
     except (OSError, RunError) as error:
@@ -168,7 +171,16 @@ def _cache_folder() -> Path:
     # Importing pooch takes longer than reading the corpus: only those who need it pay.
     import pooch
 
-    return Path(pooch.os_cache("tinygrad_char"))
+    try:
+        folder = Path(pooch.os_cache("tinygrad_char"))
+    except RuntimeError:
+        folder = Path("~")  # as other versions answer
+    if not folder.is_absolute():
+        raise RunError(
+            "tiny Shakespeare could not be downloaded: there is no home directory to keep it in "
+            "(HOME and XDG_CACHE_HOME are not set, and this user has none)"
+        )
+    return folder
 
 
 def _download_shakespeare() -> Corpus:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import fcntl
 import itertools
 import json
 import math
@@ -199,6 +200,7 @@ class RunFolder:
         from filelock import FileLock, Timeout
 
         self._check_own_files()
+        self._check_locks()
         lock = FileLock(self.path / _LOCK, timeout=0)
         with _reporting("lock the run folder", self.path):
             try:
@@ -363,6 +365,23 @@ class RunFolder:
         return BrokenLineError(
             f"line {number} of {str(self.metrics)!r} is not {expected}: {shorten(line)}"
         )
+
+    def _check_locks(self) -> None:
+        """Refuse a file system without locks, where the library may take one for held, or wait.
+
+        A file of its own is tried, so that nobody else's lock fails meanwhile.
+        """
+        with _reporting("write to the run folder", self.path):
+            trial = tempfile.TemporaryFile(dir=self.path)  # noqa: SIM115
+        with trial:
+            try:
+                fcntl.flock(trial, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"{str(self.path)!r} is on a file system without locks ({error.strerror}), "
+                    "where two runs could write over each other. Train in a folder on another one "
+                    "with --out."
+                ) from error
 
     def _check_own_files(self) -> None:
         """Refuse what a run never makes: a folder from elsewhere may lead out of itself."""

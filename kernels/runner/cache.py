@@ -28,8 +28,22 @@ UNFINISHED = "-unfinished"
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels, in the user's cache."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Return the folder of compiled kernels, in the user's cache.
+
+    Raises
+    ------
+    RunnerError
+        This user has no home directory.
+    """
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    if not cache_home:
+        try:
+            cache_home = str(Path.home() / ".cache")
+        except RuntimeError as error:
+            raise RunnerError(
+                "there is no home directory to keep compiled kernels in: set XDG_CACHE_HOME to a "
+                "folder that can be written to"
+            ) from error
     return Path(cache_home) / "tinygrad_char" / "cuda-on-cpu"
 
 

@@ -1,7 +1,9 @@
 """What can go wrong in the CPU runner."""
 
+from kernels.backend import DeviceError
 
-class RunnerError(RuntimeError):
+
+class RunnerError(DeviceError):
     """The runner cannot be used on this machine, or a kernel does not compile."""
 
 
