@@ -29,6 +29,10 @@ class TensorMethods(TensorBase):
             """The number of axes."""
 
         @property
+        def size(self) -> int:
+            """The number of elements."""
+
+        @property
         def dtype(self) -> np.dtype:
             """The elements' type."""
 
@@ -38,6 +42,9 @@ class TensorMethods(TensorBase):
 
         def _result(self, array: Array) -> Tensor:
             """Return a new tensor around `array`."""
+
+        def __abs__(self) -> Tensor:
+            """Return the absolute values."""
 
         def __getitem__(self, index: Any) -> Tensor:
             """Return the elements at an index."""

@@ -4,18 +4,103 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinygrad_char.coerce import binary_operator, floating, operands
+import numpy as np
+
+from tinygrad_char.autograd import TensorBase
+from tinygrad_char.coerce import binary_operator, boolean_mask, floating, operands
 from tinygrad_char.methods.base import TensorMethods
-from tinygrad_char.ops import exponentials, powers, rounding, trigonometry
+from tinygrad_char.ops import (
+    clipping,
+    elementwise,
+    exponentials,
+    neural,
+    powers,
+    rounding,
+    trigonometry,
+)
+from tinygrad_char.spelling import spelled
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
 
 
 class ElementwiseMethods(TensorMethods):
-    """Rounding, powers, exponentials, logarithms, and the functions of angles."""
+    """Activations, limits, rounding, powers, exponentials, logarithms, functions of angles."""
 
     __slots__ = ()
+
+    # Exponentials, activations and limits
+
+    def exp(self) -> Tensor:
+        """Return e to the power of each element."""
+        return elementwise.Exp.apply(floating(self))
+
+    def log(self) -> Tensor:
+        """Return the natural logarithm of each element."""
+        return elementwise.Log.apply(floating(self))
+
+    def sqrt(self) -> Tensor:
+        """Return the square root of each element."""
+        return elementwise.Sqrt.apply(floating(self))
+
+    def tanh(self) -> Tensor:
+        """Return the hyperbolic tangent of each element."""
+        return elementwise.Tanh.apply(floating(self))
+
+    def sigmoid(self) -> Tensor:
+        """Return 1 / (1 + exp(-x)) of each element."""
+        return elementwise.Sigmoid.apply(floating(self))
+
+    def relu(self) -> Tensor:
+        """Return max(x, 0) of each element."""
+        return neural.Relu.apply(self)
+
+    def gelu(self, approximate: str = "none") -> Tensor:
+        """Return x Phi(x) of each element, exactly ("none") or by the "tanh" approximation."""
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"gelu: approximate={approximate!r}, expected 'none' or 'tanh'")
+        return neural.Gelu.apply(floating(self), approximate=approximate)
+
+    def abs(self) -> Tensor:
+        """Return the absolute value of each element."""
+        return abs(self)
+
+    @spelled(low=("min", "a_min"), high=("max", "a_max"))
+    def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        """Return each element limited to [low, high]; None leaves a side open.
+
+        Limits are numbers, or tensors that broadcast with this one; they get the gradient of the
+        elements that they replace.
+        """
+        limits = [each.item() if isinstance(each, np.generic) else each for each in (low, high)]
+        if all(each is None or isinstance(each, int | float) for each in limits):
+            x = floating(self) if any(isinstance(each, float) for each in limits) else self
+            return elementwise.Clip.apply(x, low=limits[0], high=limits[1])
+        kinds = (type(None), int, float, TensorBase, np.ndarray, list, self.backend.array_type)
+        if not all(isinstance(each, kinds) for each in limits):
+            raise TypeError(f"clip: limits {low!r} and {high!r}, expected tensors, numbers or None")
+        x, both = self, []
+        for each in limits:
+            x, each = (x, None) if each is None else operands("clip", x, each)
+            both.append(each)
+        if both[0] is not None and both[0] is not limits[0]:
+            x, both[0] = operands("clip", x, both[0])
+        return clipping.ClipBetween.apply(x, *both)
+
+    clamp = clip
+
+    def maximum(self, other: Any) -> Tensor:
+        """Return the larger of each pair of elements; equal ones share the gradient."""
+        return elementwise.Maximum.apply(*operands("maximum", self, other))
+
+    def minimum(self, other: Any) -> Tensor:
+        """Return the smaller of each pair of elements; equal ones share the gradient."""
+        return elementwise.Minimum.apply(*operands("minimum", self, other))
+
+    def masked_fill(self, mask: Any, value: float) -> Tensor:
+        """Return a copy with `value` wherever the boolean `mask` (broadcast) is True."""
+        mask = boolean_mask("masked_fill", mask, self)
+        return elementwise.Where.apply(mask, *operands("masked_fill", value, self))
 
     # Rounding, and division with a whole quotient
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.coerce import promoted, tensor_like
+from tinygrad_char.coerce import promoted, raw_index, tensor_like
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import gathering, indexing
 from tinygrad_char.ops.reduction import normalize_axis
@@ -24,9 +24,12 @@ class Ordered(NamedTuple):
 
 
 class IndexingMethods(TensorMethods):
-    """Gathering, scattering, sorting, and what is not 0."""
+    """Indexing, gathering, scattering, sorting, and what is not 0."""
 
     __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return indexing.GetItem.apply(self, index=raw_index(index))
 
     @spelled(indices="index")
     def gather(self, axis: int, indices: Any) -> Tensor:

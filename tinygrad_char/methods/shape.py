@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import numpy as np
 from tinygrad_char.coerce import floating, lengths
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import moving, shape
-from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
+from tinygrad_char.ops.reduction import Axis, normalize_axes, normalize_axis
 from tinygrad_char.spelling import spelled
 
 if TYPE_CHECKING:
@@ -19,9 +21,107 @@ if TYPE_CHECKING:
 
 
 class ShapeMethods(TensorMethods):
-    """Expanding, flipping, rolling, tiling, padding, diagonals, and axes in other places."""
+    """Reshaping, moving axes, splitting, expanding, flipping, tiling, padding, diagonals."""
 
     __slots__ = ()
+
+    def reshape(self, *new: Any) -> Tensor:
+        """Return the same elements in another shape; one length may be -1."""
+        return shape.Reshape.apply(self, shape=lengths(new))
+
+    view = reshape
+
+    @spelled
+    def flatten(self, start: int = 0, end: int = -1) -> Tensor:
+        """Return the axes from `start` to `end` as one; ValueError where it lies before start."""
+        start = normalize_axis("flatten", start, self.ndim, scalars=True)
+        end = normalize_axis("flatten", end, self.ndim, scalars=True)
+        if end < start:
+            raise ValueError(f"flatten: axes {start} to {end} of shape {self.shape}")
+        middle = math.prod(self.shape[start : end + 1])
+        return self.reshape(*self.shape[:start], middle, *self.shape[end + 1 :])
+
+    def permute(self, *axes: Any) -> Tensor:
+        """Return the axes in another order: axis i of the result is axis axes[i]."""
+        return shape.Permute.apply(self, axes=lengths(axes))
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """Return all axes reversed, two of them swapped, or all of them in another order.
+
+        t.transpose(a, b) swaps as PyTorch does; t.transpose((a, b)) and longer ones are NumPy's.
+        """
+        if len(axes) == 2:
+            return self._swap("transpose", *axes)
+        return self.permute(*(axes or range(self.ndim)[::-1]))
+
+    @spelled(first=("dim0", "axis0"), second=("dim1", "axis1"))
+    def swapaxes(self, first: int, second: int) -> Tensor:
+        """Return two axes swapped."""
+        return self._swap("swapaxes", first, second)
+
+    def _swap(self, name: str, first: int, second: int) -> Tensor:
+        a, b = (normalize_axis(name, each, self.ndim, scalars=True) for each in (first, second))
+        order = list(range(self.ndim))
+        if order:
+            order[a], order[b] = order[b], order[a]
+        return self.permute(*order)
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802 (NumPy's and PyTorch's name)
+        """All axes reversed."""
+        return self.transpose()
+
+    @property
+    def mT(self) -> Tensor:  # noqa: N802
+        """The last two axes swapped."""
+        return self.swapaxes(-1, -2)
+
+    def broadcast_to(self, *new: Any) -> Tensor:
+        """Return a view in which axes of length 1 and new leading axes are repeated."""
+        return shape.BroadcastTo.apply(self, shape=lengths(new))
+
+    @spelled
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Return the tensor without its axes of length 1, or without `axis` (length 1)."""
+        if axis is None:
+            return self.reshape([n for n in self.shape if n != 1])
+        axes = normalize_axes("squeeze", axis, self.ndim)
+        wrong = [i for i in axes if self.shape[i] != 1]
+        if wrong:
+            raise ValueError(f"squeeze: axis {wrong[0]} of shape {self.shape} is not 1 long")
+        return self.reshape([n for i, n in enumerate(self.shape) if i not in axes])
+
+    @spelled
+    def unsqueeze(self, axis: int) -> Tensor:
+        """Return the tensor with a new axis of length 1 at `axis`."""
+        axis = normalize_axis("unsqueeze", axis, self.ndim + 1)
+        return self.reshape(*self.shape[:axis], 1, *self.shape[axis:])
+
+    @spelled(sizes=("split_size", "split_size_or_sections"))
+    def split(self, sizes: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+        """Return consecutive parts along `axis`: of one size (the last may be less), or several."""
+        axis = normalize_axis("split", axis, self.ndim)
+        total = self.shape[axis]
+        if isinstance(sizes, int | np.integer):
+            if sizes < 1:
+                raise ValueError(f"split: size {sizes}, expected at least 1")
+            sizes = [min(sizes, total - start) for start in range(0, max(total, 1), sizes)]
+        if sum(sizes) != total or min(sizes, default=0) < 0:
+            raise ValueError(
+                f"split: sizes {list(sizes)} do not add up to {total}, axis {axis} of shape "
+                f"{self.shape}"
+            )
+        ends = list(itertools.accumulate(sizes, initial=0))
+        before = (slice(None),) * axis
+        return [self[(*before, slice(a, b))] for a, b in itertools.pairwise(ends)]
+
+    def tril(self, diagonal: int = 0) -> Tensor:
+        """Return the lower triangle of the last two axes, the rest zero."""
+        return shape.Triangle.apply(self, lower=True, diagonal=diagonal)
+
+    def triu(self, diagonal: int = 0) -> Tensor:
+        """Return the upper triangle of the last two axes, the rest zero."""
+        return shape.Triangle.apply(self, lower=False, diagonal=diagonal)
 
     def ravel(self) -> Tensor:
         """Return all elements along one axis."""

@@ -1,0 +1,160 @@
+"""Operators of Tensor: arithmetic, comparisons, logic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from kernels.array import is_floating
+from tinygrad_char.autograd import quiet
+from tinygrad_char.coerce import binary_operator, operands, tensor_like
+from tinygrad_char.integers import check_fits, fits
+from tinygrad_char.methods.base import TensorMethods
+from tinygrad_char.ops import elementwise, neural
+
+if TYPE_CHECKING:
+    from tinygrad_char.tensor import Tensor
+
+
+class OperatorMethods(TensorMethods):
+    """What the signs + - * / ** @ == < & and so on do."""
+
+    __slots__ = ()
+
+    @binary_operator
+    def __add__(self, other: Any) -> Tensor:
+        return elementwise.Add.apply(*operands("add", self, other))
+
+    @binary_operator
+    def __radd__(self, other: Any) -> Tensor:
+        return elementwise.Add.apply(*operands("add", other, self))
+
+    @binary_operator
+    def __sub__(self, other: Any) -> Tensor:
+        return elementwise.Subtract.apply(*operands("subtract", self, other))
+
+    @binary_operator
+    def __rsub__(self, other: Any) -> Tensor:
+        return elementwise.Subtract.apply(*operands("subtract", other, self))
+
+    @binary_operator
+    def __mul__(self, other: Any) -> Tensor:
+        return elementwise.Multiply.apply(*operands("multiply", self, other))
+
+    @binary_operator
+    def __rmul__(self, other: Any) -> Tensor:
+        return elementwise.Multiply.apply(*operands("multiply", other, self))
+
+    @binary_operator
+    def __truediv__(self, other: Any) -> Tensor:
+        return elementwise.Divide.apply(*operands("divide", self, other, quotient=True))
+
+    @binary_operator
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return elementwise.Divide.apply(*operands("divide", other, self, quotient=True))
+
+    @binary_operator
+    def __pow__(self, other: Any) -> Tensor:
+        return elementwise.Power.apply(*operands("power", self, other))
+
+    @binary_operator
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.Power.apply(*operands("power", other, self))
+
+    @binary_operator
+    def __matmul__(self, other: Any) -> Tensor:
+        return neural.MatMul.apply(*operands("matmul", self, tensor_like("matmul", other, self)))
+
+    @binary_operator
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return neural.MatMul.apply(*operands("matmul", tensor_like("matmul", other, self), self))
+
+    def __neg__(self) -> Tensor:
+        return elementwise.Negate.apply(self)
+
+    def __pos__(self) -> Self:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return elementwise.Absolute.apply(self)
+
+    def matmul(self, other: Any) -> Tensor:
+        """Return self @ other."""
+        return self @ other
+
+    # Comparisons: boolean tensors without history
+
+    @quiet
+    def _compare(self, other: Any, name: str) -> Tensor:
+        number = other.item() if isinstance(other, np.generic) else other
+        if isinstance(number, int) and self.dtype.kind in "iu" and not fits(number, self.dtype):
+            # Below or above all numbers of the dtype, which settles it for every element.
+            answer = bool(getattr(np, name)(0, 1 if number > 0 else -1))
+            return self._result(self.backend.xp.full(self.shape, answer))
+        a, b = operands(name, self, other)
+        left, right = (getattr(each, "array", each) for each in (a, b))
+        try:
+            return self._result(getattr(self.backend.xp, name)(left, right))
+        except ValueError:
+            raise elementwise.broadcast_error(name, left, right) from None
+
+    @binary_operator
+    def __eq__(self, other: Any) -> Any:
+        return self._compare(other, "equal")
+
+    @binary_operator
+    def __ne__(self, other: Any) -> Any:
+        return self._compare(other, "not_equal")
+
+    @binary_operator
+    def __lt__(self, other: Any) -> Tensor:
+        return self._compare(other, "less")
+
+    @binary_operator
+    def __le__(self, other: Any) -> Tensor:
+        return self._compare(other, "less_equal")
+
+    @binary_operator
+    def __gt__(self, other: Any) -> Tensor:
+        return self._compare(other, "greater")
+
+    @binary_operator
+    def __ge__(self, other: Any) -> Tensor:
+        return self._compare(other, "greater_equal")
+
+    __hash__ = object.__hash__
+
+    def _logical(self, other: Any, name: str) -> Tensor:
+        number = other.item() if isinstance(other, np.generic) else other
+        if isinstance(number, int) and self.dtype.kind in "iu":  # it takes the tensor's dtype
+            check_fits(name, number, self.dtype)
+            other = self.backend.xp.asarray(number, dtype=self.dtype)
+        other = tensor_like(name, other, self)
+        a, b = self.dtype, other.dtype
+        # No integers hold both int64's and uint64's: together these are floats.
+        if is_floating(a) or is_floating(b) or is_floating(np.result_type(a, b)):
+            raise TypeError(f"{name}: {a} and {b}; expected booleans or integers")
+        try:
+            return self._result(getattr(self.backend.xp, name)(self.array, other.array))
+        except ValueError:
+            raise elementwise.broadcast_error(name, self, other) from None
+
+    @binary_operator
+    def __and__(self, other: Any) -> Tensor:
+        return self._logical(other, "bitwise_and")
+
+    @binary_operator
+    def __or__(self, other: Any) -> Tensor:
+        return self._logical(other, "bitwise_or")
+
+    @binary_operator
+    def __xor__(self, other: Any) -> Tensor:
+        return self._logical(other, "bitwise_xor")
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __invert__(self) -> Tensor:
+        if is_floating(self.dtype):
+            raise TypeError(f"invert: {self.dtype}, expected booleans or integers")
+        return self._result(~self.array)
