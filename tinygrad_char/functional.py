@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import is_floating
+from kernels.array import Array, is_floating
 from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
+from kernels.half import rounded, widened
 from kernels.softmax import causal_mask
 from tinygrad_char.along import along
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
@@ -38,6 +39,7 @@ from tinygrad_char.losses import (  # noqa: F401 (given on)
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops import rms_norm as rms
+from tinygrad_char.ops.batch_norm import BatchNorm
 from tinygrad_char.ops.reduction import Axis, normalize_axes
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
@@ -264,6 +266,57 @@ def layer_norm(
         return neural.LayerNorm.apply(x, weight, bias, eps=eps)
     rows = [each if each is None else each.reshape(-1) for each in (weight, bias)]
     return neural.LayerNorm.apply(_joined(x, shape), *rows, eps=eps).reshape(x.shape)
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias: x (N, C, ...), the others (C,).
+
+    In training, mean and (biased) variance are those of x over all axes but the second, and
+    running averages, where given, are changed in place: new = (1 - momentum) * old + momentum *
+    batch, with the unbiased variance. Else the running averages are used.
+
+    Raises
+    ------
+    ValueError
+        x has less than two axes, another argument not the shape (C,), a channel in training less
+        than two values; or not in training, running averages are missing.
+    """
+    x = floating(x)
+    others = {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }
+    _same_dtype("batch_norm", [x, *(each for each in others.values() if each is not None)])
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm: x {x.shape}; expected (N, C) or (N, C, ...)")
+    for name, each in others.items():
+        if each is not None and each.shape != x.shape[1:2]:
+            raise ValueError(f"batch_norm: {name} {each.shape} for x {x.shape}, not {x.shape[1:2]}")
+    if training and x.size <= x.shape[1]:
+        raise ValueError(f"batch_norm: x {x.shape} holds less than two values for a channel")
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError("batch_norm: running_mean and running_var are needed unless in training")
+
+    def note(mean: Array, var: Array, count: int) -> None:
+        for running, batch in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
+            if running is not None:
+                total = widened(running.array) * (1 - momentum) + batch * momentum
+                running.copy_(running._result(rounded(total, running.dtype)))
+
+    averages = (None, None) if training else (running_mean, running_var)
+    given = [each if each is None else each.detach() for each in averages]
+    return BatchNorm.apply(x, weight, bias, *given, eps=eps, note=note)
 
 
 def rms_norm(

@@ -28,6 +28,12 @@ from tinygrad_char.ops.loss import PairLoss
 from tinygrad_char.ops.reduction import Reduction
 from tinygrad_char.tensor import Transfer
 
+
+def averages(make, dtype):
+    """Return a running mean and variance of three channels."""
+    return make(np.array([0.5, -1, 2]), dtype), make(np.array([0.25, 1, 3]), dtype)
+
+
 IDX = np.array([[0, 2, 1], [2, 2, 0]])
 MASK = np.array([[True, False, True, True], [False] * 4, [True, True, False, False]])
 TARGETS = np.array([3, 0, -100, 1, 3])
@@ -365,6 +371,29 @@ NETWORKS = [
         lambda x: F.layer_norm(x.T, normalized_shape=(4, 3, 2)),
         lambda t, x: t.nn.functional.layer_norm(x.permute(2, 1, 0), (4, 3, 2)),
         (2, 3, 4),
+    ),
+    *(
+        Case(
+            f"batch_norm/{len(shape)} axes",
+            lambda x, w, b: F.batch_norm(x, weight=w, bias=b, training=True),
+            lambda t, x, w, b: t.nn.functional.batch_norm(x, None, None, w, b, True),
+            (shape, (3,), (3,)),
+        )
+        for shape in ((6, 3), (4, 3, 5), (2, 3, 2, 2))
+    ),
+    *one(
+        "batch_norm/weight alone",
+        lambda x, w: F.batch_norm(x, weight=w, training=True, eps=0.1),
+        lambda t, x, w: t.nn.functional.batch_norm(x, None, None, w, None, True, eps=0.1),
+        *((5, 3), (3,)),
+    ),
+    *one(
+        "batch_norm/given",
+        lambda x, w, b: F.batch_norm(x, *averages(Tensor, x.dtype), w, b),
+        lambda t, x, w, b: t.nn.functional.batch_norm(
+            x, *averages(lambda each, _: t.tensor(each).to(x.dtype), None), w, b
+        ),
+        *((4, 3, 5), (3,), (3,)),
     ),
     *one(
         "rms_norm",

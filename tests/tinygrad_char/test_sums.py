@@ -5,7 +5,7 @@ import pytest
 
 from kernels.backend import DeviceError
 from kernels.devices import get_backend
-from tinygrad_char import Tensor
+from tinygrad_char import Tensor, nn
 from tinygrad_char import functional as F
 
 ROWS = 10_000
@@ -99,3 +99,58 @@ def test_gradients_of_what_was_broadcast(device):
         y = make(b, Tensor(np.ones((ROWS, 3), np.float32), device=device))
         y.backward(grad if device == "cpu" else Tensor(grad, device=device))
         assert_near(abs(b.grad) / ROWS, 100.1)
+
+
+class TestBatchNorm:
+    def test_equal_numbers_are_0(self, device):
+        for value in (1449.6, 100.1, 1e30):
+            for shape in ((2, 3), (7, 3), (10, 3, 4), (ROWS, 3)):
+                norm = nn.BatchNorm1d(3).to(device)
+                y = norm(Tensor(np.full(shape, value, np.float32), device=device))
+                assert not y.detach().to("cpu").numpy().any()
+
+    def test_gradients_of_many_rows(self, device):
+        norm = nn.BatchNorm1d(3).to(device)
+        x = np.random.default_rng(0).standard_normal((ROWS, 3)).astype(np.float32)
+        y = norm(Tensor(x, device=device))
+        y.backward(Tensor(np.full(y.shape, 100.1, np.float32), device=device))
+        assert_near(norm.bias.grad / ROWS, 100.1)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_float16_is_computed_in_float32(self, training):
+        rng = np.random.default_rng(1)
+        x = (rng.standard_normal((50, 3)) * 300).astype(np.float16)
+        grad = rng.standard_normal((50, 3)).astype(np.float16)
+        norm, wide = nn.BatchNorm1d(3).astype(np.float16), nn.BatchNorm1d(3)
+        results = []
+        for module, dtype in ((norm.train(training), np.float16), (wide.train(training), None)):
+            given = Tensor(x.astype(dtype or np.float32), requires_grad=True)
+            y = module(given)
+            y.backward(grad.astype(y.dtype))
+            parts = (y.detach(), given.grad, module.weight.grad, module.running_mean)
+            results.append([each.numpy() for each in parts])
+        for mine, exact in zip(*results, strict=True):
+            assert mine.dtype == np.float16
+            np.testing.assert_array_equal(mine, exact.astype(np.float16))
+
+    def test_a_weight_without_a_bias(self):
+        x = Tensor(np.random.default_rng(2).standard_normal((5, 3)))
+        weight = Tensor(np.array([1.0, 2, 3]))
+        plain = F.batch_norm(x, training=True)
+        np.testing.assert_allclose(
+            F.batch_norm(x, weight=weight, training=True).numpy(), (plain * weight).numpy()
+        )
+
+    @pytest.mark.parametrize(
+        ("shape", "options", "message"),
+        [
+            ((3,), {"training": True}, r"x \(3,\); expected \(N, C\)"),
+            ((1, 3), {"training": True}, "less than two values for a channel"),
+            ((0, 3), {"training": True}, "less than two values for a channel"),
+            ((4, 3), {}, "running_mean and running_var are needed"),
+            ((4, 3), {"training": True, "weight": Tensor(np.ones(4))}, r"weight \(4,\) for x"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, shape, options, message):
+        with pytest.raises(ValueError, match=message):
+            F.batch_norm(Tensor(np.ones(shape)), **options)

@@ -10,7 +10,6 @@ import numpy as np
 
 from kernels.gelu import APPROXIMATE
 from tinygrad_char import functional as F
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn.module import Module, Parameter
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.spelling import spelled
@@ -221,31 +220,20 @@ class BatchNorm1d(Module):
                 f"BatchNorm1d({self.num_features}): x has shape {x.shape}, expected "
                 f"(N, {self.num_features}) or (N, {self.num_features}, L)"
             )
-        shape = (1, self.num_features, 1)[: x.ndim]
-        axes = (0, 2)[: x.ndim - 1]
         if self.training:
             if x.size == self.num_features:
                 raise ValueError(f"BatchNorm1d: shape {x.shape} holds one value for each feature")
-            mean = x.mean(axes, keepdims=True)
-            centered = x - mean
-            var = (centered * centered).mean(axes, keepdims=True)
-            self._track(mean, var, x.size // self.num_features)
-        else:
-            centered = x - self.running_mean.reshape(shape)
-            var = self.running_var.reshape(shape)
-        y = centered / (var + self.eps).sqrt()
-        if self.weight is not None:
-            y = y * self.weight.reshape(shape)
-        return y if self.bias is None else y + self.bias.reshape(shape)
-
-    @no_grad()
-    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
-        keep = 1 - self.momentum
-        batch_mean, batch_var = mean.detach().reshape(-1), var.detach().reshape(-1)
-        unbiased = batch_var * (count / (count - 1))
-        self.running_mean.copy_(self.running_mean * keep + batch_mean * self.momentum)
-        self.running_var.copy_(self.running_var * keep + unbiased * self.momentum)
-        self.num_batches_tracked.copy_(self.num_batches_tracked + 1)
+            self.num_batches_tracked.copy_(self.num_batches_tracked + 1)
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
 
     def extra_repr(self) -> str:
         """Return the sizes."""
