@@ -387,7 +387,6 @@ def embedding(idx: Any, weight: Tensor, addend: Tensor | None = None, dtype: Any
     return neural.Embedding.apply(idx, weight, addend, dtype=dtype)
 
 
-@spelled(causal="is_causal")
 def attention(
     q: Tensor,
     k: Tensor,
@@ -402,8 +401,9 @@ def attention(
     """Return dropout(softmax(scale q k^T)) v: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
 
     There may be any number of axes before the last two; they broadcast. With `causal`, query i
-    sees keys j <= i + S - T: the queries are the last T positions. The default scale is
-    1 / sqrt(D). Dropout above 0 needs a key, from `random.Stream.dropout_key`.
+    sees keys j <= i + S - T: the queries are the last T positions (PyTorch's is_causal takes them
+    as the first, j <= i, which differs where T is not S). The default scale is 1 / sqrt(D).
+    Dropout above 0 needs a key, from `random.Stream.dropout_key`.
 
     `attn_mask` broadcasts to (..., T, S): booleans, True where a query sees a key, or floats,
     which are added to the scores and may need a gradient; -infinity hides a key. A query that

@@ -369,7 +369,7 @@ class TestMaskedAttention:
         for mask in (seen, added):
             masked = F.attention(q, k, v, attn_mask=mask).detach().numpy()
             np.testing.assert_allclose(masked, plain, atol=1e-6)
-        both = F.attention(q, k, v, attn_mask=np.ones((3, 5), bool), is_causal=True)
+        both = F.attention(q, k, v, attn_mask=np.ones((3, 5), bool), causal=True)
         np.testing.assert_allclose(both.detach().numpy(), plain, atol=1e-6)
 
     @pytest.mark.parametrize("hide", [False, -math.inf], ids=["boolean", "added"])
