@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.array import Array
+from kernels.array import Array, native
 from kernels.backend import Backend
 from kernels.cuda_mask import RecordedKey
 from kernels.cuda_operation import ACCESS_BYTES
@@ -90,6 +90,7 @@ class TrainingStep:
 
         A replay calls `meanwhile` while the device computes.
         """
+        batches = [tuple(map(native, batch)) for batch in batches]
         alone = is_detecting_nonfinite() or has_forward_hooks()
         if alone or self.reason is not None or not self._computed:
             self._computed = True

@@ -36,7 +36,7 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
     elif isinstance(data, Sequence) and not isinstance(data, str):
         data = _plain(data)
     try:
-        array = np.array(data, dtype=dtype)
+        array = native(np.array(data, dtype=dtype))
     except ValueError as error:
         raise ValueError(f"tensor from a nested sequence: {error}") from None
     if is_array or dtype is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array
+from kernels.array import Array, native
 from tinygrad_char.autograd import (
     Trace,
     is_detecting_nonfinite,
@@ -88,6 +88,7 @@ class TracedLoss:
 
     def compute(self, batch: Batch, weight: float) -> Computed:
         """Return the same in arrays that are used again after `release` is called."""
+        batch = tuple(map(native, batch))
         if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
             return self._on_tape(batch, weight)
         shapes = tuple((each.shape, each.dtype) for each in batch)
@@ -197,6 +198,7 @@ class TracedCall:
 
     def __call__(self, *arrays: np.ndarray) -> Array:
         """Return the result's array."""
+        arrays = tuple(map(native, arrays))
         if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
             return self._on_tape(arrays)
         if self._program is None:

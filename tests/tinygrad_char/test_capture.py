@@ -29,8 +29,8 @@ def on_cpu():
 class Run:
     """A small GPT in training, with dropout, two groups, clipping and a changing rate."""
 
-    def __init__(self, eager=False, length=7, **changes):
-        self.generator, self.length = Generator(5), length
+    def __init__(self, eager=False, length=7, dtype="=i8", **changes):
+        self.generator, self.length, self.dtype = Generator(5), length, dtype
         options = {"dropout": 0.25, "bias": True, "tied": True}
         config = GPTConfig(8, 1, 2, 16, **{**options, **changes})
         self.model = GPT(config, 11, generator=self.generator).to(DEVICE)
@@ -52,7 +52,8 @@ class Run:
         for number in range(steps):
             self.optimizer.set_lr(1e-2 / (number + 1))
             batches = [
-                tuple(self.rng.integers(0, 11, (2, batch, self.length))) for _ in range(count)
+                tuple(self.rng.integers(0, 11, (2, batch, self.length)).astype(self.dtype))
+                for _ in range(count)
             ]
             alone = count == 1
             results.append(self.step(*batches[0]) if alone else self.step.accumulated(batches))
@@ -84,6 +85,13 @@ def test_replays_are_the_steps_that_are_computed_each_time(length, changes):
     assert_same(recorded, computed, results, expected)
     masks = {round(each.loss, 4) for each in results}
     assert len(masks) == 6
+
+
+def test_batches_in_the_other_byte_order_are_the_same_numbers():
+    recorded, computed = Run(dtype=">i8"), Run(eager=True)
+    results, expected = recorded.make(6), computed.make(6)
+    assert recorded.step.replays
+    assert_same(recorded, computed, results, expected)
 
 
 def test_a_replay_launches_nothing_from_python(monkeypatch):

@@ -271,6 +271,7 @@ BIG = np.array([1.0, 2.0, 3.0], ">f4")
         lambda a, device: (
             tg.from_numpy(a[0]).to(device) if a[0].ndim else tg.from_numpy(a[:1]).to(device)
         ),
+        lambda a, device: Tensor([a, a], a.dtype, device=device)[0],
         lambda a, device: tg.zeros((3,), a.dtype, device=device),
         lambda a, device: tg.full((3,), 2, a.dtype, device=device),
         lambda a, device: tg.arange(3, dtype=a.dtype, device=device),

@@ -93,6 +93,16 @@ def test_every_call_gives_the_bits_of_the_tape(calls, dropout, dtype):
     assert made.traced.reason is None
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_batches_of_either_byte_order_are_repeated(order):
+    made, other = Made(0.0), Made(0.0)
+    for _ in range(6):
+        batch = draw()
+        found = made.traced.gradients([each.astype(f"{order}i8") for each in batch], 0.5)
+        same(found, on_tape(other, batch, 0.5))
+    assert made.traced.reason is None
+
+
 def test_from_the_third_call_on_nothing_is_put_on_the_tape(monkeypatch):
     made = Made(0.3)
     counts = count_applied(monkeypatch)
