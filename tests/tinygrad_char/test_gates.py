@@ -6,6 +6,7 @@ Warnings are errors here, so none of these operations may warn either.
 
 import numpy as np
 import pytest
+from op_cases import CASES, outputs
 
 from kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char import Tensor, cat, nn, optim, stack
@@ -302,6 +303,27 @@ def test_updates_beyond_the_range_do_not_warn(make, dtype, value):
     for _ in range(2):
         (parameter * 1).backward(np.full(3, value))
         optimizer.step()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_no_operation_warns_whatever_the_numbers(case):
+    rng = np.random.default_rng(1)
+    for dtype in ("f2", "f4", "f8"):
+        with np.errstate(over="ignore"):
+            special = np.array(
+                [INF, -INF, NAN, 0, -0.0, 1e38, -1e38, 1e-40, 1e-30, 1, -2], np.float64
+            ).astype(dtype)
+        inputs = [rng.choice(special, each.shape) for each in case.inputs()]
+        for arrays in (inputs, [np.zeros_like(each) for each in inputs]):
+            leaves = [Tensor(each, requires_grad=True) for each in arrays]
+            try:
+                results = outputs(case.ours(*leaves))
+            except ValueError as error:  # of losses, for what is no probability
+                assert "probabilit" in str(error)  # noqa: PT017
+                continue
+            for each in results:
+                cotangent = rng.choice(special, each.shape).astype(each.dtype)
+                each.backward(cotangent, retain_graph=True)
 
 
 def test_values_beyond_the_range_do_not_warn():

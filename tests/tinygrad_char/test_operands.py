@@ -177,6 +177,17 @@ def test_indices_beyond_int64_do_not_become_negative(index, device):
             take()
 
 
+def test_arrays_of_the_host_index_tensors_of_a_device():
+    x = Tensor(np.ones((3, 4), "f4"), device="cuda-on-cpu", requires_grad=True)
+    mask = np.eye(3, 4, dtype=bool)
+    for index in (np.array([0, 0, 2]), mask, (slice(None), np.array([1])), [2, 0], (1, [0, 0])):
+        x.grad = None
+        x[index].sum().backward()
+        expected = np.zeros((3, 4))
+        np.add.at(expected, index, 1)
+        np.testing.assert_array_equal(x.grad.cpu().numpy(), expected)
+
+
 def test_ranges_of_small_dtypes():
     assert tg.arange(120, 128, dtype="i1").tolist() == list(range(120, 128))
     assert tg.arange(0, 2, 0.5, dtype="i1").tolist() == [0, 0, 1, 1]

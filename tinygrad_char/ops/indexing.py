@@ -44,8 +44,12 @@ class GetItem(Function):
     def forward(self, x: Array, *, index: Any) -> Array:
         """Return x[index]; IndexError that names the shape and the index where it does not fit."""
         self.source = x.shape
-        self.index = index
         self.basic = self.is_view = is_basic(index)  # type: ignore[misc]
+        if not self.basic:  # arrays may be the host's
+            parts = index if isinstance(index, tuple) else (index,)
+            xp = self.backend.xp
+            index = tuple(xp.asarray(each) if hasattr(each, "dtype") else each for each in parts)
+        self.index = index
         try:
             y = x[index]
         except IndexError as error:
