@@ -3,6 +3,10 @@
 
 enum { LANES = 16, PART = 4096 }; /* numbers of a row that are added up in single precision */
 
+static const float FAR = 4; /* deviations from zero: see layernorm.py */
+
+INLINE float square(float x) { return x * x; }
+
 /* In double precision, so that the mean of equal numbers is that number. */
 INLINE double mean_of(const float *x, int64_t channels)
 {
@@ -19,7 +23,13 @@ INLINE double mean_of(const float *x, int64_t channels)
     return (sum + sums[0]) / (double)channels;
 }
 
-INLINE float variance_of(const float *x, float mean, int64_t channels)
+/* What a row's mean lost when it was rounded; 0 where it is near zero, in which none of it shows. */
+INLINE float rest_of(const float *x, float mean, float rstd, int64_t channels)
+{
+    return fabsf(mean) * rstd > FAR ? (float)(mean_of(x, channels) - (double)mean) : 0;
+}
+
+INLINE float variance_of(const float *x, float mean, float rest, int64_t channels)
 {
     double total = 0;
     for (int64_t start = 0; start < channels; start += PART) {
@@ -28,9 +38,9 @@ INLINE float variance_of(const float *x, float mean, int64_t channels)
         float squares[LANES] = {0}, sum = 0;
         for (int64_t j = start; j < whole; j += LANES)
             for (int lane = 0; lane < LANES; lane++)
-                squares[lane] += (x[j + lane] - mean) * (x[j + lane] - mean);
+                squares[lane] += square((x[j + lane] - mean) - rest);
         for (int64_t j = whole; j < start + count; j++)
-            sum += (x[j] - mean) * (x[j] - mean);
+            sum += square((x[j] - mean) - rest);
         for (int half = LANES / 2; half > 0; half /= 2)
             for (int lane = 0; lane < half; lane++)
                 squares[lane] += squares[lane + half];
@@ -45,9 +55,19 @@ MULTIVERSION void layernorm_forward(const float *x, const float *weight, const f
                                     int64_t channels, float eps)
 {
     for (int64_t i = 0; i < rows; i++, x += channels, y += channels) {
-        const double exact = mean_of(x, channels);
-        const float m = (float)exact, rest = (float)(exact - (double)m);
-        const float r = 1.0f / sqrtf(variance_of(x, m, channels) + eps);
+        float m = 0, rest = 0;
+#pragma omp simd reduction(+ : m)
+        for (int64_t j = 0; j < channels; j++)
+            m += x[j];
+        m /= (float)channels;
+        float variance = variance_of(x, m, 0, channels);
+        if (m * m > FAR * FAR * variance) { /* what m has lost, or was added up wrong, may show */
+            const double exact = mean_of(x, channels);
+            m = (float)exact;
+            rest = (float)(exact - (double)m);
+            variance = variance_of(x, m, rest, channels);
+        }
+        const float r = 1.0f / sqrtf(variance + eps);
         mean[i] = m;
         rstd[i] = r;
         for (int64_t j = 0; j < channels; j++)
@@ -76,11 +96,11 @@ MULTIVERSION int layernorm_backward(const float *grad, const float *x, const flo
         return -1;
     }
     for (int64_t i = 0; i < rows; i++, x += channels, grad += channels) {
-        const float m = mean[i], r = rstd[i];
+        const float m = mean[i], r = rstd[i], rest = rest_of(x, m, r, channels);
         if (grad_weight) {
             float *const block = weights.block;
             for (int64_t j = 0; j < channels; j++)
-                block[j] += grad[j] * ((x[j] - m) * r);
+                block[j] += grad[j] * (((x[j] - m) - rest) * r);
             column_sums_end_row(&weights);
         }
         if (grad_bias) {
@@ -97,20 +117,20 @@ MULTIVERSION int layernorm_backward(const float *grad, const float *x, const flo
             for (int64_t j = 0; j < channels; j++) {
                 const float g = grad[j] * weight[j];
                 sum += g;
-                projection += g * ((x[j] - m) * r);
+                projection += g * (((x[j] - m) - rest) * r);
             }
         } else {
 #pragma omp simd reduction(+ : sum, projection)
             for (int64_t j = 0; j < channels; j++) {
                 sum += grad[j];
-                projection += grad[j] * ((x[j] - m) * r);
+                projection += grad[j] * (((x[j] - m) - rest) * r);
             }
         }
         sum /= (float)channels;
         projection /= (float)channels;
         for (int64_t j = 0; j < channels; j++) {
             const float g = weight ? grad[j] * weight[j] : grad[j];
-            grad_x[j] = (g - sum - (x[j] - m) * r * projection) * r;
+            grad_x[j] = (g - sum - ((x[j] - m) - rest) * r * projection) * r;
         }
         if (addend) {
             for (int64_t j = 0; j < channels; j++)

@@ -10,6 +10,7 @@
 #include "row.cuh"
 
 constexpr int N = VECTOR, STEP = N * WARPS * WARP, BLOCK_WARPS = 8;
+constexpr float FAR = 4.0f; /* see layernorm.py */
 
 extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
@@ -25,7 +26,8 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
     y += row * columns;
     const int first = N * (threadIdx.x % (WARPS * WARP));
 
-    const Row<SCALAR, N, STEP> own(x, first, columns);
+    /* of single numbers so many that passes over them leave registers for what they add up */
+    const Row<SCALAR, N, STEP, N == 1 ? 24 : 32> own(x, first, columns);
     float sum = 0.0f;
     own.each([&](int, const float (&values)[N]) {
 #pragma unroll
@@ -107,7 +109,18 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
          row += (long long)gridDim.x * GROUPS) {
         const SCALAR *grad_row = grad + row * columns, *x_row = x + row * columns;
         const float center = mean[row], scale = rstd[row];
-        float sum = 0.0f, projection = 0.0f;
+        float sum = 0.0f, projection = 0.0f, rest = 0.0f;
+        if (fabsf(center) * scale > FAR) {
+#pragma unroll 1
+            for (int c = first; c < columns; c += STEP) {
+                float values[N];
+                load<N>(values, x_row + c);
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    rest += values[j] - center;
+            }
+            rest = reduce_warps<Sum, WARPS>(rest, scratch) / columns;
+        }
         Pack<SCALAR, N> next_g, next_x; /* read one step ahead */
         if (first < columns) {
             next_g = fetch<N>(grad_row + first);
@@ -124,7 +137,7 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 g[j] = to_float(own_g.at[j]);
-                normalized[j] = (to_float(own_x.at[j]) - center) * scale;
+                normalized[j] = ((to_float(own_x.at[j]) - center) - rest) * scale;
             }
             if (weight)
                 load<N>(factor, weight + c);
@@ -164,7 +177,7 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
             for (int j = 0; j < N; j++) {
                 if (weight)
                     g[j] *= factor[j];
-                normalized[j] = (normalized[j] - center) * scale;
+                normalized[j] = ((normalized[j] - center) - rest) * scale;
                 g[j] = (g[j] - sum - normalized[j] * projection) * scale + other[j];
             }
             store<N>(grad_x + row * columns + c, g);

@@ -1,7 +1,12 @@
 """Layer normalisation over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
 
+import numpy as np
+
 from kernels.array import Array, namespace
 from kernels.reduce import moments, total
+
+FAR = 4
+"""Standard deviations from which on a mean's own rounding could be seen in the gradients."""
 
 
 def forward(
@@ -37,11 +42,18 @@ def backward(
 
     With n = (x - mean) * rstd and g = dy * weight:
     dx = rstd * (g - mean(g) - n * mean(g * n)),  dweight = sum(dy * n),  dbias = sum(dy).
+    Of a row far from zero the mean is kept but to the row's own size: the mean of x - mean is what
+    that has lost, and is subtracted too, as in forward.
     An addend of x's shape and dtype, which is left as it is, is added to dx.
     """
     need_x, need_weight, need_bias = needs
     channels = x.shape[-1]
+    xp = namespace(x)
     normalized = x - mean
+    far = abs(mean) * rstd > FAR
+    if xp is not np or far.any():  # on a device nobody asks: the answer would have to be waited for
+        rest = normalized.mean(axis=-1, keepdims=True)
+        normalized -= xp.where(far, rest, rest.dtype.type(0))
     normalized *= rstd
     grad_x = grad_weight = grad_bias = None
     if need_weight:

@@ -75,6 +75,25 @@ def test_layernorm_far_from_zero_is_not_cancelled(launcher):
     assert np.abs(rstd * exact - 1).max() < 1e-4
 
 
+@pytest.mark.parametrize("columns", [33, 128, 1500])
+@pytest.mark.parametrize(("mean", "deviation"), [(3000, 1), (-1000, 0.02)])
+def test_gradients_of_layernorm_far_from_zero(launcher, columns, mean, deviation):
+    rng = np.random.default_rng(columns)
+    x, grad = draw(rng, (2, 5, columns))
+    x = x * np.float32(deviation) + np.float32(mean)
+    weight = draw(rng, columns)
+    needs = (True, True, True)
+    truth = np.float64
+    exact = reference_layernorm.forward(*(each.astype(truth) for each in (x, weight, weight)))
+    kernel = LayerNorm(launcher)
+    y, *kept = kernel.forward(x, weight, weight)
+    assert np.abs(y - exact[0]).max() <= 1e-6 * np.abs(exact[0]).max()
+    wide = (each.astype(truth) for each in (grad, x, weight))
+    expected = reference_layernorm.backward(*wide, *exact[1:], needs)
+    for mine, true in zip(kernel.backward(grad, x, weight, *kept, needs), expected, strict=True):
+        assert np.abs(mine - true).max() <= 1e-6 * np.abs(true).max()
+
+
 def test_layernorm_of_no_rows_has_zero_gradients(launcher):
     x, weight = np.empty((0, 7), np.float32), np.ones(7, np.float32)
     kernel = LayerNorm(launcher)
