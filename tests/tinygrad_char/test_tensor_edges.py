@@ -424,6 +424,11 @@ def test_borders_as_pytorch_and_as_numpy_write_them():
             == np.pad(values, ((0, 0), (2, 2)), mode=numpys).tolist()
         )
         assert t.pad((-1, 1), mode).shape == (2, 3)
+    # an edge is repeated even if it is cut off, but the other end is what is left
+    assert t.pad((-3, 2), "replicate").tolist() == [[2, 2], [5, 5]]
+    assert t.pad((-1, 2), "circular").tolist() == [[1, 2, 1, 2], [4, 5, 4, 5]]
+    with pytest.raises(ValueError, match=r"pad: .*something to fill a border from"):
+        Tensor(np.zeros((2, 0))).pad((1, 0), "replicate")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +443,7 @@ def test_borders_as_pytorch_and_as_numpy_write_them():
         ("ab", {}),
         ((-2, -2), {}),
         ((-4, 3), {}),
-        ((-3, 1), {"mode": "replicate"}),
+        ((-3, 1), {"mode": "circular"}),
         ((1, 1), {"mode": "odd"}),
     ],
 )
@@ -517,7 +522,7 @@ def test_diagonals_outside_are_empty():
         ("ij,jk", [(2, 3)], "2 subscript"),
         ("i1", [(2, 3)], "'1' in the subscripts"),
         ("ii", [(2, 3)], "lengths"),
-        ("...i->i", [(2, 3)], "no place in the result"),
+        ("i...->i..", [(2, 3)], "'i..' as the result"),
         ("i..j", [(2, 3)], "'i..j'"),
     ],
 )

@@ -305,11 +305,13 @@ class ShapeMethods(TensorMethods):
             raise ValueError(f"diag: shape {self.shape}, expected a vector or a matrix")
         return self.diagonal(diagonal)
 
-    def diag_embed(self, offset: int = 0) -> Tensor:
-        """Return matrices with the vectors of the last axis as their diagonals."""
+    @spelled(axis1="dim1", axis2="dim2")
+    def diag_embed(self, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
+        """Return matrices, of the axes axis1 and axis2, with the last axis as their diagonals."""
         if self.ndim == 0:
             raise ValueError("diag_embed: a tensor without axes; expected (..., n)")
-        return moving.DiagonalMatrix.apply(self, offset=offset)
+        places = normalize_axes("diag_embed", (axis1, axis2), self.ndim + 1)
+        return moving.DiagonalMatrix.apply(self, offset=offset).moveaxis((-2, -1), places)
 
     # Parts
 

@@ -10,7 +10,8 @@ from tinygrad_char.autograd import Function
 def parse(subscripts: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str], str]:
     """Return a letter for every axis of every operand, and of the result.
 
-    An ellipsis becomes capital letters, counted from the last axis, or others that are not used.
+    An ellipsis becomes letters that are not used, counted from its last axis. Where the result has
+    none, its axes are summed.
 
     Raises
     ------
@@ -46,8 +47,6 @@ def parse(subscripts: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str]
         if "." in result.replace("...", "", 1):
             raise wrong(f"{result!r} as the result")
         output = result.replace("...", ellipsis)
-        if "..." not in result and longest:
-            raise wrong("the axes of the ellipsis have no place in the result")
     else:
         every = given.replace("...", "").replace(",", "")
         output = ellipsis + "".join(each for each in sorted(letters) if every.count(each) == 1)

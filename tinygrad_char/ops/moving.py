@@ -100,10 +100,11 @@ class Pad(Function):
         self.mode = mode
         for length, (a, b) in zip(x.shape, widths, strict=True):
             left = length + min(a, 0) + min(b, 0)
-            if left < 0 or (left == 0 and max(a, b) > 0 and mode != "constant"):
+            source = {"constant": 1, "wrap": left}.get(mode, length)
+            if left < 0 or (source == 0 and max(a, b) > 0):
                 raise ValueError(
-                    f"pad: widths {(a, b)} for an axis of length {length}; expected to cut no more "
-                    f"than there is, and to leave something to fill a border from"
+                    f"pad: widths {(a, b)} for an axis of length {length}, mode={mode!r}; expected "
+                    "to cut no more than there is, and something to fill a border from"
                 )
         if mode != "constant":
             self.index = np.ix_(*self._sources(x.shape, widths))
@@ -128,9 +129,13 @@ class Pad(Function):
         """Return along each axis which elements the padded axis has."""
         sources = []
         for length, (a, b) in zip(shape, widths, strict=True):
-            left = np.arange(length)[max(-a, 0) : length - max(-b, 0)]  # cut first, as PyTorch does
+            numbers = np.arange(length)
             border = [(max(a, 0), max(b, 0))]
-            sources.append(np.pad(left, border, mode=self.mode))  # type: ignore[call-overload]
+            if self.mode == "wrap":  # which goes on with what is left, as in PyTorch
+                sources.append(np.pad(numbers[_cut(a, b, length)], border, mode="wrap"))
+            else:
+                padded = np.pad(numbers, border, mode=self.mode)  # type: ignore[call-overload]
+                sources.append(padded[_cut(a, b, len(padded))])
         return sources
 
     def backward(self, grad: Array) -> Array:
@@ -141,6 +146,11 @@ class Pad(Function):
             return add_at(xp, result, self.index, grad)
         result[self.taken] = grad[self.inside]
         return result
+
+
+def _cut(before: int, behind: int, length: int) -> slice:
+    """Return what negative widths leave of an axis."""
+    return slice(max(-before, 0), length - max(-behind, 0))
 
 
 class Diagonal(Function):
