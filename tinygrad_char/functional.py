@@ -24,6 +24,9 @@ from tinygrad_char.coerce import (
     promoted,
     tensor_like,
 )
+from tinygrad_char.functions import pad as pad
+from tinygrad_char.functions import sigmoid as sigmoid
+from tinygrad_char.functions import tanh as tanh
 from tinygrad_char.losses import (  # noqa: F401 (given on)
     REDUCTIONS,
     binary_cross_entropy,

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import operands, promoted, tensor_like
-from tinygrad_char.ops import contraction, exponentials, powers, rounding, trigonometry
+from tinygrad_char.ops import contraction, elementwise, exponentials, powers, rounding, trigonometry
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor
@@ -148,6 +148,19 @@ trunc = _of(Tensor.trunc)
 unbind = _of(Tensor.unbind)
 unsqueeze = _of(Tensor.unsqueeze)
 var = _of(Tensor.var)
+
+add = _binary(elementwise.Add, Tensor.add)
+subtract = sub = _binary(elementwise.Subtract, Tensor.sub)
+multiply = mul = _binary(elementwise.Multiply, Tensor.mul)
+divide = div = true_divide = _binary(elementwise.Divide, Tensor.div, quotient=True)
+power = pow = _binary(elementwise.Power, Tensor.pow)
+negative = neg = _of(Tensor.neg)
+equal = eq = _of(Tensor.eq)
+not_equal = ne = _of(Tensor.ne)
+less = lt = _of(Tensor.lt)
+less_equal = le = _of(Tensor.le)
+greater = gt = _of(Tensor.gt)
+greater_equal = ge = _of(Tensor.ge)
 
 acos, acosh, asin, asinh, atan, atan2, atanh = (
     *(arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh),

@@ -795,6 +795,7 @@ NOT_DIFFERENTIABLE = set(
     __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability check_activation
     one_hot integers argsort nonzero argwhere isnan isinf isfinite int long half bool
     __array_function__ __annotations__ __copy__ __reduce__ grad
+    eq ne lt le gt ge
     """.split()  # noqa: SIM905 (a list of them would be sixty lines)
 )
 

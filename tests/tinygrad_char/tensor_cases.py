@@ -71,6 +71,18 @@ MATHEMATICS = [
             ),
         )
     ),
+    *(
+        case
+        for name in ("add", "sub", "mul", "div", "pow")
+        for case in one(
+            name,
+            lambda a, b, name=name: getattr(a, name)(b) * getattr(tg, name)(b, 2),
+            lambda t, a, b, name=name: getattr(a, name)(b) * getattr(t, name)(b, 2),
+            *((2, 3), (3,)),
+            positive=True,
+        )
+    ),
+    *one("neg", lambda a: a.neg(), lambda t, a: a.neg(), (2, 3)),
     *one("round/decimals", lambda a: a.round(1), lambda t, a: a.round(decimals=1), (3, 4)),
     *one("__round__", lambda a: round(a, 1), lambda t, a: a.round(decimals=1), (3,)),
     *one("__floor__", math.floor, lambda t, a: a.floor(), (3,)),

@@ -193,6 +193,26 @@ def test_reflected_operands():
     assert (array % t).tolist() == [1, -2]
 
 
+def test_operators_by_name():
+    t = Tensor([1.0, 2.0, 3.0])
+    for method, function, sign in (
+        *(("add", tg.add, operator.add), ("sub", tg.subtract, operator.sub)),
+        *(("mul", tg.multiply, operator.mul), ("div", tg.divide, operator.truediv)),
+        *(("pow", tg.power, operator.pow), ("eq", tg.equal, operator.eq)),
+        *(("ne", tg.not_equal, operator.ne), ("lt", tg.less, operator.lt)),
+        *(("le", tg.less_equal, operator.le), ("gt", tg.greater, operator.gt)),
+        ("ge", tg.greater_equal, operator.ge),
+    ):
+        expected = sign(t, 2).tolist()
+        assert getattr(t, method)(2).tolist() == function(t, 2).tolist() == expected
+        with pytest.raises(TypeError, match="expected a tensor, a number"):
+            getattr(t, method)("text")
+    assert tg.subtract(2, t).tolist() == [1, 0, -1]
+    assert tg.negative(t).tolist() == [-1, -2, -3]
+    with pytest.raises(TypeError, match="add: expected at least one tensor, got int and int"):
+        tg.add(1, 2)
+
+
 # Rounding
 
 

@@ -158,3 +158,53 @@ class OperatorMethods(TensorMethods):
         if is_floating(self.dtype):
             raise TypeError(f"invert: {self.dtype}, expected booleans or integers")
         return self._result(~self.array)
+
+    # By name, as PyTorch has them
+
+    def add(self, other: Any) -> Tensor:
+        """Return self + other."""
+        return elementwise.Add.apply(*operands("add", self, other))
+
+    def sub(self, other: Any) -> Tensor:
+        """Return self - other."""
+        return elementwise.Subtract.apply(*operands("subtract", self, other))
+
+    def mul(self, other: Any) -> Tensor:
+        """Return self * other."""
+        return elementwise.Multiply.apply(*operands("multiply", self, other))
+
+    def div(self, other: Any) -> Tensor:
+        """Return self / other."""
+        return elementwise.Divide.apply(*operands("divide", self, other, quotient=True))
+
+    def pow(self, other: Any) -> Tensor:
+        """Return self ** other."""
+        return elementwise.Power.apply(*operands("power", self, other))
+
+    def neg(self) -> Tensor:
+        """Return -self."""
+        return elementwise.Negate.apply(self)
+
+    def eq(self, other: Any) -> Tensor:
+        """Return where self == other."""
+        return self._compare(other, "equal")
+
+    def ne(self, other: Any) -> Tensor:
+        """Return where self != other."""
+        return self._compare(other, "not_equal")
+
+    def lt(self, other: Any) -> Tensor:
+        """Return where self < other."""
+        return self._compare(other, "less")
+
+    def le(self, other: Any) -> Tensor:
+        """Return where self <= other."""
+        return self._compare(other, "less_equal")
+
+    def gt(self, other: Any) -> Tensor:
+        """Return where self > other."""
+        return self._compare(other, "greater")
+
+    def ge(self, other: Any) -> Tensor:
+        """Return where self >= other."""
+        return self._compare(other, "greater_equal")
