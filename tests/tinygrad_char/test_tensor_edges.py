@@ -284,6 +284,19 @@ def test_equal_elements_keep_their_order():
     assert Tensor(values).topk(2, largest=False).indices.tolist() == [1, 3]
 
 
+def test_an_order_that_was_changed_is_refused():
+    x = Tensor([3.0, 1.0], requires_grad=True)
+    values, indices = x.sort()
+    indices[0] = 0
+    with pytest.raises(RuntimeError, match="changed in place"):
+        values.sum().backward()
+    index = Tensor([1, 0])
+    y = x.gather(0, index)
+    index[0] = 0
+    y.backward([1.0, 2.0])  # gather keeps indices of its own
+    assert x.grad.tolist() == [2, 1]
+
+
 def test_nan_counts_as_largest():
     t = Tensor([NAN, 1.0, INF, -INF])
     assert t.argsort().tolist() == [3, 1, 2, 0]

@@ -166,7 +166,8 @@ class IndexingMethods(TensorMethods):
         if x.ndim == 0:
             return Ordered(x.clone(), x.argsort())
         order = x.argsort(axis, descending=descending)
-        return Ordered(gathering.Gather.apply(x, order, axis=axis, name="sort"), order)
+        values = gathering.Gather.apply(x, order, axis=axis, name="sort", ordered=True)
+        return Ordered(values, order)
 
     @spelled
     def topk(self, k: int, axis: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
@@ -181,7 +182,8 @@ class IndexingMethods(TensorMethods):
         if not 0 <= k <= self.shape[axis]:
             raise ValueError(f"topk: k={k} for an axis of length {self.shape[axis]}")
         order = self.argsort(axis, descending=largest)[(slice(None),) * axis + (slice(k),)]
-        return Ordered(gathering.Gather.apply(self, order, axis=axis, name="topk"), order)
+        values = gathering.Gather.apply(self, order, axis=axis, name="topk", ordered=True)
+        return Ordered(values, order)
 
     # What is not 0
 

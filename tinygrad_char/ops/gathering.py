@@ -49,18 +49,30 @@ class Gather(Function):
 
     upcasts = True
 
-    def forward(self, x: Array, indices: Array, *, axis: int, name: str = "gather") -> Array:
-        """Return the elements; IndexError or ValueError where the indices do not fit."""
+    def forward(
+        self, x: Array, indices: Array, *, axis: int, name: str = "gather", ordered: bool = False
+    ) -> Array:
+        """Return the elements; IndexError or ValueError where the indices do not fit.
+
+        `ordered` indices come from sorting x: they fit, and take no element twice.
+        """
         axis = _check(name, x, indices, axis)
-        self.source = x.shape
-        indices = check_indices(name, indices, x.shape[axis])
+        self.source, self.ordered = x.shape, ordered
+        if ordered:
+            self.saved = (indices,)  # the caller has them too, and may change them
+        else:
+            indices = check_indices(name, indices, x.shape[axis])
         self.index = along_axis(self.backend.xp, indices, axis)
         return x[self.index]
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return zeros with dy added where its elements were taken."""
         xp = self.backend.xp
-        return add_at(xp, xp.zeros(self.source, grad.dtype), self.index, grad), None
+        result = xp.zeros(self.source, grad.dtype)
+        if self.ordered:
+            result[self.index] = grad
+            return result, None
+        return add_at(xp, result, self.index, grad), None
 
 
 class ScatterAdd(Function):

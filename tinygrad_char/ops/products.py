@@ -35,7 +35,7 @@ class Prod(Reduction):
 def _before(xp: Any, x: Array) -> Array:
     """Return for each element the product of those before it along the last axis."""
     result = xp.ones_like(x)
-    result[..., 1:] = x[..., :-1].cumprod(axis=-1)
+    result[..., 1:] = xp.cumprod(x[..., :-1], axis=-1)
     return result
 
 
@@ -48,7 +48,7 @@ class Cumprod(Function):
         """Return y_i = x_0 ... x_i."""
         self.axis = normalize_axis("cumprod", axis, x.ndim, scalars=True)
         self.saved = (x,)
-        return x.cumprod(axis=self.axis).reshape(x.shape)
+        return self.backend.xp.cumprod(x, axis=self.axis).reshape(x.shape)
 
     def backward(self, grad: Array) -> Array:
         """Return dx_k = (x_0 ... x_(k-1)) r_k, with r_k = dy_k + x_(k+1) r_(k+1).
