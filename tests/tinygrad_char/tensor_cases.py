@@ -74,12 +74,20 @@ MATHEMATICS = [
     *(
         case
         for name in ("add", "sub", "mul", "div", "pow")
-        for case in one(
-            name,
-            lambda a, b, name=name: getattr(a, name)(b) * getattr(tg, name)(b, 2),
-            lambda t, a, b, name=name: getattr(a, name)(b) * getattr(t, name)(b, 2),
-            *((2, 3), (3,)),
-            positive=True,
+        for case in (
+            *one(
+                name,
+                lambda a, b, name=name: getattr(a, name)(b),
+                lambda t, a, b, name=name: getattr(a, name)(b),
+                *((2, 3), (3,)),
+                positive=True,
+            ),
+            *one(
+                f"{name}/function",
+                lambda a, name=name: getattr(tg, name)(a, 2),
+                lambda t, a, name=name: getattr(t, name)(a, 2),
+                (3,),
+            ),
         )
     ),
     *one("neg", lambda a: a.neg(), lambda t, a: a.neg(), (2, 3)),
