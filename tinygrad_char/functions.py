@@ -179,8 +179,8 @@ def einsum(subscripts: str, *tensors: Any) -> Tensor:
 
     One letter for each axis, operands apart by commas: "bij,bjk->bik". Letters that stand twice in
     one operand take its diagonal; "..." stands for axes that broadcast, and are summed where the
-    result has no "...". Without "->" the result has
-    the axes of the ellipsis, and the letters that are there once, in alphabetical order.
+    result has no "...". Without "->" the result has the axes of the ellipsis, and the letters that
+    are there once, in alphabetical order.
 
     Raises
     ------
