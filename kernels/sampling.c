@@ -72,17 +72,17 @@ static double sum_of(const double *numbers, int64_t count)
     return sum;
 }
 
-/* The first of the largest logits, or the first NaN. */
+/* The first of the largest logits; -1 where that is not finite, or one is not a number. */
 static int64_t likeliest(const float *logits, int64_t classes)
 {
     int64_t best = 0;
     for (int64_t j = 0; j < classes; j++) {
         if (isnan(logits[j]))
-            return j;
+            return -1;
         if (logits[j] > logits[best])
             best = j;
     }
-    return best;
+    return isfinite(logits[best]) ? best : -1;
 }
 
 /* Leaves -infinity in the place of what is less than the k-th largest number. */

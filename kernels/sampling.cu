@@ -72,8 +72,8 @@ sampling(const SCALAR *__restrict__ logits, const float *__restrict__ uniform,
     const int first = min(classes, thread * stretch), end = min(classes, first + stretch);
     const auto weight = [&](int c) {
         const float logit = to_float(logits[c]);
-        if (temperature == 0.0f)
-            return logit == peak ? 1.0f : 0.0f;
+        if (temperature == 0.0f) /* what is not finite makes the total no number */
+            return logit == peak ? 1.0f + (peak - peak) : isnan(logit) ? logit : 0.0f;
         return rank(logit) >= least ? expf((logit - peak) / temperature) : 0.0f;
     };
     float mine = 0.0f;
@@ -97,7 +97,7 @@ sampling(const SCALAR *__restrict__ logits, const float *__restrict__ uniform,
         total += scratch[each];
     }
 
-    const float threshold = temperature == 0.0f ? 0.0f : uniform[blockIdx.x] * total;
+    const float threshold = (temperature == 0.0f ? 0.0f : uniform[blockIdx.x]) * total;
     float sum = before;
     int possible = -1;
     for (int c = first; c < end && sum <= threshold; c++) {

@@ -16,12 +16,12 @@ def forward(
 
     Token i is the first class at which the running sum of the row's weights, see `weights`, exceeds
     uniform_i times the total. Temperature 0 takes the first of the largest logits, and no notice of
-    the uniform numbers. With a temperature, a row of which the largest logit is not a finite
-    number, or that has a NaN, gives no probabilities: its token is -1.
+    the uniform numbers. A row of which the largest logit is not a finite number, or that has a NaN,
+    gives no probabilities: its token is -1.
     """
-    if temperature == 0:
-        return logits.argmax(axis=1)
     xp = namespace(logits)
+    if temperature == 0:
+        return xp.where(xp.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1)
     sums = weights(logits, temperature, top_k, top_p).cumsum(axis=1)
     total = sums[:, -1:]
     tokens = (sums <= uniform.astype(xp.float64)[:, None] * total).sum(axis=1)

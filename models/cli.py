@@ -25,6 +25,7 @@ from models.latest import latest_run, steps_made
 from models.recorded_text import trusted_argument
 from models.run_folder import RunFolder, resolve_checkpoint
 from models.run_state import FolderState, ModelRecord, Step
+from models.schema import LARGEST, shorten
 from models.tokenizer import UnknownPolicy
 from tinygrad_char import __version__
 
@@ -152,12 +153,22 @@ class Generate:
     def __call__(self) -> int:
         """Generate; the first text is shown as it comes, the others after it."""
         from models.generate import Sampling, StopFilter, encode_prompt, generate
+        from models.memory import BYTES_OF_A_SAMPLE, physical_memory
         from tinygrad_char.random import sampling_streams
 
         sampling = Sampling(self.temperature, self.top_k, self.top_p)
-        for name, value, least in (("length", self.length, 0), ("samples", self.samples, 1)):
+        for name, value, least, most in (
+            ("length", self.length, 0, LARGEST),
+            ("samples", self.samples, 1, physical_memory() // BYTES_OF_A_SAMPLE),
+        ):
             if value < least:
-                raise UsageError(f"{name} is {value}; expected a whole number from {least}")
+                raise UsageError(
+                    f"{name} is {shorten(value)}; expected a whole number from {least}"
+                )
+            if value > most:
+                raise UsageError(
+                    f"{name} is {shorten(value)}; expected a whole number up to {most}"
+                )
         streams = _usage(sampling_streams, self.seed, self.samples)
         loaded = _load(self.run, self.checkpoint, self.device)
         note = PlainConsole(stderr=True).note
@@ -220,7 +231,7 @@ class Evaluate:
         loaded = _load(self.run, self.checkpoint, self.device)
         argument = self.data
         if argument is None:
-            argument = trusted_argument(loaded.path, loaded.part(FolderState, "measured").data)
+            argument = trusted_argument(loaded.path, loaded.part(FolderState, "used").data)
         corpus = load_corpus(argument, PlainConsole(stderr=self.json).note)
         remarks: list[str] = []
         tokens = loaded.tokenizer.encode(corpus.content, self.unknown, remarks.append)
@@ -237,7 +248,7 @@ class Evaluate:
             loss = whole_split_loss(loaded.model, tokens)
         values = {
             "checkpoint": str(loaded.path),
-            "step": loaded.part(Step, "measured").step,
+            "step": loaded.part(Step, "used").step,
             "text": corpus.name,
             "split": self.split,
             "characters": loss.characters,
@@ -298,6 +309,9 @@ class Doctor:
 def run(arguments: list[str]) -> int:
     """Run the command that the arguments name and return its exit code."""
     code = 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a vocabulary may hold half a character
+            stream.reconfigure(errors="backslashreplace")
     try:
         if arguments == ["--version"]:
             sys.stdout.write(f"tinygrad-char {__version__}\n")
@@ -316,7 +330,9 @@ def run(arguments: list[str]) -> int:
         return _fail(f"out of memory ({error or 'no details'}); {advice}", 1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         _discard_output()
-    except OSError as error:  # all files are answered for below: this is the output itself
+    except OSError as error:
+        if error.filename is not None:  # a file, of which a stream knows nothing
+            return _fail(f"{error.strerror or error}: {str(error.filename)!r}", 1)
         _discard_output()
         return _fail(f"cannot write the output: {error.strerror or error}", 1)
     return code
@@ -440,7 +456,7 @@ def _load(run: Path | None, which: Literal["best", "last"], device: Device) -> L
     """Load the checkpoint that is meant; say which where none was named, and if it is untrained."""
     path = resolve_checkpoint(latest_run(RUNS) if run is None else run, which)
     loaded = load_checkpoint(path, device)
-    step, note = loaded.metadata["step"], PlainConsole(stderr=True).note
+    step, note = loaded.part(Step, "used").step, PlainConsole(stderr=True).note
     if run is None:
         note(f"using {str(path)!r}, step {step:,}; for another, name its folder")
     if step == 0:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from models.batches import random_batch, whole_split
+from models.errors import RunError
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn.module import EvaluationMode, Module
 from tinygrad_char.parallel import Workers
@@ -65,7 +66,8 @@ def mean_loss(
 
     def summed_loss(batch: Batch) -> tuple[float, int]:
         x, y = batch
-        return model(x, y)[1].item() * y.size, y.size
+        with np.errstate(all="ignore"):
+            return model(x, y)[1].item() * y.size, y.size
 
     total, count = 0.0, 0
     with evaluating(model):
@@ -89,7 +91,19 @@ def whole_split_loss(
     should_stop: Callable[[], bool] = lambda: False,
     workers: Workers | None = None,
 ) -> Loss:
-    """Return the loss over every target of a split, read in windows that do not overlap."""
+    """Return the loss over every target of a split, read in windows that do not overlap.
+
+    Raises
+    ------
+    RunError
+        The loss is not a finite number.
+    """
     batch_size = max(1, WHOLE_SPLIT_CHARACTERS // model.block_size)
     batches = whole_split(tokens, model.block_size, batch_size)
-    return mean_loss(model, batches, should_stop, workers)
+    loss = mean_loss(model, batches, should_stop, workers)
+    if not math.isfinite(loss.nats):
+        raise RunError(
+            f"the loss on {loss.characters:,} characters is {loss.nats}: these weights are of no "
+            "use. Take another checkpoint"
+        )
+    return loss

@@ -11,7 +11,8 @@ import numpy as np
 from kernels import sampling as sampling_kernel
 from kernels.array import Array
 from kernels.devices import backend_of
-from models.errors import UsageError
+from models.errors import RunError, UsageError
+from models.schema import LARGEST, shorten
 from models.tokenizer import CharTokenizer
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn import EvaluationMode
@@ -38,7 +39,11 @@ class Sampling:
                 "finite number above"
             )
         if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise UsageError(f"top-k is {self.top_k}; expected a whole number of at least 1")
+            raise UsageError(
+                f"top-k is {shorten(self.top_k)}; expected a whole number of at least 1"
+            )
+        if self.top_k is not None and self.top_k > LARGEST:
+            raise UsageError(f"top-k is {shorten(self.top_k)}; expected a whole number below 2^63")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}; expected a number above 0, up to 1")
 
@@ -59,8 +64,10 @@ class Sampling:
         Raises
         ------
         ValueError
-            There are not as many streams as rows, or a row gives no probabilities, since its
-            logits are not all numbers, as after training that diverged.
+            There are not as many streams as rows.
+        RunError
+            A row gives no probabilities, since its logits are not all numbers, as after training
+            that diverged.
         """
         if len(streams) != len(logits):
             raise ValueError(f"{len(logits)} rows of logits and {len(streams)} streams")
@@ -75,9 +82,10 @@ class Sampling:
         tokens = backend.to_numpy(chosen)
         if tokens.min(initial=0) < 0:
             row = int(tokens.argmin())
-            raise ValueError(
-                f"row {row} of the logits gives no probabilities: {backend.to_numpy(logits[row])}; "
-                "expected finite numbers, or -infinity for some"
+            raise RunError(
+                f"row {row} of the logits gives no probabilities: "
+                f"{shorten(backend.to_numpy(logits[row]).tolist())}; expected finite numbers, or "
+                "-infinity for some. The model is of no use: take another checkpoint"
             )
         return tokens
 
@@ -106,10 +114,8 @@ class Context:
         self._cache = model.new_cache() if cache and not slide else None
         self._next = TracedCall(self._read_next, self._forget_last)
         seen = tokens[:, -model.block_size :]
-        self._room = np.empty((len(tokens), model.block_size), np.int64)
         self._length, self._read = seen.shape[1], 0  # of the room; of that, what the cache holds
-        self._room[:, : self._length] = seen
-        self._positions = np.arange(model.block_size)
+        self._room = np.array(seen, np.int64)  # grows to block_size, which may be immense
         self._on_host = next(model.parameters()).backend.on_host
 
     @property
@@ -126,6 +132,11 @@ class Context:
             self._length, self._read = keep, 0
             for each in self._cache or ():
                 each.length = 0  # its memory is filled again
+        if self._length == self._room.shape[1]:
+            more = np.empty(
+                (len(tokens), min(size, 2 * self._length + 64) - self._length), np.int64
+            )
+            self._room = np.concatenate([self._room, more], axis=1)
         self._room[:, self._length] = tokens
         self._length += 1
 
@@ -136,13 +147,13 @@ class Context:
 
     def logits_on_device(self) -> Array:
         """Return the same as an array of the model's device."""
-        with self._evaluation.active(), no_grad():
+        with self._evaluation.active(), no_grad(), np.errstate(all="ignore"):
             if self._cache is None:
                 logits = self.model(self.window)[0].array
             else:
                 unread = self.window[:, self._read :]
                 if self._on_host and unread.shape[1] == 1:
-                    logits = self._next(unread, self._positions[self._read : self._length])
+                    logits = self._next(unread, np.arange(self._read, self._length))
                 else:
                     logits = self.model(unread, cache=self._cache)[0].array
                 self._read = self._length
@@ -213,7 +224,12 @@ class StopFilter:
             shown, self._held = self._held.split(self.stop, 1)[0], ""
             return shown
         keep = max(
-            (n for n in range(len(self.stop)) if self._held.endswith(self.stop[:n])), default=0
+            (
+                n
+                for n in range(min(len(self.stop), len(self._held) + 1))
+                if self._held.endswith(self.stop[:n])
+            ),
+            default=0,
         )
         cut = len(self._held) - keep
         shown, self._held = self._held[:cut], self._held[cut:]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from models.errors import UsageError
-
-_LONGEST_HEADER = 1 << 24  # bytes; those of runs are far shorter
+from tinygrad_char.regular_file import open_regular
+from tinygrad_char.safetensors_file import read_header
 
 
 def latest_run(parent: str) -> Path:
@@ -41,12 +42,9 @@ def steps_made(checkpoint: Path) -> int | None:
     Nothing is checked here but that it can be read: `load_checkpoint` does, and says what is wrong.
     """
     try:
-        if not checkpoint.is_file():
-            return None
-        with checkpoint.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size <= _LONGEST_HEADER else {}
-        step = json.loads(header["__metadata__"]["json"])["step"]
+        with open_regular(checkpoint) as file:
+            metadata, _ = read_header(file, os.fstat(file.fileno()).st_size)
+        step = json.loads(metadata["json"])["step"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return step if isinstance(step, int) else None

@@ -1,11 +1,52 @@
-"""How the C library hands memory back, set where the program owns the process."""
+"""How much memory there is and a run needs, and how the C library hands it back."""
 
 import ctypes
+import os
 import platform
+import sys
+
+from models.config import TrainConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST_KEPT = 32 << 20  # bytes; glibc takes no more
 KEPT_IN_ALL = 1 << 30
+BYTES_OF_A_SAMPLE = 4096  # of a text that is generated: its random stream alone takes as much
+BYTES_OF_A_LAYER = 8192  # of the objects of one block of a GPT, without its numbers
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine; a number beyond all where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
+
+
+def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
+    """Find out before anything is made what could never fit.
+
+    Counted is what certainly lies in memory at once: on the host the parameters, their gradients
+    and AdamW's two averages, and in any case the batches of a step and of the evaluations.
+
+    Raises
+    ------
+    MemoryError
+        That is more than this machine has.
+    """
+    from models.build import parameter_count
+
+    _, numbers = parameter_count(config, vocab_size)
+    batch = 16 * config.batch_size * config.gpt.block_size + 256  # two int64 for each character
+    needed = batch * (config.accumulate + 2 * config.eval_batches)
+    if on_host:
+        needed += 4 * 4 * numbers
+    if config.model == "gpt":
+        needed += BYTES_OF_A_LAYER * config.gpt.n_layer
+    if needed > physical_memory():
+        raise MemoryError(
+            f"at least {needed / 2**30:,.4g} GiB are needed, and this machine has "
+            f"{physical_memory() / 2**30:,.4g}"
+        )
 
 
 def keep_freed_memory() -> bool:

@@ -25,7 +25,11 @@ def drawing(path: str | os.PathLike[str], notify: Callable[[str], None]) -> Iter
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            import matplotlib
+
+            # A matplotlibrc in the working folder may be anybody's: no other program is run.
+            with matplotlib.rc_context({"text.usetex": False}):
+                yield
     except Exception as error:  # of a library, its fonts, its settings, a disk: anything
         reason = " ".join(str(error).split()) or type(error).__name__
         notify(f"{os.fspath(path)!r} was not drawn: {reason}")

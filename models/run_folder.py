@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import fcntl
 import itertools
 import json
@@ -491,10 +492,24 @@ def resolve_checkpoint(
 
 
 @contextlib.contextmanager
+def _naming(action: str, path: Path) -> Iterator[None]:
+    """Turn a name that no file can have into an error of who gave it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UsageError(
+            f"cannot {action} {str(path)!r}: {error.strerror}. {advice(error)}"
+        ) from error
+
+
+@contextlib.contextmanager
 def _reporting(action: str, path: Path) -> Iterator[None]:
     """Turn what the operating system answers into an error that says what to do."""
     try:
-        yield
+        with _naming(action, path):
+            yield
     except CheckpointError as error:
         raise RunError(str(error)) from error
     except OSError as error:

@@ -14,6 +14,7 @@ from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model, ch
 from models.config import TrainConfig
 from models.errors import RunError
 from models.evaluate import Loss, fixed_batches, mean_loss
+from models.memory import check_memory
 from models.run_state import TrainerState
 from models.tokenizer import CharTokenizer
 from tinygrad_char import checkpoint, parallel
@@ -68,9 +69,10 @@ class Trainer:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config, self.tokenizer, self.split = config, tokenizer, split
+        on_host = get_backend(config.device).on_host
+        check_memory(config, len(tokenizer), on_host)
         self.generator = Generator(config.seed)
         self.model = build_model(config, len(tokenizer), self.generator)
-        on_host = get_backend(config.device).on_host
         self.workers = Workers(threads if on_host else 1)
         self.shards = config.shards if on_host else 1
         self.optimizer = AdamW(

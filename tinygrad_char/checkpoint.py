@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +120,11 @@ def save(
             f"the metadata and tensor names take {len(encoded):,} bytes, but a safetensors header "
             f"holds at most {_LONGEST_HEADER:,}: store large values as tensors"
         )
+    if safetensors_file.too_many_values(encoded):
+        raise CheckpointError(
+            f"the metadata have more than {safetensors_file.MOST_VALUES:,} values: store long "
+            f"lists as tensors"
+        )
     _publish(
         Path(path),
         [len(encoded).to_bytes(8, "little"), encoded, *(_bytes_of(arrays[name]) for name in order)],
@@ -164,7 +170,7 @@ def load(
             header, entries = safetensors_file.read_header(file, size)
             own = not foreign or header.get("format") == FORMAT
             if own:
-                _check_origin(path, header)
+                _check_origin(path, {key: text[:64] for key, text in header.items()})
             data = file.tell()
             described = safetensors_file.check_tensors(entries, size - data)
             metadata = _metadata(path, header["json"]) if own else {}
@@ -178,7 +184,8 @@ def load(
             raise _unreadable(path, first, size, error) from error
     if own and (found := _digest(header["json"], tensors)) != header["sha256"]:
         raise _altered(
-            path, f"its content has SHA-256 {found}, its header says {header['sha256'][:64]}"
+            path,
+            f"its content has SHA-256 {found}, its header says {reprlib.repr(header['sha256'])}",
         )
     return tensors, metadata
 

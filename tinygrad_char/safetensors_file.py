@@ -8,6 +8,7 @@ read, not mapped, since a mapped file that is cut meanwhile ends the process.
 
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from io import FileIO
 from typing import Any
@@ -18,6 +19,8 @@ from tinygrad_char.regular_file import read_into
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the safetensors library refuses to read a longer one."""
+MOST_VALUES = 5_000_000
+"""Values in a header: parsed, each takes thirty times the three bytes that it may take in it."""
 MOST_AXES = 32  # what every version of NumPy takes
 LARGEST = (1 << 63) - 1
 
@@ -67,8 +70,11 @@ def read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Any]
         raise FormatError(
             f"its header takes {length:,} bytes, but {min(size - 8, LONGEST_HEADER):,} at most"
         )
+    text = _read(file, length)
+    if too_many_values(text):
+        raise FormatError(f"its header has more than {MOST_VALUES:,} values")
     try:
-        header = json.loads(_read(file, length).decode(), object_pairs_hook=_without_twins)
+        header = json.loads(text.decode(), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
@@ -77,6 +83,11 @@ def read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Any]
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError("the metadata in its header are not texts by name")
     return metadata, header
+
+
+def too_many_values(header: bytes | bytearray) -> bool:
+    """Return whether a header, and JSON in its metadata, has more values than are read."""
+    return sum(map(header.count, (b"[", b"{", b","))) > MOST_VALUES
 
 
 def check_tensors(entries: dict[str, Any], size: int) -> dict[str, TensorInfo]:
@@ -93,7 +104,7 @@ def check_tensors(entries: dict[str, Any], size: int) -> dict[str, TensorInfo]:
     for name, tensor in sorted(tensors.items(), key=lambda each: (each[1].start, each[1].end)):
         if tensor.start != reached:
             raise FormatError(
-                f"tensor {name!r} starts at byte {tensor.start:,}, expected {reached:,}"
+                f"tensor {_short(name)} starts at byte {tensor.start:,}, expected {reached:,}"
             )
         reached = tensor.end
     if reached != size:
@@ -132,23 +143,27 @@ def _read(file: FileIO, count: int) -> bytearray:
 
 def _tensor(name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"tensor {name!r} has not exactly a dtype, a shape and data_offsets")
+        raise FormatError(
+            f"tensor {_short(name)} has not exactly a dtype, a shape and data_offsets"
+        )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"tensor {name!r} has dtype {_short(dtype)}, which is never saved")
+        raise FormatError(f"tensor {_short(name)} has dtype {_short(dtype)}, which is never saved")
     if not _naturals(shape) or len(shape) > MOST_AXES:
-        raise FormatError(f"tensor {name!r} has the shape {_short(shape)}, which is none")
+        raise FormatError(f"tensor {_short(name)} has the shape {_short(shape)}, which is none")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise FormatError(f"tensor {name!r} has data_offsets {_short(offsets)}, expected two")
+        raise FormatError(f"tensor {_short(name)} has data_offsets {_short(offsets)}, expected two")
     item = DTYPES[dtype].itemsize
     # NumPy refuses an axis of 0 beside axes whose product it cannot hold.
     if math.prod(max(each, 1) for each in shape) * item > LARGEST:
-        raise FormatError(f"tensor {name!r} has the shape {_short(shape)}, too large for any array")
+        raise FormatError(
+            f"tensor {_short(name)} has the shape {_short(shape)}, too large for any array"
+        )
     start, end = offsets
     if end - start != math.prod(shape) * item:
         raise FormatError(
-            f"tensor {name!r} of {dtype} {shape} takes {math.prod(shape) * item:,} bytes, but its "
-            f"data_offsets are {_short(offsets)}"
+            f"tensor {_short(name)} of {dtype} {shape} takes {math.prod(shape) * item:,} bytes, "
+            f"but its data_offsets are {_short(offsets)}"
         )
     return TensorInfo(DTYPES[dtype], tuple(shape), start, end)
 
@@ -160,8 +175,7 @@ def _naturals(values: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return reprlib.repr(value)
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
+import os
 import pickle
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,58 @@ def test_learning_rate_of_zero(here, refuse):
     says(refuse("train", "--lr", "0"), "lr is 0", "above 0")
 
 
+LONG = {"400 digits": "9" * 400, "negative": "-" + "9" * 400, "5000 digits": "9" * 5000}
+
+
+@pytest.mark.parametrize("value", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("option", [*WHOLE_NUMBERS, *NUMBERS])
+def test_a_number_of_hundreds_of_digits(option, value, here, refuse):
+    message = refuse("train", "--data", "text.txt", f"--{option}={value}")
+    assert len(message) < 6000
+    for command in ("resume", "out"):
+        refuse("train", "--data", "text.txt", f"--{command}={value}")
+
+
+@pytest.mark.parametrize("value", [*LONG.values(), str(2**63)], ids=[*LONG, "2^63"])
+@pytest.mark.parametrize("option", ["length", "samples", "top-k", "seed", "temperature", "top-p"])
+def test_a_number_of_hundreds_of_digits_for_generate(option, value, run_folder, refuse):
+    if (option, value) not in (("seed", str(2**63)), ("temperature", str(2**63))):
+        says(refuse("generate", run_folder, f"--{option}={value}"), option)
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, 10**30])
+@pytest.mark.parametrize("option", [each for each in WHOLE_NUMBERS if each != "seed"])
+def test_a_number_beyond_63_bits(option, number, here, refuse):
+    message = refuse("train", "--data", "text.txt", f"--{option}", number)
+    says(message, f"{option.replace('-', '_')} is {number}", "below 2^63")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--eval-batches", 10**13],
+        ["--accumulate", 10**13],
+        ["--n-layer", 10**10],
+        ["--n-layer", 2**62],
+        ["--n-embd", 10**8],
+        ["--n-embd", 2**62],
+        ["--batch-size", 2**62],
+        ["--batch-size", 2**62, "--accumulate", 2**62, "--eval-batches", 2**62],
+    ],
+)
+def test_what_could_never_fit_is_found_before_anything_is_made(options, here, refuse):
+    arguments = ["train", "--data", "text.txt", "--out", "run", *TINY, *options]
+    started = time.monotonic()
+    says(refuse(*arguments, code=1), "out of memory", "GiB are needed", "lower --batch-size")
+    assert time.monotonic() - started < 5
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("options", [["--block-size", 2**62], ["--block-size", 2**63 - 1]])
+def test_a_context_longer_than_any_text(options, here, refuse):
+    says(refuse("train", "--data", "text.txt", *options), "the text is too short")
+
+
 def test_seed_beyond_64_bits(here, refuse):
     says(refuse("train", "--seed", 2**64), "seed is 18446744073709551616", "2^64")
 
@@ -338,7 +392,33 @@ def spoil_setting(path):
     checkpoint.save(path, tensors, metadata)
 
 
+def spoil_weights(path):
+    tensors, metadata = checkpoint.load(path)
+    tensors["model.norm.weight"][1] = np.nan
+    checkpoint.save(path, tensors, metadata)
+
+
+def spoil_dtype(path):
+    tensors, metadata = checkpoint.load(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float64)
+    checkpoint.save(path, tensors, metadata)
+
+
+def spoil_fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def spoil_device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 SPOILED = {
+    spoil_weights: "1 of the 8 numbers in 'norm.weight' are not finite",
+    spoil_dtype: "does not hold the model that its settings describe",
+    spoil_fifo: "not a regular file",
+    spoil_device: "not a regular file",
     spoil_cut: "cut short or altered",
     spoil_cut_in_the_header: "cut short or altered",
     spoil_empty: "empty",
@@ -357,6 +437,82 @@ def test_spoiled_checkpoint(command, spoil, run_folder, refuse):
     path = run_folder / "last.safetensors"
     spoil(path)
     says(refuse(*command, path, code=1), str(path), SPOILED[spoil])
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_weights_that_give_no_numbers(temperature, run_folder, capsys):
+    """Finite ones, whose products are not."""
+    for name in ("last.safetensors", "best.safetensors"):
+        tensors, metadata = checkpoint.load(run_folder / name)
+        for each, array in tensors.items():
+            if each.startswith("model."):
+                array[...] = 3e38
+        checkpoint.save(run_folder / name, tensors, metadata)
+    capsys.readouterr()
+    assert cli.run(["generate", "run", "--temperature", temperature]) == 1
+    says(capsys.readouterr().err, "error: row 0 of the logits gives no probabilities", "another")
+    assert cli.run(["evaluate", "run"]) == 1
+    says(capsys.readouterr().err, "error: the loss on", "is nan", "another checkpoint")
+
+
+def hostile(path, change):
+    tensors, metadata = checkpoint.load(path)
+    change(tensors, metadata)
+    checkpoint.save(path, tensors, metadata)
+
+
+STATES = {
+    "inc": lambda t, m: m["random"]["batches"]["bits"]["state"].update(state=0, inc=0),
+    "state": lambda t, m: m["random"]["init"]["bits"]["state"].update(state=2**128),
+    "generator": lambda t, m: m["random"]["init"]["bits"].update(bit_generator="MT19937"),
+    "calls": lambda t, m: m["random"]["dropout"].update(calls=2**64),
+    "key": lambda t, m: m["random"]["dropout"].update(key=-1),
+    "step": lambda t, m: m.update(step=2**63),
+    "no step": lambda t, m: m.update(step="3"),
+    "best_step": lambda t, m: m.update(best_step=10**6),
+    "best_loss": lambda t, m: m.update(best_loss=float("nan")),
+    "evaluated": lambda t, m: m.update(evaluated="yes"),
+    "metrics": lambda t, m: m.update(metrics=-1),
+    "data": lambda t, m: m["data"].update(argument="a\0b"),
+    "characters": lambda t, m: m["data"].update(characters="many"),
+    "sha256": lambda t, m: m["data"].update(sha256=5),
+    "updates": lambda t, m: t["optimizer.updates"].fill(-1),
+    "more updates": lambda t, m: t["optimizer.updates"].fill(10**6),
+    "squares": lambda t, m: t["optimizer.exp_avg_sq"].fill(-1),
+    "moments": lambda t, m: t["optimizer.exp_avg"].fill(np.inf),
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_state_that_no_run_was_in(change, run_folder, refuse):
+    hostile(run_folder / "last.safetensors", change)
+    message = refuse("train", "--resume", run_folder, "--steps", "6", code=1)
+    says(message, "last.safetensors", "cannot be")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, m: m["config"]["gpt"].update(n_embd=2**40),
+        lambda t, m: m["config"]["gpt"].update(n_layer=2**40),
+        lambda t, m: m["config"]["gpt"].update(block_size=2**40),
+        lambda t, m: m.update(vocabulary="".join(map(chr, range(32, 0xD800)))),
+        lambda t, m: m["config"].update(model="bigram"),
+    ],
+)
+def test_sizes_are_compared_before_anything_is_built(change, run_folder, refuse, monkeypatch):
+    hostile(run_folder / "last.safetensors", change)
+    monkeypatch.setattr("models.build.build_model", lambda *arguments: pytest.fail("it was built"))
+    message = refuse("generate", run_folder / "last.safetensors", code=1)
+    says(message, "does not hold the model that its settings describe")
+
+
+def test_an_error_of_a_file_is_not_one_of_the_output(run_folder, refuse, monkeypatch):
+    def fail(*arguments):
+        raise OSError(5, "Input/output error", "text.txt")
+
+    monkeypatch.setattr("models.cli.load_corpus", fail)
+    says(refuse("data", "text.txt", code=1), "error: Input/output error: 'text.txt'")
 
 
 def test_other_files_as_a_checkpoint(run_folder, refuse):

@@ -1,6 +1,7 @@
 import gc
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.bigram import Bigram
-from models.errors import UsageError
+from models.errors import RunError, UsageError
 from models.generate import Context, Sampling, StopFilter, encode_prompt, generate
 from models.gpt import GPT, GPTConfig
 from models.tokenizer import CharTokenizer
@@ -260,8 +261,8 @@ def test_a_character_that_was_cut_off_never_comes():
 def test_logits_that_are_not_numbers_are_refused(dtype, value):
     logits = np.zeros((3, 4), dtype)
     logits[1, 2] = value
-    for sampling in (Sampling(), Sampling(top_k=2), Sampling(top_p=0.5)):
-        with pytest.raises(ValueError, match=r"row 1 of the logits gives no probabilities: \[ ?0"):
+    for sampling in (Sampling(), Sampling(top_k=2), Sampling(top_p=0.5), Sampling(0)):
+        with pytest.raises(RunError, match=r"row 1 of the logits gives no probabilities: \[0.0"):
             sampling.choose(logits, sampling_streams(0, 3))
 
 
@@ -301,6 +302,39 @@ def test_an_impossible_temperature_is_refused(value):
 def test_an_impossible_top_k_is_refused(value):
     with pytest.raises(UsageError, match=f"top-k is {value}; expected a whole number of at least"):
         Sampling(top_k=value)
+
+
+@pytest.mark.parametrize(
+    "value", [2**63, 2**64, 10**399, 10**5000], ids=["63", "64", "400", "5001"]
+)
+def test_a_top_k_that_no_machine_counts_to_is_refused(value):
+    with pytest.raises(UsageError, match=r"top-k is .*; expected a whole number below 2\^63"):
+        Sampling(top_k=value)
+
+
+@pytest.mark.parametrize("value", [5, 2**31, 2**32, 2**63 - 1])
+def test_a_top_k_beyond_the_vocabulary_keeps_everything(value):
+    logits = np.random.default_rng(0).standard_normal((20, 4), np.float32)
+    expected = Sampling().choose(logits, sampling_streams(1, 20))
+    assert Sampling(top_k=value).choose(logits, sampling_streams(1, 20)).tolist() == (
+        expected.tolist()
+    )
+
+
+def test_an_immense_context_takes_no_memory_before_it_is_filled():
+    model = Bigram(5, 2**50)
+    tokens = list(generate(model, np.array([1]), 300, Sampling(), sampling_streams(0, 2)))
+    small = Bigram(5, 7)
+    small.load_state_dict(model.state_dict())
+    expected = generate(small, np.array([1]), 300, Sampling(), sampling_streams(0, 2))
+    assert np.stack(tokens).tolist() == np.stack(list(expected)).tolist()
+
+
+def test_a_long_stop_string_costs_no_more_than_what_is_held():
+    each = StopFilter("ab" * 100_000)
+    started = time.monotonic()
+    assert "".join(map(each.feed, "xyz" * 300)) == "xyz" * 300
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.01, math.nan, math.inf])

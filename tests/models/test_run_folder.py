@@ -185,9 +185,9 @@ def test_folder_without_checkpoint_is_refused(tmp_path):
 
 
 def test_folder_that_cannot_be_looked_at_is_refused(tmp_path):
-    with pytest.raises(RunError, match="too long"):
+    with pytest.raises(UsageError, match="too long"):
         RunFolder.open(tmp_path / ("a" * 300))
-    with pytest.raises(RunError, match="too long"):
+    with pytest.raises(UsageError, match="too long"):
         resolve_checkpoint(tmp_path / ("a" * 300))
 
 

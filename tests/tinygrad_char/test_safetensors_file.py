@@ -94,14 +94,35 @@ def test_tensors_that_overlap_or_leave_gaps_are_refused(scratch):
         (file_of(b"1" * 10_000), "not JSON"),
         (file_of(b'{"\xff": 1}'), "not JSON"),
         (file_of(b'{"a": 1, "a": 2}'), "twice"),
+        (file_of(b'{"a": [' + b"[]," * 3_000_000 + b"[]]}"), "more than 5,000,000 values"),
+        (file_of({"x" * 10**6: tensor(dtype="F33")}), r"tensor 'xxxxxxxxxxxx\.\.\."),
         (file_of([1]), "no JSON object"),
         (file_of({"__metadata__": 1}), "not texts by name"),
         (file_of({"__metadata__": {"a": 1}}), "not texts by name"),
         (file_of({"w": tensor("BOOL", (2,), (0, 2))}, b"\1\2"), "neither 0 nor 1"),
     ],
+    ids=range(14),
 )
 def test_other_damage_is_refused(scratch, content, match):
     refused(scratch / "a", content, match)
+
+
+def test_lists_that_would_not_be_read_are_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors_file, "MOST_VALUES", 1000)
+    checkpoint.save(tmp_path / "a", {}, {"values": list(range(900))})
+    assert checkpoint.load(tmp_path / "a")[1] == {"values": list(range(900))}
+    with pytest.raises(CheckpointError, match="more than 1,000 values: store long lists as"):
+        checkpoint.save(tmp_path / "b", {}, {"values": list(range(1000))})
+
+
+@pytest.mark.parametrize("key", ["format", "version", "sha256"])
+def test_long_values_of_a_header_are_shortened(tmp_path, key):
+    metadata = {"format": "tinygrad_char", "version": "1", "json": "{}", "sha256": "0" * 64}
+    metadata[key] = "9" * 10**6
+    (tmp_path / "a").write_bytes(file_of({"__metadata__": metadata}))
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(tmp_path / "a")
+    assert len(str(error.value)) < 700 + len(str(tmp_path))
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path, monkeypatch):
