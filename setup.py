@@ -24,6 +24,7 @@ FUSED = Extension(
             "cross_entropy",
             "dropout",
             "embedding",
+            "fork",
             "global_norm",
             "layernorm",
             "linear",

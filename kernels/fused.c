@@ -11,6 +11,7 @@
 
 #include "arguments.h"
 #include "attention.h"
+#include "fork.h"
 #include "fused.h"
 #include "program.h"
 #include "spread.h"
@@ -332,6 +333,7 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__fused(void)
 {
+    prepare_for_forks();
     attention_choose_lanes(INT64_MAX);
     product_choose_lanes(INT64_MAX);
     PyObject *const fused = PyModule_Create(&module);

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 import threadpoolctl
 
 import tinygrad_char as tg
-from kernels import forks
+from kernels import forks, fused
 from kernels.forks import cached_property
 from tinygrad_char import autograd, nn, optim, parallel, random
 from tinygrad_char import functional as F
@@ -214,3 +216,40 @@ def test_an_attribute_that_is_computed_once():
     owner = Owner()
     assert (owner.value, owner.value, Owner().value) == (1, 1, 1)
     assert Owner.value.__doc__ == "What is computed."
+
+
+PRODUCTS = """
+import os, sys, threading
+import numpy as np
+import tinygrad_char
+
+a = np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32)
+b = np.random.default_rng(1).normal(size=(300, 500)).astype(np.float32)
+expected = a @ b
+done = threading.Event()
+
+def multiply():
+    while not done.is_set():
+        a @ b
+
+threads = [threading.Thread(target=multiply) for _ in range(4)]
+for each in threads:
+    each.start()
+for _ in range(15):
+    child = os.fork()
+    if not child:
+        os._exit(0 if np.allclose(a @ b, expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+done.set()
+for each in threads:
+    each.join()
+"""
+"""Forks while NumPy computes products on several threads of BLAS in several threads of Python."""
+
+
+@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a fork waits for nobody")
+def test_a_fork_waits_for_those_who_compute():
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", PRODUCTS]
+    subprocess.run(command, env=environment, timeout=HANG, check=True)
