@@ -60,7 +60,7 @@ static int is_only_thread_of_python(void)
 
 static void wait_for_others(void)
 {
-    if (is_only_thread_of_python())
+    if (!PyGILState_Check() || is_only_thread_of_python())
         return;
     const struct timespec a_moment = {0, NANOSECONDS_BETWEEN};
     for (int looks = 0, quiet = 0; looks < LONGEST && quiet < LOOKS; looks++) {

@@ -202,7 +202,7 @@ class RunFolder:
 
         self._check_own_files()
         self._check_locks()
-        lock = FileLock(self.path / _LOCK, timeout=0)
+        lock, process = FileLock(self.path / _LOCK, timeout=0), os.getpid()
         with _reporting("lock the run folder", self.path):
             try:
                 lock.acquire()
@@ -224,13 +224,15 @@ class RunFolder:
             try:
                 yield
             finally:
-                # A file that stays is overwritten by the next run: no reason to fail now.
-                with contextlib.suppress(OSError):
-                    (self.path / _PROCESS).unlink()
-                if self._made_here:
-                    self._remove_unused()
+                if os.getpid() == process:
+                    # A file that stays is overwritten by the next run: no reason to fail now.
+                    with contextlib.suppress(OSError):
+                        (self.path / _PROCESS).unlink()
+                    if self._made_here:
+                        self._remove_unused()
         finally:
-            lock.release()
+            if os.getpid() == process:  # a forked process that ends does not end its parent's run
+                lock.release()
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to `metrics`: a flat record of numbers and strings.

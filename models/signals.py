@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 IMPATIENT = ("SIGINT", "SIGTERM")
 """Signals that a person sends again to have the process end at once."""
@@ -45,13 +45,17 @@ def stop_on_signals(
 
     A signal that the process was started to ignore stays ignored, as SIGHUP is under nohup and
     SIGINT where a shell starts a job in the background. Outside the main thread, which alone
-    answers signals, no request comes.
+    answers signals, no request comes; a forked process answers them as it would have before.
     """
     request = StopRequest()
     impatience = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal impatience
+        if os.getpid() != process:  # forked meanwhile: the signal is not about this work
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+            return
         impatience += number in impatient
         if not request():
             request.signal = number
@@ -62,8 +66,8 @@ def stop_on_signals(
             leave()
             leave_at_once(number)
 
-    impatient = _known(IMPATIENT)
-    before = {}
+    process, impatient = os.getpid(), _known(IMPATIENT)
+    before: dict[int, Any] = {}
     if _answers_signals():
         for each in _known(STOPPING):
             if signal.getsignal(each) not in (signal.SIG_IGN, None):
@@ -71,8 +75,8 @@ def stop_on_signals(
     try:
         yield request
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupts:

@@ -3,11 +3,11 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 
+from kernels.forks import cached_property
 from models.errors import UsageError
 from models.text import Text, code_points, pieces, smallest_dtype, text_of
 

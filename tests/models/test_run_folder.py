@@ -233,6 +233,32 @@ def test_error_under_the_lock_passes_and_frees_it(run):
         assert (run.path / "run.pid").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_lock_is_not_given_back_by_a_forked_process(run):
+    program = (
+        "import os, sys\n"
+        "from models.run_folder import RunFolder\n"
+        "with RunFolder.open(sys.argv[1]).lock():\n"
+        "    child = os.fork()\n"
+        "    if child:\n"
+        "        assert os.waitpid(child, 0)[1] == 0\n"
+        "        print('locked', flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(run.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(RunError, match=f"in use by process {holder.pid}"), run.lock():
+            pytest.fail("two processes hold the lock")
+        holder.stdin.close()
+        assert holder.wait() == 0
+    assert not (run.path / "run.pid").exists()
+
+
 def test_lock_that_cannot_write_is_given_back(run, monkeypatch):
     monkeypatch.setattr(os, "fsync", fails_with(errno.ENOSPC))
     with pytest.raises(RunError, match="No space left"), run.lock():

@@ -421,6 +421,22 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number, here):
     assert load_checkpoint(here / "run" / "last.safetensors").metadata["step"] == 300
 
 
+def test_a_process_that_was_forked_in_training_ends_at_its_first_signal(here):
+    program = (
+        "import multiprocessing, signal, time\n"
+        "from models.signals import stop_on_signals\n"
+        "with stop_on_signals(lambda: print('noted')) as stop:\n"
+        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))\n"
+        "    child.start()\n"
+        "    child.terminate()\n"
+        "    child.join()\n"
+        "    assert (child.exitcode, stop()) == (-signal.SIGTERM, False)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    assert stop.exit_code == 143\n"
+    )
+    assert launch(program, cwd=here) == (0, "noted\n", "")
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_terminal_that_closes_leaves_a_saved_run(options, here):
     ours, theirs = pty.openpty()

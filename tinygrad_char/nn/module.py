@@ -334,7 +334,8 @@ class EvaluationMode:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Evaluate until the block ends."""
-        token = _evaluated.set(_evaluated.get() | self._ids)
+        outer = _evaluated.get()
+        token = _evaluated.set(outer | self._ids if outer else self._ids)
         try:
             yield
         finally:
