@@ -231,8 +231,10 @@ class RunFolder:
                     if self._made_here:
                         self._remove_unused()
         finally:
-            if os.getpid() == process:  # a forked process that ends does not end its parent's run
+            if os.getpid() == process:
                 lock.release()
+            else:  # a forked process that ends does not end its parent's run; nor does its object
+                vars(lock)["release"] = lambda force=False: None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to `metrics`: a flat record of numbers and strings.
