@@ -48,12 +48,13 @@ class _ThreadState(threading.local):
 
 _state = _ThreadState()
 _order = itertools.count()
-_accumulating = threading.Lock()
+_accumulating = threading.Lock()  # of a leaf's gradient
+_viewing = threading.Lock()  # of a version's views
 
 
 def _renew() -> None:
-    global _accumulating
-    _accumulating = threading.Lock()
+    global _accumulating, _viewing
+    _accumulating, _viewing = threading.Lock(), threading.Lock()
 
 
 in_forked_children(_renew)
@@ -75,7 +76,6 @@ View = tuple[Any, tuple[tuple[type["Function"], dict[str, Any]], ...]]
 The tensor is None where nothing recorded how.
 """
 _UNKNOWN: View = (None, ())
-_viewing = threading.Lock()
 
 
 class TensorBase:

@@ -179,7 +179,7 @@ def test_locks_that_others_hold_at_the_fork_are_free_in_the_child():
     kinds = {type(each).__name__ for each in owners if locks_of(each)}
     assert kinds >= {"Stream", "Workers", "CpuExecutor", "Library"}
     held = [lock for owner in owners for lock in locks_of(owner)]
-    held += [autograd._accumulating, random._drawing]
+    held += [autograd._accumulating, autograd._viewing, random._drawing]
     taken, done = threading.Event(), threading.Event()
 
     def hold():
@@ -191,6 +191,8 @@ def test_locks_that_others_hold_at_the_fork_are_free_in_the_child():
             each.release()
 
     def use():
+        x = tg.zeros(3, requires_grad=True) * 1
+        x[0] += 1
         return training.step() > 0, len(losses()), training.generator.init.normal(0, 1) != 0
 
     with ThreadPoolExecutor(1) as pool:
