@@ -68,7 +68,7 @@ def test_without_a_home_shakespeare_by_name_is_an_error(tmp_path):
 
 def test_without_a_home_training_and_the_rest_work(trained, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    code, out, error = as_a_stranger("train", "--data", "text.txt", *TINY, cwd=tmp_path)
+    code, _, error = as_a_stranger("train", "--data", "text.txt", *TINY, cwd=tmp_path)
     assert (code, error) == (0, "")
     assert (tmp_path / "runs" / "small-text" / "loss.png").exists()
     for command in (["generate", trained, "--length", "5"], ["evaluate", trained], ["doctor"]):

@@ -22,6 +22,8 @@ from tiny_runs import TEXT, TINY, finish, metrics, popen, start, train
 from models import cli, plot
 from models import train as train_module
 from models.build import load_checkpoint
+from models.console import PlainConsole
+from models.display import Display
 from models.run_folder import RunFolder
 from models.trainer import Trainer
 from tinygrad_char import checkpoint
@@ -382,6 +384,18 @@ def test_a_third_signal_ends_the_process_whatever_it_does(here):
     assert (code, error) == (130, "")
     assert out.endswith("second\n")
     assert resume("run") == 0
+
+
+def test_a_process_that_is_ended_gives_the_terminal_its_cursor_back():
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as terminal:  # noqa: PTH123
+        display = Display(PlainConsole(file=terminal), 4, 0, 1)
+        assert display.console.is_terminal
+        display.leaving()
+        assert b"\x1b[?25h" in os.read(ours, 100)
+    os.close(ours)
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        Display(PlainConsole(file=nothing), 4, 0, 1).leaving()
 
 
 @pytest.mark.parametrize("moment", ["atexit", "thread"])
