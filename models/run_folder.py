@@ -325,12 +325,12 @@ class RunFolder:
                 remark += (
                     f"{fault}, and was cut off"
                     if fault
-                    else f"{self.metrics} has no others of its steps"
+                    else f"{str(self.metrics)!r} has no others of its steps"
                 )
             if fault and len(kept) < records and data[len(text) :].split(b"\n", 1)[1]:
                 former = self.path / _DAMAGED
                 write_atomically(former, data, follow_links=False)
-                remark = f"{remark} with all that follows; the former file is {former}"
+                remark = f"{remark} with all that follows; the former file is {str(former)!r}"
             if text != data:
                 write_atomically(self.metrics, text, follow_links=False)
         return KeptMetrics(len(kept), remark)

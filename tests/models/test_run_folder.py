@@ -374,7 +374,7 @@ def test_a_run_that_goes_on_keeps_what_comes_before_a_broken_line(tmp_path, brok
     kept = folder.truncate_metrics(3)
     assert kept.records == 1
     assert kept.remark.startswith("1 of 3 records of the checkpoint are kept: line 2 of ")
-    assert kept.remark.endswith(f"the former file is {tmp_path / 'metrics.damaged.jsonl'}")
+    assert kept.remark.endswith(f"former file is '{tmp_path / 'metrics.damaged.jsonl'}'")
     assert folder.read_metrics() == [{"step": 1}]
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == data
 
@@ -390,7 +390,7 @@ def test_the_file_is_believed_not_the_count(tmp_path):
     kept = folder.truncate_metrics(5, step=4)
     assert kept.records == 3
     assert kept.remark == (
-        f"3 of 5 records of the checkpoint are kept: {folder.metrics} has no others of its steps"
+        f"3 of 5 records of the checkpoint are kept: '{folder.metrics}' has no others of its steps"
     )
     folder.metrics.unlink()
     assert folder.truncate_metrics(5).records == 0
