@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import textwrap
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from models.console import PlainConsole
 from models.evaluate import Loss
 from models.trainer import Update
 
+BETWEEN_PICTURES = 0.1  # seconds between two of the progress bar
 SMOOTHING = 0.95  # of the shown training loss and speed, which jump from step to step
 
 
@@ -48,13 +50,25 @@ class Display:
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            auto_refresh=False,  # by a thread whose failure would show a trace
             speed_estimate_period=600,  # seconds; a step of a large model takes many
         )
         self._task = self._progress.add_task("training", total=steps, completed=start, status="")
 
+        self._done = threading.Event()
+
     def __enter__(self) -> Self:
         self._progress.start()
+        if not self._progress.disable:
+            threading.Thread(target=self._refresh, daemon=True).start()
         return self
+
+    def _refresh(self) -> None:
+        while not self._done.wait(BETWEEN_PICTURES):
+            try:
+                self._progress.refresh()
+            except OSError:  # the terminal is gone: whoever trains will find out
+                return
 
     def __exit__(
         self,
@@ -62,6 +76,7 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._done.set()
         self._progress.stop()
 
     def stopping(self) -> None:

@@ -458,7 +458,18 @@ def test_a_terminal_that_closes_leaves_a_saved_run(options, here):
     def take_the_terminal():
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
-    command = [sys.executable, "-m", "models", "train", "--data", "text.txt", "--out", "run"]
+    slowly = (
+        "import time\n"
+        "from models.trainer import Trainer\n"
+        "update = Trainer.update\n"
+        "def slow_update(trainer):\n"
+        "    time.sleep(0.3)\n"  # so that the progress bar finds the terminal closed
+        "    return update(trainer)\n"
+        "Trainer.update = slow_update\n"
+        "from models.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", slowly, "train", "--data", "text.txt", "--out", "run"]
     with (here / "errors").open("wb") as errors:
         process = subprocess.Popen(
             [*command, *LONG, "--steps", "1000000", *options],
