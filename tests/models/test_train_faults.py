@@ -478,6 +478,7 @@ def test_a_terminal_that_closes_leaves_a_saved_run(options, here):
             stdout=theirs,
             stderr=theirs if options else errors,
             start_new_session=True,
+            env={**os.environ, "TERM": "xterm"},
             preexec_fn=take_the_terminal,
         )
         os.close(theirs)
