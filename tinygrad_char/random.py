@@ -6,7 +6,9 @@ be saved and restored.
 """
 
 import contextlib
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Self
@@ -14,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from kernels.dropout import DropoutKey
-from kernels.forks import in_forked_children, renew_in_forked_children
+from kernels.forks import in_forked_children
 
 STREAMS = ("init", "batches", "dropout", "sampling")
 
@@ -27,6 +29,26 @@ def _renew() -> None:
 
 
 in_forked_children(_renew)
+
+_streams: weakref.WeakSet["Stream"] = weakref.WeakSet()
+_forking = threading.local()
+
+
+def _hold() -> None:
+    """Wait until nobody draws, since NumPy's locks cannot be made anew, and keep it so."""
+    _forking.locks = sorted((each._bits.lock for each in list(_streams)), key=id)
+    for lock in _forking.locks:
+        lock.acquire()
+
+
+def _release() -> None:
+    for lock in _forking.locks:
+        lock.release()
+    _forking.locks = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release)
 
 
 class DropoutKeys:
@@ -60,14 +82,7 @@ class Stream:
         self._numpy = np.random.Generator(self._bits)
         self._keys = DropoutKeys(int(sequence.generate_state(1, np.uint64)[0]))
         self._here = threading.local()
-        renew_in_forked_children(self)
-
-    def renew(self) -> None:
-        """Go on with another of NumPy's objects, whose lock nobody holds, see kernels/forks.py."""
-        state = self._bits.state
-        self._bits = np.random.PCG64DXSM()
-        self._bits.state = state
-        self._numpy = np.random.Generator(self._bits)
+        _streams.add(self)
 
     def uniform(
         self, low: float, high: float, shape: Any = None, dtype: Any = np.float32
