@@ -35,8 +35,9 @@ def native(array: Array) -> Array:
 
 def signed(indices: Array) -> Array:
     """Return integers such that those beyond int64 stay the largest there are, and do not wrap."""
-    most = np.iinfo(np.int64).max
-    return indices if indices.dtype != np.uint64 else namespace(indices).minimum(indices, most)
+    if indices.dtype.kind != "u" or indices.dtype.itemsize < 8:
+        return indices
+    return namespace(indices).minimum(indices, np.iinfo(np.int64).max)
 
 
 def is_floating(dtype: np.dtype) -> bool:

@@ -16,7 +16,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,11 +29,28 @@ if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
 
 
-quiet = np.errstate(all="ignore")
-"""Decorator of what computes values: log(0) is -inf and no warning, as on a GPU.
+Result = TypeVar("Result")
 
-`detect_nonfinite` is there for those who want to know.
-"""
+
+def quiet(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Decorate what computes values: log(0) is -inf and no warning, as on a GPU.
+
+    `detect_nonfinite` is there for those who want to know. Within a call of one such function
+    others find NumPy's state as they want it, and leave it.
+    """
+    ignoring = np.errstate(all="ignore")(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Result:
+        if _state.quiet:
+            return function(*arguments, **options)
+        _state.quiet = True
+        try:
+            return ignoring(*arguments, **options)
+        finally:
+            _state.quiet = False
+
+    return call
 
 
 class NonFiniteError(FloatingPointError):
@@ -43,6 +60,7 @@ class NonFiniteError(FloatingPointError):
 class _ThreadState(threading.local):
     recording = True
     checking = False
+    quiet = False
     trace: Trace | None = None
 
 

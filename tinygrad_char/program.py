@@ -83,7 +83,8 @@ class Program:
             sources = [numbers[id(each)] for each in given]
             read_last.update((each, number) for each in sources if each >= first)
             keys = [name for name, value in options.items() if isinstance(value, DropoutKey)]
-            self.forwards.append((node, sources, options, keys))
+            # Whether it upcasts was found out by the trace: dtypes are the same each time.
+            self.forwards.append((node, bool(node.halves), sources, options, keys))
             targets = [
                 numbers[id(each)] if need else None
                 for each, need in zip(given, node.needs, strict=True)
@@ -138,10 +139,14 @@ class Program:
         """Return the last operation's result; `see` is shown each one's."""
         values = [*batch]
         values += [each.array if isinstance(each, Tensor) else each for each in self.fixed]
-        for (node, sources, options, keys), unread in zip(self.forwards, self.unread, strict=True):
+        for each, unread in zip(self.forwards, self.unread, strict=True):
+            node, upcasts, sources, options, keys = each
             if keys:
                 options = {**options, **{name: self.dropout.dropout_key() for name in keys}}
-            value = node.run_forward([values[number] for number in sources], options)
+            arrays = [values[number] for number in sources]
+            value = (
+                node.run_forward(arrays, options) if upcasts else node.forward(*arrays, **options)
+            )
             values.append(value if type(value) is np.ndarray else np.asarray(value))
             see(values[-1])
             for number in unread:

@@ -23,6 +23,7 @@ from tinygrad_char.autograd import (
     is_detecting_nonfinite,
     leaf_gradients,
     no_grad,
+    quiet,
     tracing,
 )
 from tinygrad_char.nn.module import has_forward_hooks
@@ -38,6 +39,7 @@ from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
 
+@quiet
 def loss_and_gradients(
     loss: Callable[[Any], Tensor], batch: Batch, weight: float, leaves: Sequence[Tensor]
 ) -> Computed:
@@ -215,10 +217,12 @@ class TracedCall:
             self.reason = "its operations, repeated on other arrays, gave other results"
         return expected
 
+    @quiet
     def _on_tape(self, arrays: Sequence[np.ndarray]) -> Array:
         with no_grad():
             return self.function(*(Tensor(each) for each in arrays)).array
 
+    @quiet
     def _trace(self, arrays: Sequence[np.ndarray]) -> Array:
         inputs = [Tensor(each) for each in arrays]
         with no_grad(), tracing() as trace:
