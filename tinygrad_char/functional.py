@@ -469,15 +469,14 @@ def _masked_attention(
         fits = False
     if not fits:
         raise ValueError(f"attention: attn_mask {mask.shape} does not broadcast to {shape}")
-    scores = (q * scale) @ k.swapaxes(-1, -2)
-    scores = scores.broadcast_to(shape)
+    scores = (q @ k.swapaxes(-1, -2)).broadcast_to(shape)
     if mask.dtype != bool:
         if mask.dtype != q.dtype:
             raise TypeError(f"attention: attn_mask is {mask.dtype}, expected booleans or {q.dtype}")
         visible = mask._result(mask.array != -math.inf)
-        scores = scores + where(visible, mask, 0.0)
+        scores, scale = scores * scale + where(visible, mask, 0.0), 1.0
         mask = visible
-    weights = neural.Softmax.apply(scores, mask, axis=len(shape) - 1, causal=causal)
+    weights = neural.Softmax.apply(scores, mask, axis=len(shape) - 1, causal=causal, scale=scale)
     if dropout > 0 and key is not None:
         weights = neural.Dropout.apply(weights, p=dropout, key=key)
     return weights @ v

@@ -87,16 +87,18 @@ def attended(q, k, v, causal, scale):
 @pytest.mark.parametrize("length", [2, 8, 70])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention(device, offset, length, scale, causal):
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention(device, offset, length, scale, causal, masked):
     """Each query is a unit vector, so that its scores are numbers of k."""
     rng = np.random.default_rng(length)
     q = np.zeros((2, 2, length, 8), np.float32)
     q[..., np.arange(length), rng.integers(0, 8, length)] = 1
     k = (offset + 2 * rng.standard_normal(q.shape)).astype(np.float32)
     v, grad = rng.standard_normal((2, *q.shape)).astype(np.float32)
+    mask = Tensor(np.ones((length, length), bool), device=device) if masked else None
     errors = compare(
         device,
-        lambda q, k, v: F.attention(q, k, v, causal=causal, scale=scale),
+        lambda q, k, v: F.attention(q, k, v, causal=causal, scale=scale, attn_mask=mask),
         lambda q, k, v: attended(q, k, v, causal, scale),
         [q, k, v],
         grad,
