@@ -6,7 +6,6 @@ where the extension was not built (no C compiler), or with TINYGRAD_CHAR_KERNELS
 """
 
 import math
-import os
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +35,7 @@ from kernels.array import Array, signed
 from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
 from kernels.cores import threads_for
 from kernels.dropout import DropoutKey, MaskSource
-from kernels.extension import compiled
+from kernels.extension import VARIABLE, compiled, wanted
 from kernels.recording import empty
 
 GELU_KINDS = {
@@ -46,7 +45,6 @@ FLOAT32 = np.dtype(np.float32)
 MOST_LANES = 1 << 40  # of vector registers: as wide as there are
 FEW_ROWS = 4
 """Rows of a linear layer for which a weight is read from memory sooner than a product does it."""
-VARIABLE = "TINYGRAD_CHAR_KERNELS"
 
 
 def _fits(*arrays: Array | None) -> bool:
@@ -617,7 +615,7 @@ def sampling_forward(
 
 
 def _table() -> dict[str, Any]:
-    if compiled is None or os.environ.get(VARIABLE) == "reference":
+    if wanted is None:
         return {}
     return {
         "adamw": SimpleNamespace(update=adamw_update),
