@@ -21,6 +21,8 @@ compiled: Any = wanted
 
 BLOCK = 32
 """Rows that are added one after the other."""
+RUN, CACHED = 128, 1 << 15
+"""Numbers of a running sum that are added one after the other, and that are worked on at once."""
 FAR = 20
 """Standard deviations from which on a mean's own rounding could be seen in the variance."""
 WIDTH = 1024
@@ -45,6 +47,34 @@ def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 def mean(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """Return the mean of floating x over axes (from 0 on)."""
     return total(x, axes, keepdims) / math.prod(x.shape[i] for i in axes)
+
+
+def running_total(x: Array, axis: int) -> Array:
+    """Return the running sum of float32 or float64 along an axis (from 0 on), with x's dtype.
+
+    Stretches of RUN are added up by themselves, and what comes before each in double precision.
+    """
+    if type(x) is not np.ndarray or not is_floating(x.dtype) or x.size == 0 or x.shape[axis] <= RUN:
+        return x.cumsum(axis=axis)
+    result = np.empty(x.shape, x.dtype)
+    source, target = np.moveaxis(x, axis, 0), np.moveaxis(result, axis, 0)
+    beside = source.shape[1:]
+    before = np.zeros(beside)
+    step = max(1, CACHED // (math.prod(beside) * RUN)) * RUN
+    for start in range(0, len(source), step):
+        given, sums = source[start : start + step], target[start : start + step]
+        whole = len(given) // RUN * RUN
+        if whole:
+            runs = sums[:whole].reshape(-1, RUN, *beside)
+            np.cumsum(given[:whole].reshape(-1, RUN, *beside), axis=1, out=runs)
+            ends = before + np.cumsum(runs[:, -1], axis=0, dtype=np.float64)
+            runs[0] += before.astype(x.dtype)
+            runs[1:] += ends[:-1, None].astype(x.dtype)
+            before = ends[-1]
+        if whole < len(given):  # the last ones
+            np.cumsum(given[whole:], axis=0, out=sums[whole:])
+            sums[whole:] += before.astype(x.dtype)
+    return result
 
 
 def total_by_index(x: Array, idx: Array, rows: int) -> Array:

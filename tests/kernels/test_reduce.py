@@ -100,3 +100,24 @@ def test_integers_and_booleans_are_summed_as_numpy_does():
     x = np.full((1000, 2), 100, np.int8)
     assert reduce.total(x, (0,)).tolist() == [100_000] * 2
     assert reduce.total(x > 0, (0, 1)) == 2000
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(), st.data())
+def test_running_sums_keep_their_digits(x, data):
+    x = x.astype(data.draw(st.sampled_from([np.float32, np.float64])), order="K")
+    axis = data.draw(st.integers(0, x.ndim - 1))
+    found = reduce.running_total(x, axis)
+    assert (found.shape, found.dtype) == (x.shape, x.dtype)
+    exact = x.astype(np.longdouble).cumsum(axis=axis)
+    np.testing.assert_allclose(found, exact, rtol=float(64 * np.finfo(x.dtype).eps))
+
+
+def test_a_running_sum_of_a_million_numbers():
+    x = np.full(1_000_000, 100.1, np.float32)
+    exact = np.arange(1, 1_000_001) * float(x[0])
+    np.testing.assert_allclose(reduce.running_total(x, 0), exact, rtol=5e-6)
+    x[70_000] = np.inf
+    found = reduce.running_total(x, 0)
+    assert np.isfinite(found[:70_000]).all()
+    assert (found[70_000:] == np.inf).all()

@@ -189,11 +189,11 @@ class Cumsum(Function):
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y_i = x_0 + ... + x_i."""
         self.axis = normalize_axis("cumsum", axis, x.ndim, scalars=True)
-        return x.cumsum(axis=self.axis).reshape(x.shape)
+        return reduce.running_total(x, self.axis).reshape(x.shape)
 
     def backward(self, grad: Array) -> Any:
         """Return dx_i = dy_i + ... + dy_n."""
         if grad.ndim == 0:
             return grad
         xp = self.backend.xp
-        return xp.flip(xp.flip(grad, self.axis).cumsum(axis=self.axis), self.axis)
+        return xp.flip(reduce.running_total(xp.flip(grad, self.axis), self.axis), self.axis)
