@@ -26,14 +26,51 @@ def on_cpu():
         pytest.skip(str(error))
 
 
+def test_what_else_changes_between_replays_is_recorded_anew():
+    run, other = Run(), Run(eager=True)
+    weight = [each.model.blocks[0].feed_forward.expand.weight for each in (run, other)]
+    for change in (
+        lambda each, w: None,
+        lambda each, w: each.optimizer.param_groups[0].update(weight_decay=0.5),
+        lambda each, w: w.requires_grad_(False),
+        lambda each, w: w.requires_grad_(True),
+    ):
+        for each, w in zip((run, other), weight, strict=True):
+            change(each, w)
+        before = [w.cpu().tolist() for w in weight]
+        results, expected = run.make(5), other.make(5)
+        assert_same(run, other, results, expected)
+        moved = [w.cpu().tolist() != was for w, was in zip(weight, before, strict=True)]
+        assert moved == [weight[0].requires_grad] * 2
+        if len(run.notes) == 0:
+            assert run.step.replays
+    assert ["is frozen" in note for note in run.notes] == [True]
+
+
+def test_what_is_frozen_from_the_start_is_replayed_and_taken_in_when_it_trains():
+    run, other = Run(frozen=True), Run(frozen=True, eager=True)
+    assert_same(run, other, run.make(5), other.make(5))
+    assert run.step.replays
+    sizes = [each.optimizer.flat.size for each in (run, other)]
+    for each in (run, other):
+        each.model.requires_grad_()
+    assert_same(run, other, run.make(6), other.make(6))
+    assert ["different numbers of updates" in note for note in run.notes] == [True]
+    assert all(
+        each.optimizer.flat.size > size for each, size in zip((run, other), sizes, strict=True)
+    )
+
+
 class Run:
     """A small GPT in training, with dropout, two groups, clipping and a changing rate."""
 
-    def __init__(self, eager=False, length=7, dtype="=i8", **changes):
+    def __init__(self, eager=False, length=7, dtype="=i8", frozen=False, **changes):
         self.generator, self.length, self.dtype = Generator(5), length, dtype
         options = {"dropout": 0.25, "bias": True, "tied": True}
         config = GPTConfig(8, 1, 2, 16, **{**options, **changes})
         self.model = GPT(config, 11, generator=self.generator).to(DEVICE)
+        if frozen:
+            self.model.blocks[0].requires_grad_(False)
         self.optimizer = AdamW(decay_groups(self.model.parameters(), 0.1))
         self.notes = []
         self.step = TrainingStep(

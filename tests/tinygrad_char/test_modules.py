@@ -137,6 +137,25 @@ class TestApply:
         assert seen[-1] is module
 
 
+class TestFreezing:
+    def test_a_module_s_parameters_freeze_and_train_together(self):
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        assert model[0].requires_grad_(False) is model[0]
+        assert [each.requires_grad for each in model.parameters()] == [False, False, True, True]
+        model(tensor(3, 2)).sum().backward()
+        assert model[0].weight.grad is None
+        assert model[1].weight.grad is not None
+        model.requires_grad_()
+        assert all(each.requires_grad for each in model.parameters())
+        assert not model[1].running_mean.requires_grad
+
+    def test_a_parameter_may_be_born_frozen(self):
+        module = nn.Identity()
+        module.scale = nn.Parameter([1.0], requires_grad=False)
+        assert [name for name, _ in module.named_parameters()] == ["scale"]
+        assert not module.scale.requires_grad
+
+
 class TestHooks:
     def test_they_see_and_replace_arguments_and_results(self):
         layer = nn.Linear(2, 2, generator=Generator(0))

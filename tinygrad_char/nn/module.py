@@ -18,12 +18,12 @@ from tinygrad_char.tensor import HookHandle, Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a Module registers as its own to train; it requires a gradient."""
+    """A tensor that a Module registers as its own; it requires a gradient unless it is frozen."""
 
     __slots__ = ()
 
-    def __init__(self, data: Any, dtype: Any = None) -> None:
-        super().__init__(data, dtype, requires_grad=True)
+    def __init__(self, data: Any, dtype: Any = None, *, requires_grad: bool = True) -> None:
+        super().__init__(data, dtype, requires_grad=requires_grad)
 
 
 class _Hooks(NamedTuple):
@@ -223,6 +223,15 @@ class Module:
         """Forget the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.grad = None
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let all parameters train, or freeze them (False), and return self.
+
+        Gradients that are there stay; an optimizer leaves frozen parameters alone.
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Set this module and its parts to training, or not, and return self."""
