@@ -216,7 +216,7 @@ class Optimizer:
         """Forget the gradients of all parameters."""
         for group in self.groups:
             for each in group.members:
-                each.grad = None
+                each._grad = None
 
     def _collect(self) -> None:
         """Make sure that parameters are where the flat buffer has them, as gradients always are."""
@@ -232,18 +232,22 @@ class Optimizer:
             if any(_trains(each) and id(each) not in inside for each in self._members):
                 self._flatten(_trains)
 
-    def _spans(self, group: Group) -> Iterator[tuple[slice, int]]:
-        """Yield the longest ranges of the flat buffer whose parameters all train.
+    def _counts(self) -> list[int | None]:
+        """Return of each parameter the number of updates that it has had, None if none follows.
 
-        Those are not frozen and have a gradient. With each, the number of updates that its
-        parameters, all of them, have had.
+        None follows where it is frozen or has no gradient.
         """
-        part = slice(group.first, group.last)
-        counts = [
-            count if _trains(each) else None
-            for each, count in zip(self.parameters[part], self.updates[part].tolist(), strict=True)
+        return [
+            count if each._grad is not None and each.requires_grad else None
+            for each, count in zip(self.parameters, self.updates.tolist(), strict=True)
         ]
-        first = group.first
+
+    def _spans(self, group: Group, counts: list[int | None]) -> Iterator[tuple[slice, int]]:
+        """Yield the longest ranges of the flat buffer that are updated, all the same time.
+
+        With each, the number of updates that its parameters have had.
+        """
+        first, counts = group.first, counts[group.first : group.last]
         for count, run in itertools.groupby(counts):
             last = first + len(list(run))
             if count is not None:
@@ -253,7 +257,8 @@ class Optimizer:
     def grad_norm(self) -> float:
         """Return the Euclidean norm of all gradients together."""
         self._collect()
-        return self._norm([each for group in self.groups for each in self._spans(group)])
+        counts = self._counts()
+        return self._norm([each for group in self.groups for each in self._spans(group, counts)])
 
     def _norm(self, spans: list[tuple[slice, int]]) -> float:
         norm_of = self.backend.global_norm.forward
@@ -278,7 +283,8 @@ class Optimizer:
         if max_norm is not None:
             _check_max_norm(type(self).__name__, max_norm)
         self._collect()
-        spans = [list(self._spans(group)) for group in self.groups]
+        counts = self._counts()
+        spans = [list(self._spans(group, counts)) for group in self.groups]
         if max_norm is not None:
             norm = self._norm([each for members in spans for each in members])
             if not math.isfinite(norm):
@@ -287,10 +293,9 @@ class Optimizer:
         for group, members in zip(self.groups, spans, strict=True):
             for span, count in members:
                 self.update(span, count + 1, group.options, scale)
-        trained = np.array([_trains(each) for each in self.parameters], bool)
-        self.updates += trained
-        for each, changed in zip(self.parameters, trained, strict=True):
-            if changed:
+        self.updates += np.array([count is not None for count in counts], bool)
+        for each, had in zip(self.parameters, counts, strict=True):
+            if had is not None:
                 each.version.value += 1
         return norm
 
