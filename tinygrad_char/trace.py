@@ -76,7 +76,9 @@ class TracedLoss:
         self.loss, self.leaves, self.dropout = loss, leaves, dropout
         self.reason: str | None = None
         self.not_recorded: str | None = None
-        self._idle: dict[Any, list[_Repeated]] = defaultdict(list)  # by shapes, and what trains
+        self._idle: dict[Any, list[_Repeated]] = defaultdict(
+            list
+        )  # by shapes, and what the leaves are
 
     def gradients(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
         """Return weight * loss(batch) and its gradients, for a batch of NumPy arrays.
@@ -94,7 +96,8 @@ class TracedLoss:
         if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
             return self._on_tape(batch, weight)
         shapes = tuple((each.shape, each.dtype) for each in batch)
-        idle = self._idle[shapes, tuple(each.requires_grad for each in self.leaves)]
+        leaves = tuple((each.requires_grad, each.array.dtype) for each in self.leaves)
+        idle = self._idle[shapes, leaves]
         try:
             repeated = idle.pop()
         except IndexError:  # the first of its shape, or all are at work in other threads

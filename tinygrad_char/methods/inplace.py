@@ -7,7 +7,6 @@ own: a change of it is one of its base, of which all views then are taken again.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +18,7 @@ from kernels.half import widened
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, quiet
 from tinygrad_char.coerce import raw_index, tensor_like
+from tinygrad_char.integers import check_fits
 from tinygrad_char.ops.indexing import is_basic
 from tinygrad_char.ops.shape import BroadcastTo
 
@@ -317,22 +317,12 @@ def _repeats(base: Any, steps: Steps) -> bool:
 
 
 def _check_range(name: str, values: Any, dtype: np.dtype) -> None:
-    """Raise OverflowError for numbers that an integer dtype does not hold: they would wrap."""
-    if dtype.kind not in "iu":
-        return
+    """Raise OverflowError for numbers that the dtype does not hold: integers would wrap."""
     if isinstance(values, bool | int | float):
-        ends = [values]
-    elif values.size == 0 or np.can_cast(values.dtype, dtype):
-        return
-    else:
-        ends = [values.min().item(), values.max().item()]
-    limits = np.iinfo(dtype)
-    for each in ends:
-        if not (math.isfinite(each) and limits.min <= math.trunc(each) <= limits.max):
-            raise OverflowError(
-                f"{name}: {each} does not fit into {dtype}, which holds {limits.min} to "
-                f"{limits.max}"
-            )
+        check_fits(name, values, dtype)
+    elif dtype.kind in "iu" and values.size and not np.can_cast(values.dtype, dtype):
+        check_fits(name, values.min().item(), dtype)
+        check_fits(name, values.max().item(), dtype)
 
 
 @quiet  # what float16 does not hold becomes infinite
