@@ -46,13 +46,11 @@ def limits(
 
 def overflow(name: str, number: float, dtype: Any) -> OverflowError:
     """Return the error for a number that a dtype does not hold."""
-    shown = str(number) if abs(number) < 1 << 256 else f"an integer of {_bits(number)} bits"
+    shown = str(number)
+    if isinstance(number, int) and abs(number) >= 1 << 256:
+        shown = f"an integer of {number.bit_length()} bits"
     holds = ""
     if dtype.kind in "iu":
         held = np.iinfo(dtype)
         holds = f", which holds {held.min} to {held.max}"
     return OverflowError(f"{name}: {shown} does not fit into {dtype}{holds}")
-
-
-def _bits(number: float) -> int:
-    return int(number).bit_length()
