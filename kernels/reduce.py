@@ -19,7 +19,7 @@ from kernels.recording import empty
 
 compiled: Any = wanted
 
-BLOCK = 32
+BLOCK = 16
 """Rows that are added one after the other."""
 RUN, CACHED = 128, 1 << 15
 """Numbers of a running sum that are added one after the other, and that are worked on at once."""
@@ -143,7 +143,7 @@ def _is_pairwise(x: Array, axes: tuple[int, ...]) -> bool:
     if x.flags.c_contiguous:
         while end and (end - 1 in axes or x.shape[end - 1] == 1):
             end -= 1
-    return math.prod([x.shape[i] for i in axes if i < end]) <= 2 * BLOCK
+    return math.prod([x.shape[i] for i in axes if i < end]) <= 4 * BLOCK
 
 
 def _sum_blocks(x: Array, axes: tuple[int, ...]) -> Array:

@@ -25,7 +25,7 @@ def rows(device, value=100.1, count=ROWS, columns=100, dtype=np.float32):
 
 
 def assert_near(tensor, value, units=12):
-    """Within so many units of rounding: what blocks of 32 rows leave."""
+    """Within so many units of rounding: what blocks of rows leave."""
     array = tensor.detach().to("cpu").numpy()
     exact = float(array.dtype.type(value))
     limit = units * float(np.finfo(array.dtype).eps) * abs(exact)
