@@ -138,7 +138,8 @@ class LayerNorm(Module):
         shape = self.normalized_shape
         if x.shape[-1:] != (shape,) and (isinstance(shape, int) or x.shape[-len(shape) :] != shape):
             raise ValueError(f"LayerNorm({shape}): x has shape {x.shape}")
-        return F.layer_norm(x, self.weight, self.bias, self.eps, normalized_shape=shape)
+        axes = None if isinstance(shape, int) else shape
+        return F.layer_norm(x, self.weight, self.bias, self.eps, normalized_shape=axes)
 
     def extra_repr(self) -> str:
         """Return the size."""
