@@ -525,7 +525,9 @@ def test_progress_is_shown_on_a_terminal_and_wiped_out_at_the_end(interrupted, t
         assert part in seen
     assert ("stopping (Ctrl-C again: without saving)" in seen) == interrupted
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h")
-    assert "training" not in seen[seen.rindex("\x1b[?25h") :]
+    after = seen[seen.rindex("\x1b[?25h") :]
+    assert "\u2501" not in after  # of the bar
+    assert "chars/s" not in after
 
 
 def test_errors_reach_the_exit_code_where_nobody_reads_them(tmp_path):
