@@ -122,8 +122,8 @@ class CharTokenizer:
                 "them out."
             )
         if notify:
-            done = "are left out" if unknown == "skip" else "are replaced"
-            notify(f"{self._describe_unknown(text, known)}\nThey {done}.")
+            done = "left out" if unknown == "skip" else "replaced by the nearest spelling"
+            notify(f"{self._describe_unknown(text, known)}\nWhat is unknown is {done}.")
         spelled = [mapped[each : each + 1] for each in range(len(mapped))]
         fallback = " " if " " in self.characters else self.characters[0]
         for each in np.flatnonzero(~known):

@@ -330,7 +330,7 @@ def test_unknown_characters_of_the_prompt_follow_the_policy(trained, capsys):
         assert shown == plain["texts"][0] + "\n"
         assert plain["prompt"] == like
         assert "U+2603 SNOWMAN: once at character 4 (line 1, column 4)" in said
-        assert f"They are {done}." in said
+        assert f"What is unknown is {done}" in said
 
 
 def test_a_prompt_of_which_nothing_is_known_is_an_empty_one(trained, capsys):
