@@ -83,7 +83,7 @@ class Loaded:
         try:
             return parse(schema, self.metadata, extra=True)
         except SchemaError as error:
-            raise RunError(f"{self.path} cannot be {purpose}: {error}") from error
+            raise RunError(f"{str(self.path)!r} cannot be {purpose}: {error}") from error
 
 
 def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
@@ -109,13 +109,13 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
             record = parse(ModelRecord, metadata, extra=True)
             tokenizer = CharTokenizer(record.vocabulary)
         except (SchemaError, UsageError) as error:
-            raise RunError(f"{path} holds no model that can be used: {error}") from error
+            raise RunError(f"{str(path)!r} holds no model that can be used: {error}") from error
         weights = [each for name, each in described.items() if name.startswith(MODEL_PREFIX)]
         given = len(weights), sum(math.prod(each.shape) for each in weights)
         expected = parameter_count(record.config, len(tokenizer))
         if given != expected:
             raise RunError(
-                f"{path} does not hold the model that its settings describe: {given[0]:,} "
+                f"{str(path)!r} does not hold the model that its settings describe: {given[0]:,} "
                 f"parameters with {given[1]:,} numbers, expected {expected[0]:,} with "
                 f"{expected[1]:,}"
             )
@@ -141,7 +141,7 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
         model.load_state_dict(weights)
     except ValueError as error:
         raise RunError(
-            f"{path} does not hold the model that its settings describe: {error}"
+            f"{str(path)!r} does not hold the model that its settings describe: {error}"
         ) from None
     return Loaded(path, model.eval(), tokenizer, config, tensors, metadata)
 
@@ -152,6 +152,6 @@ def check_finite(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             wrong = array.size - int(np.isfinite(array).sum())
             raise RunError(
-                f"{path} cannot be used: {wrong:,} of the {array.size:,} numbers in {name!r} are "
-                "not finite. Use another checkpoint."
+                f"{str(path)!r} cannot be used: {wrong:,} of the {array.size:,} numbers in "
+                f"{name!r} are not finite. Use another checkpoint."
             )

@@ -41,4 +41,6 @@ def trusted_argument(path: Path, text: TextRecord) -> str:
         found = f"there is no file {name!r}, which"
     else:
         found = f"{name!r} was not opened: it is not the file that"
-    raise UsageError(f"{found} {path} was trained on as it says. Give the text with `--data FILE`")
+    raise UsageError(
+        f"{found} {str(path)!r} was trained on as it says. Give the text with `--data FILE`"
+    )

@@ -105,8 +105,8 @@ class RunFolder:
                 _make_folders(folder.path)
             except (FileExistsError, NotADirectoryError) as error:
                 raise UsageError(
-                    f"{folder.path} cannot be a run folder: it, or a part of that path, is a file. "
-                    f"Give another --out."
+                    f"{str(folder.path)!r} cannot be a run folder: it, or a part of that path, is "
+                    f"a file. Give another --out."
                 ) from error
             folder._check_empty()
             folder._probe()
@@ -132,8 +132,8 @@ class RunFolder:
                 _make_folders(parent)
             except (FileExistsError, NotADirectoryError) as error:
                 raise UsageError(
-                    f"{parent} cannot hold run folders: it, or a part of that path, is a file. "
-                    f"Give another --out."
+                    f"{str(parent)!r} cannot hold run folders: it, or a part of that path, is a "
+                    f"file. Give another --out."
                 ) from error
             for number in itertools.count(1):
                 folder = cls(parent / (name if number == 1 else f"{name}-{number}"))
@@ -171,12 +171,12 @@ class RunFolder:
                 raise _missing(folder.path, "run folder")
             if not folder.path.is_dir():
                 raise UsageError(
-                    f"{folder.path} is a file, expected a run folder. "
-                    f"Did you mean {folder.path.parent}?"
+                    f"{str(folder.path)!r} is a file, expected a run folder. "
+                    f"Did you mean {str(folder.path.parent)!r}?"
                 )
             if not folder.last.exists() and not folder.best.exists():
                 raise UsageError(
-                    f"{folder.path} holds no checkpoint ({folder.last.name} or "
+                    f"{str(folder.path)!r} holds no checkpoint ({folder.last.name} or "
                     f"{folder.best.name}): it is no run folder, or its run ended before the first "
                     f"checkpoint. Give another folder, or start a run with `tinygrad-char train`."
                 )
@@ -208,8 +208,8 @@ class RunFolder:
                 lock.acquire()
             except Timeout as error:
                 raise RunError(
-                    f"{self.path} is in use by {self._holder()}. Wait until it ends or stop it, "
-                    f"or train in another folder with --out."
+                    f"{str(self.path)!r} is in use by {self._holder()}. Wait until it ends or stop "
+                    f"it, or train in another folder with --out."
                 ) from error
         try:
             with _reporting("write to the run folder", self.path):
@@ -434,7 +434,7 @@ class RunFolder:
         else:
             other = "It has no checkpoint to continue from. Give"
         raise UsageError(
-            f"the run folder {self.path} is not empty (it has {', '.join(found[:3])}"
+            f"the run folder {str(self.path)!r} is not empty (it has {', '.join(found[:3])}"
             f"{', ...' if len(found) > 3 else ''}) and is never overwritten. {other} another --out."
         )
 
@@ -492,7 +492,9 @@ def resolve_checkpoint(
         return folder.best
     if folder.last.exists():
         return folder.last
-    raise UsageError(f"{path} has no {folder.last.name}, only {folder.best}: name that file")
+    raise UsageError(
+        f"{str(path)!r} has no {folder.last.name}, only {str(folder.best)!r}: name that file"
+    )
 
 
 @contextlib.contextmanager
@@ -518,7 +520,7 @@ def _reporting(action: str, path: Path) -> Iterator[None]:
         raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(
-            f"cannot {action} {path}: {error.strerror or error}. {advice(error)}"
+            f"cannot {action} {str(path)!r}: {error.strerror or error}. {advice(error)}"
         ) from error
 
 
@@ -526,10 +528,10 @@ def _missing(path: Path, expected: str) -> UsageError:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings)
     if near:
-        hint = f"Did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+        hint = f"Did you mean {' or '.join(repr(str(path.parent / name)) for name in near)}?"
     else:
         hint = "Check the name, or start a run with `tinygrad-char train`."
-    return UsageError(f"there is no {expected} {path}. {hint}")
+    return UsageError(f"there is no {expected} {str(path)!r}. {hint}")
 
 
 def _encode(value: Any) -> Any:

@@ -230,12 +230,12 @@ class Trainer:
             self.model.load_state_dict(weights)
             self.optimizer.load_state_dict(moments)
         except ValueError as error:
-            raise RunError(f"{loaded.path} cannot be continued: {error}") from error
+            raise RunError(f"{str(loaded.path)!r} cannot be continued: {error}") from error
         updates, squares = moments["updates"], moments["exp_avg_sq"]
         if ((updates < 0) | (updates > state.step)).any() or (squares < 0).any():
             raise RunError(
-                f"{loaded.path} cannot be continued: AdamW's state has numbers of updates outside "
-                f"0 to {state.step}, or negative squares"
+                f"{str(loaded.path)!r} cannot be continued: AdamW's state has numbers of updates "
+                f"outside 0 to {state.step}, or negative squares"
             )
         self.generator.set_state(loaded.metadata["random"])
         self.step = state.step

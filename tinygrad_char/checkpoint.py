@@ -164,7 +164,9 @@ def load(
         size = os.fstat(file.fileno()).st_size
         first = file.read(16) or b""
         if not first:
-            raise CheckpointError(f"cannot load {path}: it is empty. Use another checkpoint.")
+            raise CheckpointError(
+                f"cannot load {str(path)!r}: it is empty. Use another checkpoint."
+            )
         file.seek(0)
         try:
             header, entries = safetensors_file.read_header(file, size)
@@ -224,7 +226,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
                 entry.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"cannot delete what interrupted saves left in {folder}: {error.strerror}. "
+            f"cannot delete what interrupted saves left in {str(folder)!r}: {error.strerror}. "
             f"{advice(error)}"
         ) from error
 
@@ -322,7 +324,8 @@ def _publish(
         former = target.exists()
         if former and not target.is_symlink() and not target.is_file():
             raise CheckpointError(
-                f"cannot save {path}: it exists and is not a regular file. Choose another name."
+                f"cannot save {str(path)!r}: it exists and is not a regular file. "
+                "Choose another name."
             )
         try:
             with temporary.open("xb") as file:
@@ -342,8 +345,8 @@ def _publish(
         sync_folder(target.parent)
     except OSError as error:
         raise CheckpointError(
-            f"saved {path} whole, but the disk did not confirm its new name: {error.strerror}. "
-            f"Check the disk: after a power failure the former file may be back."
+            f"saved {str(path)!r} whole, but the disk did not confirm its new name: "
+            f"{error.strerror}. Check the disk: after a power failure the former file may be back."
         ) from error
 
 
@@ -356,7 +359,7 @@ def _not_saved(
         free = "free space there unknown"
     intact = " The former file of that name is intact." if former else ""
     return CheckpointError(
-        f"could not save {path} ({size:,} bytes needed, {free}): {error.strerror or error}."
+        f"could not save {str(path)!r} ({size:,} bytes needed, {free}): {error.strerror or error}."
         f"{intact} {advice(error)}"
     )
 
@@ -408,15 +411,16 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"cannot load {path}: there is no such file. Check the name."
+            f"cannot load {str(path)!r}: there is no such file. Check the name."
         ) from error
     except IsADirectoryError as error:
         raise CheckpointError(
-            f"cannot load {path}: it is a folder. Name the checkpoint file in it."
+            f"cannot load {str(path)!r}: it is a folder. Name the checkpoint file in it."
         ) from error
     except OSError as error:
         raise CheckpointError(
-            f"cannot load {path}: {error.strerror or error}. Check the file and its permissions."
+            f"cannot load {str(path)!r}: {error.strerror or error}. "
+            "Check the file and its permissions."
         ) from error
 
 
@@ -434,15 +438,15 @@ def _check_origin(path: Path, header: Mapping[str, str]) -> None:
     written_by = header.get("format")
     if written_by != FORMAT:
         raise CheckpointError(
-            f"cannot load {path}: it is a safetensors file of another program (its header says "
-            f"format={written_by!r}, expected {FORMAT!r}). It has the tensors, which "
+            f"cannot load {str(path)!r}: it is a safetensors file of another program (its header "
+            f"says format={written_by!r}, expected {FORMAT!r}). It has the tensors, which "
             f"safetensors.numpy.load_file reads, but not the configuration, vocabulary and state "
             f"of a run. Use a checkpoint that `tinygrad-char train` wrote."
         )
     if header.get("version") != VERSION:
         raise CheckpointError(
-            f"cannot load {path}: it has format version {header.get('version')!r}, this program "
-            f"reads version {VERSION!r}. Upgrade tinygrad-char, or use another checkpoint."
+            f"cannot load {str(path)!r}: it has format version {header.get('version')!r}, this "
+            f"program reads version {VERSION!r}. Upgrade tinygrad-char, or use another checkpoint."
         )
     for key in ("json", "sha256"):
         if key not in header:
@@ -451,7 +455,7 @@ def _check_origin(path: Path, header: Mapping[str, str]) -> None:
 
 def _altered(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"cannot load {path}: it was altered after it was saved ({reason}). "
+        f"cannot load {str(path)!r}: it was altered after it was saved ({reason}). "
         f"Use another checkpoint, or a fresh copy of this one."
     )
 
@@ -459,7 +463,7 @@ def _altered(path: Path, reason: str) -> CheckpointError:
 def _unreadable(path: Path, first: bytes, size: int, error: FormatError) -> CheckpointError:
     if first[8:9] == b"{" or size <= 8:
         return CheckpointError(
-            f"cannot load {path}: it was cut short or altered ({size:,} bytes; {error}). "
+            f"cannot load {str(path)!r}: it was cut short or altered ({size:,} bytes; {error}). "
             f"Use another checkpoint, or a fresh copy of this one."
         )
     kind = next(
@@ -467,6 +471,6 @@ def _unreadable(path: Path, first: bytes, size: int, error: FormatError) -> Chec
         "of an unknown kind",
     )
     return CheckpointError(
-        f"cannot load {path}: it is {kind}, not a safetensors file. Nothing in it was executed. "
-        f"Use a checkpoint that `tinygrad-char train` wrote."
+        f"cannot load {str(path)!r}: it is {kind}, not a safetensors file. Nothing in it was "
+        f"executed. Use a checkpoint that `tinygrad-char train` wrote."
     )

@@ -333,7 +333,7 @@ def test_text_too_short_to_measure(run_folder, here, refuse):
 
 @pytest.mark.parametrize("command", [["generate"], ["evaluate"], ["train", "--resume"]])
 def test_missing_run(command, run_folder, refuse):
-    says(refuse(*command, "rum"), "no checkpoint or run folder rum", "Did you mean run?")
+    says(refuse(*command, "rum"), "no checkpoint or run folder 'rum'", "Did you mean 'run'?")
     says(refuse(*command, "missing"), "missing", "tinygrad-char train")
 
 
@@ -345,7 +345,7 @@ def test_no_run_yet(command, here, refuse):
 @pytest.mark.parametrize("command", [["generate"], ["evaluate"], ["train", "--resume"]])
 def test_folder_that_is_no_run(command, here, refuse):
     (here / "folder").mkdir()
-    says(refuse(*command, "folder"), "folder holds no checkpoint", "tinygrad-char train")
+    says(refuse(*command, "folder"), "'folder' holds no checkpoint", "tinygrad-char train")
 
 
 def spoil_cut(path):

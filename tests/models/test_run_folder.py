@@ -166,7 +166,7 @@ def test_folder_of_a_run_is_opened_even_if_read_only(run, monkeypatch):
 
 
 def test_missing_folder_is_refused_with_near_names(run):
-    with pytest.raises(UsageError, match=r"Did you mean .*runs/small\?"):
+    with pytest.raises(UsageError, match=r"Did you mean '.*runs/small'\?"):
         RunFolder.open(run.path.parent / "smal")
     with pytest.raises(UsageError, match="tinygrad-char train"):
         RunFolder.open(run.path.parent / "zzzzzz")
@@ -175,7 +175,7 @@ def test_missing_folder_is_refused_with_near_names(run):
 
 
 def test_file_is_refused_as_folder_and_its_folder_is_named(run):
-    with pytest.raises(UsageError, match=f"Did you mean {run.path}"):
+    with pytest.raises(UsageError, match=f"Did you mean '{run.path}'"):
         RunFolder.open(run.last)
 
 
@@ -441,7 +441,7 @@ def test_metrics_that_cannot_be_written_leave_no_half_line(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
     try:
-        with pytest.raises(RunError, match=r"metrics\.jsonl: File too large"):
+        with pytest.raises(RunError, match=r"metrics\.jsonl': File too large"):
             folder.append_metrics({"step": 2, "sample": "x" * 100})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

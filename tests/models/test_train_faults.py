@@ -569,7 +569,7 @@ def test_a_full_disk_at_the_start_leaves_nothing(here, limit_file_size, capsys):
         limit_file_size()
         assert code == 1
         error = capsys.readouterr().err
-        assert re.search(r"could not save run/last.safetensors \([\d,]+ bytes needed", error)
+        assert re.search(r"could not save 'run/last.safetensors' \([\d,]+ bytes needed", error)
         assert "File too large" in error
         assert "ulimit -f" in error
         assert names(here) == {"text.txt"}
@@ -648,7 +648,7 @@ def test_a_run_in_use_is_left_alone(here, capsys):
         capsys.readouterr()
         assert resume("run", "--steps", "8") == 1
         error = capsys.readouterr().err
-        assert f"run is in use by process {holder.pid}. Wait until it ends" in error
+        assert f"'run' is in use by process {holder.pid}. Wait until it ends" in error
         assert cli.run(["evaluate", "run"]) == 0
         holder.stdin.close()
         assert holder.wait() == 0
