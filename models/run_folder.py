@@ -167,7 +167,7 @@ class RunFolder:
         """
         folder = cls(path)
         with _reporting("open the run folder", folder.path):
-            if not folder.path.exists():
+            if not _exists(folder.path):
                 raise _missing(folder.path, "run folder")
             if not folder.path.is_dir():
                 raise UsageError(
@@ -483,7 +483,7 @@ def resolve_checkpoint(
     """
     path = Path(path_or_folder)
     with _reporting("open", path):
-        if not path.exists():
+        if not _exists(path):
             raise _missing(path, "checkpoint or run folder")
         if not path.is_dir():
             return path
@@ -508,6 +508,15 @@ def _naming(action: str, path: Path) -> Iterator[None]:
         raise UsageError(
             f"cannot {action} {str(path)!r}: {error.strerror}. {advice(error)}"
         ) from error
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is something; OSError where one cannot look, which `exists` may hide."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

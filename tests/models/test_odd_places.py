@@ -122,7 +122,13 @@ sys.exit(cli.run(sys.argv[1:]))
 def test_a_deleted_working_directory_is_named_where_it_matters(arguments, code, trained, tmp_path):
     places = {"TEXT": trained.parent / "text.txt", "RUN": trained, "OUT": tmp_path / "out"}
     done = subprocess.run(
-        [sys.executable, "-c", IN_NOWHERE, *(str(places.get(each, each)) for each in arguments)],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            IN_NOWHERE,
+            *(str(places.get(each, each)) for each in arguments),
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,

@@ -303,7 +303,7 @@ def test_signals_save_and_change_nothing(number, here, reference, monkeypatch, c
         step = load_checkpoint(here / "run" / "last.safetensors").metadata["step"]
         assert error == ""
         assert f"stopped at step {step}, everything is saved; continue with" in out
-        assert "loss.png are in run\n\nWrite with it:  tinygrad-char generate run --prompt" in out
+        assert "loss.png are in 'run'\n\nWrite with it:  tinygrad-char generate run --prompt" in out
         assert (here / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
         (here / "run" / "loss.png").unlink()
         for what, key in (("training", "loss"), ("validation", "validation_loss")):
