@@ -351,7 +351,7 @@ def test_a_checkpoint_without_moments_cannot_be_continued_but_used(tmp_path):
 def test_a_checkpoint_of_something_else_holds_no_model(tmp_path):
     path = tmp_path / "other.safetensors"
     checkpoint.save(path, {"w": np.zeros(2)}, {"step": 1})
-    with pytest.raises(RunError, match=r"other.safetensors holds no model that can be used"):
+    with pytest.raises(RunError, match=r"other.safetensors' holds no model that can be used"):
         load_checkpoint(path)
 
 
