@@ -95,7 +95,7 @@ static int64_t room_size(const Attention *a)
     const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
     return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
            3 * (KEYS + QUERIES) * (width + value_width) +
-           2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * queries + BITS_SIZE + 20 * LINE;
+           2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * (queries + keys) + BITS_SIZE + 20 * LINE;
 }
 
 #define LANES 4

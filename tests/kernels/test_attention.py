@@ -141,6 +141,16 @@ def test_nothing_to_attend(shape):
     check(*draw(*shape, shape[2], 4, 4), True)
 
 
+@pytest.mark.parametrize("queries", [1, 3, 5, 40])
+def test_heads_of_no_numbers(queries):
+    """Views of heads whose size is 0: kernels have room for the weights, however many there are."""
+    q, k, v, grad = draw(1, 2, queries, 100_000, 4, 4)
+    q, k, v, grad = (each[..., :0] for each in (q, k, v, grad))
+    out, statistics = attention.forward(q, k, v, False, 1.0)
+    assert (statistics == (0, 100_000)).all()
+    attention.backward(grad, q, k, v, out, statistics, (q.copy(), k.copy(), v.copy()), False, 1.0)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_large_scores_do_not_overflow(causal):
     q, k, v, grad = draw(1, 2, 9, 9, 4, 4)
