@@ -61,7 +61,8 @@ MULTIVERSION void layernorm_forward(const float *x, const float *weight, const f
             m += x[j];
         m /= (float)channels;
         float variance = variance_of(x, m, 0, channels);
-        if (m * m > FAR * FAR * variance) { /* what m has lost, or was added up wrong, may show */
+        /* what m has lost, or was added up wrong, may show: of equal numbers near 1e30, as infinity */
+        if (m * m > FAR * FAR * variance || variance == INFINITY) {
             const double exact = mean_of(x, channels);
             m = (float)exact;
             rest = (float)(exact - (double)m);

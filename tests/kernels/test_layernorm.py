@@ -88,6 +88,15 @@ def test_constant_row_gives_the_bias_and_no_gradient():
     assert (dbias == 2).all()
 
 
+@pytest.mark.parametrize("number", [1449.6, 1.1e30, -1.1e30])
+def test_equal_numbers_have_no_variance_however_large(number):
+    x = np.full((2, 16), number, np.float32)
+    y, mean, rstd = layernorm.forward(x, None, None)
+    assert (y == 0).all()
+    assert (mean == x[:, :1]).all()
+    np.testing.assert_allclose(rstd, 1e-5**-0.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "needs", [(True, False, False), (False, True, False), (False, False, True)]
 )
