@@ -5,8 +5,8 @@
  * Variants: SCALAR=float|__nv_bfloat16 */
 #include "columns.cuh"
 
-/* y = x * scale where the mask keeps x, else 0, forward and backward. Each warp takes two tiles of 512 elements, as four
- * rows of 128 each, one after the other. */
+/* y = x * scale where the mask keeps x, else 0, forward and backward. Each warp takes two tiles of
+ * 512 elements, as four rows of 128 each, one after the other. */
 extern "C" __global__ void __launch_bounds__(256)
 dropout(const SCALAR *__restrict__ x, SCALAR *__restrict__ y, long long size,
         unsigned long long seed, unsigned long long call,

@@ -421,7 +421,7 @@ def embedding_backward(grad: Array, idx: Array, rows: int, dtype: np.dtype | Non
         result = empty((rows, grad.shape[-1]))
         done = compiled.embedding_backward(grad, _int64(idx), result, idx.size, *result.shape)
         if done < 0:
-            raise MemoryError("embedding: no memory to sort the indices")
+            raise MemoryError("embedding: no memory to add up the gradients of the rows")
         if done:
             return result
     return embedding.backward(grad, idx, rows, dtype)

@@ -28,7 +28,8 @@ __device__ __forceinline__ void prepare(float (&values)[N], float sign, const bo
             values[j] = -infinity();
 }
 
-/* y = softmax(scale * x). `mask`, where not null, is (mask_rows, columns) and its rows serve those of x in turn. */
+/* y = softmax(scale * x). `mask`, where not null, is (mask_rows, columns) and its rows serve those of
+ * x in turn. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
                 SCALAR *__restrict__ y, long long rows, long long mask_rows, int columns,
