@@ -2,7 +2,6 @@
 
 import ast
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -154,13 +153,6 @@ def test_the_docstring_finder_finds_what_lacks_one():
     with mock.patch.object(Path, "read_text", return_value=text):
         found = [each.split(": ")[1] for each in undocumented(path)]
     assert sorted(found) == ["A.f", "h", "module"]
-
-
-@pytest.fixture(scope="module")
-def setup_arguments():
-    with mock.patch("setuptools.setup") as setup:
-        runpy.run_path(str(ROOT / "setup.py"))
-    return setup.call_args.kwargs
 
 
 def test_setup_lists_the_packages_that_exist(setup_arguments):

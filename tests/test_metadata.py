@@ -1,16 +1,12 @@
 """What the installed package says of itself: its version, its licence, its words about either."""
 
 import re
-import runpy
 import subprocess
 import sys
 import tarfile
 import zipfile
 from email.parser import BytesHeaderParser
 from pathlib import Path
-from unittest import mock
-
-import pytest
 
 import tinygrad_char
 
@@ -19,13 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def setup_arguments():
-    with mock.patch("setuptools.setup") as setup:
-        runpy.run_path(str(ROOT / "setup.py"))
-    return setup.call_args.kwargs
 
 
 def test_the_version_is_the_same_everywhere(setup_arguments):

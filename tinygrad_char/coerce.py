@@ -95,16 +95,30 @@ def tensor_like(name: str, value: Any, like: Any) -> Any:
     return like._result(like.backend.xp.asarray(native(array)))
 
 
+def first_tensor(name: str, *values: Any) -> Any:
+    """Return the first of the values that is a tensor; TypeError, by `name`, where none is."""
+    for each in values:
+        if isinstance(each, TensorBase):
+            return each
+    raise TypeError(
+        f"{name}: expected at least one tensor, got {[type(each).__name__ for each in values]}"
+    )
+
+
+def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
+    """Return whether an array of the shape broadcasts to the larger one as it is."""
+    try:
+        return np.broadcast_shapes(shape, larger) == larger
+    except ValueError:
+        return False
+
+
 def boolean_mask(name: str, mask: Any, x: Any) -> Any:
     """Return `mask` as a tensor of booleans that broadcasts to `x`, or raise an error."""
     mask = tensor_like(name, mask, x)
     if mask.dtype != bool:
         raise TypeError(f"{name}: mask is {mask.dtype}, expected booleans")
-    try:
-        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(mask.shape, x.shape):
         raise ValueError(f"{name}: mask {mask.shape} does not broadcast to x {x.shape}")
     return mask
 

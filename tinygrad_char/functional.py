@@ -18,6 +18,7 @@ from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
     boolean_mask,
+    first_tensor,
     floating,
     lengths,
     operands,
@@ -50,7 +51,7 @@ from tinygrad_char.tensor import Tensor
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """Return `a` where the boolean condition holds, else `b`, with broadcasting."""
-    like = _first("where", a, b, condition)
+    like = first_tensor("where", a, b, condition)
     condition = tensor_like("where", condition, like)
     if condition.dtype != bool:
         raise TypeError(f"where: condition is {condition.dtype}, expected booleans")
@@ -61,13 +62,13 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
 
 def maximum(a: Any, b: Any) -> Tensor:
     """Return the larger of each pair of elements; equal ones share the gradient."""
-    _first("maximum", a, b)
+    first_tensor("maximum", a, b)
     return elementwise.Maximum.apply(*operands("maximum", a, b))
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """Return the smaller of each pair of elements; equal ones share the gradient."""
-    _first("minimum", a, b)
+    first_tensor("minimum", a, b)
     return elementwise.Minimum.apply(*operands("minimum", a, b))
 
 
@@ -540,15 +541,6 @@ def _attention_options(
     if scale is None:
         scale = max(size, 1) ** -0.5
     return {"causal": causal, "scale": float(scale), "dropout": dropout, "key": key}
-
-
-def _first(name: str, *values: Any) -> Any:
-    for each in values:
-        if isinstance(each, TensorBase):
-            return each
-    raise TypeError(
-        f"{name}: expected at least one tensor, got {[type(v).__name__ for v in values]}"
-    )
 
 
 def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Sequence[Any]:

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from tinygrad_char.autograd import TensorBase
-from tinygrad_char.coerce import operands, promoted, tensor_like
+from tinygrad_char.coerce import first_tensor, operands, promoted, tensor_like
 from tinygrad_char.ops import contraction, elementwise, exponentials, powers, rounding, trigonometry
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.spelling import spelled
@@ -170,7 +170,7 @@ absolute, clamp, expand_dims, mod, movedim = abs, clip, unsqueeze, remainder, mo
 
 def matmul(a: Any, b: Any) -> Tensor:
     """Return a @ b."""
-    like = _first("matmul", a, b)
+    like = first_tensor("matmul", a, b)
     return tensor_like("matmul", a, like) @ tensor_like("matmul", b, like)
 
 
@@ -190,7 +190,7 @@ def einsum(subscripts: str, *tensors: Any) -> Tensor:
         The tensors have different floating dtypes.
     """
     given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], tuple | list) else tensors
-    _first("einsum", *given)
+    first_tensor("einsum", *given)
     given = promoted("einsum", given)
     return contraction.Einsum.apply(*given, subscripts=subscripts)
 
@@ -201,7 +201,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
 
     `axes` is the number of the last of a and the first of b, or the axes of a and those of b.
     """
-    like = _first("tensordot", a, b)
+    like = first_tensor("tensordot", a, b)
     a, b = operands(
         "tensordot", tensor_like("tensordot", a, like), tensor_like("tensordot", b, like)
     )
@@ -231,7 +231,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
 
 def outer(a: Any, b: Any) -> Tensor:
     """Return a_i b_j for all elements of a and b, flattened: (M, N)."""
-    like = _first("outer", a, b)
+    like = first_tensor("outer", a, b)
     a, b = tensor_like("outer", a, like), tensor_like("outer", b, like)
     return a.reshape(-1, 1) * b.reshape(1, -1)
 
@@ -241,22 +241,13 @@ def dot(a: Any, b: Any) -> Tensor:
 
     The product where one of them has no axes.
     """
-    like = _first("dot", a, b)
+    like = first_tensor("dot", a, b)
     a, b = tensor_like("dot", a, like), tensor_like("dot", b, like)
     if a.ndim == 0 or b.ndim == 0:
         return a * b
     if a.ndim <= 2 and b.ndim <= 2:
         return a @ b
     return tensordot(a, b, axes=(-1, -2 if b.ndim > 1 else 0))
-
-
-def _first(name: str, *values: Any) -> Any:
-    for each in values:
-        if isinstance(each, TensorBase):
-            return each
-    raise TypeError(
-        f"{name}: expected at least one tensor, got {[type(each).__name__ for each in values]}"
-    )
 
 
 def _tuple(axes: Any) -> tuple[Any, ...]:

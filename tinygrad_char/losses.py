@@ -8,7 +8,7 @@ import numpy as np
 
 from kernels.array import is_floating
 from tinygrad_char.autograd import TensorBase
-from tinygrad_char.coerce import floating, tensor_like
+from tinygrad_char.coerce import broadcasts_to, floating, tensor_like
 from tinygrad_char.ops import loss, neural
 from tinygrad_char.ops.reduction import normalize_axis
 from tinygrad_char.spelling import spelled
@@ -329,13 +329,8 @@ def _constant(name: str, what: str, value: Any, x: Tensor, broadcast: bool = Tru
             f"{name}: no gradient is computed by {what}; pass {what}.detach(), or multiply the "
             'losses of reduction="none" by it'
         )
-    if broadcast:
-        try:
-            fits = np.broadcast_shapes(value.shape, x.shape) == x.shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"{name}: {what} {value.shape} does not broadcast to {x.shape}")
+    if broadcast and not broadcasts_to(value.shape, x.shape):
+        raise ValueError(f"{name}: {what} {value.shape} does not broadcast to {x.shape}")
     return value._result(value.array.astype(x.dtype, copy=False))
 
 

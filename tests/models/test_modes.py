@@ -1,7 +1,6 @@
 """The mode of a model is the call's own, whoever else uses it."""
 
 import asyncio
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,13 +21,7 @@ VOCABULARY = 11
 TEXT = np.random.default_rng(2).integers(0, VOCABULARY, 300).astype(np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _eager_switching():
-    """Let Python change threads as often as it can, so that what is shared shows."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+pytestmark = pytest.mark.usefixtures("eager_switching")
 
 
 def make_gpt():

@@ -1,6 +1,5 @@
 """Eight threads at once on the same parameters."""
 
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,13 +26,7 @@ def together(work):
         return list(pool.map(run, range(THREADS)))
 
 
-@pytest.fixture(autouse=True)
-def _eager_switching():
-    """Let Python change threads as often as it can, so that a missing lock shows."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+pytestmark = pytest.mark.usefixtures("eager_switching")
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from kernels import fused
-from kernels.backend import DeviceError
-from kernels.devices import get_backend
 from tinygrad_char import Tensor
 from tinygrad_char import functional as F
 from tinygrad_char.random import Generator
@@ -18,15 +16,6 @@ torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install t
 
 UNIT = 2.0**-24
 OFFSETS = [0.0, 1e3, -1e3, 1e4]
-
-
-@pytest.fixture(params=["cpu", "cuda-on-cpu"])
-def device(request):
-    try:
-        get_backend(request.param)
-    except DeviceError as error:
-        pytest.skip(str(error))
-    return request.param
 
 
 def compare(device, function, theirs, arrays, grad):

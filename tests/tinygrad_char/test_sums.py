@@ -3,21 +3,10 @@
 import numpy as np
 import pytest
 
-from kernels.backend import DeviceError
-from kernels.devices import get_backend
 from tinygrad_char import Tensor, nn
 from tinygrad_char import functional as F
 
 ROWS = 10_000
-
-
-@pytest.fixture(params=["cpu", "cuda-on-cpu"])
-def device(request):
-    try:
-        get_backend(request.param)
-    except DeviceError as error:
-        pytest.skip(str(error))
-    return request.param
 
 
 def rows(device, value=100.1, count=ROWS, columns=100, dtype=np.float32):
