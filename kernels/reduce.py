@@ -54,7 +54,8 @@ def running_total(x: Array, axis: int) -> Array:
 
     Stretches of RUN are added up by themselves, and what comes before each in double precision.
     """
-    if type(x) is not np.ndarray or not is_floating(x.dtype) or x.size == 0 or x.shape[axis] <= RUN:
+    short = x.size == 0 or x.ndim == 0 or x.shape[axis] <= RUN
+    if type(x) is not np.ndarray or not is_floating(x.dtype) or short:
         return x.cumsum(axis=axis)
     result = np.empty(x.shape, x.dtype)
     source, target = np.moveaxis(x, axis, 0), np.moveaxis(result, axis, 0)

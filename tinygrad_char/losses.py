@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels.array import is_floating
-from tinygrad_char.autograd import TensorBase
+from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import broadcasts_to, floating, tensor_like
 from tinygrad_char.ops import loss, neural
 from tinygrad_char.ops.reduction import normalize_axis
@@ -324,7 +324,7 @@ def _constant(name: str, what: str, value: Any, x: Tensor, broadcast: bool = Tru
     """Return what has no gradient as a tensor of the dtype of x, which it broadcasts to."""
     if not isinstance(value, TensorBase):
         value = tensor_like(name, value, x)
-    if value.requires_grad:
+    if value.requires_grad or (value.derived and is_grad_enabled()):
         raise ValueError(
             f"{name}: no gradient is computed by {what}; pass {what}.detach(), or multiply the "
             'losses of reduction="none" by it'

@@ -891,6 +891,17 @@ class TestGradientsOfGradients:
         with pytest.raises(RuntimeError, match="gradients of gradients are not recorded"):
             (g * g).sum().backward()
 
+    def test_a_loss_with_constants_takes_none(self):
+        x = leaf([2.0, 3.0])
+        (g,) = tg.grad((x * x).sum(), x)
+        with pytest.raises(ValueError, match=r"no gradient is computed by weight.*detach"):
+            tg.functional.cross_entropy(x, 0, weight=g)
+        with pytest.raises(ValueError, match=r"no gradient is computed by pos_weight.*detach"):
+            tg.functional.binary_cross_entropy_with_logits(x, x.detach(), pos_weight=g)
+        for weight in (g.detach(), g):
+            with tg.no_grad():
+                assert tg.functional.cross_entropy(x, 0, weight=weight).item() > 0
+
     def test_what_ends_it(self):
         x = leaf([2.0, 3.0])
 

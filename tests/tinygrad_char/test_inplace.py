@@ -253,6 +253,37 @@ class TestGradients:
 
         tg.gradcheck(function, leaf([0.5, -1.5, 2.0]))
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda y: y.copy_(y.detach()),
+            lambda y: y.__setitem__(slice(None), y.detach()),
+            lambda y: y[1:].copy_(y.detach()[1:]),
+        ],
+    )
+    def test_values_of_a_detached_tensor_are_constants_though_nothing_moves(self, change):
+        x = leaf([1.0, 2.0, 3.0])
+        y = x * 2
+        change(y[1:])
+        (y * y).sum().backward()
+        assert x.grad.tolist()[0] == 8 and x.grad.tolist()[-1] == 0
+        assert y.tolist() == [2, 4, 6]
+
+    def test_a_diagonal_is_a_view(self):
+        def function(x):
+            y = x * 2
+            diagonal = y.diagonal(1)
+            diagonal *= x[0, :2]
+            y.T.diagonal()[0] = x[1, 1]
+            return y * diagonal.sum()
+
+        tg.gradcheck(function, leaf(np.random.default_rng(0).normal(size=(2, 3))))
+        y = tg.zeros(2, 3)
+        y.diagonal(1).fill_(7)
+        assert y.tolist() == [[0, 7, 0], [0, 0, 7]]
+        assert tg.diag(y[:, 1:]).fill_(1).tolist() == [1, 1]
+        assert y.tolist() == [[0, 7, 0], [0, 0, 7]]  # of which diag is a copy
+
     def test_a_matrix_product(self):
         rng = np.random.default_rng(0)
 

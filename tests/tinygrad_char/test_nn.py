@@ -205,6 +205,12 @@ class TestState:
         with pytest.raises(ValueError, match="different   bias"):
             layer.load_state_dict({"bias": np.ones(3, np.float32)}, strict=False)
 
+    def test_arrays_of_another_byte_order_are_converted(self):
+        layer = nn.Linear(2, 1)
+        layer.load_state_dict({"weight": np.array([[1, 2]], ">f4"), "bias": np.array([3], ">f4")})
+        assert layer.weight.tolist() == [[1, 2]]
+        assert layer.bias.tolist() == [3]
+
     def test_loading_counts_as_a_change_in_place(self):
         layer = nn.Linear(2, 2)
         y = layer(nn.Parameter(np.ones((1, 2), np.float32)))

@@ -385,6 +385,7 @@ def test_a_tensor_without_axes_has_an_axis_of_one_element():
     x = Tensor(np.float64(3), requires_grad=True)
     for axis in (0, -1):
         assert x.cumprod(axis).item() == x.cumsum(axis).item() == 3
+        assert Tensor(3.0).cumsum(axis).item() == tg.grad(x.cumsum(axis), x)[0].item() * 3 == 3
         assert x.sort(axis).values.item() == x.topk(1, axis).values.item() == 3
         assert x.sort(axis).indices.item() == x.topk(1, axis).indices.item() == 0
         assert x.argsort(axis, descending=True).shape == ()
@@ -528,6 +529,12 @@ def test_chunks_may_be_fewer():
     assert [each.shape for each in Tensor(np.zeros((0, 2))).chunk(3)] == [(0, 2)]
     with pytest.raises(ValueError, match="chunk: 0 parts"):
         t.chunk(0)
+
+
+def test_angles_of_points_near_the_origin_have_gradients():
+    y, x = Tensor([1e-40, 0.0, -1e-40], requires_grad=True), Tensor([0.0, 1e-40, 0.0])
+    assert np.isinf(tg.grad(y.arctan2(x).sum(), y)[0].tolist()).tolist() == [False, True, False]
+    assert tg.grad(y.arctan2(x)[::2].sum(), y)[0].tolist() == [0, 0, 0]
 
 
 def test_diagonals_outside_are_empty():

@@ -154,31 +154,25 @@ class ElementwiseMethods(TensorMethods):
         return rounding.Fmod.apply(*operands("fmod", self, other))
 
     @binary_operator
-    @binary_operator
     def __floordiv__(self, other: Any) -> Tensor:
         return self.floor_divide(other)
 
-    @binary_operator
     @binary_operator
     def __rfloordiv__(self, other: Any) -> Tensor:
         return rounding.FloorDivide.apply(*operands("floor_divide", other, self))
 
     @binary_operator
-    @binary_operator
     def __mod__(self, other: Any) -> Tensor:
         return self.remainder(other)
 
-    @binary_operator
     @binary_operator
     def __rmod__(self, other: Any) -> Tensor:
         return rounding.Remainder.apply(*operands("remainder", other, self))
 
     @binary_operator
-    @binary_operator
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
 
-    @binary_operator
     @binary_operator
     def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return other // self, other % self

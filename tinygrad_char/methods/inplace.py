@@ -196,7 +196,8 @@ def _assign(name: str, target: Any, index: Any, values: Any) -> None:
     if isinstance(values, TensorBase):
         raw = values.array
         if values.version is target.version:
-            if _is_part(target.array, index, raw):
+            same = not recorded or _base(values) is _base(target)
+            if same and _is_part(target.array, index, raw):
                 return  # as in `t[i] += x`, which ends with assigning what was changed in place
             values = _snapshot(values)
     _check_range(name, raw, target.array.dtype)
@@ -261,6 +262,11 @@ def _given(name: str, values: Any, target: Any) -> Any:
     if values.backend is not target.backend:
         raise DeviceError(f"{name}: values on {values.backend} into a tensor on {target.backend}")
     return values
+
+
+def _base(tensor: Any) -> Any:
+    """Return the tensor whose history a view has; a detached one has its own."""
+    return tensor if tensor._view is None else tensor._view[0]
 
 
 def _is_recorded(target: Any, values: Any) -> bool:

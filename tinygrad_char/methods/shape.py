@@ -285,7 +285,7 @@ class ShapeMethods(TensorMethods):
 
     @spelled(axis1="dim1", axis2="dim2")
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-        """Return a copy of the elements x[i, i + offset] of two axes, along a new last axis."""
+        """Return a view of the elements x[i, i + offset] of two axes, along a new last axis."""
         if self.ndim < 2:
             raise ValueError(f"diagonal: shape {self.shape} has fewer than two axes")
         first, second = normalize_axes("diagonal", (axis1, axis2), self.ndim)
@@ -298,12 +298,12 @@ class ShapeMethods(TensorMethods):
 
     @spelled(diagonal="k")
     def diag(self, diagonal: int = 0) -> Tensor:
-        """Return the diagonal of a matrix, or a matrix with a vector as its diagonal."""
+        """Return a copy of a matrix' diagonal, or a matrix with a vector as its diagonal."""
         if self.ndim == 1:
             return moving.DiagonalMatrix.apply(self, offset=diagonal)
         if self.ndim != 2:
             raise ValueError(f"diag: shape {self.shape}, expected a vector or a matrix")
-        return self.diagonal(diagonal)
+        return self.diagonal(diagonal).clone()
 
     @spelled(axis1="dim1", axis2="dim2")
     def diag_embed(self, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:

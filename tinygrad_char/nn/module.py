@@ -300,7 +300,10 @@ class Module:
             f"expected {own[name].shape} {own[name].dtype}"
             for name in own
             if name in state
-            and (state[name].shape != own[name].shape or state[name].dtype != own[name].dtype)
+            and (
+                state[name].shape != own[name].shape
+                or state[name].dtype.newbyteorder("=") != own[name].dtype
+            )
         ]
         problems = different + (missing + surplus if strict else [])
         if problems:

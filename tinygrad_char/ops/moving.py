@@ -156,11 +156,16 @@ def _cut(before: int, behind: int, length: int) -> slice:
 class Diagonal(Function):
     """The elements x[i, i + offset] of two axes, which become the last axis."""
 
+    is_view = True
+
     def forward(self, x: Array, *, offset: int, axis1: int, axis2: int) -> Array:
         """Return the diagonal."""
         self.source = x.shape
         self.options = (offset, axis1, axis2)
-        return self.backend.xp.diagonal(x, *self.options).copy()
+        y = self.backend.xp.diagonal(x, *self.options)
+        if getattr(x.flags, "writeable", False):
+            y.flags.writeable = True  # which NumPy's diagonals are not, unlike its other views
+        return y
 
     def backward(self, grad: Array) -> Array:
         """Return zeros with dy on the diagonal."""

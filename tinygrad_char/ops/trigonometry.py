@@ -116,11 +116,12 @@ class Arctan2(Binary):
         """Return dy b / (a^2 + b^2), -dy a / (a^2 + b^2); 0 at the origin."""
         xp = self.backend.xp
         radius = xp.hypot(a, b)  # squares of large or small numbers would be lost
-        slope = select(radius != 0, grad / radius)
-        radius = xp.where(radius == 0, grad.dtype.type(1), radius)
+        away = radius != 0
+        radius = xp.where(away, radius, grad.dtype.type(1))
+        # One after the other: dy / radius may be infinite, which times 0 would be NaN.
         return (
-            slope * (b / radius) if self.needs[0] else None,
-            -slope * (a / radius) if self.needs[1] else None,
+            select(away, grad * (b / radius) / radius) if self.needs[0] else None,
+            select(away, -grad * (a / radius) / radius) if self.needs[1] else None,
         )
 
 
