@@ -123,6 +123,7 @@ def boolean_mask(name: str, mask: Any, x: Any) -> Any:
     return mask
 
 
+@quiet
 def gradient_array(tensor: Any, value: Any) -> Array:
     """Return a copy of a gradient that a user gives, in the tensor's shape, dtype and device.
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from kernels.array import is_floating
 from kernels.devices import get_backend
+from tinygrad_char.autograd import quiet
 from tinygrad_char.coerce import DEFAULT_DTYPE, from_python, lengths
 from tinygrad_char.integers import check_fits
 from tinygrad_char.random import Generator, Stream, default_generator
@@ -115,6 +116,7 @@ def eye(
 
 
 @spelled(stop="end", num="steps")
+@quiet
 def linspace(
     start: float,
     stop: float,
@@ -247,6 +249,7 @@ def _number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+@quiet
 def _filled(
     name: str, shape: tuple[int, ...], value: Any, dtype: np.dtype, options: dict[str, Any]
 ) -> Tensor:

@@ -266,7 +266,8 @@ class TestGradients:
         y = x * 2
         change(y[1:])
         (y * y).sum().backward()
-        assert x.grad.tolist()[0] == 8 and x.grad.tolist()[-1] == 0
+        assert x.grad.tolist()[0] == 8
+        assert x.grad.tolist()[-1] == 0
         assert y.tolist() == [2, 4, 6]
 
     def test_a_diagonal_is_a_view(self):

@@ -531,6 +531,20 @@ def test_chunks_may_be_fewer():
         t.chunk(0)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda-on-cpu"])
+@pytest.mark.parametrize(("dtype", "number"), [("f2", 1e5), ("f4", 1e39)])
+def test_numbers_beyond_the_range_of_floats_become_infinite(device, dtype, number):
+    x = Tensor(np.array([1, -2], dtype), device=device, requires_grad=True)
+    x.grad = number
+    found = [x.grad, x.masked_fill([True, True], number), tg.where(x < 9, number, x)]
+    x.grad = np.array([number, number])
+    found += [x.grad, tg.full((2,), number, dtype), tg.full_like(x, number), x + number]
+    found += [x.detach().clone().fill_(number), tg.linspace(number, 2 * number, 2, dtype=dtype)]
+    for each in found:
+        assert each.dtype == dtype
+        assert each.tolist() == [np.inf, np.inf]
+
+
 def test_angles_of_points_near_the_origin_have_gradients():
     y, x = Tensor([1e-40, 0.0, -1e-40], requires_grad=True), Tensor([0.0, 1e-40, 0.0])
     assert np.isinf(tg.grad(y.arctan2(x).sum(), y)[0].tolist()).tolist() == [False, True, False]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from kernels.array import Array, select
 from kernels.broadcast import unbroadcast
 from kernels.half import rounded
-from tinygrad_char.autograd import Function
+from tinygrad_char.autograd import Function, quiet
 from tinygrad_char.integers import limits
 
 
@@ -193,6 +193,7 @@ class Minimum(_Extremum):
 class Where(Function):
     """a where the condition holds, else b."""
 
+    @quiet  # a number beyond the dtype's range becomes infinite
     def forward(self, condition: Array, a: Any, b: Any) -> Array:
         """Return where(condition, a, b)."""
         self.saved = (condition, _shape(a), _shape(b))
