@@ -56,6 +56,11 @@ MULTIVERSION void cross_entropy_backward(const float *grad, const float *logits,
         const float peak = statistics[2 * i], factor = scale / statistics[2 * i + 1];
         for (int64_t j = 0; j < classes; j++)
             grad_logits[j] = exp_float(logits[j] - peak) * factor;
-        grad_logits[targets[i]] -= scale;
+        float *const own = grad_logits + targets[i];
+        /* infinity less infinity would be NaN */
+        if (isinf(scale))
+            *own = (exp_float(logits[targets[i]] - peak) / statistics[2 * i + 1] - 1) * scale;
+        else
+            *own -= scale;
     }
 }

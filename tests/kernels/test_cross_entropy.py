@@ -67,6 +67,18 @@ def test_all_ignored(reduction):
     assert (dlogits == 0).all()
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("infinity", [np.inf, -np.inf])
+def test_an_infinite_cotangent_gives_infinities_and_leaves_ignored_rows_alone(reduction, infinity):
+    logits, targets = problem(5)
+    loss, statistics = cross_entropy.forward(logits, targets, reduction)
+    cotangent = np.full_like(loss, infinity)
+    dlogits = cross_entropy.backward(cotangent, logits, targets, statistics, reduction)
+    signs = np.where(np.arange(5) == targets[:, None], -infinity, infinity)
+    signs[targets == -100] = 0
+    assert (dlogits == signs).all()
+
+
 def test_another_ignore_index_may_be_a_class():
     logits, targets = problem(4)
     targets = np.abs(targets) % 4
