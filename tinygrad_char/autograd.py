@@ -249,8 +249,11 @@ class Function:
         if state.checking:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
-        if node.is_view and _owner(result.array) is _owner(first.array):
-            _link_view(node, inputs, options, result)
+        array = result.array
+        # Whatever `is_view` says: a user's forward may return its input, or a view of it.
+        shares = node.is_view or array.base is not None or array is first.array
+        if shares and _owner(array) is _owner(first.array):
+            _link_view(node, first, inputs, options, result)
         if record:
             node._link(inputs, tensors, before, result)
             node.derived = derived
@@ -347,9 +350,10 @@ class Function:
         return results
 
 
-def _link_view(node: Function, inputs: Sequence[Any], options: dict[str, Any], view: Any) -> None:
+def _link_view(
+    node: Function, first: Any, inputs: Sequence[Any], options: dict[str, Any], view: Any
+) -> None:
     """Let a view share the version of the memory, and know the tensor that it is a view of."""
-    first = inputs[0]
     version = view.version = first.version
     if not _state.recording or len(inputs) > 1:
         view._view = _UNKNOWN

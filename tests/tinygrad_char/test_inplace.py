@@ -11,7 +11,7 @@ from op_cases import CASES, outputs
 
 import tinygrad_char as tg
 from tinygrad_char import Tensor, nn, optim
-from tinygrad_char.autograd import tracing
+from tinygrad_char.autograd import Function, tracing
 from tinygrad_char.random import Generator
 from tinygrad_char.trace import TracedLoss
 
@@ -577,6 +577,41 @@ class TestRepeatedSteps:
         with tracing() as trace:
             t += 1
         assert trace.obstacle == "a tensor is changed in place"
+
+
+class _Reversed(Function):
+    """A function of a user's, that does not say that its result is a view."""
+
+    def forward(self, *arrays, whole=False):
+        return arrays[-1] if whole else arrays[-1][::-1]
+
+    def backward(self, grad):
+        return grad[::-1]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+class TestUnannouncedViews:
+    def test_leaves_are_not_changed_through_them(self, whole):
+        x = leaf([1.0, 2.0])
+        view = _Reversed.apply(x, whole=whole)
+        with pytest.raises(RuntimeError, match="leaf of shape"):
+            view += 1
+        assert x.tolist() == [1, 2]
+
+    def test_a_backward_that_needs_the_old_values_refuses(self, whole):
+        y = leaf([1.0, 2.0]) * 1
+        square = y * y
+        view = _Reversed.apply(y, whole=whole)
+        view += 1
+        assert y.tolist() == [2, 3]
+        with pytest.raises(RuntimeError, match="changed in place"):
+            square.sum().backward()
+
+    def test_of_several_inputs(self, whole):
+        y = leaf([1.0, 2.0]) * 1
+        view = _Reversed.apply(2.0, y, whole=whole)
+        with pytest.raises(RuntimeError, match="operation of several inputs"):
+            view += 1
 
 
 @pytest.mark.parametrize(

@@ -282,8 +282,9 @@ def _check_target(name: str, target: Any, recorded: bool) -> None:
     array = target.array
     if recorded and base is None:
         raise RuntimeError(
-            f"{name}: a view of shape {array.shape} that was taken under no_grad() cannot be "
-            "changed while recording is on: nothing knows of what it is a view; take it again"
+            f"{name}: a view of shape {array.shape} that was taken under no_grad(), or by an "
+            "operation of several inputs, cannot be changed while recording is on: nothing knows "
+            "of what it is a view; take it again, or change a .clone() of it"
         )
     if recorded and base.node is None and base.requires_grad:
         raise RuntimeError(
