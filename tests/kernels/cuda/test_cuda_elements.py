@@ -85,6 +85,15 @@ def test_gates_that_are_shut_give_nothing_of_what_is_not_finite(launcher, dtype,
         np.testing.assert_array_equal(result.astype(np.float32), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_relu_leaves_its_input_alone_whatever_serves_it(launcher, dtype, shape):
+    x = np.full(shape, -1, dtype)
+    y = Relu(launcher).forward(x)
+    np.testing.assert_array_equal(y, np.zeros_like(x))
+    np.testing.assert_array_equal(x, np.full(shape, -1))
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (0, 4), (2, 130)])
 def test_activations_alone_are_their_references(launcher, shape):
     x, grad = draw(np.random.default_rng(0), (2, *shape))
