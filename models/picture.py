@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 LONGEST_TITLE = 80  # characters
@@ -23,13 +23,15 @@ def drawing(path: str | os.PathLike[str], notify: Callable[[str], None]) -> Iter
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as settings:
             warnings.simplefilter("ignore")
-            import matplotlib
+            # Where the import fails, as for a wrong MPLBACKEND, the one inside does so again.
+            with suppress(Exception):
+                import matplotlib
 
-            # A matplotlibrc in the working folder may be anybody's: no other program is run.
-            with matplotlib.rc_context({"text.usetex": False}):
-                yield
+                # A matplotlibrc in the working folder may be anybody's: no other program is run.
+                settings.enter_context(matplotlib.rc_context({"text.usetex": False}))
+            yield
     except Exception as error:  # of a library, its fonts, its settings, a disk: anything
         reason = " ".join(str(error).split()) or type(error).__name__
         notify(f"{os.fspath(path)!r} was not drawn: {reason}")

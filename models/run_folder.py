@@ -440,8 +440,9 @@ class RunFolder:
 
     def _remove_unused(self) -> None:
         # It would be one more empty folder after each try that failed at once.
-        if [entry.name for entry in self.path.iterdir()] == [_LOCK]:
-            with contextlib.suppress(OSError):
+        # Where the folder itself is gone, that was said already.
+        with contextlib.suppress(OSError):
+            if [entry.name for entry in self.path.iterdir()] == [_LOCK]:
                 (self.path / _LOCK).unlink()
                 self.path.rmdir()
 

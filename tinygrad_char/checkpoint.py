@@ -315,7 +315,13 @@ def _publish(
     path: Path, pieces: Sequence[bytes | memoryview], size: int, follow_links: bool
 ) -> None:
     """Write `pieces` beside `path`, wait until they are on disk, and rename."""
-    target = Path(os.path.realpath(path if follow_links else path.parent))
+    try:
+        target = Path(os.path.realpath(path if follow_links else path.parent))
+    except (OSError, ValueError) as error:  # no working directory, or a NUL in the name
+        raise CheckpointError(
+            f"cannot save {str(path)!r}: {getattr(error, 'strerror', None) or error}. "
+            "Give a name in a folder that exists."
+        ) from error
     if not follow_links:
         target /= path.name
     temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.tmp"

@@ -136,6 +136,18 @@ def test_no_folder_for_the_library_is_no_reason_to_fail(writable, tmp_path):
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 
+def test_a_backend_that_is_none_is_no_reason_to_fail(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    process = start(
+        *("train", "--data", "text.txt", *TINY, "--out", "run"),
+        cwd=tmp_path,
+        env={"MPLBACKEND": "nonsense"},
+    )
+    code, out, error = finish(process)
+    assert (code, error) == (0, "")
+    assert out.count("'run/loss.png' was not drawn: ") == 1
+
+
 def test_a_chart_that_cannot_be_drawn_is_one_line(tmp_path, capsys, monkeypatch):
     from benchmarks import report
 

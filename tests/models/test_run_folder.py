@@ -233,6 +233,18 @@ def test_error_under_the_lock_passes_and_frees_it(run):
         assert (run.path / "run.pid").exists()
 
 
+def test_a_folder_that_went_away_is_said_as_what_could_not_be_written(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+
+    def work():
+        with folder.lock():
+            folder.path.rename(tmp_path / "moved")
+            folder.append_metrics({"step": 1})
+
+    with pytest.raises(RunError, match=r"cannot write '.*metrics\.jsonl'"):
+        work()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_lock_is_not_given_back_by_a_forked_process(run):
     program = (

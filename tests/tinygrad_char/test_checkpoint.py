@@ -395,6 +395,21 @@ def test_link_stays_a_link(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"two"
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(CheckpointError, match="cannot save"):
+        save(name, {}, {})
+
+
+def test_a_relative_name_without_a_working_directory_is_refused(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(CheckpointError, match="cannot save 'file'"):
+        save("file", {}, {})
+
+
 def test_folder_or_device_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, Path("/"), tmp_path / "pipe"):
