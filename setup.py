@@ -69,10 +69,11 @@ FUSED = Extension(
 )
 TEST = [
     "safetensors>=0.7",  # what others read checkpoints with
+    "setuptools>=77.0.3",  # for the archives that carry the licence
     "pytest>=8.0",
     "hypothesis>=6.151",
     "pytest-timeout>=2.3.1",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.6.1",
     "ml-dtypes>=0.5",
 ]
 
