@@ -2,9 +2,13 @@
 
 import io
 import os
+import shutil
 import sys
 
 from models.signals import Interrupts
+
+NARROWEST = 20
+"""Columns of a terminal for which help is laid out; tyro takes minutes for some that are less."""
 
 
 def main() -> None:
@@ -31,7 +35,12 @@ def _computes(arguments: list[str]) -> bool:
 
 
 def _prepare_output() -> None:
-    """Make every text printable: where a stream is closed or knows too few characters, too."""
+    """Make every text printable, whatever the terminal's width.
+
+    So it is where a stream is closed or knows too few characters, too.
+    """
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

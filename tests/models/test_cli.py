@@ -686,3 +686,16 @@ def test_advice_without_memory_is_about_the_command(command, trained, here, monk
     said = capsys.readouterr().err
     assert said.startswith("error: out of memory (no room); ")
     assert ("--batch-size" in said) == (command == "train")
+
+
+@pytest.mark.parametrize("columns", ["1", "5"])
+def test_help_is_laid_out_in_a_terminal_of_any_width(columns):
+    done = subprocess.run(
+        [sys.executable, "-m", "models", "train", "--help"],
+        env={**os.environ, "COLUMNS": columns},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,  # a hang, not a measurement
+    )
+    assert "--steps" in done.stdout
