@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from kernels import fused
 from kernels.cores import available_cores
 from models.config import PRESETS
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 AGAINST = pytest.param(
     ("--against", "torch"),
     id="against torch",
@@ -333,3 +335,56 @@ def test_wrong_usage_exits_with_2(arguments, message, tmp_path):
 )
 def test_results_name_no_folder_of_this_machine(argument, kept):
     assert without_folder(argument) == kept
+
+
+def test_a_checkout_beside_itself(tmp_path):
+    options = ("--sizes", "smoke", "--rounds", "2", "--seconds", "0.001", "--json", "found.json")
+    code, out, error = run("compare", str(ROOT), *options, cwd=tmp_path)
+    assert (code, error) == (0, "")
+    rows = {
+        row["task"]: row for row in json.loads((tmp_path / "found.json").read_text())["results"]
+    }
+    assert {"step smoke", "generate smoke", "tape, with backward", "import"} <= set(rows)
+    assert all(row["equal"] and row["difference"] == 0 for row in rows.values())
+    for row in rows.values():
+        assert len(row["here"]) == len(row["there"]) == 2
+        assert row["ratio_of_smallest"] == min(row["here"]) / min(row["there"]) > 0
+        assert row["task"] in out
+
+
+def changed_checkout(folder):
+    """Copy what a checkout needs into a folder, with a product that adds."""
+    for name in ("kernels", "tinygrad_char", "models", "benchmarks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "tinygrad_char" / "__init__.py").open("a") as file:
+        file.write("Tensor.__mul__ = lambda self, other: self + other\n")
+    return folder
+
+
+def test_a_checkout_whose_results_differ_fails(tmp_path):
+    other = changed_checkout(tmp_path / "other")
+    options = ("--sizes", "smoke", "--rounds", "1", "--seconds", "0.001", "--tasks", "tape")
+    code, out, error = run("compare", str(other), *options, cwd=tmp_path)
+    assert (code, error) == (1, "")
+    assert "tape, recorded: results differ by" in out
+
+
+def test_a_limit_on_the_ratio_of_times(tmp_path):
+    options = ("--sizes", "smoke", "--rounds", "1", "--tasks", "tape", "--limit", "1e-9")
+    code, out, _ = run("compare", str(ROOT), *options, cwd=tmp_path)
+    assert code == 1
+    assert "times the other's time (limit 1e-09)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("/no/such/folder",), "'/no/such/folder' is not a checkout"),
+        ((str(ROOT), "--rounds", "0"), "--rounds is 0; expected at least 1"),
+        ((str(ROOT), "--seconds", "nan"), "--seconds is nan; expected a number above 0"),
+    ],
+)
+def test_a_comparison_that_cannot_be(tmp_path, arguments, words):
+    code, _, error = run("compare", *arguments, cwd=tmp_path)
+    assert code == 2
+    assert words in " ".join(error.replace("│", " ").split())

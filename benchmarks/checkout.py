@@ -1,0 +1,144 @@
+"""One side of `benchmarks.compare`: serves the tasks of one checkout, in a process of its own.
+
+`python checkout.py FOLDER` reads one JSON request a line and answers in one line. It takes
+nothing from this project but what FOLDER holds, so that both sides run the same program on two
+states of the code, older ones too; the import names of both arrangements of its folders are tried.
+"""
+
+import base64
+import importlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+Run = Callable[[], Any]
+CHARACTERS = {"smoke": 20, "tiny": 400, "small": 100, "full": 30}
+CHAIN = 20
+"""Operations of a kind on one small array: what is timed is the tape."""
+
+
+def benchmark(name: str) -> ModuleType:
+    """Return a module of the checkout's benchmarks."""
+    try:
+        return importlib.import_module(f"tinygrad_char.benchmarks.{name}")
+    except ModuleNotFoundError:
+        return importlib.import_module(f"benchmarks.{name}")
+
+
+def train_step(size: str) -> dict[str, tuple[Run, Run]]:
+    """Return one update, and the losses and the norm of a few without dropout."""
+    module = benchmark("train_step")
+    task = module.prepare(module.CONFIGS[size])["step"]
+    return {f"step {size}": (task.run, task.check)}
+
+
+def generate(size: str) -> dict[str, tuple[Run, Run]]:
+    """Return the writing of a text, and of the likeliest one past the end of the context."""
+    module = benchmark("generate")
+    config = module.CONFIGS[size]
+    checked = config.gpt.block_size + config.gpt.block_size // 4
+    task = module.prepare(config, CHARACTERS[size], checked, 0.8)["text"]
+    return {f"generate {size}": (task.run, task.check)}
+
+
+def ops(size: str) -> dict[str, tuple[Run, Run]]:
+    """Return every fused kernel."""
+    module = benchmark("ops")
+    found = module.prepare("fused", sorted(module.CASES), module.SIZES[size])
+    return {name: (task.run, task.check or task.run) for name, task in found.items()}
+
+
+def tape() -> dict[str, tuple[Run, Run]]:
+    """Return chains of small operations: recorded, not recorded, and their backward pass."""
+    import numpy as np
+
+    from tinygrad_char import Tensor
+
+    x = Tensor(np.linspace(0.5, 1.5, 8, dtype=np.float32), requires_grad=True)
+    y = Tensor(np.ones(8, np.float32))
+
+    def chain(z: Tensor) -> Tensor:
+        for _ in range(CHAIN):
+            z = z * y + y
+            z = z.reshape(2, 4).reshape(8)
+        return z.sum()
+
+    def forward(start: Tensor) -> Any:
+        return chain(start).numpy()
+
+    def both() -> Any:
+        x.grad = None
+        chain(x).backward()
+        assert x.grad is not None
+        return x.grad.numpy()
+
+    return {
+        "tape, nothing recorded": (lambda: forward(y), lambda: forward(y)),
+        "tape, recorded": (lambda: chain(x), lambda: chain(x).detach().numpy()),
+        "tape, with backward": (both, both),
+    }
+
+
+TASKS: dict[str, Callable[..., dict[str, tuple[Run, Run]]]] = {
+    "step": train_step,
+    "generate": generate,
+    "ops": ops,
+    "tape": tape,
+}
+
+
+class Server:
+    """Answers the requests."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[Run, Run]] = {}
+
+    def prepare(self, kind: str, *sizes: str) -> list[str]:
+        """Make the tasks of a kind and return their names."""
+        found = TASKS[kind](*sizes)
+        self.tasks.update(found)
+        return list(found)
+
+    def results(self, name: str) -> list[str]:
+        """Return what is compared: arrays in NumPy's format, in base 64."""
+        import numpy as np
+
+        found = self.tasks[name][1]()
+        texts = []
+        for each in found if isinstance(found, tuple) else (found,):
+            file = io.BytesIO()
+            np.save(file, np.asarray(each), allow_pickle=False)
+            texts.append(base64.b64encode(file.getvalue()).decode())
+        return texts
+
+    def time(self, name: str, runs: int) -> float:
+        """Return the seconds of all processors that a run takes."""
+        run = self.tasks[name][0]
+        started = time.process_time()
+        for _ in range(runs):
+            run()
+        return (time.process_time() - started) / runs
+
+
+def main() -> None:
+    """Serve until the requests end."""
+    root = Path(sys.argv[1]).resolve()
+    # The folder of this file holds modules, too, which are not what the names below mean.
+    sys.path[:] = [str(root), *sys.path[1:]]
+    package = importlib.import_module("tinygrad_char")
+    if not Path(package.__file__ or "").is_relative_to(root):
+        sys.exit(f"tinygrad_char came from {package.__file__}, not from {root}")
+    server, answers = Server(), sys.stdout
+    sys.stdout = sys.stderr
+    for line in sys.stdin:
+        method, *arguments = json.loads(line)
+        print(json.dumps(getattr(server, method)(*arguments)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
