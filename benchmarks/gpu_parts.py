@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_training
 from benchmarks.gpu_timing import Case, Row
 from kernels.backend import Backend, DeviceError, bfloat16
+from kernels.cores import available_cores
 from kernels.devices import get_backend
 from kernels.launcher import FOLDER, Kernel
 from kernels.signature import parse
@@ -184,7 +185,7 @@ def compile_files(device: str, names: str) -> Row:
     started = time.perf_counter()
     # Processes, not threads: not every NVRTC compiles two kernels of a process at once.
     with ProcessPoolExecutor(
-        min(MOST_COMPILERS, os.cpu_count() or 1), multiprocessing.get_context("spawn")
+        min(MOST_COMPILERS, available_cores()), multiprocessing.get_context("spawn")
     ) as pool:
         done = list(pool.map(compile_one, [device] * len(kernels), kernels))
     failures = [why for _, why in done if why]

@@ -14,7 +14,6 @@ the file says `Spills: up to 16 bytes` and why; --spills allows them everywhere.
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kernels.cores import available_cores
 from kernels.device_compiler import (
     DeviceCompiler,
     DeviceCompilerError,
@@ -91,7 +91,7 @@ def compile_all(
         for macros in variants(path.read_text(encoding="utf-8"))
         for architecture in architectures
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return list(pool.map(compile_one, tasks))
 
 

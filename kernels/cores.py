@@ -1,9 +1,14 @@
 """The cores of this machine, and how many of them a kernel takes."""
 
 import contextlib
+import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
+
+from kernels.control_groups import processor_limit
 
 WORTH_SPREADING = 5e5
 """Operations below which a kernel is done before another thread has begun."""
@@ -17,10 +22,23 @@ _state = _ThreadState()
 
 
 def available_cores() -> int:
-    """Return how many processors this process may run on."""
+    """Return how many processors this process can keep busy.
+
+    They are those that it may run on; in a control group with less time than theirs only as many
+    as its quota fills, the last perhaps in part: of more, the system stops all for a while.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, _quota()))
+
+
+@cache
+def _quota() -> int:
+    """Return the processors that the quota fills; read once, since every kernel asks."""
+    limit = processor_limit()
+    return math.ceil(limit) if math.isfinite(limit) else sys.maxsize
 
 
 @contextlib.contextmanager

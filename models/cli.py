@@ -153,13 +153,13 @@ class Generate:
     def __call__(self) -> int:
         """Generate; the first text is shown as it comes, the others after it."""
         from models.generate import Sampling, StopFilter, encode_prompt, generate
-        from models.memory import BYTES_OF_A_SAMPLE, physical_memory
+        from models.memory import BYTES_OF_A_SAMPLE, available_memory
         from tinygrad_char.random import sampling_streams
 
         sampling = Sampling(self.temperature, self.top_k, self.top_p)
         for name, value, least, most in (
             ("length", self.length, 0, LARGEST),
-            ("samples", self.samples, 1, physical_memory() // BYTES_OF_A_SAMPLE),
+            ("samples", self.samples, 1, available_memory() // BYTES_OF_A_SAMPLE),
         ):
             if value < least:
                 raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from typing import Any
@@ -12,6 +11,7 @@ import threadpoolctl
 
 from kernels import fused
 from kernels.backend import DeviceError
+from kernels.cores import available_cores
 from kernels.devices import get_backend
 from models.corpus import corpus_status
 from models.openblas import VARIABLE, better_core_type
@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
         "tinygrad_char": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: _version(name) for name in SHOWN},
-        "processors": os.cpu_count() or 1,
+        "processors": available_cores(),
         "matrix_products": _describe_blas(),
         "kernels": fused.status(),
         "gpu": _describe_gpu(),

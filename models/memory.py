@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 
+from kernels.control_groups import memory_limit
 from models.config import TrainConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -14,8 +15,16 @@ BYTES_OF_A_SAMPLE = 4096  # of a text that is generated: its random stream alone
 BYTES_OF_A_LAYER = 8192  # of the objects of one block of a GPT, without its numbers
 
 
-def physical_memory() -> int:
-    """Return the bytes of memory of this machine; a number beyond all where it does not tell."""
+def available_memory() -> int:
+    """Return the bytes of memory that a process may have at most here.
+
+    They are the machine's, or what its control groups allow if that is less; a number beyond all
+    where nothing tells.
+    """
+    return min(_physical_memory(), int(min(memory_limit(), sys.maxsize)))
+
+
+def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -31,7 +40,7 @@ def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
     Raises
     ------
     MemoryError
-        That is more than this machine has.
+        That is more than this machine has, or than the control group of this process may have.
     """
     from models.build import parameter_count
 
@@ -42,10 +51,12 @@ def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
         needed += 4 * 4 * numbers
     if config.model == "gpt":
         needed += BYTES_OF_A_LAYER * config.gpt.n_layer
-    if needed > physical_memory():
+    if needed > (available := available_memory()):
+        limited = available < _physical_memory()
         raise MemoryError(
-            f"at least {needed / 2**30:,.4g} GiB are needed, and this machine has "
-            f"{physical_memory() / 2**30:,.4g}"
+            f"at least {needed / 2**30:,.4g} GiB are needed, and "
+            f"{'the control group of this process may have' if limited else 'this machine has'} "
+            f"{available / 2**30:,.4g}"
         )
 
 
