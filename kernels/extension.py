@@ -1,10 +1,13 @@
 """The kernels in C, where this installation has them."""
 
-import os
 from typing import Any
 
+from kernels.environment import choice
+
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
-"""The variable of the environment that, as "reference", asks for the references in NumPy alone."""
+"""The variable of the environment that chooses, one of CHOICES."""
+CHOICES = ("fused", "reference")
+"""The kernels in C, where they were built, or the references in NumPy alone."""
 
 compiled: Any
 """The module kernels._fused; None where it was not built."""
@@ -14,5 +17,5 @@ try:
 except ImportError:
     compiled = None
 
-wanted: Any = None if os.environ.get(VARIABLE) == "reference" else compiled
+wanted: Any = compiled if choice(VARIABLE, CHOICES, "fused") == "fused" else None
 """The same, and None where references are asked for."""

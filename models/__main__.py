@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 
+from kernels.environment import EnvironmentVariableError
 from models.signals import Interrupts
 
 NARROWEST = 20
@@ -24,6 +25,9 @@ def main() -> None:
             restart_with_better_core_type()
         code = run(sys.argv[1:])
         interrupts.finished()
+    except EnvironmentVariableError as error:  # of a module that reads it when it is imported
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         code = 130

@@ -15,6 +15,8 @@ import tyro
 
 from kernels.backend import DeviceError
 from kernels.devices import DEVICES
+from kernels.environment import EnvironmentVariableError, choice
+from kernels.shorten import shorten
 from models.build import Loaded, load_checkpoint
 from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
 from models.console import PlainConsole
@@ -25,7 +27,7 @@ from models.latest import latest_run, steps_made
 from models.recorded_text import trusted_argument
 from models.run_folder import RunFolder, resolve_checkpoint
 from models.run_state import FolderState, ModelRecord, Step
-from models.schema import LARGEST, shorten
+from models.schema import LARGEST
 from models.tokenizer import UnknownPolicy
 from tinygrad_char import __version__
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 DEVICE_VARIABLE = "TINYGRAD_CHAR_DEVICE"
+LONGEST_SHOWN = 120
+"""Characters of an argument in the messages about it; longer ones lose their middle."""
 BROKEN_PIPE = 128 + 13  # how shells report a program that SIGPIPE ended
 
 
@@ -321,7 +325,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except SystemExit as end:  # tyro has shown the help or what was wrong; or a second signal
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
-    except UsageError as error:
+    except (UsageError, EnvironmentVariableError) as error:
         return _fail(error, 2)
     except (RunError, DeviceError) as error:
         return _fail(error, 1)
@@ -355,8 +359,8 @@ def _parse(arguments: list[str]) -> Any:
         "config": (tyro.conf.DisallowNone,),
     }
     commands: Any = _commands(arguments)
-    plain = [escaped(each) for each in arguments]
-    if plain != arguments and sys.stderr.isatty():
+    plain = [_shown(each) for each in arguments]
+    if plain != arguments:
         # What is wrong about them is shown with them: then as they may be.
         unseen = io.StringIO()
         try:
@@ -365,6 +369,13 @@ def _parse(arguments: list[str]) -> Any:
         except SystemExit:
             arguments = plain
     return tyro.cli(commands, args=arguments or ["--help"], **options)
+
+
+def _shown(argument: str) -> str:
+    """Return an argument as tyro's messages are to show it: short, and escaped for a terminal."""
+    if len(argument) > LONGEST_SHOWN:
+        argument = f"{argument[: LONGEST_SHOWN // 2]}...{argument[-LONGEST_SHOWN // 2 :]}"
+    return escaped(argument) if sys.stderr.isatty() else argument
 
 
 def _check_completion(arguments: list[str]) -> None:
@@ -415,10 +426,7 @@ def _commands(arguments: list[str]) -> Any:
 
 def _default_device() -> Device:
     """Return the device that the environment names, or the CPU."""
-    device = os.environ.get(DEVICE_VARIABLE) or "cpu"
-    if device not in DEVICES:
-        raise UsageError(f"{DEVICE_VARIABLE}={device}; expected one of {', '.join(DEVICES)}")
-    return cast(Device, device)
+    return cast(Device, choice(DEVICE_VARIABLE, DEVICES, "cpu"))
 
 
 def _option(arguments: list[str], name: str) -> str | None:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from kernels.devices import DEVICES
+from kernels.shorten import shorten
 from models.errors import UsageError
 from models.gpt import GPTConfig
-from models.schema import shorten
 
 ModelName = Literal["gpt", "bigram"]
 Device = Literal["cpu", "cuda", "cuda-on-cpu"]

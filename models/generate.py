@@ -11,8 +11,9 @@ import numpy as np
 from kernels import sampling as sampling_kernel
 from kernels.array import Array
 from kernels.devices import backend_of
+from kernels.shorten import shorten
 from models.errors import RunError, UsageError
-from models.schema import LARGEST, shorten
+from models.schema import LARGEST
 from models.tokenizer import CharTokenizer
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn import EvaluationMode

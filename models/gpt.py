@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from kernels.backend import bfloat16
+from kernels.shorten import shorten
 from models.errors import UsageError
-from models.schema import LARGEST, shorten
+from models.schema import LARGEST
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import no_grad
 from tinygrad_char.nn import (

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kernels.shorten import shorten
 from models.errors import RunError, UsageError
-from models.schema import LARGEST, shorten
+from models.schema import LARGEST
 from tinygrad_char.checkpoint import (
     TEMPORARY_PREFIX,
     CheckpointError,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from kernels.shorten import shorten
 
 LARGEST = (1 << 63) - 1
 """What counters and sizes can be: an int64."""
@@ -126,20 +127,6 @@ def _check_limit(limit: Any, value: Any, where: str) -> None:
         raise _unexpected(where, value, f"a number from {limit.low} to {limit.high}")
     if isinstance(limit, Pattern) and not re.fullmatch(limit.expression, value):
         raise _unexpected(where, value, limit.words)
-
-
-class _Shortener(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 60
-
-    def repr_int(self, value: int, level: int) -> str:
-        # Python refuses to print very long ones.
-        return f"a number of {value.bit_length()} bits" if abs(value) >> 256 else str(value)
-
-
-shorten = _Shortener().repr
-"""Return a value's representation for a message, however large or deep it is."""
 
 
 def _unexpected(where: str, value: Any, expected: str) -> SchemaError:

@@ -140,6 +140,7 @@ def gradient_array(tensor: Any, value: Any) -> Array:
     if isinstance(value, int | float | np.number) and not isinstance(value, bool):
         if isinstance(value, np.complexfloating):
             raise TypeError(f"grad: {value!r}, expected a real number")
+        check_fits("grad", value.item() if isinstance(value, np.number) else value, dtype)
         return backend.xp.full(shape, value, dtype)
     if isinstance(value, TensorBase):
         value = value.array

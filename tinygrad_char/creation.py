@@ -7,6 +7,7 @@ import numpy as np
 
 from kernels.array import is_floating
 from kernels.devices import get_backend
+from kernels.shorten import shorten
 from tinygrad_char.autograd import quiet
 from tinygrad_char.coerce import DEFAULT_DTYPE, from_python, lengths
 from tinygrad_char.integers import check_fits
@@ -127,7 +128,7 @@ def linspace(
 ) -> Tensor:
     """Return `num` numbers at equal distances from start to stop, which belongs to them or not."""
     if num < 0:
-        raise ValueError(f"linspace: {num} numbers, expected at least 0")
+        raise ValueError(f"linspace: {shorten(num)} numbers, expected at least 0")
     start, stop = _number(start), _number(stop)
     for end in (start, stop):
         check_fits("linspace", end, _or_default(dtype))
@@ -218,9 +219,12 @@ def randint(
         low, high = 0, low
     dtype = np.dtype(dtype)
     if dtype.kind not in "iu" or low < np.iinfo(dtype).min or high - 1 > np.iinfo(dtype).max:
-        raise ValueError(f"randint: {dtype} does not hold the integers from {low} to {high - 1}")
+        raise ValueError(
+            f"randint: {dtype} does not hold the integers from {shorten(low)} to "
+            f"{shorten(high - 1)}"
+        )
     if high <= low:
-        raise ValueError(f"randint: no integer from {low} on below {high}")
+        raise ValueError(f"randint: no integer from {shorten(low)} on below {shorten(high)}")
     found = () if size is None else _shape("randint", [size])
     values = _stream(generator).integers(low, high, found)
     return Tensor(np.asarray(values).astype(dtype), **options)
@@ -288,7 +292,7 @@ def _shape(name: str, arguments: Sequence[Any]) -> tuple[int, ...]:
     except TypeError:
         raise TypeError(f"{name}: shape {arguments!r}, expected integers") from None
     if min(found, default=0) < 0:
-        raise ValueError(f"{name}: shape {found}, expected lengths of at least 0")
+        raise ValueError(f"{name}: shape {shorten(found)}, expected lengths of at least 0")
     return found
 
 

@@ -12,6 +12,7 @@ from kernels.bias_activation import ACTIVATIONS
 from kernels.dropout import DropoutKey, MaskSource
 from kernels.embedding import check_indices
 from kernels.half import rounded, widened
+from kernels.shorten import shorten
 from kernels.softmax import causal_mask
 from tinygrad_char.along import along
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
@@ -157,7 +158,7 @@ def one_hot(idx: Any, num_classes: int | None = None) -> Tensor:
             raise ValueError(f"one_hot: indices of shape {idx.shape} and no num_classes; give it")
         num_classes = int(idx.array.max()) + 1
     elif num_classes < 1:
-        raise ValueError(f"one_hot: num_classes={num_classes}, expected at least 1")
+        raise ValueError(f"one_hot: num_classes={shorten(num_classes)}, expected at least 1")
     check_indices(idx.array, max(num_classes, 1), "one_hot: index")
     classes = idx.backend.xp.arange(num_classes)
     return idx._result((idx.array[..., None] == classes).astype(np.int64))
@@ -525,7 +526,7 @@ def check_activation(name: str, activation: str | None) -> None:
 def check_probability(name: str, p: float) -> None:
     """Raise ValueError unless 0 <= p <= 1."""
     if not 0 <= p <= 1:
-        raise ValueError(f"{name}: probability {p}, expected a number from 0 to 1")
+        raise ValueError(f"{name}: probability {shorten(p)}, expected a number from 0 to 1")
 
 
 def _check_dropout(name: str, dropout: float, key: MaskSource | None) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.shorten import shorten
+
 
 def fits(number: float, dtype: np.dtype) -> bool:
     """Return whether a dtype holds a number, cut to a whole one where the dtype is of integers.
@@ -46,11 +48,8 @@ def limits(
 
 def overflow(name: str, number: float, dtype: Any) -> OverflowError:
     """Return the error for a number that a dtype does not hold."""
-    shown = str(number)
-    if isinstance(number, int) and abs(number) >= 1 << 256:
-        shown = f"an integer of {number.bit_length()} bits"
     holds = ""
     if dtype.kind in "iu":
         held = np.iinfo(dtype)
         holds = f", which holds {held.min} to {held.max}"
-    return OverflowError(f"{name}: {shown} does not fit into {dtype}{holds}")
+    return OverflowError(f"{name}: {shorten(number)} does not fit into {dtype}{holds}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels.array import is_floating
+from kernels.shorten import shorten
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import broadcasts_to, floating, tensor_like
 from tinygrad_char.ops import loss, neural
@@ -63,7 +64,9 @@ def cross_entropy(
     name = "cross_entropy"
     _check_reduction(name, reduction)
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"{name}: label_smoothing={label_smoothing}, expected a number in [0, 1]")
+        raise ValueError(
+            f"{name}: label_smoothing={shorten(label_smoothing)}, expected a number in [0, 1]"
+        )
     logits = _classes_last(name, "logits", floating(logits), axis)
     if not isinstance(targets, TensorBase):
         targets = Tensor(targets, device=logits.device)

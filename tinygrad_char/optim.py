@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from kernels.array import Array, is_floating, namespace
 from kernels.half import FLOAT32, in_float32, is_half
+from kernels.shorten import shorten
 from tinygrad_char.autograd import quiet
 from tinygrad_char.param_groups import Group
 from tinygrad_char.tensor import Tensor
@@ -128,14 +130,16 @@ class Optimizer:
             _check_number(name, option, options.get(option, 0.0))
         betas = options.get("betas", (0.0, 0.0))
         if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise ValueError(f"{name}: betas={betas}, expected two numbers")
+            raise ValueError(f"{name}: betas={shorten(betas)}, expected two numbers")
         momentum = options.get("momentum", 0.0)
         for option, value in (("betas", betas[0]), ("betas", betas[1]), ("momentum", momentum)):
             if not (_is_number(value) and 0 <= value < 1):
-                raise ValueError(f"{name}: {option} has {value}, expected a number in [0, 1)")
+                raise ValueError(
+                    f"{name}: {option} has {shorten(value)}, expected a number in [0, 1)"
+                )
         alpha = options.get("alpha", 0.0)
         if not (_is_number(alpha) and 0 <= alpha <= 1):
-            raise ValueError(f"{name}: alpha={alpha!r}, expected a number in [0, 1]")
+            raise ValueError(f"{name}: alpha={shorten(alpha)}, expected a number in [0, 1]")
         if options.get("nesterov") and momentum == 0:
             raise ValueError(f"{name}: nesterov=True needs a momentum above 0")
 
@@ -409,13 +413,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_number(name: str, option: str, value: float) -> None:
-    if not (_is_number(value) and value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name}: {option}={value!r}, expected a finite number >= 0")
+    if not (_is_number(value) and 0 <= value <= sys.float_info.max):
+        raise ValueError(f"{name}: {option}={shorten(value)}, expected a finite number >= 0")
 
 
 def _check_max_norm(name: str, max_norm: float) -> None:
-    if not max_norm > 0:
-        raise ValueError(f"{name}: max_norm={max_norm}, expected a number above 0")
+    if not (_is_number(max_norm) and (0 < max_norm <= sys.float_info.max or max_norm == math.inf)):
+        raise ValueError(f"{name}: max_norm={shorten(max_norm)}, expected a number above 0")
 
 
 class SGD(Optimizer):

@@ -17,6 +17,7 @@ import numpy as np
 
 from kernels.dropout import DropoutKey
 from kernels.forks import in_forked_children
+from kernels.shorten import shorten
 
 STREAMS = ("init", "batches", "dropout", "sampling")
 
@@ -229,7 +230,7 @@ def _shard_seed(seed: int, number: int) -> int:
 def check_seed(seed: int) -> int:
     """Return the seed, or raise ValueError unless it is a whole number from 0 to 2^64 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed {seed!r}: expected a whole number from 0 to 2^64 - 1")
+        raise ValueError(f"seed {shorten(seed)}: expected a whole number from 0 to 2^64 - 1")
     return int(seed)
 
 

@@ -8,13 +8,13 @@ read, not mapped, since a mapped file that is cut meanwhile ends the process.
 
 import json
 import math
-import reprlib
 from dataclasses import dataclass
 from io import FileIO
 from typing import Any
 
 import numpy as np
 
+from kernels.shorten import shorten
 from tinygrad_char.regular_file import read_into
 
 LONGEST_HEADER = 100_000_000
@@ -104,7 +104,7 @@ def check_tensors(entries: dict[str, Any], size: int) -> dict[str, TensorInfo]:
     for name, tensor in sorted(tensors.items(), key=lambda each: (each[1].start, each[1].end)):
         if tensor.start != reached:
             raise FormatError(
-                f"tensor {_short(name)} starts at byte {tensor.start:,}, expected {reached:,}"
+                f"tensor {shorten(name)} starts at byte {tensor.start:,}, expected {reached:,}"
             )
         reached = tensor.end
     if reached != size:
@@ -144,26 +144,30 @@ def _read(file: FileIO, count: int) -> bytearray:
 def _tensor(name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(
-            f"tensor {_short(name)} has not exactly a dtype, a shape and data_offsets"
+            f"tensor {shorten(name)} has not exactly a dtype, a shape and data_offsets"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"tensor {_short(name)} has dtype {_short(dtype)}, which is never saved")
+        raise FormatError(
+            f"tensor {shorten(name)} has dtype {shorten(dtype)}, which is never saved"
+        )
     if not _naturals(shape) or len(shape) > MOST_AXES:
-        raise FormatError(f"tensor {_short(name)} has the shape {_short(shape)}, which is none")
+        raise FormatError(f"tensor {shorten(name)} has the shape {shorten(shape)}, which is none")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise FormatError(f"tensor {_short(name)} has data_offsets {_short(offsets)}, expected two")
+        raise FormatError(
+            f"tensor {shorten(name)} has data_offsets {shorten(offsets)}, expected two"
+        )
     item = DTYPES[dtype].itemsize
     # NumPy refuses an axis of 0 beside axes whose product it cannot hold.
     if math.prod(max(each, 1) for each in shape) * item > LARGEST:
         raise FormatError(
-            f"tensor {_short(name)} has the shape {_short(shape)}, too large for any array"
+            f"tensor {shorten(name)} has the shape {shorten(shape)}, too large for any array"
         )
     start, end = offsets
     if end - start != math.prod(shape) * item:
         raise FormatError(
-            f"tensor {_short(name)} of {dtype} {shape} takes {math.prod(shape) * item:,} bytes, "
-            f"but its data_offsets are {_short(offsets)}"
+            f"tensor {shorten(name)} of {dtype} {shape} takes {math.prod(shape) * item:,} bytes, "
+            f"but its data_offsets are {shorten(offsets)}"
         )
     return TensorInfo(DTYPES[dtype], tuple(shape), start, end)
 
@@ -172,10 +176,6 @@ def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(
         type(each) is int and 0 <= each <= LARGEST for each in values
     )
-
-
-def _short(value: Any) -> str:
-    return reprlib.repr(value)
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

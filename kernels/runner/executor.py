@@ -1,10 +1,10 @@
 """Carries out launches on the CPU."""
 
-import os
 from threading import Lock
 
 import numpy as np
 
+from kernels.environment import choice
 from kernels.forks import renew_in_forked_children
 from kernels.launcher import Kernel, Launch, Limits
 from kernels.runner.compiler import MODES
@@ -29,12 +29,14 @@ class CpuExecutor:
     ------
     RunnerError
         The mode or the order is none of these.
+    EnvironmentVariableError
+        The mode that the environment names is none of these.
     """
 
     array_type: type = np.ndarray
 
     def __init__(self, mode: str | None = None, order: str = "forward", seed: int = 0) -> None:
-        self.mode = mode or os.environ.get(VARIABLE) or "fast"
+        self.mode = mode or choice(VARIABLE, tuple(MODES), "fast")
         if self.mode not in MODES:
             raise RunnerError(f"mode {self.mode!r} of the runner: it is one of {', '.join(MODES)}")
         if order not in ORDERS:

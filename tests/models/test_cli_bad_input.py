@@ -634,3 +634,27 @@ def test_every_number_of_the_settings_is_tried_here():
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     assert numbers == {*WHOLE_NUMBERS, *NUMBERS}
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "-" + "9" * 400, "x" + "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("option", [*WHOLE_NUMBERS, *NUMBERS])
+def test_long_values_of_train_are_shortened(option, value, here, capsys):
+    assert cli.run(["train", "--data", "text.txt", f"--{option}={value}"]) == 2
+    error = capsys.readouterr().err
+    assert option.replace("-", "") in error.replace("-", "").replace("_", "")
+    assert "9" * 100 not in error
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "-" + "9" * 400, "x" + "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("option", ["length", "samples", "seed", "temperature", "top-k", "top-p"])
+def test_long_values_of_generate_are_shortened(option, value, run_folder, capsys):
+    assert cli.run(["generate", str(run_folder), f"--{option}={value}"]) == 2
+    error = capsys.readouterr().err
+    assert option.replace("-", "") in error.replace("-", "")
+    assert "9" * 100 not in error
+
+
+def test_a_long_prompt_is_used_as_it_is(run_folder, capsys):
+    prompt = "the quick brown fox " * 20
+    assert cli.run(["generate", str(run_folder), "--prompt", prompt, "--length", "1"]) == 0
+    assert capsys.readouterr().out.startswith(prompt)

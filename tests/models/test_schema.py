@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.schema import Natural, Pattern, Range, SchemaError, parse, shorten
+from kernels.shorten import shorten
+from models.schema import Natural, Pattern, Range, SchemaError, parse
 
 
 @dataclass(frozen=True)

@@ -165,4 +165,7 @@ def test_the_environment_chooses_the_device(monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     monkeypatch.setenv("TINYGRAD_CHAR_DEVICE", "gpu")
     assert cli.run(["train"]) == 2
-    assert "TINYGRAD_CHAR_DEVICE=gpu; expected one of cpu, cuda" in capsys.readouterr().err
+    assert (
+        "TINYGRAD_CHAR_DEVICE='gpu' in the environment; expected one of cpu, cuda"
+        in capsys.readouterr().err
+    )

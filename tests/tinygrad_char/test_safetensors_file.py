@@ -95,7 +95,7 @@ def test_tensors_that_overlap_or_leave_gaps_are_refused(scratch):
         (file_of(b'{"\xff": 1}'), "not JSON"),
         (file_of(b'{"a": 1, "a": 2}'), "twice"),
         (file_of(b'{"a": [' + b"[]," * 3_000_000 + b"[]]}"), "more than 5,000,000 values"),
-        (file_of({"x" * 10**6: tensor(dtype="F33")}), r"tensor 'xxxxxxxxxxxx\.\.\."),
+        (file_of({"x" * 10**6: tensor(dtype="F33")}), r"tensor 'x{27}\.\.\.x+'"),
         (file_of([1]), "no JSON object"),
         (file_of({"__metadata__": 1}), "not texts by name"),
         (file_of({"__metadata__": {"a": 1}}), "not texts by name"),

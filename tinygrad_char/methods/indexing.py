@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from kernels.shorten import shorten
 from tinygrad_char.coerce import promoted, raw_index, tensor_like
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import gathering, indexing
@@ -180,7 +181,7 @@ class IndexingMethods(TensorMethods):
             found = self.reshape(1).topk(k)
             return Ordered(*(each.reshape(()) for each in found)) if k else found
         if not 0 <= k <= self.shape[axis]:
-            raise ValueError(f"topk: k={k} for an axis of length {self.shape[axis]}")
+            raise ValueError(f"topk: k={shorten(k)} for an axis of length {self.shape[axis]}")
         order = self.argsort(axis, descending=largest)[(slice(None),) * axis + (slice(k),)]
         values = gathering.Gather.apply(self, order, axis=axis, name="topk", ordered=True)
         return Ordered(values, order)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kernels.shorten import shorten
 from tinygrad_char.coerce import floating, lengths
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import moving, shape
@@ -104,7 +105,7 @@ class ShapeMethods(TensorMethods):
         total = self.shape[axis]
         if isinstance(sizes, int | np.integer):
             if sizes < 1:
-                raise ValueError(f"split: size {sizes}, expected at least 1")
+                raise ValueError(f"split: size {shorten(sizes)}, expected at least 1")
             sizes = [min(sizes, total - start) for start in range(0, max(total, 1), sizes)]
         if sum(sizes) != total or min(sizes, default=0) < 0:
             raise ValueError(
@@ -319,7 +320,7 @@ class ShapeMethods(TensorMethods):
     def chunk(self, chunks: int, axis: int = 0) -> list[Tensor]:
         """Return at most `chunks` consecutive parts along `axis`, the last may be shorter."""
         if chunks < 1:
-            raise ValueError(f"chunk: {chunks} parts, expected at least 1")
+            raise ValueError(f"chunk: {shorten(chunks)} parts, expected at least 1")
         axis = normalize_axis("chunk", axis, self.ndim)
         size = max(1, -(-self.shape[axis] // chunks))
         return self.split(size, axis)
@@ -339,7 +340,8 @@ class ShapeMethods(TensorMethods):
         first = start + total if start < 0 else start
         if not 0 <= first <= first + length <= total:
             raise IndexError(
-                f"narrow: {length} from {start} on, along axis {axis} of shape {self.shape}"
+                f"narrow: {shorten(length)} from {shorten(start)} on, along axis {axis} of shape "
+                f"{self.shape}"
             )
         return self[(*(slice(None),) * axis, slice(first, first + length))]
 
@@ -366,15 +368,15 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 def _counts(name: str, counts: tuple[int, ...]) -> tuple[int, ...]:
     if min(counts, default=0) < 0:
-        raise ValueError(f"{name}: {counts} times, expected integers of at least 0")
+        raise ValueError(f"{name}: {shorten(counts)} times, expected integers of at least 0")
     return counts
 
 
 def _widths(widths: Any, shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return (before, behind) for every axis, of whatever form `Tensor.pad` takes."""
     wrong = ValueError(
-        f"pad: widths {widths!r} for shape {shape}; expected (before, behind) of the last axis, of "
-        "the one before it, ..., or a pair for each axis, or one integer"
+        f"pad: widths {shorten(widths)} for shape {shape}; expected (before, behind) of the last "
+        "axis, of the one before it, ..., or a pair for each axis, or one integer"
     )
     try:
         if not isinstance(widths, tuple | list | np.ndarray):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernels.gelu import APPROXIMATE
+from kernels.shorten import shorten
 from tinygrad_char import functional as F
 from tinygrad_char.nn.module import Module, Parameter
 from tinygrad_char.random import Generator, default_generator
@@ -20,7 +21,9 @@ def check_size(layer: str, **sizes: int) -> None:
     """Raise ValueError that names the layer and the size unless each is a whole number above 0."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"{layer}: {name}={size!r}, expected a whole number of at least 1")
+            raise ValueError(
+                f"{layer}: {name}={shorten(size)}, expected a whole number of at least 1"
+            )
 
 
 class Linear(Module):

@@ -7,6 +7,7 @@ import numpy as np
 
 from kernels.array import Array
 from kernels.reduce import total
+from kernels.shorten import shorten
 from tinygrad_char.autograd import Function
 from tinygrad_char.integers import check_fits
 from tinygrad_char.ops.gathering import add_at
@@ -103,8 +104,8 @@ class Pad(Function):
             source = {"constant": 1, "wrap": left}.get(mode, length)
             if left < 0 or (source == 0 and max(a, b) > 0):
                 raise ValueError(
-                    f"pad: widths {(a, b)} for an axis of length {length}, mode={mode!r}; expected "
-                    "to cut no more than there is, and something to fill a border from"
+                    f"pad: widths {shorten((a, b))} for an axis of length {length}, mode={mode!r}; "
+                    "expected to cut no more than there is, and something to fill a border from"
                 )
         if mode != "constant":
             self.index = np.ix_(*self._sources(x.shape, widths))

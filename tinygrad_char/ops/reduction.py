@@ -5,6 +5,7 @@ from typing import Any, SupportsIndex
 
 from kernels import reduce
 from kernels.array import Array, select
+from kernels.shorten import shorten
 from tinygrad_char.autograd import Function
 
 Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
@@ -20,7 +21,9 @@ def normalize_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     try:
         axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else (axis,)))
     except TypeError:
-        raise TypeError(f"{name}: axis {axis!r}, expected an integer or a tuple of them") from None
+        raise TypeError(
+            f"{name}: axis {shorten(axis)}, expected an integer or a tuple of them"
+        ) from None
     result = tuple(_within(name, each, ndim) for each in axes)
     if len(set(result)) != len(result):
         raise ValueError(f"{name}: axis {axis} names the same axis twice")
@@ -42,16 +45,16 @@ def normalize_axis(name: str, axis: Any, ndim: int, *, scalars: bool = False) ->
     try:
         axis = operator.index(axis)
     except TypeError:
-        raise TypeError(f"{name}: axis {axis!r}, expected one integer") from None
+        raise TypeError(f"{name}: axis {shorten(axis)}, expected one integer") from None
     if ndim == 0 and not scalars:
-        raise IndexError(f"{name}: axis {axis} of a tensor without axes")
+        raise IndexError(f"{name}: axis {shorten(axis)} of a tensor without axes")
     return _within(name, axis, ndim)
 
 
 def _within(name: str, axis: int, ndim: int) -> int:
     axes = max(ndim, 1)
     if not -axes <= axis < axes:
-        raise IndexError(f"{name}: axis {axis} of a tensor with {ndim} axes")
+        raise IndexError(f"{name}: axis {shorten(axis)} of a tensor with {ndim} axes")
     return axis % axes
 
 
@@ -113,7 +116,7 @@ class Var(Reduction):
         if self.divisor <= 0:
             raise ValueError(
                 f"{type(self).__name__.lower()}: {self.count} elements along axis {axis} of shape "
-                f"{x.shape} with correction={correction}; expected more than the correction"
+                f"{x.shape} with correction={shorten(correction)}; expected more than that"
             )
         mean, _, squares = reduce.moments(x, self.axes, overwrite=True)
         self.saved = (x, mean)

@@ -5,6 +5,7 @@ from typing import Any
 
 from kernels.array import Array
 from kernels.broadcast import unbroadcast
+from kernels.shorten import shorten
 from tinygrad_char.autograd import Function
 from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
 
@@ -33,7 +34,7 @@ class Reshape(Function):
             return x.reshape(shape)
         except (ValueError, TypeError):
             raise ValueError(
-                f"reshape: shape {x.shape} ({x.size} elements) does not fit into {shape}"
+                f"reshape: shape {x.shape} ({x.size} elements) does not fit into {shorten(shape)}"
             ) from None
 
     def backward(self, grad: Array) -> Array:
@@ -73,7 +74,7 @@ class BroadcastTo(Function):
             return self.backend.xp.broadcast_to(x, shape)
         except ValueError:
             raise ValueError(
-                f"broadcast_to: shape {x.shape} does not broadcast to {shape}"
+                f"broadcast_to: shape {x.shape} does not broadcast to {shorten(shape)}"
             ) from None
 
     def backward(self, grad: Array) -> Array:
