@@ -15,7 +15,7 @@ from kernels.shorten import shorten
 from models.errors import RunError, UsageError
 from models.schema import LARGEST
 from models.tokenizer import CharTokenizer
-from tinygrad_char.autograd import no_grad
+from tinygrad_char.autograd import no_grad, quiet
 from tinygrad_char.nn import EvaluationMode
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
@@ -148,20 +148,24 @@ class Context:
 
     def logits_on_device(self) -> Array:
         """Return the same as an array of the model's device."""
-        with self._evaluation.active(), no_grad(), np.errstate(all="ignore"):
-            if self._cache is None:
-                logits = self.model(self.window)[0].array
-            else:
-                unread = self.window[:, self._read :]
-                if self._on_host and unread.shape[1] == 1:
-                    logits = self._next(unread, np.arange(self._read, self._length))
-                else:
-                    logits = self.model(unread, cache=self._cache)[0].array
-                self._read = self._length
+        if self._cache is None:
+            return self._on_tape(self.window)[:, -1]
+        unread = self.window[:, self._read :]
+        if self._on_host and unread.shape[1] == 1:
+            logits = self._next(unread, np.arange(self._read, self._length))
+        else:
+            logits = self._on_tape(unread, cache=self._cache)
+        self._read = self._length
         return logits[:, -1]
 
+    @quiet
+    def _on_tape(self, tokens: np.ndarray, **options: Any) -> Array:
+        with self._evaluation.active(), no_grad():
+            return self.model(tokens, **options)[0].array
+
     def _read_next(self, token: Tensor, position: Tensor) -> Tensor:
-        return self.model(token, cache=self._cache, positions=position)[0]
+        with self._evaluation.active():
+            return self.model(token, cache=self._cache, positions=position)[0]
 
     def _forget_last(self) -> None:
         for each in self._cache or ():

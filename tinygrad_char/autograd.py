@@ -9,6 +9,7 @@ oldest, without recursion, so the depth of an expression has no limit.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import heapq
 import inspect
@@ -32,23 +33,46 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class _ErrorState:
+    """What NumPy does about floating-point errors, with the methods of a context variable."""
+
+    set = staticmethod(lambda settings: np.seterr(**settings))
+    reset = staticmethod(lambda before: np.seterr(**before))
+
+
+def _error_state() -> tuple[Any, Any]:
+    """Return the context variable of NumPy's that holds it, and its value where all is ignored.
+
+    To set it takes less time than `np.errstate`, which takes as long as an operation on few
+    elements. Where NumPy has no such variable, its own functions serve.
+    """
+    context = contextvars.Context()
+    context.run(np.seterr, all="ignore")
+    found = list(context.items())
+    return found[0] if len(found) == 1 else (_ErrorState, {"all": "ignore"})
+
+
+_errors, _IGNORED = _error_state()
+
+
 def quiet(function: Callable[..., Result]) -> Callable[..., Result]:
     """Decorate what computes values: log(0) is -inf and no warning, as on a GPU.
 
     `detect_nonfinite` is there for those who want to know. Within a call of one such function
     others find NumPy's state as they want it, and leave it.
     """
-    ignoring = np.errstate(all="ignore")(function)
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Result:
-        if _state.quiet:
+        state = _thread.state
+        if state.quiet:
             return function(*arguments, **options)
-        _state.quiet = True
+        state.quiet, before = True, _errors.set(_IGNORED)
         try:
-            return ignoring(*arguments, **options)
+            return function(*arguments, **options)
         finally:
-            _state.quiet = False
+            state.quiet = False
+            _errors.reset(before)
 
     return call
 
@@ -57,14 +81,24 @@ class NonFiniteError(FloatingPointError):
     """The first operation, under `detect_nonfinite`, that produced a NaN or an infinity."""
 
 
-class _ThreadState(threading.local):
-    recording = True
-    checking = False
-    quiet = False
-    trace: Trace | None = None
+class _State:
+    """What is on in a thread."""
+
+    __slots__ = ("checking", "quiet", "recording", "trace")
+
+    def __init__(self) -> None:
+        self.recording = True
+        self.checking = False
+        self.quiet = False
+        self.trace: Trace | None = None
 
 
-_state = _ThreadState()
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.state = _State()
+
+
+_thread = _Thread()
 _order = itertools.count()
 _accumulating = threading.Lock()  # of a leaf's gradient
 _viewing = threading.Lock()  # of a version's views
@@ -178,14 +212,8 @@ class Function:
 
     def run_forward(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:
         """Return forward(*arrays, **options), computed as `upcasts` says."""
-        if self.upcasts:
-            return self._run_upcasting(arrays, options)
-        return self.forward(*arrays, **options)
-
-    @quiet
-    def _run_upcasting(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:
         self.halves = ()
-        if not any_half(arrays):
+        if not self.upcasts or not any_half(arrays):
             return self.forward(*arrays, **options)
         self.halves = tuple(each.dtype if is_half(each) else None for each in arrays)
         result = self.forward(*map(widened, arrays), **options)
@@ -199,7 +227,7 @@ class Function:
         grads = self.backward(grad)
         if not isinstance(grads, tuple):
             grads = (grads,)
-        if len(grads) != len(self.halves):
+        if not self.halves or len(grads) != len(self.halves):
             return grads
         return tuple(
             each if each is None or dtype is None else rounded(each, dtype)
@@ -212,14 +240,15 @@ class Function:
         node = cls()
         arrays = []
         needs = []
-        tensors = []
-        derived = False
+        half = derived = False
         first: Any = None
         for each in inputs:
             if isinstance(each, TensorBase):
-                tensors.append(each)
-                arrays.append(each.array)
+                array = each.array
+                arrays.append(array)
                 needs.append(each.requires_grad)
+                if array.itemsize == 2:
+                    half = True
                 if each.derived:
                     derived = True
                 if first is None:
@@ -232,82 +261,85 @@ class Function:
             else:
                 arrays.append(each)
                 needs.append(False)
+                if getattr(each, "itemsize", 0) == 2:
+                    half = True
         if first is None:
             raise TypeError(
                 f"{cls.__name__.lower()}: expected at least one tensor, got "
                 f"{[type(each).__name__ for each in inputs]}"
             )
         node.backend = first.backend
-        state = _state
-        record = state.recording and any(needs)
+        state = _thread.state
+        record = state.recording and True in needs
         node.needs = tuple(needs) if record else (False,) * len(needs)
         # Before forward: what another thread changes meanwhile may have been read already.
-        before = [(each.version, each.version.value) for each in tensors] if record else []
-        array = node.run_forward(arrays, options)
+        versions = (
+            [(each, each.version.value) for each in inputs if isinstance(each, TensorBase)]
+            if record
+            else []
+        )
+        outermost = node.upcasts and not state.quiet
+        if outermost:
+            state.quiet, errors = True, _errors.set(_IGNORED)
+        try:
+            array = node.run_forward(arrays, options) if half else node.forward(*arrays, **options)
+        finally:
+            if outermost:
+                state.quiet = False
+                _errors.reset(errors)
         if type(array) is not first.backend.array_type:
             _check_result(cls.__name__, array)
         if state.checking:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
-        array = result.array
+        array, source = result.array, first.array
         # Whatever `is_view` says: a user's forward may return its input, or a view of it.
-        shares = node.is_view or array.base is not None or array is first.array
-        if shares and _owner(array) is _owner(first.array):
+        shares = array.base is not None or node.is_view or array is source
+        if shares and (array.base is source or _owner(array) is _owner(source)):
             _link_view(node, first, inputs, options, result)
         if record:
-            node._link(inputs, tensors, before, result)
-            node.derived = derived
+            node._link(inputs, versions, result)
+            if derived:
+                node.derived = True
         elif derived:
             result.derived = state.recording
         if state.trace is not None:
             state.trace.operations.append(Operation(node, inputs, options, result))
         return result
 
-    def _link(
-        self,
-        inputs: tuple[Any, ...],
-        tensors: list[Any],
-        before: list[tuple[Version, int]],
-        result: Any,
-    ) -> None:
+    def _link(self, inputs: tuple[Any, ...], versions: list[tuple[Any, int]], result: Any) -> None:
         """Make the result's history: the inputs' edges, and versions of what was saved.
 
-        `tensors` are the inputs that are, `before` their versions when forward began.
+        `versions` are those of the inputs that are tensors, when forward began.
         """
         self.order = next(_order)
-        self.edges = [
-            (each.node or each) if need else None
-            for each, need in zip(inputs, self.needs, strict=True)
-        ]
+        self.edges = list(map(_edge, inputs, self.needs))
         array = result.array
         self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
         if self.saved:
-            self.versions = self._saved_versions(
-                [*tensors, result], [*before, (result.version, result.version.value)]
-            )
+            versions.append((result, result.version.value))
+            self.versions = self._saved_versions(versions)
         result.node = self
         result.requires_grad = True
 
-    def _saved_versions(
-        self, tensors: list[Any], versions: list[tuple[Version, int]]
-    ) -> list[tuple[Version, int]]:
+    def _saved_versions(self, versions: list[tuple[Any, int]]) -> list[tuple[Version, int]]:
         """Return of the tensors' versions those whose memory was saved; views share one."""
         found = []
         owners: list[Any] = []
-        for value in self.saved:
-            if value is None:
+        for saved in self.saved:
+            if saved is None:
                 continue
-            for each, version in zip(tensors, versions, strict=True):
-                if each.array is value:
-                    found.append(version)
+            for each, value in versions:
+                if each.array is saved:
+                    found.append((each.version, value))
                     break
             else:  # made by forward: memory of its own, or a part of a tensor's
-                owner = _owner(value)
-                owners = owners or [_owner(each.array) for each in tensors]
-                for each, other, version in zip(tensors, owners, versions, strict=True):
+                owner = _owner(saved)
+                owners = owners or [_owner(each.array) for each, _ in versions]
+                for (each, value), other in zip(versions, owners, strict=True):
                     # An owner may be the optimizer's buffer, which its parameters do not share.
-                    if other is owner and self.backend.xp.may_share_memory(value, each.array):
-                        found.append(version)
+                    if other is owner and self.backend.xp.may_share_memory(saved, each.array):
+                        found.append((each.version, value))
         return found
 
     def _gradients(self, grad: Array, keep: bool) -> list[tuple[Edge, Array]]:
@@ -339,15 +371,19 @@ class Function:
                 "expected a tuple with one for each, None where an input needs none"
             )
         results = []
-        for edge, need, each in zip(edges, self.needs, grads, strict=True):
-            if need:
-                _check_gradient(name, edge, each)
-                results.append((edge, each))
-        if _state.checking:
+        for position, edge in enumerate(edges):
+            if edge is not None:
+                _check_gradient(name, edge, grads[position])
+                results.append((edge, grads[position]))
+        if _thread.state.checking:
             _check_finite(name, "backward", [each for _, each in results], (grad, *self.saved))
         if not keep:
             self.saved, self.edges = (), None
         return results
+
+
+def _edge(value: Any, need: bool) -> Edge:
+    return (value.node or value) if need else None
 
 
 def _link_view(
@@ -355,16 +391,17 @@ def _link_view(
 ) -> None:
     """Let a view share the version of the memory, and know the tensor that it is a view of."""
     version = view.version = first.version
-    if not _state.recording or len(inputs) > 1:
+    if not _thread.state.recording or len(inputs) > 1:
         view._view = _UNKNOWN
         return
     base, steps = first._view or (first, ())
     view._view = (base, (*steps, (type(node), options)))
-    with _viewing:
-        views = version.views
-        views.append(weakref.ref(view))
-        if not len(views) & (len(views) - 1):  # at each power of two: forget what is gone
-            version.views = [each for each in views if each() is not None]
+    views = version.views
+    views.append(weakref.ref(view))
+    if len(views) > 2 and not len(views) & (len(views) - 1):  # at each power of two
+        with _viewing:  # forget what is gone; others append behind it meanwhile
+            count = len(views)
+            views[:count] = [each for each in views[:count] if each() is not None]
 
 
 def _check_result(name: str, array: Any) -> None:
@@ -385,9 +422,8 @@ def _check_result(name: str, array: Any) -> None:
 
 def _owner(value: Any) -> Any:
     """Return the object that holds the memory behind an array, the same for all views of it."""
-    base = getattr(value, "base", None)
-    while base is not None:
-        value, base = base, getattr(base, "base", None)
+    while (base := getattr(value, "base", None)) is not None:
+        value = base
     return value
 
 
@@ -452,17 +488,18 @@ class _Guard:
         return super().__new__(cls) if function is None else cls()(function)
 
     def __init__(self, function: Callable | None = None) -> None:
-        self._before: list[tuple[int, bool]] = []  # with the thread that is to have it back
+        self._before: list[tuple[_State, bool]] = []  # with whose it is
 
     def __enter__(self) -> None:
-        self._before.append((threading.get_ident(), getattr(_state, self.attribute)))
-        setattr(_state, self.attribute, self.value)
+        state = _thread.state
+        self._before.append((state, getattr(state, self.attribute)))
+        setattr(state, self.attribute, self.value)
 
     def __exit__(self, *exception: object) -> None:
-        thread = threading.get_ident()
+        state = _thread.state
         for position in range(len(self._before) - 1, -1, -1):
-            if self._before[position][0] == thread:
-                setattr(_state, self.attribute, self._before.pop(position)[1])
+            if self._before[position][0] is state:
+                setattr(state, self.attribute, self._before.pop(position)[1])
                 return
 
     def __call__(self, function: Callable) -> Callable:
@@ -544,12 +581,12 @@ class enable_grad(_Guard):  # noqa: N801
 
 def is_grad_enabled() -> bool:
     """Return whether operations of this thread are recorded."""
-    return _state.recording
+    return _thread.state.recording
 
 
 def is_detecting_nonfinite() -> bool:
     """Return whether `detect_nonfinite` is on in this thread."""
-    return _state.checking
+    return _thread.state.checking
 
 
 class Operation(NamedTuple):
@@ -575,19 +612,19 @@ class Trace:
 @contextlib.contextmanager
 def tracing() -> Iterator[Trace]:
     """List the operations of this thread, recorded for backward or not."""
-    before = _state.trace
-    _state.trace = Trace()
+    before = _thread.state.trace
+    _thread.state.trace = Trace()
     try:
-        yield _state.trace
+        yield _thread.state.trace
     finally:
-        _state.trace = before
+        _thread.state.trace = before
 
 
 def note_change(tensor: TensorBase) -> None:
     """Count an in-place change of a tensor's memory; what is repeated would leave it out."""
     tensor.version.value += 1
-    if _state.trace is not None:
-        _state.trace.obstacle = "a tensor is changed in place"
+    if _thread.state.trace is not None:
+        _thread.state.trace.obstacle = "a tensor is changed in place"
 
 
 class detect_nonfinite(_Guard):  # noqa: N801
@@ -794,7 +831,9 @@ def _walk(
         receive(output.node or output, each)
     while heap and heap[0][0] <= -oldest:
         node = heapq.heappop(heap)[1]
-        total = rounded(pending.pop(node), node.dtype)
+        total = pending.pop(node)
+        if total.dtype is not node.dtype:  # also where dtypes are equal, and not one object
+            total = rounded(total, node.dtype)
         owned.discard(node)
         if node.hooks:
             total = _run_hooks(node.hooks, total, outputs[0])

@@ -173,10 +173,17 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
     OverflowError
         The tensor's integer dtype, which the result will have, does not hold the number.
     """
-    if isinstance(a, TensorBase) and isinstance(b, TensorBase):
+    # First what nearly all are: two tensors of one dtype, or one of floats and a number.
+    if isinstance(a, TensorBase):
         dtype = a.array.dtype
-        if dtype == b.array.dtype and (not quotient or is_floating(dtype)):
+        if isinstance(b, TensorBase):
+            other = b.array.dtype
+            if (dtype is other or dtype == other) and (not quotient or is_floating(dtype)):
+                return a, b
+        elif _is_plain(b) and dtype.kind == "f":
             return a, b
+    elif _is_plain(a) and b.array.dtype.kind == "f":
+        return a, b
     like = a if isinstance(a, TensorBase) else b
     a, b = _number_or_tensor(name, a, like), _number_or_tensor(name, b, like)
     dtype_a, dtype_b = _dtype(a), _dtype(b)
@@ -244,11 +251,15 @@ def binary_operator(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
 
     @wraps(method)
     def checked(self: Any, other: Any) -> Any:
-        if isinstance(other, (_OPERANDS, self.backend.array_type)):
-            return method(self, other)
-        return NotImplemented
+        known = isinstance(other, _OPERANDS) or issubclass(type(other), self.backend.array_type)
+        return method(self, other) if known else NotImplemented
 
     return checked
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether this is a Python number that any dtype of floats holds."""
+    return type(value) is float or (type(value) is int and -(2**63) < value < 2**63)
 
 
 def _number_or_tensor(name: str, value: Any, like: Any) -> Any:

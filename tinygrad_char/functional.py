@@ -266,7 +266,7 @@ def layer_norm(
     x = floating(x)
     given = [each for each in (x, weight, bias) if each is not None]
     _same_dtype("layer_norm", given, mixed=True)
-    if normalized_shape is None and all(each.array.ndim == 1 for each in given[1:]):
+    if normalized_shape is None and not [each for each in given[1:] if each.array.ndim != 1]:
         return neural.LayerNorm.apply(x, weight, bias, eps=eps)
     shape = _last_axes("layer_norm", x, normalized_shape, {"weight": weight, "bias": bias})
     if len(shape) < 2:

@@ -97,7 +97,7 @@ class Tensor(
         self.requires_grad_(requires_grad)
 
     def _fill(self, array: Array, backend: Backend) -> None:
-        self.array = native(array)
+        self.array = array if array.dtype.isnative else native(array)
         self.backend = backend
         self.requires_grad = False
         self.derived = False

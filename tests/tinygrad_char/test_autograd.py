@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import tinygrad_char as tg
 from kernels.backend import Backend
+from tinygrad_char import autograd, optim
 from tinygrad_char import functional as F
-from tinygrad_char import optim
 from tinygrad_char.autograd import Function
 
 OTHER_DEVICE = Backend("elsewhere", np, np.ndarray)
@@ -729,6 +729,46 @@ class TestDetectNonfinite:
         with tg.detect_nonfinite():
             Half.apply(x, tg.Tensor(np.float64(1.0))).backward()
         assert x.grad.item() == 1.0
+
+
+class TestNumpysErrorState:
+    @pytest.fixture(params=["variable", "functions"])
+    def _way(self, request, monkeypatch):
+        """NumPy's state is set by its context variable, or without one."""
+        if request.param == "functions":
+            monkeypatch.setattr(autograd, "_errors", autograd._ErrorState)
+            monkeypatch.setattr(autograd, "_IGNORED", {"all": "ignore"})
+
+    def test_numpy_has_the_variable(self):
+        assert autograd._errors is not autograd._ErrorState
+
+    @pytest.mark.usefixtures("_way")
+    def test_errors_are_ignored_and_the_users_state_is_left(self):
+        x = leaf([0.0, 1.0])
+        with np.errstate(divide="raise", invalid="raise", over="warn", under="print"):
+            before = np.geterr()
+            y = ((x - 1) / (x * 0)).log()
+            y.sum().backward()
+            with pytest.raises(ValueError, match="broadcast"):
+                x + leaf([1.0, 2.0, 3.0])
+            assert np.geterr() == before
+            with pytest.raises(FloatingPointError):
+                np.ones(1) / np.zeros(1)
+        assert np.isnan(y.array).all()
+
+    @pytest.mark.usefixtures("_way")
+    def test_an_operation_within_an_operation_ends_nothing(self):
+        class Inner(Function):
+            upcasts = True
+
+            def forward(self, x):
+                tg.Tensor(x).exp()
+                return x / 0
+
+        with np.errstate(all="raise"):
+            assert Inner.apply(tg.Tensor(1.0)).item() == np.inf
+            with pytest.raises(FloatingPointError):
+                np.ones(1) / np.zeros(1)
 
 
 class TestScalars:

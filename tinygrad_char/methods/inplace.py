@@ -219,7 +219,7 @@ def _assign(name: str, target: Any, index: Any, values: Any) -> None:
     node.forward(base.array, getattr(values, "array", values), steps=steps, index=index)
     autograd.note_change(base)
     before = base.node
-    node._link(inputs, [], [], base)
+    node._link(inputs, [], base)
     node.derived = any(getattr(each, "derived", False) for each in inputs)
     base.node = before
     _become(base, node)

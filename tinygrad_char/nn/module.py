@@ -13,7 +13,7 @@ import numpy as np
 
 from kernels.array import is_floating
 from kernels.devices import get_backend
-from tinygrad_char.autograd import no_grad, quiet
+from tinygrad_char.autograd import no_grad
 from tinygrad_char.tensor import HookHandle, Tensor
 
 
@@ -112,7 +112,6 @@ class Module:
         """Return the module's result."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    @quiet
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return forward(...), by way of the hooks."""
         if self._hooks is None:

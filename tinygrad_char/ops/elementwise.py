@@ -42,13 +42,14 @@ class Binary(Function):
 
     def forward(self, a: Any, b: Any) -> Array:
         """Return the result, or raise ValueError that names the shapes that do not broadcast."""
-        (a_by_a, a_by_b), (b_by_a, b_by_b) = self.uses
         need_a, need_b = self.needs
-        self.saved = (
-            a if (need_a and a_by_a) or (need_b and b_by_a) else None,
-            b if (need_a and a_by_b) or (need_b and b_by_b) else None,
-        )
-        self.shapes = (_shape(a), _shape(b))
+        if need_a or need_b:
+            (a_by_a, a_by_b), (b_by_a, b_by_b) = self.uses
+            self.saved = (
+                a if (need_a and a_by_a) or (need_b and b_by_a) else None,
+                b if (need_a and a_by_b) or (need_b and b_by_b) else None,
+            )
+            self.shapes = (_shape(a), _shape(b))
         try:
             return self.result(a, b)
         except ValueError as error:
