@@ -9,11 +9,11 @@ import base64
 import importlib
 import io
 import json
+import pkgutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 Run = Callable[[], Any]
@@ -22,12 +22,12 @@ CHAIN = 20
 """Operations of a kind on one small array: what is timed is the tape."""
 
 
-def benchmark(name: str) -> ModuleType:
+def benchmark(name: str) -> Any:
     """Return a module of the checkout's benchmarks."""
     try:
-        return importlib.import_module(f"tinygrad_char.benchmarks.{name}")
+        return pkgutil.resolve_name(f"tinygrad_char.benchmarks.{name}")
     except ModuleNotFoundError:
-        return importlib.import_module(f"benchmarks.{name}")
+        return pkgutil.resolve_name(f"benchmarks.{name}")
 
 
 def train_step(size: str) -> dict[str, tuple[Run, Run]]:
