@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from models.errors import UsageError
+from models.packed_tokens import integers
 from tinygrad_char.random import Stream
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -65,7 +66,7 @@ def random_batch(
     Parameters
     ----------
     tokens : ndarray
-        (n,), integers, n > block_size.
+        (n,), integers or packed, n > block_size.
     stream : IntegerStream
         Asked once per batch, for the starts in [0, n - block_size).
 
@@ -88,8 +89,8 @@ def random_batch(
         )
     starts = stream.integers(0, len(tokens) - block_size, batch_size)
     positions = starts[:, None] + np.arange(block_size)  # (B, T)
-    x = tokens.take(positions).astype(np.int64, copy=False)
-    y = tokens.take(positions + 1).astype(np.int64, copy=False)
+    x = integers(tokens.take(positions)).astype(np.int64, copy=False)
+    y = integers(tokens.take(positions + 1)).astype(np.int64, copy=False)
     return x, y
 
 
@@ -187,7 +188,7 @@ class _WholeSplit(Sequence[Batch]):
 
 
 def _rows(tokens: np.ndarray, width: int) -> np.ndarray:
-    return tokens.reshape(-1, width).astype(np.int64)
+    return integers(tokens).reshape(-1, width).astype(np.int64)
 
 
 def _fits(size: int, block_size: int, fraction: float) -> bool:

@@ -18,7 +18,9 @@ from tinygrad_char.parallel import Workers
 
 Batch = tuple[np.ndarray, np.ndarray]
 EVALUATION_SEED = 20150521  # fixed, so that evaluations of all runs use the same windows
-WHOLE_SPLIT_CHARACTERS = 1 << 12  # in one batch of the evaluation of a whole split
+# At most in one batch of the evaluation of a whole split.
+WHOLE_SPLIT_CHARACTERS = 1 << 12
+WHOLE_SPLIT_LOGITS = 1 << 20
 
 
 class InterruptedEvaluationError(Exception):
@@ -98,7 +100,8 @@ def whole_split_loss(
     RunError
         The loss is not a finite number.
     """
-    batch_size = max(1, WHOLE_SPLIT_CHARACTERS // model.block_size)
+    characters = min(WHOLE_SPLIT_CHARACTERS, WHOLE_SPLIT_LOGITS // model.vocab_size)
+    batch_size = max(1, characters // model.block_size)
     batches = whole_split(tokens, model.block_size, batch_size)
     loss = mean_loss(model, batches, should_stop, workers)
     if not math.isfinite(loss.nats):

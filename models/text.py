@@ -1,4 +1,4 @@
-"""A text as tokens of its own vocabulary, read in pieces: one to four bytes for each character."""
+"""A text as tokens of its own vocabulary, read in pieces: one to three bytes for each character."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
+
+from models.packed_tokens import integers, packed, token_dtype
 
 PIECE = 1 << 18  # bytes of a file, or characters, that are looked at together
 CODE_POINTS = 0x110000
@@ -36,8 +38,8 @@ class Text:
     characters
         The vocabulary: its distinct characters, sorted by code point.
     tokens
-        (n,), of the smallest unsigned dtype that holds the vocabulary; each character's place in
-        `characters`.
+        (n,), of the smallest dtype that holds the vocabulary, see `packed_tokens`; each character's
+        place in `characters`.
     sha256
         SHA-256 of the text's UTF-8 bytes, in hexadecimal.
     """
@@ -55,12 +57,12 @@ class Text:
         at = self.characters.find("\n")
         if at < 0:
             return 0
-        return sum(int(np.count_nonzero(part == at)) for part in pieces(self.tokens))
+        return sum(int(np.count_nonzero(integers(part) == at)) for part in pieces(self.tokens))
 
     def decode(self) -> str:
         """Return the whole text, which takes several times the memory of the tokens."""
         codes = code_points(self.characters)
-        return codes[self.tokens].tobytes().decode("utf-32-le", "surrogatepass")
+        return codes[integers(self.tokens)].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def read_text(file: BinaryIO) -> Text:
@@ -100,11 +102,6 @@ def code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-def smallest_dtype(size: int) -> np.dtype:
-    """Return the smallest unsigned dtype for tokens of a vocabulary of `size` characters."""
-    return np.min_scalar_type(max(size - 1, 0))
-
-
 Parts = Callable[[Callable[[bytes], object]], Iterator[np.ndarray]]
 
 
@@ -119,8 +116,8 @@ def _build(parts: Parts, changed: type[Exception]) -> Text:
         used[codes] = True
         size += len(codes)
     vocabulary = np.flatnonzero(used).astype("<u4")
-    token_of_code = np.zeros(CODE_POINTS, smallest_dtype(len(vocabulary)))
-    token_of_code[vocabulary] = np.arange(len(vocabulary))
+    token_of_code = np.zeros(CODE_POINTS, token_dtype(len(vocabulary)))
+    token_of_code[vocabulary] = packed(np.arange(len(vocabulary)), token_of_code.dtype)
     tokens = np.empty(size, token_of_code.dtype)
     end, again = 0, hashlib.sha256()
     for codes in parts(again.update):

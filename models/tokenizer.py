@@ -9,7 +9,8 @@ import numpy as np
 
 from kernels.forks import cached_property
 from models.errors import UsageError
-from models.text import Text, code_points, pieces, smallest_dtype, text_of
+from models.packed_tokens import integers, packed, token_dtype
+from models.text import Text, code_points, pieces, text_of
 
 UnknownPolicy = Literal["error", "skip", "replace"]
 
@@ -80,7 +81,8 @@ class CharTokenizer:
     ) -> np.ndarray:
         """Turn `text` into tokens, of the smallest unsigned dtype that holds the vocabulary.
 
-        Of a `Text` with this vocabulary they are its own tokens, not a copy.
+        Those of a `Text` are of three bytes where they would be of four, see `packed_tokens`, and
+        its own, not a copy, where the vocabulary is.
 
         Parameters
         ----------
@@ -105,7 +107,12 @@ class CharTokenizer:
                 f"use one of {', '.join(get_args(UnknownPolicy))}"
             )
         if isinstance(text, str):
-            text = text_of(text)
+            return integers(self._encode(text_of(text), unknown, notify))
+        return self._encode(text, unknown, notify)
+
+    def _encode(
+        self, text: Text, unknown: UnknownPolicy, notify: Callable[[str], None] | None
+    ) -> np.ndarray:
         if text.characters == self.characters:
             return text.tokens
         codes = code_points(text.characters)
@@ -141,7 +148,7 @@ class CharTokenizer:
         UsageError
             If a token is not an integer in [0, len(self)), or `tokens` is not one-dimensional.
         """
-        array = np.asarray(tokens)
+        array = integers(np.asarray(tokens))
         if array.ndim != 1:
             raise UsageError(f"decode needs one row of tokens, got an array of shape {array.shape}")
         if not array.size:
@@ -165,7 +172,7 @@ class CharTokenizer:
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Token of each code point, and whether it has one, up to one beyond the largest."""
-        tokens = np.arange(len(self), dtype=smallest_dtype(len(self)))
+        tokens = packed(np.arange(len(self)), token_dtype(len(self)))
         size = int(self._codes[-1]) + 2
         token_of_code, is_known = np.zeros(size, tokens.dtype), np.zeros(size, np.bool_)
         token_of_code[self._codes], is_known[self._codes] = tokens, True
@@ -228,7 +235,7 @@ def _find(text: Text, wanted: np.ndarray) -> dict[int, tuple[int, _Place]]:
     newline = text.characters.find("\n")
     found: dict[int, tuple[int, _Place]] = {}
     start, lines, line_start = 0, 0, 0  # of the piece; line ends before it; where its line began
-    for piece in pieces(text.tokens):
+    for piece in map(integers, pieces(text.tokens)):
         ends = np.flatnonzero(piece == newline)
         places = np.flatnonzero(wanted[piece])
         tokens, first, counts = np.unique(piece[places], return_index=True, return_counts=True)
@@ -252,7 +259,7 @@ def _mapped(text: Text, mapped: np.ndarray) -> np.ndarray:
     """Return the tokens of a text in another vocabulary: mapped[token] for each of its own."""
     result = np.empty(len(text), mapped.dtype)
     for source, target in zip(pieces(text.tokens), pieces(result), strict=True):
-        mapped.take(source, out=target, mode="clip")
+        mapped.take(integers(source), out=target, mode="clip")
     return result
 
 
@@ -261,10 +268,10 @@ def _replaced(text: Text, spelled: list[np.ndarray]) -> np.ndarray:
     sizes = np.array([len(each) for each in spelled])
     joined = np.concatenate(spelled)
     starts = np.cumsum(sizes) - sizes
-    total = sum(int(sizes[piece].sum()) for piece in pieces(text.tokens))
+    total = sum(int(sizes[integers(piece)].sum()) for piece in pieces(text.tokens))
     result = np.empty(total, joined.dtype)
     end = 0
-    for piece in pieces(text.tokens):
+    for piece in map(integers, pieces(text.tokens)):
         lengths = sizes[piece]
         start, end = end, end + int(lengths.sum())
         # The n-th token of a spelling: n counts from where the spelling begins in the result.

@@ -18,7 +18,9 @@ from models.evaluate import (
     whole_split_loss,
 )
 from models.gpt import GPT, GPTConfig
+from tinygrad_char import Tensor
 from tinygrad_char.autograd import is_grad_enabled, no_grad
+from tinygrad_char.nn.module import Module
 from tinygrad_char.random import Generator
 
 VOCABULARY = 6
@@ -74,6 +76,29 @@ def test_the_loss_of_a_split_does_not_depend_on_the_size_of_batches(size, block_
         loss = whole_split_loss(model, text)
     assert loss.characters == expected.characters == size - 1
     assert abs(loss.nats - expected.nats) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("characters", "logits", "expected"),
+    [(20, 1 << 20, 4), (1 << 20, 10, 1), (1 << 20, 5 * 7 * 12, 7), (1, 1, 1)],
+)
+def test_a_batch_of_a_split_has_few_characters_and_few_logits(characters, logits, expected):
+    vocab_size, block_size, seen = 12, 5, []
+
+    class Uniform(Module):
+        def __init__(self):
+            super().__init__()
+            self.vocab_size, self.block_size = vocab_size, block_size
+
+        def forward(self, x, y):
+            seen.append(len(x))
+            return None, Tensor(np.array(0.0))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "WHOLE_SPLIT_CHARACTERS", characters)
+        patch.setattr(evaluate, "WHOLE_SPLIT_LOGITS", logits)
+        whole_split_loss(Uniform(), random_text(1 + 10 * expected * block_size))
+    assert seen == [expected] * 10
 
 
 @makers
