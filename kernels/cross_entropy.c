@@ -25,13 +25,20 @@ MULTIVERSION void cross_entropy_forward(const float *logits, const int64_t *targ
 {
     double total = 0;
     for (int64_t i = 0; i < rows; i++, logits += classes) {
-        float peak = -INFINITY, sum = 0;
+        float peak = -INFINITY;
+        double exponentials = 0;
 #pragma omp simd reduction(max : peak)
         for (int64_t j = 0; j < classes; j++)
             peak = logits[j] > peak ? logits[j] : peak;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < classes; j++)
-            sum += exp_float(logits[j] - peak);
+        for (int64_t start = 0, end; start < classes; start = end) {
+            end = part_end(start, classes);
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = start; j < end; j++)
+                part += exp_float(logits[j] - peak);
+            exponentials += (double)part;
+        }
+        const float sum = (float)exponentials;
         statistics[2 * i] = peak;
         statistics[2 * i + 1] = sum;
         losses[i] = targets[i] == ignored ? 0 : logf(sum) + (peak - logits[targets[i]]);

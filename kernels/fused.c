@@ -246,7 +246,8 @@ FALLIBLE(residual_backward, "fFFiiskir",
 FUNCTION(linear_few_rows, "fffFiiii",
          linear_few_rows(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), WHOLE(4), WHOLE(5), WHOLE(6),
                          WHOLE(7)))
-FALLIBLE(column_sums, "fFii", column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3)))
+FALLIBLE(column_sums, "fFiii",
+         column_sums(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4)))
 FALLIBLE(product, "ffFiiiiiii",
          product(FLOATS(0), FLOATS(1), FLOATS(2), WHOLE(3), WHOLE(4), WHOLE(5), (int)WHOLE(6),
                  (int)WHOLE(7), (int)WHOLE(8), WHOLE(9)))
@@ -276,6 +277,8 @@ FUNCTION(running_mean_forward, "fFiiii",
          running_mean_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(running_mean_backward, "fFiiii",
          running_mean_backward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
+FALLIBLE(running_sum, "fFiiii",
+         running_sum(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5)))
 FUNCTION(softmax_forward, "fFiiiiiri",
          softmax_forward(FLOATS(0), FLOATS(1), WHOLE(2), WHOLE(3), WHOLE(4), WHOLE(5), WHOLE(6),
                          REAL(7), WHOLE(8)))
@@ -318,6 +321,7 @@ static PyMethodDef functions[] = {
     ENTRY(sums_of_squares),
     ENTRY(running_mean_forward),
     ENTRY(running_mean_backward),
+    ENTRY(running_sum),
     ENTRY(softmax_forward),
     ENTRY(softmax_backward),
     ENTRY(log_softmax_forward),

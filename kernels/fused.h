@@ -23,6 +23,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Numbers of a row that are added up in single precision; these sums are in double precision, so
+ * that errors do not grow with the length of a row. */
+enum { ROW_PART = 1024 };
+
+INLINE int64_t part_end(int64_t start, int64_t end)
+{
+    return end - start < ROW_PART ? end : start + ROW_PART;
+}
+
 /* exp(x) to about one unit in the last place, without branches, so that loops of it vectorise.
  * x = n log 2 + r with |r| <= log(2) / 2; exp(r) by the polynomial of Cephes (S. Moshier); times
  * 2^(n - 1), made from its bits, and 2, since 2^128 is not a float. The bounds on x need no choice
@@ -67,7 +76,7 @@ void residual_forward(float *z, const float *bias, const float *x, int64_t rows,
 int residual_backward(const float *grad, float *grad_z, float *grad_bias, int64_t rows,
                       int64_t columns, uint64_t seed, uint64_t call, int64_t threshold,
                       float scale);
-int column_sums(const float *x, float *sums, int64_t rows, int64_t columns);
+int column_sums(const float *x, float *sums, int64_t count, int64_t rows, int64_t columns);
 int64_t bind_sgemm(int64_t address, int64_t whole_bytes, int64_t largest);
 /* Takes the widest registers that there are, of at most `most` numbers; returns how many. */
 int64_t product_choose_lanes(int64_t most);
@@ -96,6 +105,8 @@ void running_mean_forward(const float *x, float *y, int64_t sequences, int64_t l
                           int64_t channels, int64_t threads);
 void running_mean_backward(const float *grad, float *grad_x, int64_t sequences, int64_t length,
                            int64_t channels, int64_t threads);
+int running_sum(const float *x, float *y, int64_t count, int64_t length, int64_t columns,
+                int64_t threads);
 void softmax_forward(const float *x, float *y, int64_t count, int64_t rows, int64_t columns,
                      int64_t causal, int64_t masked, float scale, int64_t threads);
 void softmax_backward(const float *grad, const float *y, float *grad_x, int64_t count,

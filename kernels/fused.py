@@ -88,7 +88,7 @@ def add_backward(
     if not needs[1] or not size or not _fits(grad):
         return add.backward(grad, a_shape, b_shape, needs)
     grad_b = empty(b_shape)
-    compiled.column_sums(grad, grad_b, grad.size // size, size)
+    compiled.column_sums(grad, grad_b, 1, grad.size // size, size)
     return grad if needs[0] else None, grad_b
 
 
@@ -349,7 +349,7 @@ def _mask(p: float, key: MaskSource | None) -> tuple[int, int, int, float] | Non
 
 def _column_sums(array: Array) -> Array:
     sums = empty(array.shape[-1:])
-    compiled.column_sums(array, sums, *_matrix(array))
+    compiled.column_sums(array, sums, 1, *_matrix(array))
     return sums
 
 
@@ -434,7 +434,7 @@ def embedding_backward_addend(
     if grad.shape == shape or not grad.size or not _fits(grad) or dtype not in (None, FLOAT32):
         return embedding.backward_addend(grad, shape, dtype)
     sums = empty(shape)
-    compiled.column_sums(grad, sums, grad.size // sums.size, sums.size)
+    compiled.column_sums(grad, sums, 1, grad.size // sums.size, sums.size)
     return sums
 
 

@@ -15,14 +15,20 @@ MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
     for (int64_t i = first; i < last; i++) {
         const float *const x = a->x + i * a->columns;
         float *const y = a->to + i * a->columns;
-        float peak = -INFINITY, total = 0;
+        float peak = -INFINITY;
+        double total = 0;
 #pragma omp simd reduction(max : peak)
         for (int64_t j = 0; j < a->columns; j++)
             peak = x[j] > peak ? x[j] : peak; /* a NaN reaches the sum */
-#pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < a->columns; j++)
-            total += exp_float(x[j] - peak);
-        const float rest = logf(total);
+        for (int64_t start = 0, end; start < a->columns; start = end) {
+            end = part_end(start, a->columns);
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = start; j < end; j++)
+                part += exp_float(x[j] - peak);
+            total += (double)part;
+        }
+        const float rest = logf((float)total);
 #pragma omp simd
         for (int64_t j = 0; j < a->columns; j++)
             y[j] = (x[j] - peak) - rest;
@@ -35,10 +41,16 @@ MULTIVERSION static void backward(void *job, int64_t first, int64_t last)
     for (int64_t i = first; i < last; i++) {
         const float *const grad = a->grad + i * a->columns, *const y = a->y + i * a->columns;
         float *const dx = a->to + i * a->columns;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < a->columns; j++)
-            sum += grad[j];
+        double total = 0;
+        for (int64_t start = 0, end; start < a->columns; start = end) {
+            end = part_end(start, a->columns);
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = start; j < end; j++)
+                part += grad[j];
+            total += (double)part;
+        }
+        const float sum = (float)total;
 #pragma omp simd
         for (int64_t j = 0; j < a->columns; j++)
             dx[j] = grad[j] - exp_float(y[j]) * sum;

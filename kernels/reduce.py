@@ -13,20 +13,25 @@ from typing import Any
 import numpy as np
 
 from kernels.array import Array, is_floating, namespace
+from kernels.cores import threads_for
 from kernels.extension import wanted
 from kernels.half import FLOAT32, is_half, rounded, widened
 from kernels.recording import empty
 
 compiled: Any = wanted
+_add: Any = np.add.reduce
 
-BLOCK = 16
-"""Rows that are added one after the other."""
+BLOCK, FEW = 16, 64
+"""Rows that are added one after the other, and so few that nothing else is done."""
 RUN, CACHED = 128, 1 << 15
 """Numbers of a running sum that are added one after the other, and that are worked on at once."""
 FAR = 20
 """Standard deviations from which on a mean's own rounding could be seen in the variance."""
-WIDTH = 1024
-"""Numbers of short rows that are taken side by side, so that the sums stay in the cache."""
+SMALL = 1024
+"""Numbers of which moments are computed in double precision."""
+WIDTH, WIDE = 1024, 1 << 14
+"""Numbers of short rows that are taken side by side, and the most of a long row that are taken at
+once, so that the sums stay in the cache."""
 
 
 def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
@@ -34,6 +39,12 @@ def total(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 
     Sixteen bits are added up in float32 and rounded once.
     """
+    if type(x) is np.ndarray and x.dtype.itemsize > 2:
+        shape, count = x.shape, 1
+        for i in axes:
+            count *= shape[i]
+        if count <= FEW:
+            return _add(x, axis=axes, keepdims=keepdims)
     if is_half(x):
         return rounded(total(widened(x), axes, keepdims), x.dtype)
     if _is_pairwise(x, axes) or not is_floating(x.dtype):
@@ -50,12 +61,27 @@ def mean(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 
 
 def running_total(x: Array, axis: int) -> Array:
-    """Return the running sum of float32 or float64 along an axis (from 0 on), with x's dtype.
+    """Return the running sum along an axis (from 0 on), with x's dtype if that is floating.
 
-    Stretches of RUN are added up by themselves, and what comes before each in double precision.
+    In C, and on a device, it is added up in double precision. In NumPy stretches of RUN are added
+    up by themselves, and what comes before each in double precision. Sixteen bits are added up in
+    float32 and rounded once.
     """
-    short = x.size == 0 or x.ndim == 0 or x.shape[axis] <= RUN
-    if type(x) is not np.ndarray or not is_floating(x.dtype) or short:
+    short = x.ndim == 0 or x.shape[axis] <= BLOCK
+    if short and x.dtype.itemsize > 2:
+        return x.cumsum(axis=axis)
+    if type(x) is not np.ndarray:
+        wide = np.float64 if is_floating(x.dtype) else None
+        return rounded(x.cumsum(axis=axis, dtype=wide), x.dtype) if wide else x.cumsum(axis=axis)
+    if is_half(x):
+        return rounded(running_total(widened(x), axis), x.dtype)
+    if compiled is not None and x.dtype == FLOAT32:
+        result = empty(x.shape)
+        sizes = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+        threads = threads_for(4 * x.size)
+        compiled.running_sum(np.ascontiguousarray(x), result, *sizes, threads)
+        return result
+    if not is_floating(x.dtype) or x.shape[axis] <= RUN or x.size == 0:
         return x.cumsum(axis=axis)
     result = np.empty(x.shape, x.dtype)
     source, target = np.moveaxis(x, axis, 0), np.moveaxis(result, axis, 0)
@@ -103,9 +129,21 @@ def moments(
 
     A mean far from zero is first corrected by the mean of x - mean (Neely 1966, "Comparison of
     several algorithms for computation of means, standard deviations and correlation
-    coefficients"), so that of equal numbers the sum is 0. With `overwrite` the squares stand where
-    x - mean would.
+    coefficients"), so that of equal numbers the sum is 0; also where their own sum would be beyond
+    the range. With `overwrite` nothing is promised of x - mean, whose place is then used.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if x.size <= SMALL and type(x) is np.ndarray and x.dtype == FLOAT32:
+            wide = x.astype(np.float64)
+            center = _add(wide, axis=axes, keepdims=True)
+            center /= wide.size / max(center.size, 1)
+            wide -= center
+            squares = _add(wide * wide, axis=axes, keepdims=True)
+            return center.astype(x.dtype), wide.astype(x.dtype), squares.astype(x.dtype)
+        return _moments(x, axes, overwrite)
+
+
+def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, Array, Array]:
     xp = namespace(x)
 
     def squares(centered: Array) -> Array:
@@ -114,26 +152,42 @@ def moments(
         )
 
     center = mean(x, axes, True)
+    if xp is not np:
+        center = xp.where(abs(center) < np.inf, center, _mean_of_shares(x, axes))
     centered = xp.asarray(x - center)
-    with np.errstate(over="ignore"):  # where the mean's own rounding is all that is left
-        result = squares(centered)
-    if xp is not np or _is_far(center, result, x.size):
+    result = squares(centered)
+    if xp is np and _is_near(center, result, x.size):
+        return center, centered, result
+    if xp is np and not np.isfinite(center).all():
+        center = np.where(np.isfinite(center), center, _mean_of_shares(x, axes))
+        np.subtract(x, center, out=centered)
+    elif overwrite:
         xp.subtract(x, center, out=centered)
-        rest = mean(centered, axes, True)
-        center = center + rest
+    rest = mean(centered, axes, True)
+    # about another center the sum is larger by a square: which leaves digits where it is small
+    excess = rest * rest * (x.size / max(center.size, 1))
+    if xp is np and (16 * excess < result).all() and (result < np.inf).all():
+        result = result - excess
+        if not overwrite:
+            centered -= rest
+    else:
         centered -= rest
         result = squares(centered)
-    return center, centered, result
+    return center + rest, centered, result
 
 
-def _is_far(center: Array, squares: Array, size: int) -> bool:
-    """Return whether a mean is so far from zero that its rounding may be seen in the squares.
+def _mean_of_shares(x: Array, axes: tuple[int, ...]) -> Array:
+    """Return the mean of numbers of which the sum is beyond the range, as the sum of x / n."""
+    return total(x / math.prod(x.shape[i] for i in axes), axes, True)
+
+
+def _is_near(center: Array, squares: Array, size: int) -> bool:
+    """Return whether a mean is so near zero that its rounding cannot be seen in the squares.
 
     On a device nobody asks: the answer would have to be waited for.
     """
-    deviation = np.sqrt(squares * (center.size / max(size, 1)))
-    near = (abs(center) <= FAR * deviation) & (squares < np.inf)
-    return not bool(near.all())
+    share = size / (max(center.size, 1) * FAR**2)
+    return bool(((center * center * share < squares) & (squares < np.inf)).all())
 
 
 def _is_pairwise(x: Array, axes: tuple[int, ...]) -> bool:
@@ -144,12 +198,16 @@ def _is_pairwise(x: Array, axes: tuple[int, ...]) -> bool:
     if x.flags.c_contiguous:
         while end and (end - 1 in axes or x.shape[end - 1] == 1):
             end -= 1
-    return math.prod([x.shape[i] for i in axes if i < end]) <= 4 * BLOCK
+    return math.prod([x.shape[i] for i in axes if i < end]) <= FEW
 
 
 def _sum_blocks(x: Array, axes: tuple[int, ...]) -> Array:
     if x.flags.c_contiguous and len(axes) == max(axes) + 1:
         shape = x.shape[len(axes) :]
+        if _fits_kernel(x):
+            sums = empty(shape)
+            compiled.column_sums(x, sums, 1, x.size // max(sums.size, 1), sums.size)
+            return sums
         return _sum_rows(x.reshape(-1, math.prod(shape)), 0).reshape(shape)
     order = list(range(x.ndim))
     if not x.flags.c_contiguous:
@@ -187,9 +245,15 @@ def _sum_rows(x: Array, axis: int) -> Array:
     length, outer, inner = x.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
     if length <= BLOCK:
         return x.sum(axis=axis)
-    if axis == 0 and _fits_kernel(x):
-        sums = empty(inner)
-        compiled.column_sums(x, sums, length, sums.size)
+    if _fits_kernel(x):
+        sums = empty((*outer, *inner))
+        compiled.column_sums(x, sums, math.prod(outer), length, math.prod(inner))
+        return sums
+    if math.prod(inner) > 2 * WIDE and len(inner) == 1:
+        sums = np.empty((*outer, *inner), x.dtype)
+        for start in range(0, inner[0], WIDE):
+            part = slice(start, start + WIDE)
+            sums[..., part] = _sum_rows(x[..., part], axis)
         return sums
     beside = 1
     if len(inner) == 1 and x.strides[-1] == x.itemsize and x.strides[axis] == inner[0] * x.itemsize:

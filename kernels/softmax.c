@@ -30,7 +30,8 @@ MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
         const float *const x = a->x + i * a->columns;
         float *const y = a->to + i * a->columns;
         const int64_t seen = seen_of(a, i);
-        float peak = -INFINITY, total = 0;
+        float peak = -INFINITY;
+        double total = 0;
 #pragma omp simd reduction(max : peak)
         for (int64_t j = 0; j < seen; j++) {
             const float z = x[j] * sign;
@@ -38,14 +39,19 @@ MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
         }
         if (a->masked && peak == -INFINITY)
             peak = 0;
-#pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < seen; j++) {
-            const float e = exp_float((x[j] * sign - peak) * magnitude);
-            y[j] = e;
-            total += e;
+        for (int64_t start = 0, end; start < seen; start = end) {
+            end = part_end(start, seen);
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = start; j < end; j++) {
+                const float e = exp_float((x[j] * sign - peak) * magnitude);
+                y[j] = e;
+                part += e;
+            }
+            total += (double)part;
         }
         /* where a mask leaves nothing the row is zeros, not NaN */
-        const float factor = a->masked && total == 0 ? 0 : 1 / total;
+        const float factor = a->masked && total == 0 ? 0 : 1 / (float)total;
 #pragma omp simd
         for (int64_t j = 0; j < seen; j++)
             y[j] *= factor;
@@ -62,10 +68,16 @@ MULTIVERSION static void backward(void *job, int64_t first, int64_t last)
         const float *const grad = a->grad + i * a->columns, *const y = a->y + i * a->columns;
         float *const dx = a->to + i * a->columns;
         const int64_t seen = seen_of(a, i);
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < seen; j++)
-            sum += grad[j] * y[j];
+        double total = 0;
+        for (int64_t start = 0, end; start < seen; start = end) {
+            end = part_end(start, seen);
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = start; j < end; j++)
+                part += grad[j] * y[j];
+            total += (double)part;
+        }
+        const float sum = (float)total;
 #pragma omp simd
         for (int64_t j = 0; j < seen; j++)
             dx[j] = (grad[j] * y[j] - y[j] * sum) * scale;

@@ -121,3 +121,33 @@ def test_a_running_sum_of_a_million_numbers():
     found = reduce.running_total(x, 0)
     assert np.isfinite(found[:70_000]).all()
     assert (found[70_000:] == np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 7, 100, 257, 5000])
+def test_equal_numbers_of_which_the_sum_is_beyond_the_range(count, overwrite, dtype):
+    value = dtype(0.8) * np.finfo(dtype).max
+    for x, axes in ((np.full((count, 3), value), (0,)), (np.full((3, count), -value), (1,))):
+        mean, centered, squares = reduce.moments(x, axes, overwrite=overwrite)
+        np.testing.assert_allclose(mean, x[:1, :1] + 0 * mean, rtol=4 * np.finfo(dtype).eps)
+        assert not squares.any()
+        assert overwrite or not centered.any()
+
+
+@pytest.mark.parametrize("value", [1, 100.1, -3e-4, 1e30])
+def test_running_sums_of_many_equal_numbers(value):
+    for shape, axis in (((70_000,), 0), ((3, 9000), 1), ((5000, 3), 0), ((2, 5000, 7), 1)):
+        x = np.full(shape, value, np.float32)
+        exact = x.astype(np.float64).cumsum(axis=axis)
+        found = reduce.running_total(x, axis)
+        np.testing.assert_allclose(found, exact, rtol=float(64 * np.finfo(np.float32).eps))
+        np.testing.assert_array_equal(reduce.running_total(x.T, x.ndim - 1 - axis), found.T)
+
+
+def test_running_sums_without_numbers_and_of_sixteen_bits():
+    for shape in ((0, 200), (200, 0), (3, 200, 0)):
+        assert reduce.running_total(np.ones(shape, np.float32), 1).shape == shape
+    ones = np.ones(5000, np.float16)  # 2048 + 1 is 2048 there
+    assert reduce.running_total(ones, 0)[-1] == 5000
+    assert reduce.running_total(np.ones(300, np.int8), 0)[-1] == 300

@@ -18,6 +18,8 @@ def normalize_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     try:
         axes = tuple(map(operator.index, axis if isinstance(axis, tuple | list) else (axis,)))
     except TypeError:
@@ -42,6 +44,8 @@ def normalize_axis(name: str, axis: Any, ndim: int, *, scalars: bool = False) ->
     IndexError
         The tensor does not have it.
     """
+    if type(axis) is int and -ndim <= axis < ndim:
+        return axis % ndim
     try:
         axis = operator.index(axis)
     except TypeError:
@@ -65,13 +69,21 @@ class Reduction(Function):
 
     def start(self, x: Array, axis: Axis) -> None:
         """Remember the input's shape and the axes."""
-        self.source = x.shape
+        shape = self.source = x.shape
         self.axes = normalize_axes(type(self).__name__.lower(), axis, x.ndim)
-        self.kept = tuple(1 if i in self.axes else n for i, n in enumerate(x.shape))
-        self.reduced = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
         self.count = 1
         for i in self.axes:
-            self.count *= x.shape[i]
+            self.count *= shape[i]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The result's shape with the reduced axes as 1."""
+        return tuple(1 if i in self.axes else n for i, n in enumerate(self.source))
+
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """The result's shape without the reduced axes."""
+        return tuple(n for i, n in enumerate(self.source) if i not in self.axes)
 
     def spread(self, grad: Array) -> Array:
         """Return `grad` with the reduced axes back, as a read-only view of the input's shape."""
