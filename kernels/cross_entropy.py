@@ -1,5 +1,6 @@
 """Cross-entropy from logits and integer targets."""
 
+from kernels import reduce
 from kernels.array import Array, namespace
 from kernels.embedding import check_indices
 
@@ -25,13 +26,13 @@ def forward(
     safe = xp.where(counted, targets, 0)
     check_indices(safe, logits.shape[1], "cross_entropy: target")
     peak = logits.max(axis=1)
-    total = xp.exp(logits - peak[:, None]).sum(axis=1)
+    total = reduce.total(xp.exp(logits - peak[:, None]), (1,))
     losses = xp.log(total) + (peak - logits[xp.arange(len(targets)), safe])
     losses[~counted] = 0
     statistics = xp.stack([peak, total], axis=1)
     if reduction == "none":
         return losses, statistics
-    loss = losses.sum()
+    loss = reduce.total(losses, (0,))
     if reduction == "mean":
         count = int(counted.sum())
         loss = loss / count if count else loss * xp.nan

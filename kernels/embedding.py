@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels.array import Array, namespace, select
 from kernels.broadcast import unbroadcast
-from kernels.reduce import total_by_index
+from kernels.reduce import total_at, total_by_index
 
 ONE_HOT_ROWS = 1024
 """On a device, tables up to this many rows get their gradient by a one-hot product, larger ones row
@@ -62,9 +62,7 @@ def backward(grad: Array, idx: Array, rows: int, dtype: np.dtype | None = None) 
         result = one_hot @ select(finite, grad)
         xp.add.at(result, idx, select(~finite, grad))
         return result
-    result = xp.zeros((rows, grad.shape[1]), dtype=grad.dtype)
-    xp.add.at(result, idx, grad)
-    return result
+    return total_at((rows, grad.shape[1]), idx, grad)
 
 
 def backward_addend(grad: Array, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Array:

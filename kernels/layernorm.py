@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels.array import Array, namespace
+from kernels.reduce import mean as mean_over
 from kernels.reduce import moments, total
 
 FAR = 4
@@ -49,10 +50,11 @@ def backward(
     need_x, need_weight, need_bias = needs
     channels = x.shape[-1]
     xp = namespace(x)
+    last = (x.ndim - 1,)
     normalized = x - mean
     far = abs(mean) * rstd > FAR
     if xp is not np or far.any():  # on a device nobody asks: the answer would have to be waited for
-        rest = normalized.mean(axis=-1, keepdims=True)
+        rest = mean_over(normalized, last, True)
         normalized -= xp.where(far, rest, rest.dtype.type(0))
     normalized *= rstd
     grad_x = grad_weight = grad_bias = None
@@ -62,8 +64,8 @@ def backward(
         grad_bias = total(grad.reshape(-1, channels), (0,))
     if need_x:
         grad_x = grad * weight if weight is not None else grad.copy()
-        projection = (grad_x * normalized).mean(axis=-1, keepdims=True)
-        grad_x -= grad_x.mean(axis=-1, keepdims=True)
+        projection = mean_over(grad_x * normalized, last, True)
+        grad_x -= mean_over(grad_x, last, True)
         normalized *= projection
         grad_x -= normalized
         grad_x *= rstd

@@ -3,6 +3,7 @@
 import math
 
 from kernels.array import Array
+from kernels.matmul import product
 from kernels.reduce import total
 
 
@@ -11,7 +12,7 @@ def forward(x: Array, weight: Array, bias: Array | None) -> Array:
 
     All leading axes of x become rows of one matrix product. Backward needs x and weight.
     """
-    y = rows(x) @ weight.T  # (N, O)
+    y = product(rows(x), weight.T)  # (N, O)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -28,8 +29,8 @@ def backward(
     matrix = rows(grad)  # (N, O)
     need_x, need_weight, need_bias = needs
     return (
-        (matrix @ weight).reshape(*grad.shape[:-1], weight.shape[1]) if need_x else None,
-        matrix.T @ rows(x) if need_weight else None,
+        product(matrix, weight).reshape(*grad.shape[:-1], weight.shape[1]) if need_x else None,
+        product(matrix.T, rows(x)) if need_weight else None,
         total(matrix, (0,)) if need_bias else None,
     )
 

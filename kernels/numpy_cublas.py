@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, DEFAULT_ALGORITHM
+from kernels.matmul import product
 
 INVALID_VALUE = 7
 _BFLOAT16 = 14
@@ -101,7 +102,7 @@ class NumpyCublas:
             for i in range(count):
                 left = _read(_matrix(a, a_type, i * stride_a, lda, shape_a), fast)
                 right = _read(_matrix(b, b_type, i * stride_b, ldb, shape_b), fast)
-                result = (left.T if transpose_a else left) @ (right.T if transpose_b else right)
+                result = product(left.T if transpose_a else left, right.T if transpose_b else right)
                 target = _matrix(c, c_type, i * stride_c, ldc, (m, n))
                 result *= np.float32(factor)
                 if keep:

@@ -105,7 +105,25 @@ def running_total(x: Array, axis: int) -> Array:
 
 
 def total_by_index(x: Array, idx: Array, rows: int) -> Array:
-    """Return (rows, C), of which row i is the sum of the rows of x (N, C) whose idx (N,) is i."""
+    """Return (rows, C), of which row i is the sum of the rows of x (N, C) whose idx (N,) is i.
+
+    Raises
+    ------
+    IndexError
+        An index is negative or not below `rows`.
+    """
+    if idx.size and not 0 <= int(idx.min()) <= int(idx.max()) < rows:
+        raise IndexError(f"indices from {idx.min()} to {idx.max()} for {rows} rows")
+    single = x.dtype == FLOAT32 and x.shape[1] == 1
+    if single and len(idx) * 16 > rows:
+        sums = np.bincount(idx, weights=x[:, 0], minlength=rows)  # in double precision
+        return rounded(sums, FLOAT32)[:, None]
+    if x.dtype == FLOAT32 and compiled is not None and not single:
+        sums = empty((rows, x.shape[1]))
+        x, idx = np.ascontiguousarray(x), np.ascontiguousarray(idx, np.int64)
+        if compiled.embedding_backward(x, idx, sums, len(idx), *sums.shape) < 0:
+            raise MemoryError(f"no room for the sums of {rows} rows")
+        return sums
     order = np.argsort(idx, kind="stable")
     dtype = x.dtype
     x, idx = widened(x[order]), idx[order]
@@ -120,6 +138,44 @@ def total_by_index(x: Array, idx: Array, rows: int) -> Array:
     result = np.zeros((rows, x.shape[1]), x.dtype)
     result[idx] = x
     return rounded(result, dtype)
+
+
+def total_at(shape: tuple[int, ...], index: Any, values: Array) -> Array:
+    """Return zeros of a shape with values added at an index, as often as it names an element.
+
+    The index and the values' shape, which is that of what it selects, are NumPy's; the result has
+    the values' dtype. A device adds up in double precision, since it does so one after the other.
+    """
+    xp, dtype = namespace(values), values.dtype
+    if not is_floating(dtype) or (values.size <= FEW and dtype.itemsize > 2):
+        result = xp.zeros(shape, dtype)
+        xp.add.at(result, index, values)
+        return result
+    if xp is not np:
+        result = xp.zeros(shape, np.float64)
+        xp.add.at(result, index, values.astype(np.float64))
+        return rounded(result, dtype)
+    parts = index if isinstance(index, tuple) else (index,)
+    if len(parts) == 1 and getattr(parts[0], "dtype", None) == np.bool_:  # each element once
+        result = np.zeros(shape, dtype)
+        result[index] = values
+        return result
+    values = widened(values)
+    integers = all(type(each) is np.ndarray and each.dtype.kind in "iu" for each in parts)
+    if integers:  # along the first axes: whole rows of what is behind them
+        lengths, behind = shape[: len(parts)], shape[len(parts) :]
+        idx: Any = 0
+        for number, (each, length) in enumerate(zip(parts, lengths, strict=True)):
+            own = each.astype(np.int64, copy=False)
+            if (own < 0).any():
+                own = np.where(own < 0, own + length, own)
+            idx = idx * length + own if number else own
+    else:
+        lengths, behind = shape, ()
+        idx = np.arange(math.prod(shape)).reshape(shape)[index]
+    columns = math.prod(behind)
+    rows = total_by_index(values.reshape(idx.size, columns), idx.reshape(-1), math.prod(lengths))
+    return rounded(rows.reshape(shape), dtype)
 
 
 def moments(
@@ -250,7 +306,7 @@ def _sum_rows(x: Array, axis: int) -> Array:
         compiled.column_sums(x, sums, math.prod(outer), length, math.prod(inner))
         return sums
     if math.prod(inner) > 2 * WIDE and len(inner) == 1:
-        sums = np.empty((*outer, *inner), x.dtype)
+        sums = namespace(x).empty((*outer, *inner), x.dtype)
         for start in range(0, inner[0], WIDE):
             part = slice(start, start + WIDE)
             sums[..., part] = _sum_rows(x[..., part], axis)

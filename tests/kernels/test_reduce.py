@@ -151,3 +151,59 @@ def test_running_sums_without_numbers_and_of_sixteen_bits():
     ones = np.ones(5000, np.float16)  # 2048 + 1 is 2048 there
     assert reduce.running_total(ones, 0)[-1] == 5000
     assert reduce.running_total(np.ones(300, np.int8), 0)[-1] == 300
+
+
+@st.composite
+def indexed(draw):
+    """A shape, an index that takes elements many times, and values of what it selects."""
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    taken = draw(st.sampled_from([(3,), (300,), (7, 90), (0,)]))
+    kind = draw(st.sampled_from([np.int64, np.int8, np.uint8]))
+
+    def integers(length):
+        low = 0 if kind is np.uint8 else -length
+        return rng.integers(low, length, taken).astype(kind)
+
+    form = draw(st.sampled_from(["first", "all", "last", "mixed", "mask"]))
+    index = {
+        "first": integers(shape[0]),
+        "all": tuple(integers(length) for length in shape),
+        "last": (..., integers(shape[-1])),
+        "mixed": (integers(shape[0]), *(slice(None, None, -1) for _ in shape[1:])),
+        "mask": rng.random(shape) < 0.5,
+    }[form]
+    selected = np.zeros(shape)[index].shape
+    return shape, index, rng.uniform(1 / 512, 1 / 256, selected)
+
+
+@settings(deadline=None, max_examples=200)
+@given(indexed(), st.sampled_from(DTYPES))
+def test_sums_at_an_index(case, dtype):
+    shape, index, values = case
+    values = values.astype(dtype)
+    found = reduce.total_at(shape, index, values)
+    exact = np.zeros(shape, np.longdouble)
+    np.add.at(exact, index, values.astype(np.longdouble))
+    assert (found.shape, found.dtype) == (shape, dtype)
+    limit = (1 if dtype == np.float16 else 40) * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(found.astype(np.longdouble), exact, rtol=limit)
+
+
+def test_sums_at_an_index_that_is_given_twice_and_of_integers():
+    i = np.tile(np.arange(3), 1000)
+    found = reduce.total_at((3, 3), (i, i), np.full(3000, 100.1, np.float32))
+    np.testing.assert_allclose(found, np.eye(3) * 100_100, rtol=1e-6)
+    assert reduce.total_at((4,), np.zeros(300, int), np.ones(300, np.int8)).tolist() == [
+        44,
+        0,
+        0,
+        0,
+    ]
+
+
+def test_what_is_not_finite_is_added_at_its_index():
+    values = np.ones((1000, 2), np.float32)
+    values[7, 1], values[8, 0] = np.inf, np.nan
+    found = reduce.total_at((3, 2), np.arange(1000) % 3, values)
+    np.testing.assert_array_equal(found, [[334, 334], [333, np.inf], [np.nan, 333]])

@@ -129,3 +129,15 @@ def test_the_number_of_cores_changes_no_bit(monkeypatch, processors):
 def test_the_version_is_the_one_that_its_name_says(request):
     name = request.node.callspec.params["version"]
     assert (running_mean.forward is fused.running_mean_forward) == (name == "fused")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 600])
+def test_long_sequences_lose_no_digits(channels):
+    length = 20_000 // channels + 1000
+    x = np.full((1, length, channels), 100.1, np.float32)
+    exact = float(x[0, 0, 0])
+    np.testing.assert_allclose(running_mean.forward(x), exact, rtol=4e-6)
+    shares = exact / np.arange(1.0, length + 1)[:, None]
+    sums = np.flip(np.cumsum(np.flip(shares, 0), 0), 0)
+    found = running_mean.backward(x)
+    np.testing.assert_allclose(found, np.broadcast_to(sums, x.shape), rtol=4e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinygrad_char import Tensor, nn
+from tinygrad_char import Tensor, einsum, nn
 from tinygrad_char import functional as F
 
 ROWS = 10_000
@@ -88,6 +88,101 @@ def test_gradients_of_what_was_broadcast(device):
         y = make(b, Tensor(np.ones((ROWS, 3), np.float32), device=device))
         y.backward(grad if device == "cpu" else Tensor(grad, device=device))
         assert_near(abs(b.grad) / ROWS, 100.1)
+
+
+def test_elements_that_are_taken_or_added_to_many_times(device):
+    zeros = Tensor(np.zeros(ROWS, np.int64), device=device)
+    rows = Tensor(np.zeros((ROWS, 3), np.int64), device=device)
+    cases = (
+        (lambda x: x[zeros], [ROWS, ROWS, ROWS]),
+        (lambda x: x[zeros, 0], [ROWS, 0, 0]),
+        (lambda x: x[:, zeros], [ROWS, 0, 0]),
+        (lambda x: x[0, zeros], [ROWS, 0, 0]),
+        (lambda x: x.gather(0, rows), [ROWS, ROWS, ROWS]),
+        (lambda x: x.repeat_interleave(ROWS, 0), [ROWS, ROWS, ROWS]),
+        (lambda x: F.pad(x, (ROWS, 0), mode="replicate"), [ROWS + 1, 1, 1]),
+    )
+    for take, counts in cases:
+        x = Tensor(np.ones((1, 3), np.float32), device=device, requires_grad=True)
+        y = take(x)
+        y.backward(Tensor(np.full(y.shape, 100.1, np.float32), device=device))
+        exact = [np.array(counts) * float(np.float32(100.1))]
+        np.testing.assert_allclose(x.grad.to("cpu").numpy(), exact, rtol=1e-6)
+    source = Tensor(np.full((ROWS, 3), 100.1, np.float32), device=device)
+    added = Tensor(np.ones((1, 3), np.float32), device=device).scatter_add(0, rows, source)
+    assert_near((added - 1) / ROWS, 100.1)
+
+
+def test_running_sums(device):
+    x = Tensor(np.full((2, ROWS, 3), 100.1, np.float32), device=device, requires_grad=True)
+    y = x.cumsum(1)
+    exact = np.broadcast_to(np.arange(1, ROWS + 1)[:, None] * float(np.float32(100.1)), y.shape)
+    np.testing.assert_allclose(y.detach().to("cpu").numpy(), exact, rtol=5e-7)
+    y.backward(Tensor(np.full(y.shape, 100.1, np.float32), device=device))
+    np.testing.assert_allclose(x.grad.to("cpu").numpy(), exact[:, ::-1], rtol=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("ij->j", [(ROWS, 3)]),
+        ("ij,ij->j", [(ROWS, 3), (ROWS, 3)]),
+        ("ij,i->j", [(ROWS, 3), (ROWS,)]),
+        ("ij,ik->jk", [(ROWS, 3), (ROWS, 2)]),
+        ("i,i->", [(ROWS,), (ROWS,)]),
+        ("ij,jk,ik->j", [(ROWS, 2), (2, 3), (ROWS, 3)]),
+        ("bij,bjk->bik", [(2, 3, ROWS), (2, ROWS, 2)]),
+    ],
+)
+def test_long_sums_of_products(subscripts, shapes):
+    given = [np.full(shape, 100.1 if i == 0 else 1, np.float32) for i, shape in enumerate(shapes)]
+    exact = np.einsum(subscripts, *(each.astype(np.float64) for each in given))
+    np.testing.assert_allclose(einsum(subscripts, *map(Tensor, given)).numpy(), exact, rtol=4e-6)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (3, 2), (1, 64), (64, 1), (7, 9)])
+def test_gradients_of_products_of_many_rows(device, inputs, outputs):
+    x = Tensor(np.ones((3 * ROWS, inputs), np.float32), device=device)
+    grad = Tensor(np.full((3 * ROWS, outputs), 100.1, np.float32), device=device)
+    for multiply, shape in ((F.linear, (outputs, inputs)), (lambda x, w: x @ w, (inputs, outputs))):
+        w = Tensor(np.ones(shape, np.float32), device=device, requires_grad=True)
+        multiply(x, w).backward(grad)
+        assert_near(w.grad / (3 * ROWS), 100.1, units=64)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_of_exponentials_of_long_rows(device, axis):
+    rng = np.random.default_rng(0)
+    x = rng.random((2, 100_003)).astype(np.float32)
+    x[1] = np.log(np.float32(0.1))
+    x[:, 0] = 1
+    weights = np.exp(x.astype(np.float64) - 1)
+    total = weights.sum(axis=1, keepdims=True)
+    grad = (rng.random(x.shape) + 1).astype(np.float32)
+    given = Tensor(np.moveaxis(x, 1, axis).copy(), device=device, requires_grad=True)
+
+    def assert_close(found, exact, size=None):
+        """Within so many units of rounding, of the terms that a difference was taken of."""
+        found = np.moveaxis(found.detach().to("cpu").numpy(), axis, 1)
+        size = np.abs(exact) if size is None else size
+        assert (np.abs(found - exact) / size).max() <= 5e-6
+
+    backward = Tensor(np.moveaxis(grad, 1, axis).copy(), device=device)
+    p = weights / total
+    y = F.softmax(given, axis=axis)
+    assert_close(y, p)
+    y.backward(backward)
+    mean = (p * grad).sum(axis=1, keepdims=True)
+    assert_close(given.grad, p * (grad - mean), p * grad)
+    given.grad = None
+    y = F.log_softmax(given, axis=axis)
+    assert_close(y, x - 1.0 - np.log(total))
+    y.backward(backward)
+    share = p * grad.sum(axis=1, keepdims=True)
+    assert_close(given.grad, grad - share, grad + share)
+    if axis == 1:
+        losses = F.cross_entropy(given, Tensor(np.zeros(2, np.int64), device=device), "none")
+        assert_close(losses.reshape(2, 1), np.log(total))
 
 
 class TestBatchNorm:

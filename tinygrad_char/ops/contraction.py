@@ -1,9 +1,13 @@
 """Sums of products over named axes: Einstein's summation convention."""
 
+import math
 import string
 from collections.abc import Sequence
+from typing import Any
 
-from kernels.array import Array
+from kernels import matmul
+from kernels.array import Array, is_floating
+from kernels.reduce import total
 from tinygrad_char.autograd import Function
 
 
@@ -85,10 +89,44 @@ class Einsum(Function):
         return self._sum(list(operands), self.inputs, self.output)
 
     def _sum(self, arrays: list[Array], inputs: Sequence[str], output: str) -> Array:
-        result = self.backend.xp.einsum(
-            ",".join(inputs) + "->" + output, *arrays, optimize=len(arrays) > 1
-        )
+        xp = self.backend.xp
+        if not is_floating(arrays[0].dtype):
+            terms = ",".join(inputs)
+            result = xp.einsum(f"{terms}->{output}", *arrays, optimize=len(arrays) > 1)
+            return result if result.base is None else result.copy()
+        rest = [self._without_lengths_of_1(*each) for each in zip(arrays, inputs, strict=True)]
+        while len(rest) > 1:
+            # the two of which the product is smallest: a matrix product if letters are summed
+            sizes = {
+                (i, j): self._size(self._kept(rest, output, i, j))
+                for j in range(len(rest))
+                for i in range(j)
+            }
+            i, j = min(sizes, key=sizes.__getitem__)
+            kept = self._kept(rest, output, i, j)
+            (right, right_term), (left, left_term) = rest.pop(j), rest.pop(i)
+            rest.append((_product(xp, left, left_term, right, right_term, kept), kept))
+        array, term = _summed(xp, *rest[0], output)
+        lengths = dict(zip(term, array.shape, strict=True))
+        result = array.transpose([term.index(each) for each in output if each in term])
+        result = result.reshape([lengths.get(each, 1) for each in output])
         return result if result.base is None else result.copy()
+
+    def _without_lengths_of_1(self, x: Array, term: str) -> tuple[Array, str]:
+        """Return an operand and its letters without axes of length 1, which broadcast anyway."""
+        kept = [i for i, length in enumerate(x.shape) if length != 1]
+        return x.reshape([x.shape[i] for i in kept]), "".join(term[i] for i in kept)
+
+    def _kept(self, operands: list[tuple[Array, str]], output: str, i: int, j: int) -> str:
+        """Return the letters of operands i and j that the result or another operand has."""
+        elsewhere = set(output).union(
+            *(term for k, (_, term) in enumerate(operands) if k not in (i, j))
+        )
+        both = dict.fromkeys(operands[i][1] + operands[j][1])
+        return "".join(each for each in both if each in elsewhere)
+
+    def _size(self, term: str) -> int:
+        return math.prod(self.lengths[each] for each in term)
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         """Return for each operand dy times the others, summed over what the operand does not have.
@@ -128,3 +166,44 @@ class Einsum(Function):
         result = xp.zeros(x.shape, grad.dtype)
         result[tuple(index)] = part
         return result
+
+
+def _summed(xp: Any, x: Array, term: str, kept: str) -> tuple[Array, str]:
+    """Return x summed over the letters that are not kept, and with one axis for each other."""
+    own = "".join(dict.fromkeys(term))
+    if own != term:
+        x = xp.einsum(f"{term}->{own}", x)  # a diagonal
+    axes = tuple(i for i, each in enumerate(own) if each not in kept)
+    if axes:
+        x = xp.asarray(total(x, axes))
+    return x, "".join(each for each in own if each in kept)
+
+
+def _product(
+    xp: Any, left: Array, left_term: str, right: Array, right_term: str, kept: str
+) -> Array:
+    """Return the product of two operands, summed over the letters that are not kept."""
+    left, left_term = _summed(xp, left, left_term, kept + right_term)
+    right, right_term = _summed(xp, right, right_term, kept + left_term)
+    lengths = dict(zip(left_term + right_term, left.shape + right.shape, strict=True))
+    both = [each for each in left_term if each in right_term and each in kept]
+    summed = [each for each in left_term if each in right_term and each not in kept]
+    left_only = [each for each in left_term if each not in right_term]
+    right_only = [each for each in right_term if each not in left_term]
+
+    def arranged(x: Array, term: str, *groups: list[str]) -> Array:
+        x = x.transpose([term.index(each) for group in groups for each in group])
+        sizes = [math.prod(lengths[each] for each in group) for group in groups]
+        return x.reshape(sizes)
+
+    if summed and (left_only or right_only):
+        a = arranged(left, left_term, both, left_only, summed)
+        b = arranged(right, right_term, both, summed, right_only)
+        product = matmul.product(a, b)
+    else:
+        a = arranged(left, left_term, both, left_only, [], summed)
+        b = arranged(right, right_term, both, [], right_only, summed)
+        product = total(a * b, (3,))
+    found = [*both, *left_only, *right_only]
+    product = product.reshape([lengths[each] for each in found])
+    return product.transpose([found.index(each) for each in kept])

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kernels.array import Array
+from kernels.reduce import total_at
 from tinygrad_char.autograd import Function
 from tinygrad_char.ops.reduction import normalize_axis
 
@@ -67,12 +68,11 @@ class Gather(Function):
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return zeros with dy added where its elements were taken."""
-        xp = self.backend.xp
-        result = xp.zeros(self.source, grad.dtype)
         if self.ordered:
+            result = self.backend.xp.zeros(self.source, grad.dtype)
             result[self.index] = grad
             return result, None
-        return add_at(xp, result, self.index, grad), None
+        return total_at(self.source, self.index, grad), None
 
 
 class ScatterAdd(Function):
@@ -97,7 +97,8 @@ class ScatterAdd(Function):
         self.index = along_axis(self.backend.xp, indices, axis)
         self.used = tuple(map(slice, indices.shape))
         self.source = source.shape
-        return add_at(self.backend.xp, x.copy(), self.index, source[self.used])
+        added = total_at(x.shape, self.index, source[self.used])
+        return self.backend.xp.where(added == 0, x, x + added)  # -0 stays what it is
 
     def backward(self, grad: Array) -> tuple[Array | None, None, Array | None]:
         """Return dy, and dy where the source's elements were added."""
@@ -107,9 +108,3 @@ class ScatterAdd(Function):
         result = self.backend.xp.zeros(self.source, grad.dtype)
         result[self.used] = grad[self.index]
         return grad if need_x else None, None, result
-
-
-def add_at(xp: Any, target: Array, index: Any, values: Array) -> Array:
-    """Return `target` with values added at the index, as often as it names an element."""
-    xp.add.at(target, index, values)
-    return target

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kernels.array import Array
-from kernels.half import rounded, widened
+from kernels.reduce import total_at
 from tinygrad_char.autograd import Function
 
 
@@ -68,7 +68,4 @@ class GetItem(Function):
             result = xp.zeros(self.source, dtype=grad.dtype)
             result[self.index] = grad
             return result
-        parts = widened(grad)
-        result = xp.zeros(self.source, dtype=parts.dtype)
-        xp.add.at(result, self.index, parts)
-        return rounded(result, grad.dtype)
+        return total_at(self.source, self.index, grad)

@@ -8,6 +8,7 @@ from typing import Any
 
 from kernels.array import Array
 from kernels.embedding import check_indices
+from kernels.reduce import total
 from tinygrad_char.autograd import Function
 from tinygrad_char.ops.activation import sigmoid, softplus
 
@@ -209,7 +210,7 @@ class SoftCrossEntropy(Function):
         """Return the loss of each row."""
         xp = self.backend.xp
         self.saved = (logits, q)
-        return gated(xp, q, -self._log_softmax(xp, logits)).sum(axis=1)
+        return total(gated(xp, q, -self._log_softmax(xp, logits)), (1,))
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dloss (softmax(x) sum(q) - q), and -dloss log(softmax(x))."""
@@ -219,7 +220,7 @@ class SoftCrossEntropy(Function):
         by_logits = by_q = None
         logp = self._log_softmax(xp, logits)
         if self.needs[0]:
-            slope = xp.exp(logp) * q.sum(axis=1, keepdims=True) - q
+            slope = xp.exp(logp) * total(q, (1,), True) - q
             idle = (q == 0).all(axis=1, keepdims=True)  # a row of which nothing is asked
             by_logits = gated(xp, xp.where(idle, q.dtype.type(0), slope), grad)
         if self.needs[1]:
@@ -230,7 +231,7 @@ class SoftCrossEntropy(Function):
         if logits.size == 0:
             return logits
         logp = logits - logits.max(axis=1, keepdims=True)
-        return logp - xp.log(xp.exp(logp).sum(axis=1, keepdims=True))
+        return logp - xp.log(total(xp.exp(logp), (1,), True))
 
 
 def counted_targets(

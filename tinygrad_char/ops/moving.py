@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from kernels.array import Array
-from kernels.reduce import total
+from kernels.reduce import total, total_at
 from kernels.shorten import shorten
 from tinygrad_char.autograd import Function
 from tinygrad_char.integers import check_fits
-from tinygrad_char.ops.gathering import add_at
 
 MODES = {
     "constant": "constant",
@@ -84,8 +83,7 @@ class Repeat(Function):
 
     def backward(self, grad: Array) -> Array:
         """Return the sum over the repetitions."""
-        xp = self.backend.xp
-        return add_at(xp, xp.zeros(self.source, grad.dtype), self.index, grad)
+        return total_at(self.source, self.index, grad)
 
 
 class Pad(Function):
@@ -141,10 +139,9 @@ class Pad(Function):
 
     def backward(self, grad: Array) -> Array:
         """Return dy without the border, or with the border added where it was taken from."""
-        xp = self.backend.xp
-        result = xp.zeros(self.source, grad.dtype)
         if self.mode != "constant":
-            return add_at(xp, result, self.index, grad)
+            return total_at(self.source, self.index, grad)
+        result = self.backend.xp.zeros(self.source, grad.dtype)
         result[self.taken] = grad[self.inside]
         return result
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from kernels.array import Array
+from kernels.reduce import mean, total
 from tinygrad_char.autograd import Function
 
 
@@ -43,10 +44,10 @@ class RmsNorm(Function):
         grad_weight: Any = None
         if need_weight:
             products = (grad * normalized).reshape(-1, x.shape[-1])
-            grad_weight = products.sum(axis=0, dtype=np.float64).astype(weight.dtype)
+            grad_weight = total(products, (0,)).astype(weight.dtype, copy=False)
         if need_x:
             grad_x = grad if weight is None else grad * _wide(weight)
-            projection = (grad_x * normalized).mean(axis=-1, keepdims=True)
+            projection = mean(grad_x * normalized, (x.ndim - 1,), True)
             grad_x = (grad_x - normalized * projection) * rstd
             grad_x = grad_x.astype(x.dtype, copy=False)
         return grad_x, grad_weight
