@@ -13,7 +13,7 @@ from kernels.array import Array, is_floating, native, signed
 from kernels.backend import CPU, DeviceError
 from kernels.devices import backend_of
 from tinygrad_char.autograd import TensorBase, quiet
-from tinygrad_char.integers import check_fits, overflow
+from tinygrad_char.integers import check_fits, check_values, overflow
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 """The dtype of tensors made from Python floats, and of means and quotients of integers."""
@@ -28,7 +28,7 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
     Raises
     ------
     OverflowError
-        The dtype does not hold an integer, or none holds them all.
+        The dtype is one of integers and does not hold a number, or none holds all integers.
     """
     is_array = hasattr(data, "__array__")
     if hasattr(data, "__dlpack__"):
@@ -36,6 +36,8 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
     elif isinstance(data, Sequence) and not isinstance(data, str):
         data = _plain(data)
     try:
+        if dtype is not None and np.dtype(dtype).kind in "iu":
+            _check_data(np.array(data), np.dtype(dtype))
         array = native(np.array(data, dtype=dtype))
     except ValueError as error:
         raise ValueError(f"tensor from a nested sequence: {error}") from None
@@ -44,6 +46,22 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
     if array.dtype == object or (array.dtype == np.float64 and (abs(array) >= 2.0**63).any()):
         _check_integers(data)
     return array.astype(DEFAULT_DTYPE) if array.dtype == np.float64 else array
+
+
+def _check_data(array: np.ndarray, dtype: np.dtype) -> None:
+    """Raise OverflowError unless an integer dtype holds the numbers, which may be Python's own."""
+    if array.dtype != object:
+        check_array("tensor", array, dtype)
+    else:
+        for each in array.ravel().tolist():
+            if isinstance(each, int | float):
+                check_fits("tensor", each, dtype)
+
+
+def check_array(name: str, array: Array, dtype: np.dtype) -> None:
+    """Raise OverflowError unless an integer dtype holds the numbers of an array of numbers."""
+    if array.dtype.kind in "iu" or is_floating(array.dtype):
+        check_values(name, array, dtype)
 
 
 def _check_integers(data: Any) -> None:

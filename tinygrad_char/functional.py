@@ -404,13 +404,14 @@ def attention(
     dropout: float = 0.0,
     key: DropoutKey | None = None,
     attn_mask: Any = None,
+    is_causal: bool = False,
 ) -> Tensor:
     """Return dropout(softmax(scale q k^T)) v: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
 
     There may be any number of axes before the last two; they broadcast. With `causal`, query i
-    sees keys j <= i + S - T: the queries are the last T positions (PyTorch's is_causal takes them
-    as the first, j <= i, which differs where T is not S). The default scale is 1 / sqrt(D).
-    Dropout above 0 needs a key, from `random.Stream.dropout_key`.
+    sees keys j <= i + S - T: the queries are the last T positions. With `is_causal` it sees keys
+    j <= i, as in PyTorch: they are the first ones, which is the same where T is S. The default
+    scale is 1 / sqrt(D). Dropout above 0 needs a key, from `random.Stream.dropout_key`.
 
     `attn_mask` broadcasts to (..., T, S): booleans, True where a query sees a key, or floats,
     which are added to the scores and may need a gradient; -infinity hides a key. A query that
@@ -421,12 +422,21 @@ def attention(
     ValueError
         Shapes that do not fit, or dropout without a key.
     TypeError
-        Two dtypes; or a mask of integers.
+        Two dtypes; a mask of integers; or both `causal` and `is_causal`.
     """
+    if causal and is_causal:
+        raise TypeError(
+            "attention: causal and is_causal count the queries from different ends; give one"
+        )
     q, k, v = _same_dtype("attention", [floating(each) for each in (q, k, v)])
     size = q.shape[-1] if q.ndim else 0
     options = _attention_options(size, causal, scale, dropout, key)
     batch = _attention_batch(q, k, v)
+    if is_causal:
+        if q.shape[-2] == k.shape[-2]:
+            options["causal"] = True
+        else:
+            attn_mask = _from_the_first(q, k, attn_mask)
     if attn_mask is not None:
         return _masked_attention(q, k, v, attn_mask, batch, **options)
     if len(batch) == 2 and batch == q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
@@ -439,6 +449,15 @@ def attention(
     )
     out = neural.Attention.apply(q, k, v, **options)
     return out.reshape(*batch, *out.shape[-2:])
+
+
+def _from_the_first(q: Tensor, k: Tensor, attn_mask: Any) -> Any:
+    """Return the mask that lets query i see keys j <= i, and of them what another one does."""
+    visible = q._result(q.backend.xp.tri(q.shape[-2], k.shape[-2], dtype=bool))
+    if attn_mask is None:
+        return visible
+    mask = tensor_like("attention", attn_mask, q)
+    return visible & mask if mask.dtype == bool else where(visible, mask, -math.inf)
 
 
 def _attention_batch(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, ...]:
@@ -486,6 +505,7 @@ def _masked_attention(
     return weights @ v
 
 
+@spelled(causal="is_causal")
 def self_attention(
     qkv: Tensor,
     heads: int,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import first_tensor, operands, promoted, tensor_like
+from tinygrad_char.methods.operators import added, divided
 from tinygrad_char.ops import contraction, elementwise, exponentials, powers, rounding, trigonometry
 from tinygrad_char.ops.reduction import normalize_axes
 from tinygrad_char.spelling import spelled
@@ -149,10 +150,7 @@ unbind = _of(Tensor.unbind)
 unsqueeze = _of(Tensor.unsqueeze)
 var = _of(Tensor.var)
 
-add = _binary(elementwise.Add, Tensor.add)
-subtract = sub = _binary(elementwise.Subtract, Tensor.sub)
 multiply = mul = _binary(elementwise.Multiply, Tensor.mul)
-divide = div = true_divide = _binary(elementwise.Divide, Tensor.div, quotient=True)
 power = pow = _binary(elementwise.Power, Tensor.pow)
 negative = neg = _of(Tensor.neg)
 equal = eq = _of(Tensor.eq)
@@ -166,6 +164,28 @@ acos, acosh, asin, asinh, atan, atan2, atanh = (
     *(arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh),
 )
 absolute, clamp, expand_dims, mod, movedim = abs, clip, unsqueeze, remainder, moveaxis
+
+
+def add(a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    """Return a + alpha b; one of them may be a number."""
+    first_tensor("add", a, b)
+    return added("add", a, b, alpha)
+
+
+def sub(a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    """Return a - alpha b; one of them may be a number."""
+    first_tensor("sub", a, b)
+    return added("sub", a, b, alpha)
+
+
+def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """Return a / b, rounded as `Tensor.div` says; one of them may be a number."""
+    first_tensor("div", a, b)
+    return divided(a, b, rounding_mode)
+
+
+subtract = sub
+divide = true_divide = div
 
 
 def matmul(a: Any, b: Any) -> Tensor:

@@ -30,6 +30,16 @@ def check_fits(name: str, number: float, dtype: np.dtype) -> None:
         raise overflow(name, number, dtype)
 
 
+def check_values(name: str, values: Any, dtype: np.dtype) -> None:
+    """Raise OverflowError unless an integer dtype holds all numbers of an array, cut to whole ones.
+
+    Other dtypes hold what they do, beyond their range as infinity.
+    """
+    if dtype.kind in "iu" and values.size and not np.can_cast(values.dtype, dtype):
+        check_fits(name, values.min().item(), dtype)
+        check_fits(name, values.max().item(), dtype)
+
+
 def limits(
     name: str, low: float | None, high: float | None, dtype: np.dtype
 ) -> tuple[float | None, float | None]:

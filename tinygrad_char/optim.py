@@ -216,11 +216,17 @@ class Optimizer:
         if len({id(each) for each in members}) != len(members):
             raise ValueError(f"{name}: a parameter was given twice")
 
-    def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters; with set_to_none=False, fill them with 0.
+
+        A parameter whose gradient is 0 is still updated: by momentum and weight decay.
+        """
         for group in self.groups:
             for each in group.members:
-                each._grad = None
+                if set_to_none:
+                    each._grad = None
+                else:
+                    each.zero_grad(set_to_none=False)
 
     def _collect(self) -> None:
         """Make sure that parameters are where the flat buffer has them, as gradients always are."""

@@ -24,6 +24,7 @@ from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, Version, quiet
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
+    check_array,
     from_python,
     gradient_array,
 )
@@ -59,7 +60,8 @@ class Tensor(
         A number, nested sequence, NumPy or CuPy array, or Tensor; it is copied. Arrays keep their
         dtype; Python floats become float32, integers int64.
     dtype
-        Another dtype, as NumPy names it: boolean, integer or floating.
+        Another dtype, as NumPy names it: boolean, integer or floating. OverflowError where it is
+        one of integers and does not hold a number, cut to a whole one.
     device
         "cpu", "cuda" or "cuda-on-cpu"; None keeps an array where it is.
     requires_grad
@@ -80,6 +82,8 @@ class Tensor(
         if isinstance(data, TensorBase):
             data = data.array
         if hasattr(data, "__cuda_array_interface__") or isinstance(data, np.ndarray | np.generic):
+            if dtype is not None:
+                check_array("tensor", data, np.dtype(dtype))
             array = backend_of(data).xp.array(data, dtype=dtype)
         else:
             array = from_python(data, dtype)
@@ -327,9 +331,12 @@ class Tensor(
             raise ValueError(f"cotangent of shape {array.shape} for a tensor of shape {self.shape}")
         return array
 
-    def zero_grad(self) -> None:
-        """Forget `.grad`."""
-        self.grad = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget `.grad`; with set_to_none=False, fill one that is there with 0."""
+        if set_to_none:
+            self.grad = None
+        elif self._grad is not None:
+            self.grad = 0.0
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> HookHandle:
         """Call `hook(gradient)` in each backward; what it returns, if not None, replaces it.
@@ -390,7 +397,11 @@ class Tensor(
 
     @quiet
     def astype(self, dtype: Any) -> Tensor:
-        """Return this tensor in another dtype; differentiable between floating dtypes."""
+        """Return this tensor in another dtype; differentiable between floating dtypes.
+
+        What an integer dtype does not hold comes out as NumPy's `astype` has it: integers wrap
+        around. `Tensor(t, dtype)` raises OverflowError instead.
+        """
         dtype = np.dtype(dtype).newbyteorder("=")
         if dtype == self.dtype:
             return self

@@ -162,6 +162,16 @@ REDUCTIONS = [
         lambda t, x, axis, keep: x.var(axis, correction=1, keepdim=keep),
     ),
     *reduced(
+        "var/unbiased",
+        lambda x, axis, keep: x.var(axis, keep, unbiased=True),
+        lambda t, x, axis, keep: t.var(x, axis, unbiased=True, keepdim=keep),
+    ),
+    *reduced(
+        "std/biased",
+        lambda x, axis, keep: x.std(axis, keep, unbiased=False),
+        lambda t, x, axis, keep: t.std(x, axis, unbiased=False, keepdim=keep),
+    ),
+    *reduced(
         "std",
         lambda x, axis, keep: x.std(axis, keep, correction=1),
         lambda t, x, axis, keep: x.std(axis, correction=1, keepdim=keep),
@@ -454,6 +464,32 @@ NETWORKS = [
         lambda t, *qkv: torch_attention(t, *qkv, causal=True),
         *((1, 2, 5, 3), (1, 2, 2, 3), (1, 2, 2, 3)),
     ),
+    *(
+        case
+        for shapes in (((2, 2, 5, 4),) * 3, QKV, ((1, 2, 5, 3), (1, 2, 2, 3), (1, 2, 2, 4)))
+        for case in one(
+            f"attention/is_causal, {shapes[0][2]} of {shapes[1][2]}",
+            lambda *qkv: F.attention(*qkv, is_causal=True),
+            lambda t, *qkv: t.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True),
+            *shapes,
+        )
+    ),
+    *one(
+        "attention/is_causal, added mask with a gradient",
+        lambda q, k, v, m: F.attention(q, k, v, attn_mask=m, is_causal=True),
+        lambda t, q, k, v, m: torch_attention(
+            t, q, k, v, bias=m, mask=t.ones(3, 5, dtype=t.bool).tril()
+        ),
+        *(*QKV, (3, 5)),
+    ),
+    *one(
+        "attention/is_causal, boolean mask",
+        lambda *qkv: F.attention(*qkv, attn_mask=SEEN, is_causal=True),
+        lambda t, *qkv: torch_attention(
+            t, *qkv, mask=t.tensor(SEEN) & t.ones(3, 5, dtype=t.bool).tril()
+        ),
+        *QKV,
+    ),
     *one(
         "attention/scale",
         lambda *qkv: F.attention(*qkv, scale=0.3),
@@ -519,6 +555,12 @@ NETWORKS = [
         lambda x: F.self_attention(x, 2),
         lambda t, x: torch_self_attention(t, x, 2, causal=True),
         (2, 3, 12),
+    ),
+    *one(
+        "self_attention/is_causal",
+        lambda x: F.self_attention(x, 2, is_causal=True),
+        lambda t, x: torch_self_attention(t, x, 2, causal=True),
+        (2, 4, 12),
     ),
     *one(
         "self_attention/full, dropout",

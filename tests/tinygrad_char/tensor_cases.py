@@ -90,6 +90,24 @@ MATHEMATICS = [
             ),
         )
     ),
+    *(
+        case
+        for name in ("add", "sub")
+        for case in binary(
+            f"{name}/alpha",
+            lambda a, b, name=name: getattr(a, name)(b, alpha=-0.7),
+            lambda t, a, b, name=name: getattr(t, name)(a, b, alpha=-0.7),
+        )
+    ),
+    *(
+        case
+        for mode in ("floor", "trunc")
+        for case in binary(
+            f"div/{mode}",
+            lambda a, b, mode=mode: tg.div(a, b, rounding_mode=mode),
+            lambda t, a, b, mode=mode: t.div(a, b, rounding_mode=mode),
+        )
+    ),
     *one("neg", lambda a: a.neg(), lambda t, a: a.neg(), (2, 3)),
     *one("round/decimals", lambda a: a.round(1), lambda t, a: a.round(decimals=1), (3, 4)),
     *one("__round__", lambda a: round(a, 1), lambda t, a: a.round(decimals=1), (3,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,8 +118,12 @@ class ElementwiseMethods(TensorMethods):
         return rounding.Trunc.apply(self)
 
     def round(self, decimals: int = 0) -> Tensor:
-        """Return each element rounded to so many decimals, halves to even; its gradient is 0."""
-        return rounding.Round.apply(self, decimals=decimals)
+        """Return each element rounded to so many decimals, halves to even; its gradient is 0.
+
+        Integers are rounded by negative decimals alone; OverflowError where the result has no room
+        in their dtype.
+        """
+        return rounding.Round.apply(self, decimals=operator.index(decimals))
 
     def __floor__(self) -> Tensor:
         return self.floor()

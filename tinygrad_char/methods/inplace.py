@@ -18,7 +18,7 @@ from kernels.half import widened
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, quiet
 from tinygrad_char.coerce import raw_index, tensor_like
-from tinygrad_char.integers import check_fits
+from tinygrad_char.integers import check_fits, check_values
 from tinygrad_char.ops.indexing import is_basic
 from tinygrad_char.ops.shape import BroadcastTo
 
@@ -327,9 +327,8 @@ def _check_range(name: str, values: Any, dtype: np.dtype) -> None:
     """Raise OverflowError for numbers that the dtype does not hold: integers would wrap."""
     if isinstance(values, bool | int | float):
         check_fits(name, values, dtype)
-    elif dtype.kind in "iu" and values.size and not np.can_cast(values.dtype, dtype):
-        check_fits(name, values.min().item(), dtype)
-        check_fits(name, values.max().item(), dtype)
+    else:
+        check_values(name, values, dtype)
 
 
 @quiet  # what float16 does not hold becomes infinite

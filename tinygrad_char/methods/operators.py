@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kernels.array import is_floating
-from tinygrad_char.autograd import quiet
-from tinygrad_char.coerce import binary_operator, operands, tensor_like
+from tinygrad_char.autograd import TensorBase, quiet
+from tinygrad_char.coerce import binary_operator, first_tensor, operands, tensor_like
 from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.methods.base import TensorMethods
-from tinygrad_char.ops import elementwise, neural
+from tinygrad_char.ops import elementwise, neural, rounding
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
@@ -161,21 +161,25 @@ class OperatorMethods(TensorMethods):
 
     # By name, as PyTorch has them
 
-    def add(self, other: Any) -> Tensor:
-        """Return self + other."""
-        return elementwise.Add.apply(*operands("add", self, other))
+    def add(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """Return self + alpha other."""
+        return added("add", self, other, alpha)
 
-    def sub(self, other: Any) -> Tensor:
-        """Return self - other."""
-        return elementwise.Subtract.apply(*operands("subtract", self, other))
+    def sub(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """Return self - alpha other."""
+        return added("sub", self, other, alpha)
 
     def mul(self, other: Any) -> Tensor:
         """Return self * other."""
         return elementwise.Multiply.apply(*operands("multiply", self, other))
 
-    def div(self, other: Any) -> Tensor:
-        """Return self / other."""
-        return elementwise.Divide.apply(*operands("divide", self, other, quotient=True))
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        """Return self / other; with rounding_mode its floor ("floor") or whole part ("trunc").
+
+        Rounded quotients have a gradient of 0, and those of integers are integers.
+        ZeroDivisionError where such a one would be divided by 0.
+        """
+        return divided(self, other, rounding_mode)
 
     def pow(self, other: Any) -> Tensor:
         """Return self ** other."""
@@ -208,3 +212,37 @@ class OperatorMethods(TensorMethods):
     def ge(self, other: Any) -> Tensor:
         """Return where self >= other."""
         return self._compare(other, "greater_equal")
+
+
+def added(name: str, a: Any, b: Any, alpha: float) -> Tensor:
+    """Return a + alpha b, or for the name "sub" a - alpha b; at least one of them is a tensor."""
+    if isinstance(alpha, TensorBase | np.generic):
+        alpha = alpha.item()
+    if not isinstance(alpha, int | float):
+        raise TypeError(f"{name}: alpha={alpha!r}, expected a number")
+    operation, words = _SUMS[name]
+    if isinstance(b, np.generic):
+        b = b.item()
+    if isinstance(b, int | float):
+        b = b * alpha
+    elif alpha != 1:
+        b = tensor_like(name, b, first_tensor(name, a, b)) * alpha
+    return operation.apply(*operands(words, a, b))
+
+
+_SUMS: dict[str, tuple[Any, str]] = {
+    "add": (elementwise.Add, "add"),
+    "sub": (elementwise.Subtract, "subtract"),
+}
+
+
+def divided(a: Any, b: Any, rounding_mode: str | None) -> Tensor:
+    """Return a / b, rounded as `Tensor.div` says; at least one of them is a tensor."""
+    if rounding_mode is None:
+        return elementwise.Divide.apply(*operands("divide", a, b, quotient=True))
+    if rounding_mode not in _QUOTIENTS:
+        raise ValueError(f"div: rounding_mode={rounding_mode!r}, expected None, 'floor' or 'trunc'")
+    return _QUOTIENTS[rounding_mode].apply(*operands("div", a, b))
+
+
+_QUOTIENTS: dict[str, Any] = {"floor": rounding.FloorDivide, "trunc": rounding.TruncDivide}

@@ -219,10 +219,10 @@ class Module:
         """Return the number of trained numbers; a shared parameter counts once."""
         return sum(parameter.size for parameter in self.parameters())
 
-    def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters; with set_to_none=False, fill them with 0."""
         for parameter in self.parameters():
-            parameter.grad = None
+            parameter.zero_grad(set_to_none)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Let all parameters train, or freeze them (False), and return self.

@@ -5,9 +5,15 @@ Steps have a gradient of 0. Integers and booleans are whole already.
 
 from typing import Any
 
+import numpy as np
+
 from kernels.array import Array, is_floating
 from tinygrad_char.autograd import Function
+from tinygrad_char.integers import check_fits
 from tinygrad_char.ops.elementwise import Binary
+
+MOST_DECIMALS = 400
+"""Decimals beyond which no float64 has a digit, with either sign."""
 
 
 class _Step(Function):
@@ -48,29 +54,74 @@ class Round(Function):
 
     def forward(self, x: Array, *, decimals: int) -> Array:
         """Return x rounded."""
-        if x.dtype == bool:
+        if x.dtype == bool or (decimals >= 0 and not is_floating(x.dtype)):
             return x.copy()
-        return self.backend.xp.around(x, decimals)
+        if not is_floating(x.dtype):
+            return self._whole(x, 10 ** min(-decimals, MOST_DECIMALS))
+        xp = self.backend.xp
+        # Beyond the exponents of the dtype there is nothing to round, or nothing left.
+        other = x if decimals > 0 else xp.where(xp.isfinite(x), x * x.dtype.type(0), x)
+        if abs(decimals) > MOST_DECIMALS:
+            return other.copy()
+        y = xp.around(x, decimals)
+        if decimals > 0:  # numbers that have no digits there are not to lose their last one
+            digits = 24 if x.dtype.itemsize < 8 else 53
+            y = xp.where(abs(x) < 2.0**digits * 10.0**-decimals, y, x)
+        return xp.where(xp.isfinite(y), y, other) if decimals else y
+
+    def _whole(self, x: Array, step: int) -> Array:
+        """Return integers rounded to multiples of the step; OverflowError where one has no room."""
+        xp, held = self.backend.xp, np.iinfo(x.dtype)
+        if x.size:
+            for each in (int(x.min()), int(x.max())):
+                check_fits("round", _nearest(each, step), x.dtype)
+        if step > held.max:
+            return xp.zeros_like(x)
+        width = x.dtype.type(step)
+        rest = xp.remainder(x, width)
+        odd = xp.remainder(xp.floor_divide(x, width), x.dtype.type(2)) == 1
+        up = (rest > width - rest) | ((rest == width - rest) & odd)
+        return x - rest + xp.where(up, width, x.dtype.type(0))
 
     def backward(self, grad: Array) -> Array:
         """Return 0."""
         return self.backend.xp.zeros_like(grad)
 
 
-class FloorDivide(Binary):
-    """floor(a / b)."""
+def _nearest(number: int, step: int) -> int:
+    """Return the multiple of the step that is nearest; of two, the even one."""
+    quotient, rest = divmod(number, step)
+    return step * (quotient + (2 * rest > step or (2 * rest == step and quotient % 2 == 1)))
 
+
+class _WholeQuotient(Binary):
     uses = ((False, False), (False, False))
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        """Return 0, 0."""
+        zero = self.backend.xp.zeros_like(grad)
+        return zero if self.needs[0] else None, zero if self.needs[1] else None
+
+
+class FloorDivide(_WholeQuotient):
+    """floor(a / b)."""
 
     def result(self, a: Any, b: Any) -> Array:
         """Return a // b; ZeroDivisionError for integers divided by 0."""
         _refuse_zero("floor_divide", a, b)
         return self.backend.xp.floor_divide(a, b)
 
-    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return 0, 0."""
-        zero = self.backend.xp.zeros_like(grad)
-        return zero if self.needs[0] else None, zero if self.needs[1] else None
+
+class TruncDivide(_WholeQuotient):
+    """trunc(a / b): the whole part of the quotient."""
+
+    def result(self, a: Any, b: Any) -> Array:
+        """Return the quotient towards 0; ZeroDivisionError for integers divided by 0."""
+        _refuse_zero("div", a, b)
+        xp = self.backend.xp
+        if any(is_floating(each.dtype) for each in (a, b) if hasattr(each, "dtype")):
+            return xp.trunc(a / b)
+        return xp.floor_divide(a - xp.fmod(a, b), b)
 
 
 class Remainder(Binary):
