@@ -27,11 +27,14 @@ def available_cores() -> int:
     They are those that it may run on; in a control group with less time than theirs only as many
     as its quota fills, the last perhaps in part: of more, the system stops all for a while.
     """
+    return max(1, min(allowed_cores(), _quota()))
+
+
+def allowed_cores() -> int:
+    """Return how many processors this process may run on, for however long."""
     if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
-    return max(1, min(allowed, _quota()))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

@@ -94,8 +94,10 @@ class Train:
     def _train(self, console: PlainConsole) -> Result:
         from models.memory import keep_freed_memory
         from models.train import train
+        from tinygrad_char.parallel import keep_blas_to_quota
 
         keep_freed_memory()
+        keep_blas_to_quota()
         if self.resume:
             if self.out:
                 raise UsageError("--out and --resume exclude each other: a run stays in its folder")
@@ -462,6 +464,9 @@ def _check_trainable(config: TrainConfig, size: int) -> None:
 
 def _load(run: Path | None, which: Literal["best", "last"], device: Device) -> Loaded:
     """Load the checkpoint that is meant; say which where none was named, and if it is untrained."""
+    from tinygrad_char.parallel import keep_blas_to_quota
+
+    keep_blas_to_quota()
     path = resolve_checkpoint(latest_run(RUNS) if run is None else run, which)
     loaded = load_checkpoint(path, device)
     step, note = loaded.part(Step, "used").step, PlainConsole(stderr=True).note

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kernels.array import Array
 from kernels.backend import CPU
-from kernels.cores import available_cores, one_core
+from kernels.cores import allowed_cores, available_cores, one_core
 from kernels.forks import in_forked_children, renew_in_forked_children
 from tinygrad_char.autograd import (
     Accumulation,
@@ -170,6 +170,15 @@ class _BlasLimit:
             if self._users == 0:
                 _set_blas_threads(self._before)
 
+    def lower(self, most: int) -> None:
+        """Let BLAS have at most so many threads, once nobody wants it to have one."""
+        with self.lock:
+            if not self._users:
+                self._before = [each.num_threads for each in _blas_libraries()]
+            self._before = [each and min(each, most) for each in self._before]
+            if not self._users:
+                _set_blas_threads(self._before)
+
     def renew(self) -> None:
         """Take nobody for a user any more; called with the lock held."""
         if self._users:
@@ -179,6 +188,17 @@ class _BlasLimit:
 
 _blas_limit = _BlasLimit()
 in_forked_children(_blas_limit.renew, _blas_limit.lock)
+
+
+def keep_blas_to_quota() -> None:
+    """Have matrix products take no more threads than a control group gives processors' time.
+
+    BLAS counts the processors that it may run on: in a container with a small part of a large
+    machine its threads would use up a period's time at once, and all would wait for the next.
+    Without such a limit nothing changes.
+    """
+    if (cores := available_cores()) < allowed_cores():
+        _blas_limit.lower(cores)
 
 
 @contextmanager

@@ -73,6 +73,27 @@ def test_blas_gets_its_threads_back_after_an_error_or_an_early_end(threads, two_
     assert blas_threads() == {2}
 
 
+@pytest.mark.parametrize(("quota", "expected"), [(1, 1), (3, 2)])
+def test_blas_takes_no_more_threads_than_the_quota_fills(
+    quota, expected, two_blas_threads, monkeypatch
+):
+    parallel.keep_blas_to_quota()
+    monkeypatch.setattr(parallel, "available_cores", lambda: 1)
+    monkeypatch.setattr(parallel, "allowed_cores", lambda: 1)
+    parallel.keep_blas_to_quota()
+    assert blas_threads() == {2}  # what the user chose, where there is no quota
+    monkeypatch.setattr(parallel, "available_cores", lambda: quota)
+    monkeypatch.setattr(parallel, "allowed_cores", lambda: 64)
+    some = Workers(1).map(lambda item: item, range(2))
+    next(some)
+    parallel.keep_blas_to_quota()
+    assert blas_threads() == {1}
+    some.close()
+    assert blas_threads() == {expected}
+    parallel.keep_blas_to_quota()
+    assert blas_threads() == {expected}
+
+
 def test_many_users_of_the_same_workers_get_their_own_results(two_blas_threads):
     workers = Workers(3)
 
