@@ -18,6 +18,17 @@ from typing import Any
 
 Run = Callable[[], Any]
 CHARACTERS = {"smoke": 20, "tiny": 400, "small": 100, "full": 30}
+REDUCED: tuple[tuple[tuple[int, ...], int], ...] = (
+    ((4, 8), 0),
+    ((100, 10), 0),
+    ((1000, 1000), 0),
+    ((1000, 1000), 1),
+    ((16384, 384), 0),
+    ((100_000, 10), 0),
+    ((300, 10_000), 0),
+    ((64, 256, 64), 1),
+)
+"""Shapes that are summed, and the axis."""
 CHAIN = 20
 """Operations of a kind on one small array: what is timed is the tape."""
 
@@ -84,11 +95,35 @@ def tape() -> dict[str, tuple[Run, Run]]:
     }
 
 
+def sums(size: str) -> dict[str, tuple[Run, Run]]:
+    """Return sums, means, variances and running sums of float32: few numbers, many rows, long rows.
+
+    A mean far from zero, which "far" stands for, costs a variance further passes.
+    """
+    import numpy as np
+
+    from tinygrad_char import Tensor
+
+    found: dict[str, tuple[Run, Run]] = {}
+    for shape, axis in REDUCED[: 2 if size == "smoke" else None]:
+        numbers = np.random.default_rng(0).standard_normal(shape, np.float32)
+        for name in ("sum", "mean", "var", "var far", "cumsum"):
+            method = name.partition(" ")[0]
+            x = Tensor(numbers + np.float32(1000 if "far" in name else 0))
+
+            def run(x: Any = x, method: str = method, axis: int = axis) -> Any:
+                return getattr(x, method)(axis).numpy()
+
+            found[f"{name} {shape} over {axis}"] = run, run
+    return found
+
+
 TASKS: dict[str, Callable[..., dict[str, tuple[Run, Run]]]] = {
     "step": train_step,
     "generate": generate,
     "ops": ops,
     "tape": tape,
+    "sums": sums,
 }
 
 

@@ -31,7 +31,7 @@ from benchmarks.import_time import PROGRAM
 from benchmarks.measure import ContenderError, difference
 from benchmarks.report import WIDTH, duration, machine
 
-Kind = Literal["step", "generate", "ops", "tape", "import"]
+Kind = Literal["step", "generate", "ops", "tape", "sums", "import"]
 Size = Literal["smoke", "tiny", "small", "full"]
 BOUND = 1e-4
 """Of the difference of results, over the largest element: rounding, after a few updates."""
@@ -43,7 +43,7 @@ class Compare:
 
     other: Annotated[Path, tyro.conf.Positional]
     """Folder of the other checkout, its C extension built."""
-    tasks: tuple[Kind, ...] = ("step", "generate", "ops", "tape", "import")
+    tasks: tuple[Kind, ...] = ("step", "generate", "ops", "tape", "sums", "import")
     """What is timed."""
     sizes: tuple[Size, ...] = ("tiny", "small")
     """Presets of steps and generation; kernels take small, or smoke where that is all."""
@@ -120,7 +120,7 @@ def prepare(side: Side, options: Compare) -> list[str]:
     for kind in options.tasks:
         if kind in ("step", "generate"):
             names += [name for size in options.sizes for name in side.ask("prepare", kind, size)]
-        elif kind == "ops":
+        elif kind in ("ops", "sums"):
             smoke = set(options.sizes) == {"smoke"}
             names += side.ask("prepare", kind, "smoke" if smoke else "small")
         elif kind == "tape":

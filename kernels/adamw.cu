@@ -63,7 +63,7 @@ adamw_update_recorded(float *parameter, const float *grad, float *exp_avg, float
  *
  * `norm`, where not null, is that of all gradients, which are scaled down to have at most
  * `max_norm`; where it is not finite nothing is counted and nothing updated. */
-extern "C" __global__ void adamw_factors(long long *step, const double *lr, const float *norm,
+extern "C" __global__ void adamw_factors(long long *step, const double *lr, const double *norm,
                                          double max_norm, double beta1, double beta2,
                                          double decay, float *factors)
 {

@@ -119,8 +119,9 @@ class AdamW(Operation):
         """Count one step and compute its factors on the device, for `update_recorded`.
 
         step (1,) int64 holds the number of steps done, lr (1,) float64 the learning rate, factors
-        (FACTORS,) float32 the result. With `norm`, that of all gradients, they are scaled to have
-        at most `max_norm`; where it is not finite the step is not counted and updates nothing.
+        (FACTORS,) float32 the result. With `norm`, that of all gradients, () float64, they are
+        scaled to have at most `max_norm`; where it is not finite the step is not counted and
+        updates nothing.
         """
         self.launch(
             "adamw",
@@ -147,7 +148,7 @@ class GlobalNorm(Operation):
         xp = namespace(grad)
         scalar = SCALARS[grad.dtype.name]
         parts = min(-(-grad.size // (THREADS * 16)), MOST_PARTS)
-        partial, norm = xp.empty(parts, np.float64), xp.empty((), np.float32)
+        partial, norm = xp.empty(parts, np.float64), xp.empty((), np.float64)
         self.launch(
             "global_norm",
             "sum_of_squares",

@@ -35,7 +35,7 @@ sum_of_squares(const SCALAR *__restrict__ values, long long size, double *__rest
 
 /* norm = the root of the sum of the partial sums; for one block. */
 extern "C" __global__ void __launch_bounds__(256)
-global_norm(const double *__restrict__ partial, int count, float *__restrict__ norm)
+global_norm(const double *__restrict__ partial, int count, double *__restrict__ norm)
 {
     __shared__ double scratch[8];
     double sum = 0.0;
@@ -43,5 +43,5 @@ global_norm(const double *__restrict__ partial, int count, float *__restrict__ n
         sum += partial[i];
     sum = reduce_warps<Sum, 8>(sum, scratch);
     if (threadIdx.x == 0)
-        *norm = static_cast<float>(sqrt(sum));
+        *norm = sqrt(sum);
 }

@@ -34,7 +34,16 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
         for (int j = 0; j < N; j++)
             sum += values[j];
     });
-    const float rough = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+    float rough = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+    if (!(fabsf(rough) < infinity())) { /* of a sum beyond the range: that of shares is not */
+        sum = 0.0f;
+        own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                sum += values[j] / columns;
+        });
+        rough = reduce_warps<Sum, WARPS>(sum, scratch);
+    }
 
     /* the mean's own rounding, so that equal numbers do not deviate */
     sum = 0.0f;

@@ -27,7 +27,9 @@ __device__ __forceinline__ void walk(const SCALAR *__restrict__ x, SCALAR *__res
     const long long channel = blockIdx.x % parts * CHANNELS + mine, left = channels - channel;
     const long long sequence = blockIdx.x / parts * length * channels + channel;
     const bool whole = channels % N == 0 && left > 0 && aligned<N>(x, y);
-    float carried[N] = {};
+    /* the sum of the spans before, and what its roundings have added to it (Kahan 1965, "Further
+     * remarks on reducing truncation errors") */
+    float carried[N] = {}, excess[N] = {};
     for (long long start = 0; start < length; start += SPAN) {
         float(&here)[WARPS][CHANNELS] = totals[start / SPAN % 2];
         const long long first = start + (warp * GROUPS + lane / LANES) * ROWS;
@@ -53,11 +55,12 @@ __device__ __forceinline__ void walk(const SCALAR *__restrict__ x, SCALAR *__res
                 through[j] += lane >= distance ? other : 0.0f;
             }
             const float other = __shfl_up_sync(ALL_LANES, through[j], LANES);
-            before[j] = carried[j] + (lane >= LANES ? other : 0.0f);
+            before[j] = lane >= LANES ? other : 0.0f;
         }
         if (lane >= WARP - LANES)
             store_shared<N>(&here[warp][mine], through);
         __syncthreads();
+        float span[N] = {};
 #pragma unroll
         for (int other = 0; other < WARPS; other++) {
             float total[N];
@@ -65,8 +68,15 @@ __device__ __forceinline__ void walk(const SCALAR *__restrict__ x, SCALAR *__res
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 before[j] += other < warp ? total[j] : 0.0f;
-                carried[j] += total[j];
+                span[j] += total[j];
             }
+        }
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            before[j] += carried[j];
+            const float more = span[j] - excess[j], sum = carried[j] + more;
+            excess[j] = fabsf(sum) < infinity() ? (sum - carried[j]) - more : 0.0f;
+            carried[j] = sum;
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {

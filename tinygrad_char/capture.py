@@ -284,7 +284,7 @@ class _RecordedStep:
         norm = self.backend.global_norm.forward(optimizer.flat_grad)
         for number in range(len(optimizer.groups)):
             self._update(number, norm)
-        results = self.backend.xp.empty(2, np.float32)
+        results = self.backend.xp.empty(2, np.float64)  # a norm may be beyond float32
         results[:1] = loss.reshape(1)
         results[1:] = norm.reshape(1)
         return results

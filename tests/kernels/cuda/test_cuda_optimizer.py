@@ -67,7 +67,7 @@ def test_recorded_step_of_gradients_that_are_not_finite_does_nothing(launcher, n
     count, lr = np.full(1, 3, np.int64), np.full(1, 0.1)
     factors = np.zeros(FACTORS, np.float32)
     options = {"betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled": True}
-    norm = np.full((), norm, np.float32)
+    norm = np.full((), norm)
     kernel.count_step(count, lr, norm, factors, max_norm=1.0, **options)
     kernel.update_recorded(*mine, factors, eps=1e-8, **options)
     assert count[0] == 3
@@ -88,13 +88,13 @@ def test_adamw_in_double_precision_is_the_reference(launcher):
 def test_norm_is_its_reference(launcher, size, dtype):
     grad = draw(np.random.default_rng(size), size, dtype)
     norm = GlobalNorm(launcher).forward(grad)
-    assert norm.dtype == np.float32
+    assert norm.dtype == np.float64
     assert_precise(norm, reference_global_norm.forward, (grad,))
     np.testing.assert_array_equal(norm, GlobalNorm(launcher).forward(grad))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("value", [1e-30, 1e-20, 1e20, 1e30, 3e38])
 def test_squares_may_leave_the_range_of_the_gradients(launcher, dtype, value):
     grad = np.full(1000, value).astype(dtype)
     expected = float(grad[0]) * 1000**0.5

@@ -36,6 +36,24 @@ def test_no_position_sees_what_it_has_no_part_in(launcher, name):
     np.testing.assert_array_equal(function(x)[:, seen], expected[:, seen])
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_long_sequences_lose_no_digits(launcher, channels):
+    x = np.full((1, 20_000, channels), 100.1, np.float32)
+    exact = float(x[0, 0, 0])
+    np.testing.assert_allclose(RunningMean(launcher).forward(x), exact, rtol=2e-6)
+    shares = exact / np.arange(1.0, 20_001)[:, None]
+    sums = np.broadcast_to(np.flip(np.cumsum(np.flip(shares, 0), 0), 0), x.shape)
+    np.testing.assert_allclose(RunningMean(launcher).backward(x), sums, rtol=2e-6)
+
+
+def test_what_is_infinite_stays_so(launcher):
+    x = np.ones((1, 700, 2), np.float32)
+    x[0, 200, 0], x[0, 300, 1] = np.inf, np.nan
+    mean = RunningMean(launcher).forward(x)[0]
+    np.testing.assert_array_equal(mean[:, 0], [1] * 200 + [np.inf] * 500)
+    np.testing.assert_array_equal(mean[:, 1], [1] * 300 + [np.nan] * 400)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 1, 1), (2, 130, 33), (1, 257, 40)])
 def test_running_mean_is_clean(checking_launcher, dtype, shape):
