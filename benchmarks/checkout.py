@@ -37,7 +37,7 @@ def benchmark(name: str) -> Any:
     """Return a module of the checkout's benchmarks."""
     try:
         return pkgutil.resolve_name(f"tinygrad_char.benchmarks.{name}")
-    except ModuleNotFoundError:
+    except (AttributeError, ModuleNotFoundError):  # in folders of their own
         return pkgutil.resolve_name(f"benchmarks.{name}")
 
 
