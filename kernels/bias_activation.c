@@ -97,6 +97,7 @@ INLINE int backward(const float *grad, const float *kept, const float *bias, flo
         }
         if (grad_bias) {
             float *const block = sums.block;
+#pragma omp simd
             for (int64_t j = 0; j < columns; j++)
                 block[j] += grad_z[j];
             column_sums_end_row(&sums);

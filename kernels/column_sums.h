@@ -30,6 +30,7 @@ INLINE void column_sums_end_block(ColumnSums *sums)
 {
     double *const totals = sums->totals;
     float *const block = sums->block;
+#pragma omp simd
     for (int64_t j = 0; j < sums->columns; j++) {
         totals[j] += (double)block[j];
         block[j] = 0;
@@ -47,9 +48,11 @@ INLINE void column_sums_end_row(ColumnSums *sums)
 /* Writes the sums, and ends them. */
 INLINE void column_sums_finish(ColumnSums *sums, float *result)
 {
-    column_sums_end_block(sums);
+    const double *const totals = sums->totals;
+    const float *const block = sums->block;
+#pragma omp simd
     for (int64_t j = 0; j < sums->columns; j++)
-        result[j] = (float)sums->totals[j];
+        result[j] = (float)(totals[j] + (double)block[j]);
     free(sums->totals);
 }
 

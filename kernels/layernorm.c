@@ -5,8 +5,6 @@ enum { LANES = 16, PART = 4096 }; /* numbers of a row that are added up in singl
 
 static const float FAR = 4; /* deviations from zero: see layernorm.py */
 
-INLINE float square(float x) { return x * x; }
-
 /* In double precision, so that the mean of equal numbers is that number. */
 INLINE double mean_of(const float *x, int64_t channels)
 {
@@ -29,40 +27,80 @@ INLINE float rest_of(const float *x, float mean, float rstd, int64_t channels)
     return fabsf(mean) * rstd > FAR ? (float)(mean_of(x, channels) - (double)mean) : 0;
 }
 
+INLINE int64_t end_of_part(int64_t start, int64_t channels)
+{
+    return channels - start < PART ? channels : start + PART;
+}
+
+INLINE float sum_of(const float *x, int64_t count)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < count; j++)
+        sum += x[j];
+    return sum;
+}
+
+/* One part is divided as it is: in double precision, what follows would wait for it longer. */
+INLINE float quick_mean_of(const float *x, int64_t channels)
+{
+    if (channels <= PART)
+        return sum_of(x, channels) / (float)channels;
+    double total = 0;
+    for (int64_t start = 0; start < channels; start += PART)
+        total += (double)sum_of(x + start, end_of_part(start, channels) - start);
+    return (float)(total / (double)channels);
+}
+
+INLINE float squares_of(const float *x, float mean, float rest, int64_t count)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < count; j++)
+        sum += ((x[j] - mean) - rest) * ((x[j] - mean) - rest);
+    return sum;
+}
+
 INLINE float variance_of(const float *x, float mean, float rest, int64_t channels)
 {
+    if (channels <= PART)
+        return squares_of(x, mean, rest, channels) / (float)channels;
     double total = 0;
-    for (int64_t start = 0; start < channels; start += PART) {
-        const int64_t count = channels - start < PART ? channels - start : PART;
-        const int64_t whole = start + count - count % LANES;
-        float squares[LANES] = {0}, sum = 0;
-        for (int64_t j = start; j < whole; j += LANES)
-            for (int lane = 0; lane < LANES; lane++)
-                squares[lane] += square((x[j + lane] - mean) - rest);
-        for (int64_t j = whole; j < start + count; j++)
-            sum += square((x[j] - mean) - rest);
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int lane = 0; lane < half; lane++)
-                squares[lane] += squares[lane + half];
-        total += (double)(sum + squares[0]);
-    }
+    for (int64_t start = 0; start < channels; start += PART)
+        total += (double)squares_of(x + start, mean, rest, end_of_part(start, channels) - start);
     return (float)(total / (double)channels);
 }
 
 /* y = (x - mean) * rstd * weight + bias; weight and bias may be NULL. */
+INLINE void normalise(const float *x, const float *weight, const float *bias, float *y, float mean,
+                      float rest, float rstd, int64_t channels)
+{
+    if (weight && bias) {
+#pragma omp simd
+        for (int64_t j = 0; j < channels; j++)
+            y[j] = ((x[j] - mean) - rest) * rstd * weight[j] + bias[j];
+        return;
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < channels; j++)
+        y[j] = ((x[j] - mean) - rest) * rstd;
+    if (weight)
+        for (int64_t j = 0; j < channels; j++)
+            y[j] *= weight[j];
+    if (bias)
+        for (int64_t j = 0; j < channels; j++)
+            y[j] += bias[j];
+}
+
 MULTIVERSION void layernorm_forward(const float *x, const float *weight, const float *bias,
                                     float *y, float *mean, float *rstd, int64_t rows,
                                     int64_t channels, float eps)
 {
     for (int64_t i = 0; i < rows; i++, x += channels, y += channels) {
-        float m = 0, rest = 0;
-#pragma omp simd reduction(+ : m)
-        for (int64_t j = 0; j < channels; j++)
-            m += x[j];
-        m /= (float)channels;
+        float m = quick_mean_of(x, channels), rest = 0;
         float variance = variance_of(x, m, 0, channels);
-        /* what m has lost, or was added up wrong, may show: of equal numbers near 1e30, as infinity */
-        if (m * m > FAR * FAR * variance || variance == INFINITY) {
+        /* what m has lost, or was added up wrong, may show: of numbers near 1e38, as infinity or NaN */
+        if (!(m * m <= FAR * FAR * variance && variance < INFINITY)) {
             const double exact = mean_of(x, channels);
             m = (float)exact;
             rest = (float)(exact - (double)m);
@@ -71,15 +109,75 @@ MULTIVERSION void layernorm_forward(const float *x, const float *weight, const f
         const float r = 1.0f / sqrtf(variance + eps);
         mean[i] = m;
         rstd[i] = r;
-        for (int64_t j = 0; j < channels; j++)
-            y[j] = ((x[j] - m) - rest) * r;
-        if (weight)
-            for (int64_t j = 0; j < channels; j++)
-                y[j] *= weight[j];
-        if (bias)
-            for (int64_t j = 0; j < channels; j++)
-                y[j] += bias[j];
+        if (rest == 0) /* which takes nothing off */
+            normalise(x, weight, bias, y, m, 0, r, channels);
+        else
+            normalise(x, weight, bias, y, m, rest, r, channels);
     }
+}
+
+typedef struct {
+    const float *weight;
+    float *weights, *biases; /* the blocks of the column sums */
+    int64_t channels;
+} Backward;
+
+/* One row; `rest` is what its mean lost. */
+INLINE void backward_row(const Backward *a, const float *grad, const float *x, float mean,
+                         float rest, float rstd, const float *addend, float *grad_x)
+{
+    const float *const weight = a->weight;
+    float *const weights = a->weights, *const biases = a->biases;
+    const int64_t channels = a->channels;
+    if (weights)
+#pragma omp simd
+        for (int64_t j = 0; j < channels; j++)
+            weights[j] += grad[j] * (((x[j] - mean) - rest) * rstd);
+    if (biases)
+#pragma omp simd
+        for (int64_t j = 0; j < channels; j++)
+            biases[j] += grad[j];
+    if (!grad_x)
+        return;
+    double sums = 0, projections = 0;
+    for (int64_t start = 0; start < channels; start += PART) {
+        const int64_t end = end_of_part(start, channels);
+        float sum = 0, projection = 0;
+        if (weight) {
+#pragma omp simd reduction(+ : sum, projection)
+            for (int64_t j = start; j < end; j++) {
+                const float g = grad[j] * weight[j];
+                sum += g;
+                projection += g * (((x[j] - mean) - rest) * rstd);
+            }
+        } else {
+#pragma omp simd reduction(+ : sum, projection)
+            for (int64_t j = start; j < end; j++) {
+                sum += grad[j];
+                projection += grad[j] * (((x[j] - mean) - rest) * rstd);
+            }
+        }
+        sums += (double)sum;
+        projections += (double)projection;
+    }
+    const float sum = (float)(sums / (double)channels);
+    const float projection = (float)(projections / (double)channels);
+    if (weight && addend) {
+#pragma omp simd
+        for (int64_t j = 0; j < channels; j++) {
+            const float normal = ((x[j] - mean) - rest) * rstd;
+            grad_x[j] = (grad[j] * weight[j] - sum - normal * projection) * rstd + addend[j];
+        }
+        return;
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < channels; j++) {
+        const float g = weight ? grad[j] * weight[j] : grad[j];
+        grad_x[j] = (g - sum - ((x[j] - mean) - rest) * rstd * projection) * rstd;
+    }
+    if (addend)
+        for (int64_t j = 0; j < channels; j++)
+            grad_x[j] += addend[j];
 }
 
 /* Writes grad_x, and grad_weight and grad_bias (channels); each of them, and weight, may be NULL.
@@ -96,49 +194,21 @@ MULTIVERSION int layernorm_backward(const float *grad, const float *x, const flo
         free(weights.totals);
         return -1;
     }
+    const Backward row = {weight, weights.block, biases.block, channels};
     for (int64_t i = 0; i < rows; i++, x += channels, grad += channels) {
         const float m = mean[i], r = rstd[i], rest = rest_of(x, m, r, channels);
-        if (grad_weight) {
-            float *const block = weights.block;
-            for (int64_t j = 0; j < channels; j++)
-                block[j] += grad[j] * (((x[j] - m) - rest) * r);
+        if (rest == 0) /* which takes nothing off */
+            backward_row(&row, grad, x, m, 0, r, addend, grad_x);
+        else
+            backward_row(&row, grad, x, m, rest, r, addend, grad_x);
+        if (grad_weight)
             column_sums_end_row(&weights);
-        }
-        if (grad_bias) {
-            float *const block = biases.block;
-            for (int64_t j = 0; j < channels; j++)
-                block[j] += grad[j];
+        if (grad_bias)
             column_sums_end_row(&biases);
-        }
-        if (!grad_x)
-            continue;
-        float sum = 0, projection = 0;
-        if (weight) {
-#pragma omp simd reduction(+ : sum, projection)
-            for (int64_t j = 0; j < channels; j++) {
-                const float g = grad[j] * weight[j];
-                sum += g;
-                projection += g * (((x[j] - m) - rest) * r);
-            }
-        } else {
-#pragma omp simd reduction(+ : sum, projection)
-            for (int64_t j = 0; j < channels; j++) {
-                sum += grad[j];
-                projection += grad[j] * (((x[j] - m) - rest) * r);
-            }
-        }
-        sum /= (float)channels;
-        projection /= (float)channels;
-        for (int64_t j = 0; j < channels; j++) {
-            const float g = weight ? grad[j] * weight[j] : grad[j];
-            grad_x[j] = (g - sum - ((x[j] - m) - rest) * r * projection) * r;
-        }
-        if (addend) {
-            for (int64_t j = 0; j < channels; j++)
-                grad_x[j] += addend[j];
+        if (addend)
             addend += channels;
-        }
-        grad_x += channels;
+        if (grad_x)
+            grad_x += channels;
     }
     if (grad_weight)
         column_sums_finish(&weights, grad_weight);

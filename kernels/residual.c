@@ -34,6 +34,7 @@ MULTIVERSION int residual_backward(const float *grad, float *grad_z, float *grad
         dropout_apply(&mask, i * columns, columns, grad, grad_z);
         if (grad_bias) {
             float *const block = sums.block;
+#pragma omp simd
             for (int64_t j = 0; j < columns; j++)
                 block[j] += grad_z[j];
             column_sums_end_row(&sums);

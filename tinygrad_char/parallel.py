@@ -311,7 +311,7 @@ class _Sum:
         """Return whether the leaves' gradients are parts of `flat_grad`, or none of them is set."""
         if self.flat_grad is None or any(each.hooks for each in self.leaves):
             return False
-        grads = [each.grad for each in self.leaves]
+        grads = [each._grad for each in self.leaves]
         return all(each is None for each in grads) or all(
             grad is leaf.grad_buffer for grad, leaf in zip(grads, self.leaves, strict=True)
         )

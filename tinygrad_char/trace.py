@@ -96,8 +96,9 @@ class TracedLoss:
         if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
             return self._on_tape(batch, weight)
         shapes = tuple((each.shape, each.dtype) for each in batch)
-        leaves = tuple((each.requires_grad, each.array.dtype) for each in self.leaves)
-        idle = self._idle[shapes, leaves]
+        trained = tuple([each.requires_grad for each in self.leaves])  # quicker than generators
+        dtypes = tuple([each.array.dtype for each in self.leaves])
+        idle = self._idle[shapes, trained, dtypes]
         try:
             repeated = idle.pop()
         except IndexError:  # the first of its shape, or all are at work in other threads

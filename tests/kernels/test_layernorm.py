@@ -97,6 +97,20 @@ def test_equal_numbers_have_no_variance_however_large(number):
     np.testing.assert_allclose(rstd, 1e-5**-0.5, rtol=1e-6)
 
 
+def test_a_wide_row_loses_no_digits_to_its_length():
+    x, grad = np.random.default_rng(0).standard_normal((2, 2, 200_003)).astype(np.float32)
+    x, grad = x + np.float32(1), grad + np.float32(30)
+    truth, true_mean, true_rstd = reference(x.astype(np.float64), 1, 0, 1e-5)
+    y, mean, rstd = layernorm.forward(x, None, None)
+    assert_close(mean, true_mean, 1)
+    assert_close(rstd, true_rstd, 1)
+    assert_close(y, truth, 1 + np.abs(truth))
+    dx = layernorm.backward(grad, x, None, mean, rstd, (True, False, False))[0]
+    wide = grad.astype(np.float64)
+    wide -= wide.mean(-1, keepdims=True) + truth * (wide * truth).mean(-1, keepdims=True)
+    assert_close(dx, wide * true_rstd, np.abs(grad).max() * (1 + np.abs(truth)))
+
+
 @pytest.mark.parametrize(
     "needs", [(True, False, False), (False, True, False), (False, False, True)]
 )
