@@ -51,7 +51,8 @@ def _fits(*arrays: Array | None) -> bool:
     for each in arrays:
         if each is None:
             continue
-        if each.dtype != FLOAT32 or not each.flags.c_contiguous:
+        dtype = each.dtype
+        if (dtype is not FLOAT32 and dtype != FLOAT32) or not each.flags.c_contiguous:
             return False
     return True
 

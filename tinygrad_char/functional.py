@@ -266,7 +266,8 @@ def layer_norm(
     x = floating(x)
     given = [each for each in (x, weight, bias) if each is not None]
     _same_dtype("layer_norm", given, mixed=True)
-    if normalized_shape is None and not [each for each in given[1:] if each.array.ndim != 1]:
+    vectors = (weight is None or weight.array.ndim == 1) and (bias is None or bias.array.ndim == 1)
+    if normalized_shape is None and vectors:
         return neural.LayerNorm.apply(x, weight, bias, eps=eps)
     shape = _last_axes("layer_norm", x, normalized_shape, {"weight": weight, "bias": bias})
     if len(shape) < 2:
@@ -566,15 +567,15 @@ def _attention_options(
 
 def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Sequence[Any]:
     """Return the tensors if all have one dtype, or if `mixed` those after a bfloat16 float32."""
-    tensors = list(tensors)
-    if not tensors:
-        raise ValueError(f"{name}: expected at least one tensor")
+    first: Any = None
     others = False
     for each in tensors:
         if not isinstance(each, TensorBase):
             raise TypeError(f"{name}: expected tensors, got {type(each).__name__}")
-        dtype, first = each.array.dtype, tensors[0].array.dtype
-        if dtype != first:
+        dtype = each.array.dtype
+        if first is None:
+            first = dtype
+        elif dtype is not first and dtype != first:
             others |= not (mixed and first.name == "bfloat16" and dtype == DEFAULT_DTYPE)
     if others:
         dtypes = sorted({str(each.array.dtype) for each in tensors})

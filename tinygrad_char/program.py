@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from kernels.backend import CPU
 from kernels.dropout import DropoutKey
 from kernels.extension import compiled
 from kernels.recording import FLOAT32, Recording, address_of
-from tinygrad_char.autograd import Trace, quiet
+from tinygrad_char.autograd import Function, Trace, quiet
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
@@ -84,7 +85,8 @@ class Program:
             read_last.update((each, number) for each in sources if each >= first)
             keys = [name for name, value in options.items() if isinstance(value, DropoutKey)]
             # Whether it upcasts was found out by the trace: dtypes are the same each time.
-            self.forwards.append((node, bool(node.halves), sources, options, keys))
+            forward = partial(_run_upcasting, node) if node.halves else node.forward
+            self.forwards.append((forward, sources, options, keys))
             targets = [
                 numbers[id(each)] if need else None
                 for each, need in zip(given, node.needs, strict=True)
@@ -113,7 +115,7 @@ class Program:
         self,
         batch: Batch,
         cotangent: Array,
-        see: Callable[[Array], None] = lambda array: None,
+        see: Callable[[Array], None] | None = None,
     ) -> tuple[Array, Gradients]:
         """Return the loss and its gradients times the cotangent; `see` is shown each result."""
         loss = self.forward(batch, see)
@@ -130,28 +132,31 @@ class Program:
                     if target is not None:
                         before = grads[target]
                         grads[target] = each if before is None else CPU.add.forward(before, each)
-                        see(grads[target])
+                        if see is not None:
+                            see(grads[target])
             node.saved = ()
         return loss, [None if number is None else grads[number] for number in self.leaves]
 
     @quiet
-    def forward(self, batch: Batch, see: Callable[[Array], None] = lambda array: None) -> Array:
+    def forward(self, batch: Batch, see: Callable[[Array], None] | None = None) -> Array:
         """Return the last operation's result; `see` is shown each one's."""
         values = [*batch]
         values += [each.array if isinstance(each, Tensor) else each for each in self.fixed]
         for each, unread in zip(self.forwards, self.unread, strict=True):
-            node, upcasts, sources, options, keys = each
+            forward, sources, options, keys = each
             if keys:
                 options = {**options, **{name: self.dropout.dropout_key() for name in keys}}
-            arrays = [values[number] for number in sources]
-            value = (
-                node.run_forward(arrays, options) if upcasts else node.forward(*arrays, **options)
-            )
+            value = forward(*[values[number] for number in sources], **options)
             values.append(value if type(value) is np.ndarray else np.asarray(value))
-            see(values[-1])
+            if see is not None:
+                see(values[-1])
             for number in unread:
                 values[number] = None
         return values[-1]
+
+
+def _run_upcasting(node: Function, *arrays: Any, **options: Any) -> Array:
+    return node.run_forward(arrays, options)
 
 
 def _equal(batch: Batch, other: Batch) -> bool:

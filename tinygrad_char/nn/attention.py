@@ -108,7 +108,7 @@ class SelfAttention(Module):
             missing.
         """
         qkv = self.qkv(x)  # (B, T, 3C)
-        p = self.p if self.training and cache is None else 0.0
+        p = self.p if cache is None and self.training else 0.0
         key = self._generator.dropout.dropout_key() if p else None
         y = F.self_attention(qkv, self.n_head, causal=self.causal, dropout=p, key=key, cache=cache)
         return self.projection(y, residual)

@@ -86,7 +86,7 @@ class ResidualLinear(Linear):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return residual (..., out_features), or 0, plus dropout(x W^T + b)."""
-        p = self.p if self.training else 0.0
+        p = self.p if self.p and self.training else 0.0
         key = self._generator.dropout.dropout_key() if p else None
         return F.linear_residual(x, self.weight, self.bias, residual, dropout=p, key=key)
 

@@ -33,12 +33,15 @@ class _Hooks(NamedTuple):
     after: dict[int, Callable]
 
 
-_hooked: weakref.WeakSet[Module] = weakref.WeakSet()
+_hooked: set[weakref.ref[Module]] = set()  # those that have had a hook, while they are held
 
 
 def has_forward_hooks() -> bool:
     """Return whether any module has a forward hook, which a replay of a step would leave out."""
-    return bool(_hooked) and any(any(each._hooks or ()) for each in list(_hooked))
+    if not _hooked:
+        return False
+    modules = [each() for each in list(_hooked)]
+    return any(any(each._hooks or ()) for each in modules if each is not None)
 
 
 class Module:
@@ -145,7 +148,7 @@ class Module:
     def _hook_lists(self) -> _Hooks:
         if self._hooks is None:
             self._hooks = _Hooks({}, {})
-        _hooked.add(self)
+        _hooked.add(weakref.ref(self, _hooked.discard))
         return self._hooks
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,7 +159,7 @@ class Module:
         memo[id(self)] = result
         vars(result).update(copy.deepcopy(vars(self), memo))
         if self._hooks is not None:
-            _hooked.add(result)
+            _hooked.add(weakref.ref(result, _hooked.discard))
         return result
 
     def children(self) -> Iterator[tuple[str, Module]]:
