@@ -77,14 +77,21 @@ INLINE float *take(float **room, int64_t count)
     return taken;
 }
 
-static void write_scaled(const Attention *a, const Heads *array, int64_t head, int64_t first,
+/* Returns 0, or NaN where not all that was written is finite. */
+static float write_scaled(const Attention *a, const Heads *array, int64_t head, int64_t first,
                          int64_t rows, int64_t columns, const float *from, int64_t from_row,
                          float scale)
 {
     float *const to = head_of(a, array, head) + first * array->row;
+    float check = 0;
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++)
-            to[i * array->row + j] = scale * from[i * from_row + j];
+#pragma omp simd reduction(+ : check)
+        for (int64_t j = 0; j < columns; j++) {
+            const float x = scale * from[i * from_row + j];
+            to[i * array->row + j] = x;
+            check += 0 * x;
+        }
+    return check;
 }
 
 /* At least what forward and backward take, whatever the width of a panel. */

@@ -89,7 +89,8 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
         cp_async_wait<0>();
         round_tile<OTHERS>(k_tile);
         round_tile<OTHERS>(v_tile);
-        __syncthreads();
+        const bool hides = causal && start + OTHERS > first + offset + 1;
+        const bool finite = !__syncthreads_or(hides && !copied_finite<OTHERS>(v_tile));
         if (start + OTHERS < end)
             copy(start + OTHERS);
         cp_async_commit();
@@ -101,10 +102,12 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
             const Word line = (Word)blockIdx.x * queries + row;
             draw_by_rows<M, N>(kept, mask, line * keys + start, keys);
         }
+        const int seen = causal ? row + offset + 1 - start : keys; /* of this tile by the first row */
+        const auto is_seen = [&](int i, int j) { return j < seen + i; };
         float weights[M][N][4] = {};
         multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
         if (start + OTHERS > seen_by_all)
-            hide_behind(weights, causal ? row + offset + 1 - start : keys, keys - start);
+            hide_behind(weights, seen, keys - start, -infinity());
 
 #pragma unroll
         for (int m = 0; m < M; m++)
@@ -146,7 +149,10 @@ attention_forward(const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,
                         if (!is_kept_by_rows(kept, m, n, e))
                             weights[m][n][e] = 0.0f;
         }
-        multiply_weights(result, weights, v_tile);
+        if (finite) /* weights of 0 hide what is finite */
+            multiply_weights(result, weights, v_tile);
+        else
+            multiply_seen(result, weights, v_tile, is_seen);
     }
     cp_async_wait<0>();
     __syncthreads();
@@ -273,7 +279,8 @@ attention_backward_queries(
         cp_async_wait<0>();
         round_tile<OTHERS>(k_tile);
         round_tile<OTHERS>(v_tile);
-        __syncthreads();
+        const bool hides = causal && start + OTHERS > first + offset + 1;
+        const bool finite = !__syncthreads_or(hides && !copied_finite<OTHERS>(k_tile));
         if (start + OTHERS < end)
             copy(start + OTHERS);
         cp_async_commit();
@@ -285,11 +292,13 @@ attention_backward_queries(
             const Word line = (Word)blockIdx.x * queries + row;
             draw_by_rows<M, N>(kept, mask, line * keys + start, keys);
         }
+        const int seen = causal ? row + offset + 1 - start : keys; /* of this tile by the first row */
+        const auto is_seen = [&](int i, int j) { return j < seen + i; };
         float weights[M][N][4] = {}, slopes[M][N][4] = {};
         multiply_rows(weights, q_tile + warp_row * STRIDE, k_tile);
         multiply_rows(slopes, grad_tile + warp_row * STRIDE, v_tile);
         if (start + OTHERS > seen_by_all)
-            hide_behind(weights, causal ? row + offset + 1 - start : keys, keys - start);
+            hide_behind(weights, seen, keys - start, -infinity());
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -303,7 +312,12 @@ attention_backward_queries(
                         slope = is_kept_by_rows(kept, m, n, e) ? slope * kept_scale : 0.0f;
                     weights[m][n][e] = weight * (slope - delta[m][e / 2]);
                 }
-        multiply_weights(result, weights, k_tile);
+        if (start + OTHERS > seen_by_all)
+            hide_behind(weights, seen, keys - start, 0.0f);
+        if (finite)
+            multiply_weights(result, weights, k_tile);
+        else
+            multiply_seen(result, weights, k_tile, is_seen);
     }
     cp_async_wait<0>();
     __syncthreads();
@@ -380,7 +394,12 @@ __device__ __forceinline__ void walk_queries(
         cp_async_wait<0>();
         round_tile<OTHERS>(q_tile);
         round_tile<OTHERS>(grad_tile);
-        __syncthreads();
+        const bool hides = causal && first + OWN > start + offset + 1;
+        const bool finite =
+            !__syncthreads_or(hides && !(copied_finite<OTHERS>(q_tile) &&
+                                         copied_finite<OTHERS>(grad_tile) &&
+                                         (!WITH_QUERIES || copied_finite<OWN>(k_tile))));
+        const int unseeing = row - offset - start; /* queries of the tile, by the first row */
         if (start + OTHERS < queries)
             copy(start + OTHERS);
         cp_async_commit();
@@ -396,8 +415,9 @@ __device__ __forceinline__ void walk_queries(
             float weights[M][N][4] = {};
             multiply_rows(weights, k_tile + warp_row * STRIDE, q_tile);
             multiply_rows(slopes, v_tile + warp_row * STRIDE, grad_tile);
-            if (causal && row + 16 * M > start + offset + 1)
-                hide_before(weights, row - offset - start);
+            const bool hidden = causal && row + 16 * M > start + offset + 1;
+            if (hidden)
+                hide_before(weights, unseeing, -infinity());
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 float peak[2], log_total[2], delta[2]; /* of two queries */
@@ -418,13 +438,24 @@ __device__ __forceinline__ void walk_queries(
                         weight = used ? weight : 0.0f;
                     }
             }
-            multiply_weights(v_result, weights, grad_tile);
-            multiply_weights(k_result, slopes, q_tile);
+            if (hidden) { /* of a query that is NaN */
+                hide_before(weights, unseeing, 0.0f);
+                hide_before(slopes, unseeing, 0.0f);
+            }
+            if (finite) {
+                multiply_weights(v_result, weights, grad_tile);
+                multiply_weights(k_result, slopes, q_tile);
+            } else {
+                const auto is_seen = [&](int i, int j) { return j >= unseeing + i; };
+                multiply_seen(v_result, weights, grad_tile, is_seen);
+                multiply_seen(k_result, slopes, q_tile, is_seen);
+            }
         }
         if constexpr (WITH_QUERIES) {
             store_slopes(slope_tile + warp_row * SLOPE_STRIDE, slopes, keys - row);
             __syncthreads();
-            add_transposed<OWN>(q_sums + start * HEAD, slope_tile, k_tile, queries - start, size);
+            add_transposed<OWN>(q_sums + start * HEAD, slope_tile, k_tile, queries - start, size,
+                                finite, start + offset - first);
         }
     }
     cp_async_wait<0>();

@@ -6,6 +6,9 @@ arXiv:2205.14135).
 """
 
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from kernels.array import Array, namespace
 from kernels.dropout import MaskSource, keep_mask
@@ -28,7 +31,8 @@ def forward(
 
     Shapes: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
     out = dropout(softmax(scale * q k^T)) v. With `causal`, query i sees keys j <= i + S - T; a
-    query that sees none gets zeros. out is laid out (B, T, H, E) in memory, so that joining the
+    query that sees none gets zeros, and what it does not see does not reach it, infinities and NaN
+    included. out is laid out (B, T, H, E) in memory, so that joining the
     heads copies nothing.
 
     Backward needs q, k, v, out and the statistics: of each query's scores s = q k^T the peak =
@@ -46,11 +50,11 @@ def forward(
         statistics[..., 0], statistics[..., 1] = 0, 1
         return out, statistics
     signed, magnitude = split_scale(q, scale)
-    limit = _causal_limit(q, k) if causal else None
+    seen, limit = _causal_limit(q, k) if causal else (None, None)
     for rows in blocks(batch, heads * queries * k.shape[2]):
         weights = signed[rows] @ k[rows].swapaxes(-1, -2)
         if limit is not None:
-            xp.minimum(weights, limit, out=weights)
+            xp.fmin(weights, limit, out=weights)
         peak = weights.max(axis=-1, keepdims=True)
         peak[peak == -xp.inf] = 0
         weights -= peak
@@ -63,6 +67,8 @@ def forward(
             # Where nothing is kept the weights are zeros already.
             total /= key.keep_scale(dropout, weights.dtype) or 1
         xp.matmul(weights, v[rows], out=out[rows])
+        if seen is not None and not _is_finite(out[rows]):
+            _multiply_seen(weights, v[rows], seen, out[rows])
         out[rows] /= total
     return out, statistics
 
@@ -84,41 +90,101 @@ def backward(
 
     With P the weights, M the dropout mask over 1 - p, and delta = sum(dO * O) of each query:
     dV = (P * M)^T dO,  dS = P * ((dO V^T) * M - delta),  dQ = scale dS K,  dK = scale dS^T Q.
+    Nothing goes between a query and a key that it does not see, infinities and NaN included.
     """
-    xp = namespace(q)
     batch, heads, queries, _ = q.shape
-    signed, magnitude = split_scale(q, scale)
-    limit = _causal_limit(q, k) if causal else None
-    grad_q, grad_k, grad_v = grads
+    limits = _causal_limit(q, k) if causal else (None, None)
+    arrays = (grad, q, k, v, out, statistics)
     for rows in blocks(batch, heads * queries * k.shape[2]):
-        # The same product as in forward, to the last bit: a peak of 1e30 leaves none to differ in.
-        weights = signed[rows] @ k[rows].swapaxes(-1, -2)
-        if limit is not None:
-            xp.minimum(weights, limit, out=weights)
-        weights -= statistics[rows][..., :1]
-        exponentials(weights, magnitude)
-        weights /= statistics[rows][..., 1:]
-        dscores = grad[rows] @ v[rows].swapaxes(-1, -2)
-        used = weights
-        if dropout > 0 and key is not None:
-            start = rows.start * weights[0].size
-            kept = keep_mask(xp, weights.shape, dropout, key, start)
-            kept = kept * weights.dtype.type(key.keep_scale(dropout, weights.dtype))
-            dscores *= kept
-            used = weights * kept
-        xp.matmul(used.swapaxes(-1, -2), grad[rows], out=grad_v[rows])
-        dscores -= xp.einsum("bhte,bhte->bht", grad[rows], out[rows])[..., None]
-        dscores *= weights
-        xp.matmul(dscores, k[rows], out=grad_q[rows])
-        grad_q[rows] *= scale
-        xp.matmul(dscores.swapaxes(-1, -2), q[rows] * scale, out=grad_k[rows])
+        parts = tuple(each[rows] for each in grads)
+        inputs: list[Any] = [*(each[rows] for each in arrays), parts]
+        options: list[Any] = [*limits, scale, dropout, key, rows.start]
+        careful = causal and namespace(q) is not np  # where nobody waits to see whether it needs be
+        _backward(*[*inputs, careful, *options])
+        if causal and not careful and not all(map(_is_finite, parts)):
+            _backward(*[*inputs, True, *options])
 
 
-def _causal_limit(q: Array, k: Array) -> Array:
-    """Return what scores are limited to: -inf where a query must not see a key, else +inf."""
+def _backward(
+    grad: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    out: Array,
+    statistics: Array,
+    grads: tuple[Array, ...],
+    careful: bool,
+    seen: Array | None,
+    limit: Array | None,
+    scale: float,
+    dropout: float,
+    key: MaskSource | None,
+    start: int,
+) -> None:
+    """Write the gradients of some sequences; `careful`, where what is not seen may be infinite."""
     xp = namespace(q)
-    mask = causal_mask(xp, q.shape[2], k.shape[2])
-    return xp.where(mask, q.dtype.type(xp.inf), q.dtype.type(-xp.inf))
+    grad_q, grad_k, grad_v = grads
+    signed, magnitude = split_scale(q, scale)
+    # The same product as in forward, to the last bit: a peak of 1e30 leaves none to differ in.
+    weights = signed @ k.swapaxes(-1, -2)
+    if limit is not None:
+        xp.fmin(weights, limit, out=weights)
+    weights -= statistics[..., :1]
+    exponentials(weights, magnitude)
+    weights /= statistics[..., 1:]
+    dscores = grad @ v.swapaxes(-1, -2)
+    zero = weights.dtype.type(0)
+    if careful:
+        weights, dscores = xp.where(seen, weights, zero), xp.where(seen, dscores, zero)
+    used = weights
+    if dropout > 0 and key is not None:
+        kept = keep_mask(xp, weights.shape, dropout, key, start * weights[0].size)
+        kept = kept * weights.dtype.type(key.keep_scale(dropout, weights.dtype))
+        dscores *= kept
+        used = weights * kept
+    xp.matmul(used.swapaxes(-1, -2), grad, out=grad_v)
+    dscores -= xp.einsum("bhte,bhte->bht", grad, out)[..., None]
+    dscores *= weights
+    if careful:
+        dscores = xp.where(seen, dscores, zero)
+    xp.matmul(dscores, k, out=grad_q)
+    xp.matmul(dscores.swapaxes(-1, -2), q * scale, out=grad_k)
+    if careful and seen is not None:
+        _multiply_seen(used.swapaxes(-1, -2), grad, seen.T, grad_v)
+        _multiply_seen(dscores, k, seen, grad_q)
+        _multiply_seen(dscores.swapaxes(-1, -2), q * scale, seen.T, grad_k)
+    grad_q *= scale
+
+
+def _is_finite(array: Array) -> bool:
+    """Return whether all numbers are finite; False on a device, which nobody waits for."""
+    return namespace(array) is np and bool(np.isfinite(array).all())
+
+
+def _multiply_seen(weights: Array, values: Array, seen: Array, out: Array) -> None:
+    """Write weights @ values without what is not seen, where weights are 0 and 0 * inf is NaN.
+
+    The finite values are multiplied as ever. Then each sum becomes infinite, or NaN, by the values
+    that are not finite: how many of what sign it has is counted by products of signs.
+    """
+    xp, dtype = namespace(weights), weights.dtype
+    finite, infinite = xp.isfinite(values), xp.isinf(values)
+    zero, infinity = dtype.type(0), dtype.type(xp.inf)
+    xp.matmul(weights, xp.where(finite, values, zero), out=out)
+    signs = (weights > 0).astype(dtype) - (weights < 0).astype(dtype)
+    net = signs @ xp.where(infinite, xp.sign(values), zero)
+    both = abs(signs) @ infinite.astype(dtype)
+    every = seen.astype(dtype) @ (~finite).astype(dtype)
+    out += xp.where(both + net > 0, infinity, zero)
+    out -= xp.where(both - net > 0, infinity, zero)
+    out += xp.where(every > both, dtype.type(xp.nan), zero)
+
+
+def _causal_limit(q: Array, k: Array) -> tuple[Array, Array]:
+    """Return which keys a query sees, and a limit for `fmin`: -inf for the others, NaN for none."""
+    xp = namespace(q)
+    seen = causal_mask(xp, q.shape[2], k.shape[2])
+    return seen, xp.where(seen, q.dtype.type(xp.nan), q.dtype.type(-xp.inf))
 
 
 def blocks(batch: int, weights_per_sequence: int) -> Iterator[slice]:

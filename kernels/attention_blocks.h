@@ -169,7 +169,7 @@ INLINE int NAME(is_short)(const Attention *a)
 TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *room)
 {
     if (a->queries < FEWEST_FOR_BLOCKS) {
-        NAME(forward_few)(a, head, room);
+        NAME(forward_few)(a, head, 0, a->queries, 0, room);
         return;
     }
     if (NAME(is_short)(a)) {
@@ -231,8 +231,17 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
                 whole += total[i * LANES + j];
             const float scale = whole == 0 ? 0 : 1 / whole;
             write_statistics(a, head, query + i, peak[i], whole);
-            for (int64_t j = 0; j < a->value_size; j++)
-                out[(query + i) * a->out.row + j] = sums[i * width + j] * scale;
+            float *const to = out + (query + i) * a->out.row;
+            float check = 0; /* NaN, where not all is finite */
+#pragma omp simd reduction(+ : check)
+            for (int64_t j = 0; j < a->value_size; j++) {
+                to[j] = sums[i * width + j] * scale;
+                check += 0 * to[j];
+            }
+            /* A register tile reads values that only its later queries see: weights of 0 hide
+             * those that are finite. */
+            if (check != 0 && a->seen + query + i < a->keys)
+                NAME(forward_few)(a, head, query + i, query + i + 1, 1, room);
         }
     }
 }
@@ -260,13 +269,15 @@ TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, in
 TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *room)
 {
     if (a->queries < FEWEST_FOR_BLOCKS) {
-        NAME(backward_few)(a, head, room);
+        NAME(backward_few)(a, head, 0, room);
         return;
     }
     if (NAME(is_short)(a)) {
         NAME(backward_short)(a, head, room);
         return;
     }
+    float *const whole_room = room;
+    float check = 0;
     const int64_t size = a->size, value_size = a->value_size;
     const int64_t width = rounded_up(size, PANEL), value_width = rounded_up(value_size, PANEL);
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
@@ -320,10 +331,12 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
             NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, dscores, WEIGHTS_ROW, 1,
                            k_panels, KEYS * PANEL, dq + query * width, width, 1);
         }
-        write_scaled(a, &a->grad_k, head, key, keys, size, dk, width, a->scale);
-        write_scaled(a, &a->grad_v, head, key, keys, value_size, dv, value_width, 1);
+        check += write_scaled(a, &a->grad_k, head, key, keys, size, dk, width, a->scale);
+        check += write_scaled(a, &a->grad_v, head, key, keys, value_size, dv, value_width, 1);
     }
-    write_scaled(a, &a->grad_q, head, 0, a->queries, size, dq, width, a->scale);
+    check += write_scaled(a, &a->grad_q, head, 0, a->queries, size, dq, width, a->scale);
+    if (check != 0 && a->seen < a->keys) /* as in forward */
+        NAME(backward_few)(a, head, 1, whole_room);
 }
 
 #undef PANEL

@@ -23,11 +23,13 @@ TARGET static __attribute__((noinline)) float NAME(scores_of)(const Attention *a
     return peak;
 }
 
-TARGET static void NAME(forward_few)(const Attention *a, int64_t head, float *room)
+/* Writes the results of queries, and their statistics if they are not written yet. */
+TARGET static void NAME(forward_few)(const Attention *a, int64_t head, int64_t first, int64_t last,
+                                     int written, float *room)
 {
     const float *const v = head_of(a, &a->v, head);
     const float magnitude = a->magnitude; /* which no store into `room` changes */
-    for (int64_t query = 0; query < a->queries; query++) {
+    for (int64_t query = first; query < last; query++) {
         float *const out = head_of(a, &a->out, head) + query * a->out.row;
         const int64_t seen = between(a->seen + query, 0, a->keys);
         const float highest = NAME(scores_of)(a, head, query, seen, room);
@@ -48,7 +50,8 @@ TARGET static void NAME(forward_few)(const Attention *a, int64_t head, float *ro
             for (int64_t i = 0; i < a->value_size; i++)
                 out[i] += weight * v[j * a->v.row + i];
         }
-        write_statistics(a, head, query, peak, total);
+        if (!written)
+            write_statistics(a, head, query, peak, total);
     }
 }
 
@@ -59,7 +62,8 @@ TARGET INLINE void NAME(add_scaled)(const float *from, float factor, float *to, 
         to[i] += factor * from[i];
 }
 
-TARGET static void NAME(backward_few)(const Attention *a, int64_t head, float *room)
+/* With `own` statistics, of the scores as they are added up here. */
+TARGET static void NAME(backward_few)(const Attention *a, int64_t head, int own, float *room)
 {
     const float *const k = head_of(a, &a->k, head), *const v = head_of(a, &a->v, head);
     float *const grad_k = head_of(a, &a->grad_k, head), *const grad_v = head_of(a, &a->grad_v, head);
@@ -75,10 +79,17 @@ TARGET static void NAME(backward_few)(const Attention *a, int64_t head, float *r
         const float *const out = head_of(a, &a->out, head) + query * a->out.row;
         float *const grad_q = head_of(a, &a->grad_q, head) + query * a->grad_q.row;
         const int64_t seen = between(a->seen + query, 0, a->keys);
-        const float peak = statistics_of(a, head, query)[0];
-        const float factor = 1 / statistics_of(a, head, query)[1];
         const float mean = NAME(dot)(grad, out, a->value_size);
-        NAME(scores_of)(a, head, query, seen, weights);
+        const float highest = NAME(scores_of)(a, head, query, seen, weights);
+        float peak = statistics_of(a, head, query)[0], total = statistics_of(a, head, query)[1];
+        if (own) {
+            peak = highest == -INFINITY ? 0 : highest;
+            total = 0;
+            for (int64_t j = 0; j < seen; j++)
+                total += exp_float((weights[j] - peak) * magnitude);
+            total = total == 0 ? 1 : total;
+        }
+        const float factor = 1 / total;
 #pragma omp simd
         for (int64_t j = 0; j < seen; j++) {
             weights[j] = exp_float((weights[j] - peak) * magnitude) * factor;

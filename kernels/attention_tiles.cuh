@@ -67,6 +67,24 @@ template <int COUNT> __device__ __forceinline__ void round_tile(SCALAR *tile)
     }
 }
 
+/* Whether all numbers of a tile are finite that this thread has copied. */
+template <int COUNT> __device__ __forceinline__ bool copied_finite(const SCALAR *tile)
+{
+    const int row = threadIdx.x / UNITS;
+    tile += row * STRIDE + threadIdx.x % UNITS * UNIT;
+    float check = 0.0f; /* or NaN */
+#pragma unroll
+    for (int i = 0; i < COUNT; i += AT_ONCE)
+        if (COUNT % AT_ONCE == 0 || row + i < COUNT) {
+            float values[UNIT];
+            load<UNIT>(values, tile + i * STRIDE);
+#pragma unroll
+            for (int j = 0; j < UNIT; j++)
+                check = fmaf(values[j], 0.0f, check);
+        }
+    return check == 0.0f;
+}
+
 /* The same for a tile that was copied before the first that the block walks over. */
 template <int COUNT> __device__ __forceinline__ void round_own(SCALAR *tile)
 {
@@ -249,6 +267,36 @@ __device__ __forceinline__ void multiply_weights(float (&c)[M][COLUMNS][4],
     }
 }
 
+/* The same without what is not seen, of which there may be infinities and NaN: seen(row, column)
+ * says so of a weight. In float32 for every precision. */
+template <int M, int N, typename Seen>
+__device__ __forceinline__ void multiply_seen(float (&c)[M][COLUMNS][4],
+                                              const float (&w)[M][N][4], const SCALAR *b,
+                                              const Seen &seen)
+{
+    const int g = lane_group(), t = lane_member();
+#pragma unroll
+    for (int k = 0; k < 8 * N; k++) {
+        float rows[2 * M];
+#pragma unroll
+        for (int i = 0; i < 2 * M; i++)
+            rows[i] =
+                __shfl_sync(ALL_LANES, w[i / 2][k / 8][i % 2 * 2 + k % 2], 4 * g + k % 8 / 2);
+        const SCALAR *first = b + k * STRIDE + 2 * t;
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++) {
+            float columns[2];
+            load<2>(columns, first + 8 * n);
+#pragma unroll
+            for (int i = 0; i < 2 * M; i++)
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    if (seen(8 * i + g, k))
+                        c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
+        }
+    }
+}
+
 /* Writes a warp's 16 M rows of weights, SLOPE_STRIDE apart, as tensor cores take them; zeros from
  * row `left` on. */
 template <int M, int N>
@@ -286,13 +334,14 @@ __device__ __forceinline__ void add_pair(float *target, float first, float secon
 }
 
 /* sums += a^T b by atomic additions, for tiles a of COUNT rows and 32 columns, SLOPE_STRIDE apart,
- * and b of COUNT rows. `sums` has rows of HEAD numbers, of which `left` rows of `size` exist.
+ * and b of COUNT rows. `sums` has rows of HEAD numbers, of which `left` rows of `size` exist. Unless
+ * all of b is `finite`, row i of the sums is of the rows up to i + shift alone.
  *
  * Each warp has sixteen of the 32 rows and half of the columns, over all rows of the tiles, so
  * that the block adds but once to each number. */
 template <int COUNT>
 __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, const SCALAR *b,
-                                               int left, int size)
+                                               int left, int size, bool finite, int shift)
 {
     /* how many products at a time, as registers are few on the tensor cores' path */
     constexpr int N = PRECISION == PLAIN || COLUMNS < 8 ? COLUMNS / 2 : 4;
@@ -303,7 +352,20 @@ __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, con
     for (int column = COLUMNS / 2 * 8 * (warp / 2), end = column + COLUMNS / 2 * 8; column < end;
          column += 8 * N) {
         float c[N][4] = {};
-        if constexpr (PRECISION == BF16) {
+        if (!finite) {
+#pragma unroll 1
+            for (int k = 0; k < COUNT; k++)
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    float columns[2];
+                    load<2>(columns, b + k * STRIDE + column + 8 * n + 2 * t);
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        if (k <= row + g + e / 2 * 8 + shift)
+                            c[n][e] +=
+                                to_float(a[k * SLOPE_STRIDE + g + e / 2 * 8]) * columns[e % 2];
+                }
+        } else if constexpr (PRECISION == BF16) {
 #pragma unroll 2
             for (int k = 0; k < COUNT; k += 16) {
                 unsigned rows[4];
@@ -360,10 +422,11 @@ __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, con
     }
 }
 
-/* Makes those of the warp's 16 M rows and 8 N columns -infinity that are hidden: in row i all
- * columns from `first + i` on, and from `count` on. */
+/* Gives those of the warp's 16 M rows and 8 N columns a value that are hidden: in row i all columns
+ * from `first + i` on, and from `count` on. */
 template <int M, int N>
-__device__ __forceinline__ void hide_behind(float (&c)[M][N][4], int first, int count)
+__device__ __forceinline__ void hide_behind(float (&c)[M][N][4], int first, int count,
+                                            float value)
 {
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -376,13 +439,13 @@ __device__ __forceinline__ void hide_behind(float (&c)[M][N][4], int first, int 
 #pragma unroll
                 for (int j = 0; j < 2; j++)
                     if (8 * n + j >= own)
-                        c[m][n][2 * half + j] = -infinity();
+                        c[m][n][2 * half + j] = value;
         }
 }
 
 /* The same for columns before `first + i`, in row i. */
 template <int M, int N>
-__device__ __forceinline__ void hide_before(float (&c)[M][N][4], int first)
+__device__ __forceinline__ void hide_before(float (&c)[M][N][4], int first, float value)
 {
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -394,7 +457,7 @@ __device__ __forceinline__ void hide_before(float (&c)[M][N][4], int first)
 #pragma unroll
                 for (int j = 0; j < 2; j++)
                     if (8 * n + j < own)
-                        c[m][n][2 * half + j] = -infinity();
+                        c[m][n][2 * half + j] = value;
         }
 }
 

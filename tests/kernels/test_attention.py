@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import unseen
 from closeness import SIZES, assert_close
 
 from kernels import attention
@@ -166,6 +167,41 @@ def test_hidden_keys_may_hold_anything():
     first, _ = attention.forward(q[:, :, :2], k[:, :, :2], v[:, :, :2], True, 0.5)
     np.testing.assert_allclose(out[:, :, :2], first, rtol=1e-6)
     assert np.isfinite(grads[0][:, :, :2]).all()
+
+
+@np.errstate(all="ignore")
+def run_unseen(arrays, scale, dropout=0.0):
+    q, k, v, grad = arrays
+    out, statistics = attention.forward(q, k, v, True, scale, dropout, KEY)
+    grads = tuple(np.full_like(each, 7) for each in (q, k, v))
+    attention.backward(grad, q, k, v, out, statistics, grads, True, scale, dropout, KEY)
+    return out, *grads
+
+
+@pytest.mark.parametrize("case", unseen.CASES)
+@pytest.mark.parametrize("lengths", unseen.LENGTHS)
+@pytest.mark.parametrize("scale", [0.5, -0.3])
+def test_what_a_query_does_not_see_reaches_no_result(lengths, case, scale):
+    arrays = unseen.spoiled(case, *lengths)
+    unseen.assert_unseen(run_unseen(arrays, scale), arrays, scale)
+
+
+@pytest.mark.parametrize("length", [3, 9, 40])
+def test_what_is_not_seen_reaches_no_result_with_dropout_either(length):
+    arrays = unseen.spoiled("key and value", length, length)
+    good = [each.copy() for each in arrays]
+    good[1][:, :, -1] = good[2][:, :, -1] = 1
+    results, expected = (run_unseen(each, 0.5, 0.3) for each in (arrays, good))
+    for mine, other in zip(results[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(mine[:, :, :-1], other[:, :, :-1], rtol=1e-5, atol=1e-6)
+
+
+def test_huge_products_that_are_not_seen_reach_no_result():
+    q, k, v, grad = draw(1, 1, 40, 40, 4, 4)
+    v[:, :, 39], grad[:, :, :20] = 3e38, 1e3
+    results = run_unseen((q, k, v, grad), 0.5)
+    for result in (results[0], results[1]):
+        assert np.isfinite(result[:, :, :39]).all()
 
 
 def test_inputs_are_left_alone():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import unseen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, FLOAT, draw
@@ -177,6 +178,26 @@ def test_views_that_kernels_cannot_read_are_copied(launcher):
     grads = tuple(np.empty_like(each)[:, ::-1, ::2, 1:] for each in (q, k, v))
     kernel.backward(views[3], *views[:3], out, statistics, grads, True, 0.5)
     assert_attention((out, statistics, *grads), views, 2.0**-24, True, 0.5)
+
+
+@pytest.mark.parametrize("atomics", [False, True])
+@pytest.mark.parametrize("case", unseen.CASES)
+@pytest.mark.parametrize("lengths", unseen.LENGTHS)
+def test_what_a_query_does_not_see_reaches_no_result(launcher, lengths, case, atomics):
+    arrays = unseen.spoiled(case, *lengths)
+    out, _, *grads = run(Attention(launcher, atomics=atomics), arrays, True, 0.5)
+    unseen.assert_unseen((out, *grads), arrays, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["tf32", "bf16"])
+@pytest.mark.parametrize("case", unseen.CASES)
+def test_nor_by_tensor_cores(launcher, case, kind):
+    dtype, tf32, rounding = KINDS[kind]
+    for lengths in ((70, 70), (20, 33)):
+        arrays = unseen.spoiled(case, *lengths, size=16, dtype=dtype)
+        for atomics in (False, True):
+            out, _, *grads = run(Attention(launcher, tf32, atomics), arrays, True, 0.5)
+            unseen.assert_unseen((out, *grads), arrays, 0.5, 60 * rounding)
 
 
 def test_large_scores_do_not_overflow(launcher):
