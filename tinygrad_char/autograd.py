@@ -293,10 +293,19 @@ class Function:
             _check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
         array, source = result.array, first.array
-        # Whatever `is_view` says: a user's forward may return its input, or a view of it.
+        # Whatever `is_view` says: a user's forward may return an input, or a view of one.
+        several = len(arrays) > 1
         shares = array.base is not None or node.is_view or array is source
-        if shares and (array.base is source or _owner(array) is _owner(source)):
-            _link_view(node, first, inputs, options, result)
+        if not shares and several:
+            shares = array is arrays[-1] or (len(arrays) > 2 and id(array) in map(id, arrays))
+        if shares:
+            if several:
+                viewed = _viewed(array, inputs, first.backend)
+            else:
+                same = array.base is source or _owner(array) is _owner(source)
+                viewed = first if same else None
+            if viewed is not None:
+                _link_view(node, viewed, inputs, options, result)
         if record:
             node._link(inputs, versions, result)
             if derived:
@@ -384,6 +393,19 @@ class Function:
 
 def _edge(value: Any, need: bool) -> Edge:
     return (value.node or value) if need else None
+
+
+def _viewed(array: Array, inputs: Sequence[Any], backend: Backend) -> Any:
+    """Return the first of the inputs with whose memory the array lies; None if there is none."""
+    owner = _owner(array)
+    for each in inputs:
+        if isinstance(each, TensorBase) and (
+            each.array is array
+            # An owner may be the optimizer's buffer, of which each parameter has a part.
+            or (_owner(each.array) is owner and backend.xp.may_share_memory(array, each.array))
+        ):
+            return each
+    return None
 
 
 def _link_view(
