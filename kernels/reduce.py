@@ -207,19 +207,14 @@ def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, A
             xp.multiply(centered, centered, out=centered if overwrite else None), axes, True
         )
 
-    center = mean(x, axes, True)
-    if xp is not np:
-        center = xp.where(abs(center) < np.inf, center, _mean_of_shares(x, axes))
+    center = _mean(x, axes)
     centered = xp.asarray(x - center)
     result = squares(centered)
     if xp is np and _is_near(center, result, x.size):
         return center, centered, result
-    if xp is np and not np.isfinite(center).all():
-        center = np.where(np.isfinite(center), center, _mean_of_shares(x, axes))
-        np.subtract(x, center, out=centered)
-    elif overwrite:
+    if overwrite:
         xp.subtract(x, center, out=centered)
-    rest = mean(centered, axes, True)
+    rest = _mean(centered, axes)
     # about another center the sum is larger by a square: which leaves digits where it is small
     excess = rest * rest * (x.size / max(center.size, 1))
     if xp is np and (16 * excess < result).all() and (result < np.inf).all():
@@ -232,9 +227,13 @@ def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, A
     return center + rest, centered, result
 
 
-def _mean_of_shares(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return the mean of numbers of which the sum is beyond the range, as the sum of x / n."""
-    return total(x / math.prod(x.shape[i] for i in axes), axes, True)
+def _mean(x: Array, axes: tuple[int, ...]) -> Array:
+    """Return the mean, as the sum of x / n where the sum of x is beyond the range."""
+    xp, result = namespace(x), mean(x, axes, True)
+    finite = abs(result) < np.inf
+    if xp is np and finite.all():
+        return result
+    return xp.where(finite, result, total(x / math.prod(x.shape[i] for i in axes), axes, True))
 
 
 def _is_near(center: Array, squares: Array, size: int) -> bool:
