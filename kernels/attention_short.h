@@ -161,11 +161,12 @@ TARGET static void NAME(backward_short)(const Attention *a, int64_t head, float 
     NAME(copy_rows)(grad, a->grad.row, a->queries, value_size, grad_rows, value_width);
     const float magnitude = a->magnitude;
     const NAME(Vector) nothing = {0};
-    NAME(Vector) peak = {0}, factor = {0}, mean = {0};
+    NAME(Vector) peak = {0}, total = nothing + 1, mean = {0};
     for (int64_t i = 0; i < a->queries; i++) {
         peak[i] = statistics_of(a, head, i)[0];
-        factor[i] = 1 / statistics_of(a, head, i)[1];
+        total[i] = statistics_of(a, head, i)[1];
     }
+    const NAME(Vector) factor = 1 / total;
     for (int64_t j = 0; j < a->keys; j++) {
         const NAME(Integers) seeing = NAME(seeing)(a, j);
         const NAME(Vector) x = NAME(times_row)(k + j * a->k.row, q_lanes, size);
