@@ -94,14 +94,14 @@ __device__ __forceinline__ void walk(const SCALAR *__restrict__ x, SCALAR *__res
     }
 }
 
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(512, 2)
 running_mean_forward(const SCALAR *__restrict__ x, SCALAR *__restrict__ y, long long length,
                      long long channels)
 {
     walk<true>(x, y, length, channels);
 }
 
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(512, 2)
 running_mean_backward(const SCALAR *__restrict__ grad, SCALAR *__restrict__ grad_x,
                       long long length, long long channels)
 {
