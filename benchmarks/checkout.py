@@ -160,7 +160,7 @@ class Server:
         return (time.process_time() - started) / runs
 
 
-def main() -> None:
+def serve() -> None:
     """Serve until the requests end."""
     root = Path(sys.argv[1]).resolve()
     # The folder of this file holds modules, too, which are not what the names below mean.
@@ -176,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()
