@@ -268,31 +268,45 @@ __device__ __forceinline__ void multiply_weights(float (&c)[M][COLUMNS][4],
 }
 
 /* The same without what is not seen, of which there may be infinities and NaN: seen(row, column)
- * says so of a weight. In float32 for every precision. */
+ * says so of a weight. In float32 for every precision; in loops that are seldom run, and short. */
 template <int M, int N, typename Seen>
 __device__ __forceinline__ void multiply_seen(float (&c)[M][COLUMNS][4],
                                               const float (&w)[M][N][4], const SCALAR *b,
                                               const Seen &seen)
 {
     const int g = lane_group(), t = lane_member();
+#pragma unroll 1
+    for (int block = 0; block < N; block++) {
+        float own[2 * M][2] = {};
 #pragma unroll
-    for (int k = 0; k < 8 * N; k++) {
-        float rows[2 * M];
-#pragma unroll
-        for (int i = 0; i < 2 * M; i++)
-            rows[i] =
-                __shfl_sync(ALL_LANES, w[i / 2][k / 8][i % 2 * 2 + k % 2], 4 * g + k % 8 / 2);
-        const SCALAR *first = b + k * STRIDE + 2 * t;
-#pragma unroll
-        for (int n = 0; n < COLUMNS; n++) {
-            float columns[2];
-            load<2>(columns, first + 8 * n);
+        for (int n = 0; n < N; n++)
 #pragma unroll
             for (int i = 0; i < 2 * M; i++)
 #pragma unroll
                 for (int j = 0; j < 2; j++)
-                    if (seen(8 * i + g, k))
-                        c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
+                    own[i][j] = n == block ? w[i / 2][n][i % 2 * 2 + j] : own[i][j];
+#pragma unroll 1
+        for (int k = 8 * block; k < 8 * block + 8; k++) {
+            float rows[2 * M];
+            bool sees[2 * M];
+#pragma unroll
+            for (int i = 0; i < 2 * M; i++) {
+                const float both = k % 2 ? own[i][1] : own[i][0];
+                rows[i] = __shfl_sync(ALL_LANES, both, 4 * g + k % 8 / 2);
+                sees[i] = seen(8 * i + g, k);
+            }
+            const SCALAR *first = b + k * STRIDE + 2 * t;
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++) {
+                float columns[2];
+                load<2>(columns, first + 8 * n);
+#pragma unroll
+                for (int i = 0; i < 2 * M; i++)
+#pragma unroll
+                    for (int j = 0; j < 2; j++)
+                        if (sees[i])
+                            c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
+            }
         }
     }
 }
@@ -343,6 +357,19 @@ template <int COUNT>
 __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, const SCALAR *b,
                                                int left, int size, bool finite, int shift)
 {
+    if (!finite) { /* one number after the other, as registers are few */
+#pragma unroll 1
+        for (int place = threadIdx.x; place < BACKWARD_OTHERS * HEAD; place += THREADS) {
+            const int i = place / HEAD, j = place % HEAD, end = min(COUNT, i + shift + 1);
+            float sum = 0.0f;
+#pragma unroll 1
+            for (int k = 0; k < end; k++)
+                sum += to_float(a[k * SLOPE_STRIDE + i]) * to_float(b[k * STRIDE + j]);
+            if (i < left && j < size)
+                atomicAdd(sums + i * HEAD + j, sum);
+        }
+        return;
+    }
     /* how many products at a time, as registers are few on the tensor cores' path */
     constexpr int N = PRECISION == PLAIN || COLUMNS < 8 ? COLUMNS / 2 : 4;
     const int lane = threadIdx.x % WARP, g = lane_group(), t = lane_member();
@@ -352,20 +379,7 @@ __device__ __forceinline__ void add_transposed(float *sums, const SCALAR *a, con
     for (int column = COLUMNS / 2 * 8 * (warp / 2), end = column + COLUMNS / 2 * 8; column < end;
          column += 8 * N) {
         float c[N][4] = {};
-        if (!finite) {
-#pragma unroll 1
-            for (int k = 0; k < COUNT; k++)
-#pragma unroll
-                for (int n = 0; n < N; n++) {
-                    float columns[2];
-                    load<2>(columns, b + k * STRIDE + column + 8 * n + 2 * t);
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        if (k <= row + g + e / 2 * 8 + shift)
-                            c[n][e] +=
-                                to_float(a[k * SLOPE_STRIDE + g + e / 2 * 8]) * columns[e % 2];
-                }
-        } else if constexpr (PRECISION == BF16) {
+        if constexpr (PRECISION == BF16) {
 #pragma unroll 2
             for (int k = 0; k < COUNT; k += 16) {
                 unsigned rows[4];
