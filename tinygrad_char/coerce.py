@@ -118,9 +118,8 @@ def first_tensor(name: str, *values: Any) -> Any:
     for each in values:
         if isinstance(each, TensorBase):
             return each
-    raise TypeError(
-        f"{name}: expected at least one tensor, got {[type(each).__name__ for each in values]}"
-    )
+    kinds = " and ".join(type(each).__name__ for each in values)
+    raise TypeError(f"{name}: expected at least one tensor, got {kinds}")
 
 
 def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:

@@ -836,7 +836,7 @@ NOT_DIFFERENTIABLE = set(
     __doc__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__ __xor__ __rand__ __ror__
     __rxor__ __invert__ __firstlineno__ __static_attributes__ check_probability check_activation
     one_hot integers argsort nonzero argwhere isnan isinf isfinite int long half bool
-    __array_function__ __annotations__ __copy__ __reduce__ grad
+    __array_function__ __annotations__ __annotate_func__ __annotations_cache__ grad
     eq ne lt le gt ge
     """.split()  # noqa: SIM905 (a list of them would be sixty lines)
 )
