@@ -10,35 +10,56 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "tinygrad_char"
 LAYERS = ["kernels", "tinygrad_char", "models", "benchmarks"]  # each imports those before it
 HEAVY = [
     *("matplotlib", "cupy", "torch", "rich", "tyro", "pooch", "requests", "safetensors"),
     *("filelock", "threadpoolctl", "charset_normalizer"),
 ]
 SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
+PICKLES = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
 
 
-def python_files(*folders):
+def python_files(*folders, root=ROOT):
     """Return the Python files below the folders; below the root without installed packages."""
     return sorted(
         path
         for folder in folders
-        for path in (ROOT / folder).rglob("*.py")
-        if not SKIPPED & set(path.relative_to(ROOT).parts)
+        for path in (root / folder).rglob("*.py")
+        if not SKIPPED & set(path.relative_to(root).parts)
     )
 
 
-def imported_modules(path):
-    """Yield the line and the full name of every module that a file imports, wherever it does."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+def package_of(path, root=ROOT):
+    """Return the parts of the import name of the package that a file is in."""
+    folders = path.relative_to(root).parts[:-1]
+    return folders if folders[:1] == (PACKAGE,) else (PACKAGE, *folders)
+
+
+def layer_of(module):
+    """Return the layer that a module belongs to, by its import name; None for what is not ours."""
+    first, _, rest = module.partition(".")
+    if first != PACKAGE:
+        return None
+    folder = rest.partition(".")[0]
+    return folder if folder in (*LAYERS, "tests") else PACKAGE
+
+
+def imported_modules(path, root=ROOT):
+    """Yield the line and the full name of every module that a file imports, wherever it does.
+
+    Of `from a import b` both `a` and `a.b`, which may be a module or a name in one.
+    """
+    package = package_of(path, root)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*above, *([node.module] if node.module else [])])
-            yield node.lineno, module
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            if module != PACKAGE:  # the names tell whose they are
+                yield node.lineno, module
         elif isinstance(node, ast.Call) and _is_dynamic_import(node.func) and node.args:
             target = node.args[0]
             yield node.lineno, target.value if isinstance(target, ast.Constant) else "?"
@@ -49,46 +70,88 @@ def _is_dynamic_import(function):
     return name in ("import_module", "__import__")
 
 
-def importers(*names):
+def importers(*names, root=ROOT):
+    """Return the files that import modules whose names begin so."""
     return sorted(
         {
-            str(path.relative_to(ROOT))
-            for path in python_files(".")
-            for _, module in imported_modules(path)
+            str(path.relative_to(root))
+            for path in python_files(".", root=root)
+            for _, module in imported_modules(path, root)
             if module.partition(".")[0] in names
         }
     )
 
 
-def test_the_import_finder_sees_every_form():
+def arrows_up(root=ROOT):
+    """Return the imports of a higher layer, or of the tests, by a lower one."""
+    return [
+        f"{path.relative_to(root)}:{line} imports {module}"
+        for height, layer in enumerate(LAYERS)
+        for path in python_files(layer, root=root)
+        for line, module in imported_modules(path, root)
+        if layer_of(module) in [*LAYERS[height + 1 :], "tests"]
+    ]
+
+
+def plant(root, **files):
+    """Write files, whose names have __ for each slash, below a root."""
+    for name, text in files.items():
+        path = root / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_the_import_finder_sees_every_form(tmp_path):
     text = """
 import a.b as c
 def f():
     from d import e
     from . import g
     from ..h import i
-    importlib.import_module("j.k")
-    __import__("l")
+    from tinygrad_char import j
+    importlib.import_module("k.l")
+    __import__("m")
 """
-    path = ROOT / "kernels" / "deep" / "none.py"
-    with mock.patch.object(Path, "read_text", return_value=text):
-        found = [module for _, module in imported_modules(path)]
-    expected = ["a.b", "d", "d.e", "kernels.deep", "kernels.deep.g", "kernels.h", "kernels.h.i"]
-    assert sorted(found) == sorted([*expected, "j.k", "l"])
+    plant(tmp_path, kernels__deep__file=text, tinygrad_char__ops__file="from ..kernels import n")
+    found = [module for _, module in imported_modules(tmp_path / "kernels/deep/file.py", tmp_path)]
+    kernels = "tinygrad_char.kernels"
+    expected = ["a.b", "d", "d.e", f"{kernels}.deep", f"{kernels}.deep.g", f"{kernels}.h"]
+    assert sorted(found) == sorted([*expected, f"{kernels}.h.i", "tinygrad_char.j", "k.l", "m"])
+    inside = [name for _, name in imported_modules(tmp_path / "tinygrad_char/ops/file.py", tmp_path)]
+    assert sorted(inside) == [kernels, f"{kernels}.n"]
+
+
+def test_imports_point_down_only():
+    assert all(python_files(layer) for layer in LAYERS)
+    assert arrows_up() == []
+
+
+@pytest.mark.parametrize("low", range(len(LAYERS)))
+@pytest.mark.parametrize("high", range(len(LAYERS)))
+@pytest.mark.parametrize(
+    "form", ["import {}.x", "from {} import x", "def f():\n    from {}.x import y"]
+)
+def test_an_arrow_up_is_seen(tmp_path, low, high, form):
+    target = PACKAGE if LAYERS[high] == PACKAGE else f"{PACKAGE}.{LAYERS[high]}"
+    plant(tmp_path, **{f"{LAYERS[low]}__file": form.format(target)})
+    assert bool(arrows_up(tmp_path)) == (high > low)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_imports_point_down_only(layer):
-    above = [*LAYERS[LAYERS.index(layer) + 1 :], "tests"]
-    files = python_files(layer)
-    assert files
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line} imports {module}"
-        for path in files
-        for line, module in imported_modules(path)
-        if module.partition(".")[0] in above
-    ]
-    assert wrong == []
+@pytest.mark.parametrize("text", ["import tinygrad_char.tests.x", "from tinygrad_char import tests"])
+def test_an_import_of_the_tests_is_seen(tmp_path, layer, text):
+    assert arrows_up(plant(tmp_path, **{f"{layer}__file": text})) != []
+
+
+def test_nothing_imports_our_folders_by_their_own_names():
+    assert importers("kernels", "models", "benchmarks", "tests") == []
+
+
+@pytest.mark.parametrize("name", ["kernels", "models", "benchmarks", "tests"])
+def test_an_import_by_a_folder_s_own_name_is_seen(tmp_path, name):
+    plant(tmp_path, tests__a=f"from {name} import b", models__c=f"import {name}.d")
+    assert importers(name, root=tmp_path) == ["models/c.py", "tests/a.py"]
 
 
 def test_only_the_cuda_backend_imports_cupy():
@@ -96,12 +159,17 @@ def test_only_the_cuda_backend_imports_cupy():
 
 
 def test_nothing_imports_pickle():
-    names = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
-    assert [each for each in importers(*names) if not each.startswith("tests/")] == []
+    assert [each for each in importers(*PICKLES) if not each.startswith("tests/")] == []
 
 
 def test_no_engine_or_model_imports_pytorch():
     assert [each for each in importers("torch") if each.split("/")[0] in LAYERS[:3]] == []
+
+
+@pytest.mark.parametrize("name", ["cupy", "torch", *PICKLES])
+def test_an_import_of_what_is_not_allowed_is_seen(tmp_path, name):
+    plant(tmp_path, kernels__a=f"def f():\n    import {name}.b", models__c=f"from {name} import d")
+    assert importers(name, root=tmp_path) == ["kernels/a.py", "models/c.py"]
 
 
 def test_importing_the_engine_loads_nothing_heavy():
@@ -156,10 +224,20 @@ def test_the_docstring_finder_finds_what_lacks_one():
 
 
 def test_setup_lists_the_packages_that_exist(setup_arguments):
-    on_disk = {".".join(path.relative_to(ROOT).parts[:-1]) for path in python_files(*LAYERS)}
-    listed = setup_arguments["packages"]
-    assert sorted(listed) == sorted(on_disk)
-    assert all((ROOT / name.replace(".", "/") / "__init__.py").is_file() for name in listed)
+    on_disk = {".".join(package_of(path)): path.parent for path in python_files(*LAYERS)}
+    assert sorted(setup_arguments["packages"]) == sorted(on_disk)
+    for name, folder in on_disk.items():
+        assert (folder / "__init__.py").is_file()
+        assert folder_of(name, setup_arguments["package_dir"]) == folder
+
+
+def folder_of(package, folders):
+    """Return where setuptools looks for a package: by its nearest entry in package_dir."""
+    parts = package.split(".")
+    for count in range(len(parts), 0, -1):
+        if found := folders.get(".".join(parts[:count])):
+            return ROOT.joinpath(found, *parts[count:])
+    return ROOT.joinpath(*parts)
 
 
 def test_setup_ships_every_file_that_is_not_python(setup_arguments):
@@ -167,8 +245,8 @@ def test_setup_ships_every_file_that_is_not_python(setup_arguments):
     missing = [
         str(path.relative_to(ROOT))
         for package in setup_arguments["packages"]
-        for path in (ROOT / package.replace(".", "/")).iterdir()
-        if path.suffix in (".c", ".h", ".cu", ".cuh", ".typed")
+        for path in folder_of(package, setup_arguments["package_dir"]).iterdir()
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".so", ".png")
         if not any(path.match(pattern) for pattern in data.get(package, []))
     ]
     assert missing == []
@@ -180,13 +258,12 @@ def test_setup_declares_what_the_packages_import(setup_arguments):
         *(each for extra in setup_arguments["extras_require"].values() for each in extra),
     ]
     declared = {name.lower() for each in requirements for name in _names(each)}
-    own = {*LAYERS, "tests"}
     foreign = {
         module.partition(".")[0]
         for path in python_files(*LAYERS)
         for _, module in imported_modules(path)
     }
-    assert foreign - set(sys.stdlib_module_names) - own - declared - {"cupy", "cuda"} == set()
+    assert foreign - set(sys.stdlib_module_names) - {PACKAGE} - declared - {"cupy", "cuda"} == set()
 
 
 def _names(requirement):
