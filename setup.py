@@ -1,17 +1,25 @@
 """Installation: the packages, what they need, and the command `tinygrad-char`."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "tinygrad_char/__init__.py").read_text("utf-8"), re.M
 )[1]
 
+FOLDERS = {  # of the packages: beside each other, not inside each other
+    "tinygrad_char": "tinygrad_char",
+    "tinygrad_char.kernels": "kernels",
+    "tinygrad_char.models": "models",
+    "tinygrad_char.benchmarks": "benchmarks",
+}
 FUSED = Extension(
-    "kernels._fused",
+    "tinygrad_char.kernels._fused",
     sources=[
         f"kernels/{name}.c"
         for name in (
@@ -67,6 +75,17 @@ FUSED = Extension(
     ],
     optional=True,  # without a compiler the references in NumPy serve
 )
+
+
+class BuildPackages(build_py):
+    """Copies the packages into an empty folder: what an earlier build left is not installed."""
+
+    def run(self):
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 TEST = [
     "safetensors>=0.7",  # what others read checkpoints with
     "setuptools>=77.0.3",  # for the archives that carry the licence
@@ -103,23 +122,23 @@ setup(
     ],
     python_requires=">=3.11",
     ext_modules=[FUSED],
+    package_dir=FOLDERS,
     packages=[
-        "kernels",
-        "kernels.runner",
-        "tinygrad_char",
+        *FOLDERS,
+        "tinygrad_char.kernels.runner",
         "tinygrad_char.methods",
         "tinygrad_char.nn",
         "tinygrad_char.ops",
-        "models",
-        "benchmarks",
     ],
     package_data={
-        "kernels": ["*.c", "*.h", "*.cu", "*.cuh", "py.typed"],
-        "kernels.runner": ["runtime/*"],
         "tinygrad_char": ["py.typed"],
-        "models": ["py.typed"],
-        "benchmarks": ["*.json"],
+        "tinygrad_char.kernels": ["*.c", "*.h", "*.cu", "*.cuh"],
+        "tinygrad_char.kernels.runner": ["runtime/*"],
+        "tinygrad_char.benchmarks": ["*.json"],
     },
+    # Links to the files, so that nothing but `tinygrad_char` can be imported from the checkout.
+    options={"editable_wheel": {"mode": "strict"}},
+    cmdclass={"build_py": BuildPackages},
     install_requires=[
         "numpy>=2.1",
         "tyro>=1.0.14",
@@ -137,5 +156,5 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],
     },
-    entry_points={"console_scripts": ["tinygrad-char = models.__main__:main"]},
+    entry_points={"console_scripts": ["tinygrad-char = tinygrad_char.models.__main__:main"]},
 )

@@ -1,1 +1,1 @@
-"""Measurements of everything below, each run as `python -m benchmarks.NAME`."""
+"""Measurements of everything below, each run as `python -m tinygrad_char.benchmarks.NAME`."""

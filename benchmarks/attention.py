@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.measure import Contender, Task
-from benchmarks.report import Options, Report, parse
-from kernels import softmax
-from kernels.backend import CPU
-from kernels.cores import available_cores, one_core
-from models.memory import keep_freed_memory
+from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.report import Options, Report, parse
+from tinygrad_char.kernels import softmax
+from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cores import available_cores, one_core
+from tinygrad_char.models.memory import keep_freed_memory
 
 
 class Shape(NamedTuple):
@@ -175,7 +175,7 @@ def main() -> None:
         if shape.length <= LONGEST_LOOPS:
             contenders["Python loops"] = Contender(prepare_loops, (shape,))
         if options.against:
-            from benchmarks.torch_models import prepare_attention
+            from tinygrad_char.benchmarks.torch_models import prepare_attention
 
             contenders["PyTorch, sdpa"] = Contender(prepare_attention, (operands, shape))
         report.hold(

@@ -17,12 +17,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.measure import Contender, Task
-from benchmarks.report import COLUMNS, Options, Report, Row, parse
-from kernels import fused, running_mean, softmax
-from kernels.array import Array
-from kernels.cores import available_cores
-from models.memory import keep_freed_memory
+from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.report import COLUMNS, Options, Report, Row, parse
+from tinygrad_char.kernels import fused, running_mean, softmax
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.models.memory import keep_freed_memory
 
 
 class Shape(NamedTuple):
@@ -145,7 +145,7 @@ def main() -> None:
     contenders["triangular product"] = Contender(prepare_product, (shape,))
     contenders["Python loops"] = Contender(prepare_loops, (shape,))
     if options.against:
-        from benchmarks.torch_ops import prepare_averaging
+        from tinygrad_char.benchmarks.torch_ops import prepare_averaging
 
         for way in ("cumsum", "softmax", "product"):
             arguments = (operand(shape), way)

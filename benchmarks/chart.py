@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from models import picture
+from tinygrad_char.models import picture
 
 Row = dict[str, Any]
 

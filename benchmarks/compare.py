@@ -26,12 +26,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import checkout
-from benchmarks.import_time import PROGRAM
-from benchmarks.measure import ContenderError, difference
-from benchmarks.report import WIDTH, duration, machine
+from tinygrad_char.benchmarks import checkout
+from tinygrad_char.benchmarks.import_time import PROGRAM, run
+from tinygrad_char.benchmarks.measure import ContenderError, difference
+from tinygrad_char.benchmarks.report import WIDTH, duration, machine
 
-Kind = Literal["step", "generate", "ops", "tape", "sums", "import"]
+Kind = Literal["step", "train", "generate", "ops", "tape", "sums", "import"]
 Size = Literal["smoke", "tiny", "small", "full"]
 BOUND = 1e-4
 """Of the difference of results, over the largest element: rounding, after a few updates."""
@@ -43,7 +43,7 @@ class Compare:
 
     other: Annotated[Path, tyro.conf.Positional]
     """Folder of the other checkout, its C extension built."""
-    tasks: tuple[Kind, ...] = ("step", "generate", "ops", "tape", "sums", "import")
+    tasks: tuple[Kind, ...] = ("step", "train", "generate", "ops", "tape", "sums", "import")
     """What is timed."""
     sizes: tuple[Size, ...] = ("tiny", "small")
     """Presets of steps and generation; kernels take small, or smoke where that is all."""
@@ -98,8 +98,7 @@ class Side:
         """Return the CPU time that a new process takes to import the package."""
         program = PROGRAM.replace("perf_counter", "process_time").format("tinygrad_char")
         start = f"import sys; sys.path.insert(0, {str(self.folder)!r}); "
-        command = [sys.executable, "-c", start + program]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return run(start + program)
 
 
 @contextlib.contextmanager
@@ -118,7 +117,7 @@ def prepare(side: Side, options: Compare) -> list[str]:
     """Let a side make its tasks and return their names."""
     names: list[str] = []
     for kind in options.tasks:
-        if kind in ("step", "generate"):
+        if kind in ("step", "train", "generate"):
             names += [name for size in options.sizes for name in side.ask("prepare", kind, size)]
         elif kind in ("ops", "sums"):
             smoke = set(options.sizes) == {"smoke"}
@@ -178,7 +177,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Compare, time, and exit 1 where a limit is exceeded."""
     options = tyro.cli(
-        Compare, prog="python -m benchmarks.compare", config=(tyro.conf.FlagCreatePairsOff,)
+        Compare,
+        prog="python -m tinygrad_char.benchmarks.compare",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     here = Path(__file__).resolve().parent.parent
     try:

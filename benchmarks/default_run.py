@@ -34,7 +34,15 @@ class DefaultRun:
 def run(seed: int, options: list[str]) -> dict[str, float]:
     """Train in a temporary folder and return what the command prints as JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "models", "train", f"--seed={seed}", "--json", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tinygrad_char.models",
+            "train",
+            f"--seed={seed}",
+            "--json",
+            *options,
+        ]
         command += ["--out", str(Path(folder) / "run")]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -46,7 +54,7 @@ def main() -> None:
     """Print each seed's loss over the whole validation split and its time, and the means."""
     arguments, options = tyro.cli(
         DefaultRun,
-        prog="python -m benchmarks.default_run",
+        prog="python -m tinygrad_char.benchmarks.default_run",
         config=(tyro.conf.FlagCreatePairsOff,),
         return_unknown_args=True,
     )

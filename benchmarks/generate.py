@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.measure import Contender, Task
-from benchmarks.report import COLUMNS, Options, Report, Row, parse
-from models.build import build_model
-from models.config import PRESETS, TrainConfig
-from models.generate import Sampling, generate
-from models.gpt import GPTConfig
+from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.report import COLUMNS, Options, Report, Row, parse
+from tinygrad_char.models.build import build_model
+from tinygrad_char.models.config import PRESETS, TrainConfig
+from tinygrad_char.models.generate import Sampling, generate
+from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.random import Generator, sampling_streams
 
 CONFIGS = {
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = (config, length, size + size // 4, options.temperature)
     contenders = {"ours": Contender(prepare, arguments)}
     if options.against:
-        from benchmarks.torch_models import prepare_generation
+        from tinygrad_char.benchmarks.torch_models import prepare_generation
 
         for name, cached in (("with cache", True), ("without cache", False)):
             contenders[f"PyTorch, {name}"] = Contender(

@@ -1,6 +1,6 @@
 """Everything that a machine with a GPU can tell, in one command and in less than ten minutes.
 
-    TINYGRAD_CHAR_DATA=FOLDER python -m benchmarks.gpu --json gpu.json
+    TINYGRAD_CHAR_DATA=FOLDER python -m tinygrad_char.benchmarks.gpu --json gpu.json
 
 checks every kernel on the device against its reference; measures how fast the device copies and
 multiplies, and how near to that each kernel comes; attention beside PyTorch's; training steps of
@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import gpu_report
-from benchmarks.gpu_parts import PARTS, Settings
-from benchmarks.gpu_timing import Row
-from models.corpus import FOLDER_VARIABLE, SHAKESPEARE_FILE, load_corpus
-from models.errors import RunError, UsageError
+from tinygrad_char.benchmarks import gpu_report
+from tinygrad_char.benchmarks.gpu_parts import PARTS, Settings
+from tinygrad_char.benchmarks.gpu_timing import Row
+from tinygrad_char.models.corpus import FOLDER_VARIABLE, SHAKESPEARE_FILE, load_corpus
+from tinygrad_char.models.errors import RunError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 TAIL, BEGIN, GRACE = 1500, 120, 20
@@ -121,7 +121,9 @@ def _refuse(problem: str) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tinygrad_char.benchmarks.gpu", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--json", type=Path, metavar="FILE", default=Path("gpu.json"), help="file for the results"
@@ -241,7 +243,13 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self._read, write = os.pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
-        command = [sys.executable, "-m", "benchmarks.gpu_parts", settings.to_json(), str(write)]
+        command = [
+            sys.executable,
+            "-m",
+            "tinygrad_char.benchmarks.gpu_parts",
+            settings.to_json(),
+            str(write),
+        ]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             command,

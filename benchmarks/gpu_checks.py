@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.backend import Backend, bfloat16
-from kernels.dropout import DropoutKey
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import Backend, bfloat16
+from tinygrad_char.kernels.dropout import DropoutKey
 
 FACTOR, UNITS = 4.0, 6.0
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}

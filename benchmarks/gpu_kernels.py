@@ -1,7 +1,7 @@
 """How fast a CUDA device copies and multiplies, and how near to that the kernels come.
 
 Each row has the fewest bytes that the computation has to move and the products that it has to add
-up; benchmarks.gpu_report says which of the two limits it, and how near it is to that limit.
+up; benchmarks/gpu_report.py says which of the two limits it, and how near it is to that limit.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.gpu_timing import Case, Row, recorded_seconds
-from kernels.array import Array
-from kernels.backend import Backend, bfloat16
-from kernels.dropout import DropoutKey
+from tinygrad_char.benchmarks.gpu_timing import Case, Row, recorded_seconds
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import Backend, bfloat16
+from tinygrad_char.kernels.dropout import DropoutKey
 
 KEY = DropoutKey(1, 1)
 PRECISIONS = ("float32", "tf32", "bf16")

@@ -1,7 +1,7 @@
 """The same result in ever better ways, on a CUDA device: loops, products, fused.
 
-The mean of all positions so far, and causal attention, as benchmarks.averaging and
-benchmarks.attention have them on the CPU, in float32. What Python has a loop around is launched
+The mean of all positions so far, and causal attention, as benchmarks/averaging.py and
+benchmarks/attention.py have them on the CPU, in float32. What Python has a loop around is launched
 from Python, as it is written; the rest is recorded and replayed. Each result is compared with
 float64.
 """
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.gpu_kernels import Shape
-from benchmarks.gpu_timing import Case, Row, median_seconds, recorded_seconds
-from kernels import attention, running_mean, softmax
-from kernels.array import Array
-from kernels.backend import Backend
+from tinygrad_char.benchmarks.gpu_kernels import Shape
+from tinygrad_char.benchmarks.gpu_timing import Case, Row, median_seconds, recorded_seconds
+from tinygrad_char.kernels import attention, running_mean, softmax
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import Backend
 
 BOUND = 1e-4
 """Of the largest number: some tens of times what float32 rounding leaves."""

@@ -1,9 +1,9 @@
-"""The parts of the GPU benchmark, each of which benchmarks.gpu runs in a process of its own.
+"""The parts of the GPU benchmark, each of which benchmarks/gpu.py runs in a process of its own.
 
 A kernel that goes out of bounds takes its process's device with it, and one that does not end can
 only be killed; so neither loses what the others have measured. Started as
 
-    python -m benchmarks.gpu_parts SETTINGS FD
+    python -m tinygrad_char.benchmarks.gpu_parts SETTINGS FD
 
 with settings in JSON, a process writes lines of JSON to the file descriptor: the name of each case
 before it runs, then its row. It exits with BROKEN where the device is of no use to it any more.
@@ -25,16 +25,16 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_training
-from benchmarks.gpu_timing import Case, Row
-from kernels.backend import Backend, DeviceError, bfloat16
-from kernels.cores import available_cores
-from kernels.devices import get_backend
-from kernels.launcher import FOLDER, Kernel
-from kernels.signature import parse
-from kernels.variants import variants
-from models.corpus import load_corpus
-from models.tokenizer import CharTokenizer
+from tinygrad_char.benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_training
+from tinygrad_char.benchmarks.gpu_timing import Case, Row
+from tinygrad_char.kernels.backend import Backend, DeviceError, bfloat16
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.kernels.launcher import FOLDER, Kernel
+from tinygrad_char.kernels.signature import parse
+from tinygrad_char.kernels.variants import variants
+from tinygrad_char.models.corpus import load_corpus
+from tinygrad_char.models.tokenizer import CharTokenizer
 
 BROKEN = 3
 MOST_COMPILERS = 16
@@ -239,7 +239,7 @@ def _ours(cases: Callable[[Backend, bool], Iterator[Case]]) -> Callable[[Setting
 
 def _torch(name: str) -> Callable[[Settings], Iterator[Case]]:
     def cases(settings: Settings) -> Iterator[Case]:
-        from benchmarks import gpu_torch
+        from tinygrad_char.benchmarks import gpu_torch
 
         device = "cuda" if settings.device == "cuda" else "cpu"
         return getattr(gpu_torch, name)(device, settings.quick)

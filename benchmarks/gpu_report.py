@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks.gpu_timing import Row
+from tinygrad_char.benchmarks.gpu_timing import Row
 
 SIZES_APART = 0.02
 """How far results of attention in bfloat16 may be apart, in the mean over a tensor."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kernels.backend import Backend
+from tinygrad_char.kernels.backend import Backend
 
 Row = dict[str, Any]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend
 
-from benchmarks.gpu_kernels import (
+from tinygrad_char.benchmarks.gpu_kernels import (
     FULL,
     QUICK,
     SMOKE,
@@ -25,8 +25,8 @@ from benchmarks.gpu_kernels import (
     attention_shapes,
     root_mean_square,
 )
-from benchmarks.gpu_timing import Case, Row, host_seconds, median_of
-from benchmarks.gpu_training import (
+from tinygrad_char.benchmarks.gpu_timing import Case, Row, host_seconds, median_of
+from tinygrad_char.benchmarks.gpu_training import (
     PRECISIONS,
     VOCABULARY,
     first_batch,
@@ -35,10 +35,10 @@ from benchmarks.gpu_training import (
     settings,
     step_count,
 )
-from benchmarks.torch_models import TorchGPT
-from models.batches import RandomBatches
-from models.config import TrainConfig
-from models.gpt import GPT
+from tinygrad_char.benchmarks.torch_models import TorchGPT
+from tinygrad_char.models.batches import RandomBatches
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.gpt import GPT
 from tinygrad_char.random import Generator
 
 WARM_UP = 3

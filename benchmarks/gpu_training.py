@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_timing import Case, Row
-from kernels.backend import Backend
-from models.batches import RandomBatches, Split, random_batch, split_corpus, whole_split
-from models.build import build_model
-from models.config import PRESETS, TrainConfig
 from tinygrad_char.autograd import no_grad
+from tinygrad_char.benchmarks.gpu_timing import Case, Row
 from tinygrad_char.capture import TrainingStep
+from tinygrad_char.kernels.backend import Backend
+from tinygrad_char.models.batches import (
+    RandomBatches,
+    Split,
+    random_batch,
+    split_corpus,
+    whole_split,
+)
+from tinygrad_char.models.build import build_model
+from tinygrad_char.models.config import PRESETS, TrainConfig
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.random import Generator
 
@@ -27,7 +33,7 @@ PRECISIONS = ("bf16", "tf32", "float32")
 
 
 class Training:
-    """The updates of models.trainer.Trainer, with the few packages that a bare machine has."""
+    """The updates of models/trainer.py's Trainer, with the few packages that a bare machine has."""
 
     def __init__(self, config: TrainConfig, vocab_size: int, split: Split) -> None:
         self.config, self.split = config, split

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.cores import available_cores
+from tinygrad_char.kernels.cores import available_cores
 
 PAUSE = 0.03  # seconds after which the threads of the side that just ran no longer spin
 
@@ -132,7 +132,7 @@ def hold(
         A contender failed, with its traceback.
     """
     contest = Contest(bound)
-    from models.openblas import VARIABLE, better_core_type
+    from tinygrad_char.models.openblas import VARIABLE, better_core_type
 
     if better := better_core_type():
         os.environ[VARIABLE] = better  # for the processes; here NumPy is loaded already
@@ -300,7 +300,7 @@ class _Server:
     def libraries(self) -> dict[str, str]:
         torch: Any = sys.modules.get("torch")
         if torch is None:
-            from models.doctor import examine
+            from tinygrad_char.models.doctor import examine
 
             found = examine()
             return {

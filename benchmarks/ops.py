@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from benchmarks.measure import Contender, Task
-from benchmarks.report import TIMES, Columns, Options, Report, Row, parse
-from kernels import fused
-from kernels.array import Array
-from kernels.backend import CPU, Backend
-from kernels.dropout import DropoutKey
-from models.memory import keep_freed_memory
+from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.report import TIMES, Columns, Options, Report, Row, parse
+from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import CPU, Backend
+from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.models.memory import keep_freed_memory
 
 REFERENCE = Backend("reference", np, np.ndarray)
 BOUND = 1e-4
@@ -498,7 +498,7 @@ def main() -> None:
         "reference": Contender(prepare, ("reference", names, at)),
     }
     if options.against:
-        from benchmarks.torch_ops import prepare_ops
+        from tinygrad_char.benchmarks.torch_ops import prepare_ops
 
         contenders["PyTorch"] = Contender(prepare_ops, (names, at))
     report = Report("ops", options)

@@ -26,16 +26,16 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from kernels.cores import available_cores
-from models.batches import Split, split_corpus
-from models.console import PlainConsole
-from models.corpus import load_corpus
-from models.errors import RunError, UsageError
-from models.escape import write
-from models.ladder import LADDER
-from models.lecture import Choices, walk
-from models.replay import RECIPES, Recipe, replay_run, sample, sample_published
-from models.tokenizer import CharTokenizer
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.models.batches import Split, split_corpus
+from tinygrad_char.models.console import PlainConsole
+from tinygrad_char.models.corpus import load_corpus
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.escape import write
+from tinygrad_char.models.ladder import LADDER
+from tinygrad_char.models.lecture import Choices, walk
+from tinygrad_char.models.replay import RECIPES, Recipe, replay_run, sample, sample_published
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.parallel import Workers
 from tinygrad_char.torch_random import Build, TorchGenerator
@@ -172,7 +172,9 @@ def replayed(options: Replay, text: str) -> Iterator[dict[str, Any]]:
 @cache
 def published() -> dict[str, Any]:
     """Return the published numbers."""
-    return json.loads(resources.files("benchmarks").joinpath("published.json").read_text())
+    return json.loads(
+        resources.files("tinygrad_char.benchmarks").joinpath("published.json").read_text()
+    )
 
 
 def compare(name: str, options: Replay, text: str) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def add_torch(
     result: dict[str, Any], split: Split, vocab_size: int, seed: int, recipe: Recipe
 ) -> None:
     """Time PyTorch on the same run, both ways."""
-    from benchmarks.torch_ladder import replay_in_torch
+    from tinygrad_char.benchmarks.torch_ladder import replay_in_torch
 
     for style in STYLES:
         started = time.perf_counter()

@@ -15,10 +15,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
-from kernels.cores import available_cores
-from kernels.extras import how_to_install
-from models.picture import drawing
+from tinygrad_char.benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.extras import how_to_install
+from tinygrad_char.models.picture import drawing
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ WIDTH = 140  # of tables that are not shown in a terminal
 def parse(options: type[Chosen]) -> Chosen:
     """Return the options of the command line; exit 2 with the reason where they are wrong."""
     name = Path(sys.argv[0]).stem
-    return tyro.cli(options, prog=f"python -m benchmarks.{name}")
+    return tyro.cli(options, prog=f"python -m tinygrad_char.benchmarks.{name}")
 
 
 def duration(*seconds: float) -> str:
@@ -197,7 +197,7 @@ class Report:
             self.options.json.write_text(json.dumps(values, indent=1) + "\n")
         if self.options.chart and self.agree:
             with drawing(self.options.chart, lambda said: print(said, file=sys.stderr)):
-                from benchmarks import chart
+                from tinygrad_char.benchmarks import chart
 
                 if x is None:
                     labels = [duration(row["seconds"]) for row in self.rows]

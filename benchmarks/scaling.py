@@ -2,7 +2,7 @@
 
 Quantities: characters of context (T), channels (C), layers, windows in a batch, processors. The
 exponent is the slope of a line fitted by least squares to the logarithms: 1 means that twice as
-much takes twice as long. The steps are those of benchmarks.train_step, and checked like them.
+much takes twice as long. The steps are those of benchmarks/train_step.py, and checked like them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Contender, Task
-from benchmarks.report import TIMES, Options, Report, Row, parse
-from benchmarks.train_step import (
+from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.report import TIMES, Options, Report, Row, parse
+from tinygrad_char.benchmarks.train_step import (
     BOUND,
     CHECKED_UPDATES,
     CONFIGS,
@@ -28,8 +28,8 @@ from benchmarks.train_step import (
     prepare,
     random_split,
 )
-from kernels.cores import available_cores
-from models.config import TrainConfig
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.models.config import TrainConfig
 
 Axis = Literal["T", "C", "layers", "batch", "threads"]
 VALUES: dict[str, dict[Axis, list[int]]] = {
@@ -93,7 +93,7 @@ def main() -> None:
         configs = {name: grow(config, axis, value) for name, value in names.items()}
         contenders = {"ours": Contender(prepare_steps, (configs,))}
         if options.against:
-            from benchmarks.torch_models import prepare_training_steps
+            from tinygrad_char.benchmarks.torch_models import prepare_training_steps
 
             pairs = {name: (each, checked(each)) for name, each in configs.items()}
             arguments = (pairs, CHECKED_UPDATES, len(VOCABULARY), random_split())

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.batches import Split
-from models.replay import Recipe
+from tinygrad_char.models.batches import Split
+from tinygrad_char.models.replay import Recipe
 
 T, C, HEADS, BLOCKS = 8, 32, 4, 3
 

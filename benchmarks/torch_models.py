@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.measure import Task
-from models.batches import Split, random_batch
-from models.build import build_model
-from models.config import TrainConfig
-from models.gpt import GPTConfig
+from tinygrad_char.benchmarks.measure import Task
+from tinygrad_char.models.batches import Split, random_batch
+from tinygrad_char.models.build import build_model
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.optim import warmup_cosine
 from tinygrad_char.random import Generator
 
@@ -150,7 +150,7 @@ class TorchGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
     def load(self, model: Any) -> None:
-        """Take the weights of a models.gpt.GPT."""
+        """Take the weights of models/gpt.py's GPT."""
         weights = {name: each.array for name, each in model.state_dict().items()}
         if self.blocks and isinstance(self.blocks[0].attention, LoopAttention):
             weights = split_heads(weights, self.config.n_head)
@@ -175,7 +175,7 @@ def split_heads(weights: dict[str, np.ndarray], n_head: int) -> dict[str, np.nda
 
 
 class TorchTrainer:
-    """The updates of models.trainer.Trainer: same weights, batches, optimizer and schedule."""
+    """The updates of models/trainer.py's Trainer: same weights, batches, optimizer and schedule."""
 
     def __init__(self, config: TrainConfig, vocab_size: int, split: Split, style: Style) -> None:
         self.config, self.split = config, split
@@ -291,7 +291,7 @@ def write(
 ) -> Any:
     """Return a continuation (length,) of prompt (T,).
 
-    When the context is full, its older half is forgotten, as in models.generate.
+    When the context is full, its older half is forgotten, as in models/generate.py.
     """
     size = model.config.block_size
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import Task
-from benchmarks.ops import (
+from tinygrad_char.benchmarks.measure import Task
+from tinygrad_char.benchmarks.ops import (
     ADAMW,
     COMPARED_STEPS,
     TEMPERATURE,
@@ -29,7 +29,7 @@ def prepare_ops(names: list[str], at: Dimensions) -> dict[str, Task]:
 
 
 def tensors(**shapes: Any) -> list[torch.Tensor]:
-    """Return the operands of benchmarks.ops for these shapes."""
+    """Return the operands of benchmarks/ops.py for these shapes."""
     return [torch.from_numpy(each) for each in operands(shapes).values()]
 
 

@@ -14,14 +14,14 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.measure import Contender, Task
-from benchmarks.report import Options, Report, parse
-from models.batches import Split
-from models.config import PRESETS, TrainConfig
-from models.gpt import GPTConfig
-from models.memory import keep_freed_memory
-from models.tokenizer import CharTokenizer
-from models.trainer import Trainer
+from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.report import Options, Report, parse
+from tinygrad_char.models.batches import Split
+from tinygrad_char.models.config import PRESETS, TrainConfig
+from tinygrad_char.models.gpt import GPTConfig
+from tinygrad_char.models.memory import keep_freed_memory
+from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.models.trainer import Trainer
 
 Size = Literal["smoke", "tiny", "small", "full"]
 Style = Literal["sdpa", "heads", "compiled"]
@@ -102,7 +102,7 @@ def main() -> None:
         contenders["ours, by Python"] = Contender(prepare, (config, "repeated"))
         contenders["ours, on the tape"] = Contender(prepare, (config, "tape"))
     if options.against:
-        from benchmarks.torch_models import prepare_training
+        from tinygrad_char.benchmarks.torch_models import prepare_training
 
         common = (CHECKED_UPDATES, len(VOCABULARY), random_split())
         for style in options.styles:

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from kernels.array import Array, namespace
-from kernels.half import in_float32
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.half import in_float32
 
 CHUNK = 1 << 15
 """Elements worked on at once, so that the passes over them stay in the processor's cache."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from kernels.array import Array, namespace
-from kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.broadcast import unbroadcast
 
 
 def forward(a: Any, b: Any) -> Array:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, namespace
-from kernels.dropout import MaskSource, keep_mask
-from kernels.softmax import causal_mask, exponentials, split_scale
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.dropout import MaskSource, keep_mask
+from tinygrad_char.kernels.softmax import causal_mask, exponentials, split_scale
 
 BLOCK = 1 << 18
 """Number of weights that are worked on at once, so that they stay in the processor's cache."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels import (
+from tinygrad_char.kernels import (
     adamw,
     add,
     attention,
@@ -32,7 +32,7 @@ from kernels import (
     sgd,
     softmax,
 )
-from kernels.array import Array
+from tinygrad_char.kernels.array import Array
 
 
 class DeviceError(RuntimeError):

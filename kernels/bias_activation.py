@@ -1,9 +1,9 @@
 """What follows the product of a linear layer with an activation: y = activation(z + bias)."""
 
-from kernels import gelu, relu
-from kernels.array import Array
-from kernels.linear import rows
-from kernels.reduce import total
+from tinygrad_char.kernels import gelu, relu
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.linear import rows
+from tinygrad_char.kernels.reduce import total
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh")
 """max(x, 0), and x Phi(x) exactly or by the approximation with tanh, see kernels/gelu.py."""

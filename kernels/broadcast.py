@@ -1,7 +1,7 @@
 """The backward of broadcasting, which every operation with broadcast operands shares."""
 
-from kernels.array import Array
-from kernels.reduce import total
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.reduce import total
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:

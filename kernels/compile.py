@@ -1,8 +1,8 @@
 """Compiles every CUDA kernel for the GPUs that it is meant for; needs no GPU.
 
-    python -m kernels.compile                       # all kernels, for sm_80, sm_90 and sm_100
-    python -m kernels.compile --summary             # a line for each, over all its variants
-    python -m kernels.compile layernorm --arch sm_90 --json
+    python -m tinygrad_char.kernels.compile                    # all kernels, for sm_80 to sm_100
+    python -m tinygrad_char.kernels.compile --summary          # a line for each, over its variants
+    python -m tinygrad_char.kernels.compile layernorm --arch sm_90 --json
 
 Prints the registers, stack, spilled bytes and static shared memory of each kernel, of each variant
 of its file (kernels/variants.py), for each architecture. Exit status: 0 if all compile and none
@@ -21,16 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kernels.cores import available_cores
-from kernels.device_compiler import (
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.device_compiler import (
     DeviceCompiler,
     DeviceCompilerError,
     Usage,
     find_device_compiler,
 )
-from kernels.launcher import FOLDER
-from kernels.signature import SignatureError, parse
-from kernels.variants import HINT, Variant, variants
+from tinygrad_char.kernels.launcher import FOLDER
+from tinygrad_char.kernels.signature import SignatureError, parse
+from tinygrad_char.kernels.variants import HINT, Variant, variants
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 """A100, H100 and H200, B200."""
@@ -170,7 +170,7 @@ def as_json(compiler: DeviceCompiler, results: Sequence[Result]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m kernels.compile",
+        prog="python -m tinygrad_char.kernels.compile",
         description="Compile every CUDA kernel for the GPUs that it is meant for; needs no GPU.",
     )
     parser.add_argument(

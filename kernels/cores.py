@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 
-from kernels.control_groups import processor_limit
+from tinygrad_char.kernels.control_groups import processor_limit
 
 WORTH_SPREADING = 5e5
 """Operations below which a kernel is done before another thread has begun."""

@@ -1,8 +1,8 @@
 """Cross-entropy from logits and integer targets."""
 
-from kernels import reduce
-from kernels.array import Array, namespace
-from kernels.embedding import check_indices
+from tinygrad_char.kernels import reduce
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.embedding import check_indices
 
 
 def forward(

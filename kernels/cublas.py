@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.array import Array, namespace
-from kernels.backend import DeviceError
-from kernels.cuda_operation import address
-from kernels.extras import how_to_install
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.cuda_operation import address
+from tinygrad_char.kernels.extras import how_to_install
 
 REAL_TYPES = {"float32": 0, "bfloat16": 14}
 """cudaDataType of the dtypes that are served."""

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from kernels import fused_cuda
-from kernels.backend import Backend, DeviceError
-from kernels.cublas import Handles, Products, load_library
-from kernels.cuda_graph import Recorder
-from kernels.cuda_products import Linear, MatMul
-from kernels.cupy_executor import CupyExecutor
-from kernels.extras import how_to_install
-from kernels.launcher import Launcher
+from tinygrad_char.kernels import fused_cuda
+from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.cublas import Handles, Products, load_library
+from tinygrad_char.kernels.cuda_graph import Recorder
+from tinygrad_char.kernels.cuda_products import Linear, MatMul
+from tinygrad_char.kernels.cupy_executor import CupyExecutor
+from tinygrad_char.kernels.extras import how_to_install
+from tinygrad_char.kernels.launcher import Launcher
 
 LEAST_CAPABILITY = 80
 """Compute capability 8.0: the first with bfloat16 and TF32 in its tensor cores."""

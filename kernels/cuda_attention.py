@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels import attention
-from kernels.array import Array, namespace
-from kernels.cuda_mask import can_draw, mask_arguments
-from kernels.cuda_operation import ACCESS_BYTES, SCALARS, Operation, address, serves
-from kernels.dropout import MaskSource
-from kernels.launcher import Launcher
+from tinygrad_char.kernels import attention
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.cuda_mask import can_draw, mask_arguments
+from tinygrad_char.kernels.cuda_operation import ACCESS_BYTES, SCALARS, Operation, address, serves
+from tinygrad_char.kernels.dropout import MaskSource
+from tinygrad_char.kernels.launcher import Launcher
 
 WARPS, THREADS = 4, 128
 

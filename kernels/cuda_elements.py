@@ -6,11 +6,11 @@ do not serve. Inputs and outputs are float32 or bfloat16, biases and their gradi
 
 import numpy as np
 
-from kernels import bias_activation, dropout, relu, residual
-from kernels.array import Array, namespace
-from kernels.bias_activation import Kept
-from kernels.cuda_mask import can_draw, mask_arguments
-from kernels.cuda_operation import (
+from tinygrad_char.kernels import bias_activation, dropout, relu, residual
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.bias_activation import Kept
+from tinygrad_char.kernels.cuda_mask import can_draw, mask_arguments
+from tinygrad_char.kernels.cuda_operation import (
     MOST_COLUMNS,
     MOST_ROWS,
     ROW_BLOCK,
@@ -22,8 +22,8 @@ from kernels.cuda_operation import (
     contiguous,
     serves,
 )
-from kernels.dropout import MaskSource
-from kernels.launcher import Launcher
+from tinygrad_char.kernels.dropout import MaskSource
+from tinygrad_char.kernels.launcher import Launcher
 
 BLOCK_ELEMENTS = TILE_ROWS * TILE_COLUMNS
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels import embedding
-from kernels.array import Array, namespace, signed
-from kernels.cuda_operation import (
+from tinygrad_char.kernels import embedding
+from tinygrad_char.kernels.array import Array, namespace, signed
+from tinygrad_char.kernels.cuda_operation import (
     MOST_COLUMNS,
     ROW_BLOCK,
     SCALARS,
@@ -16,7 +16,7 @@ from kernels.cuda_operation import (
     serves,
     vector_width,
 )
-from kernels.launcher import Launcher
+from tinygrad_char.kernels.launcher import Launcher
 
 BLOCK_ROWS = ROW_BLOCK // 32
 """Rows of the table whose gradient a block adds up, and rows that it makes: a warp's each."""

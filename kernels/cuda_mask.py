@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.dropout import DropoutKey, MaskSource, keep_scale, threshold
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.dropout import DropoutKey, MaskSource, keep_scale, threshold
 
 
 class RecordedKey(NamedTuple):

@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from kernels.backend import Backend, DeviceError
-from kernels.cublas import Products
-from kernels.cuda import assemble
-from kernels.device_array import NAMESPACE, DeviceArray, Recorder, perform
-from kernels.launcher import Kernel, Launch, Launcher, Limits
-from kernels.numpy_cublas import NumpyCublas
-from kernels.runner import CpuExecutor, RunnerError
-from kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.cublas import Products
+from tinygrad_char.kernels.cuda import assemble
+from tinygrad_char.kernels.device_array import NAMESPACE, DeviceArray, Recorder, perform
+from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher, Limits
+from tinygrad_char.kernels.numpy_cublas import NumpyCublas
+from tinygrad_char.kernels.runner import CpuExecutor, RunnerError
+from tinygrad_char.kernels.runner.compiler import find_compiler
 
 
 def load() -> Backend:

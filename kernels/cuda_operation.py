@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, namespace
-from kernels.launcher import Kernel, Launch, Launcher
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher
 
 SCALARS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
 """The dtypes that kernels serve, and what CUDA C calls them."""

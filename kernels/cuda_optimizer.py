@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from kernels import adamw, global_norm
-from kernels.array import Array, namespace
-from kernels.cuda_operation import SCALARS, Operation, serves
+from tinygrad_char.kernels import adamw, global_norm
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.cuda_operation import SCALARS, Operation, serves
 
 FACTORS = 5
 """Numbers that a step of AdamW depends on: those of `enum Factor` in adamw.cu."""

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.cuda_operation import address
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.cuda_operation import address
 
 
 class Parameter(Protocol):

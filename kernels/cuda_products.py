@@ -8,13 +8,13 @@ from math import prod
 
 import numpy as np
 
-from kernels import linear, matmul
-from kernels.array import Array
-from kernels.broadcast import unbroadcast
-from kernels.cublas import Products
-from kernels.cuda_operation import Operation, contiguous
-from kernels.cuda_parameters import FlatParameters
-from kernels.launcher import Launcher
+from tinygrad_char.kernels import linear, matmul
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.cublas import Products
+from tinygrad_char.kernels.cuda_operation import Operation, contiguous
+from tinygrad_char.kernels.cuda_parameters import FlatParameters
+from tinygrad_char.kernels.launcher import Launcher
 
 
 class MatMul:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels import cross_entropy, layernorm, softmax
-from kernels.array import Array, namespace, signed
-from kernels.cuda_operation import (
+from tinygrad_char.kernels import cross_entropy, layernorm, softmax
+from tinygrad_char.kernels.array import Array, namespace, signed
+from tinygrad_char.kernels.cuda_operation import (
     ROW_BLOCK,
     SCALARS,
     Operation,
@@ -21,9 +21,9 @@ from kernels.cuda_operation import (
     serves,
     vector_width,
 )
-from kernels.cuda_parameters import FlatParameters
-from kernels.embedding import check_indices
-from kernels.launcher import Launcher
+from tinygrad_char.kernels.cuda_parameters import FlatParameters
+from tinygrad_char.kernels.embedding import check_indices
+from tinygrad_char.kernels.launcher import Launcher
 
 MOST_PARTS = 384
 """Blocks of the first stage of a sum over rows: not the device's, so that no result depends on

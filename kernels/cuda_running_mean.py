@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kernels import running_mean
-from kernels.array import Array, namespace
-from kernels.cuda_operation import SCALARS, Operation, contiguous, serves
+from tinygrad_char.kernels import running_mean
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.cuda_operation import SCALARS, Operation, contiguous, serves
 
 THREADS, CHANNELS = 512, 32
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.forks import renew_in_forked_children
-from kernels.launcher import FOLDER, Kernel, Launch, Limits
+from tinygrad_char.kernels.forks import renew_in_forked_children
+from tinygrad_char.kernels.launcher import FOLDER, Kernel, Launch, Limits
 
 WITHOUT_OPT_IN = 48 * 1024
 """The dynamic shared memory, in bytes, beyond which a kernel has to ask for more."""

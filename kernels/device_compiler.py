@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kernels.launcher import FOLDER
+from tinygrad_char.kernels.launcher import FOLDER
 
 
 class DeviceCompilerError(RuntimeError):

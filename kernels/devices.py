@@ -4,8 +4,8 @@ from functools import cache
 
 import numpy as np
 
-from kernels.array import Array, namespace
-from kernels.backend import CPU, Backend, DeviceError
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.backend import CPU, Backend, DeviceError
 
 DEVICES = ("cpu", "cuda", "cuda-on-cpu")
 
@@ -22,11 +22,11 @@ def get_backend(device: str) -> Backend:
     if device == "cpu":
         return CPU
     if device == "cuda":
-        from kernels import cuda
+        from tinygrad_char.kernels import cuda
 
         return cuda.load()
     if device == "cuda-on-cpu":
-        from kernels import cuda_on_cpu
+        from tinygrad_char.kernels import cuda_on_cpu
 
         return cuda_on_cpu.load()
     raise DeviceError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")

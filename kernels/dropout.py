@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kernels.array import Array, namespace, select
+from tinygrad_char.kernels.array import Array, namespace, select
 
 LEVELS = 1 << 16
 """Probabilities are rounded to a multiple of 1 / LEVELS: sixteen random bits for each element."""

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kernels.array import Array, namespace, select
-from kernels.broadcast import unbroadcast
-from kernels.reduce import total_at, total_by_index
+from tinygrad_char.kernels.array import Array, namespace, select
+from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.reduce import total_at, total_by_index
 
 ONE_HOT_ROWS = 1024
 """On a device, tables up to this many rows get their gradient by a one-hot product, larger ones row

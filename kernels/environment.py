@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from kernels.shorten import shorten
+from tinygrad_char.kernels.shorten import shorten
 
 
 class EnvironmentVariableError(ValueError):

@@ -6,7 +6,7 @@ for the error function", Mathematics of Computation 23 (1969) 631-637.
 
 import math
 
-from kernels.array import Array, namespace
+from tinygrad_char.kernels.array import Array, namespace
 
 SMALL, MIDDLE = 0.5, 4.0
 """The upper ends of the ranges. Cody's first ends at 0.46875, but is good to the last place up to

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kernels.environment import choice
+from tinygrad_char.kernels.environment import choice
 
 VARIABLE = "TINYGRAD_CHAR_KERNELS"
 """The variable of the environment that chooses, one of CHOICES."""
@@ -10,10 +10,10 @@ CHOICES = ("fused", "reference")
 """The kernels in C, where they were built, or the references in NumPy alone."""
 
 compiled: Any
-"""The module kernels._fused; None where it was not built."""
+"""The module tinygrad_char.kernels._fused; None where it was not built."""
 
 try:
-    from kernels import _fused as compiled  # type: ignore[attr-defined, no-redef]
+    from tinygrad_char.kernels import _fused as compiled  # type: ignore[attr-defined, no-redef]
 except ImportError:
     compiled = None
 

@@ -1,4 +1,4 @@
-/* The Python module kernels._fused: each kernel as a function of buffers and numbers.
+/* The Python module tinygrad_char.kernels._fused: each kernel as a function of buffers and numbers.
  *
  * The functions check that buffers are C-contiguous, and of four-byte (or, for indices, eight-byte)
  * items; how large they are and what they mean is for the callers, kernels/fused.py, to keep. The

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels import (
+from tinygrad_char.kernels import (
     adamw,
     add,
     attention,
@@ -31,12 +31,12 @@ from kernels import (
     sampling,
     softmax,
 )
-from kernels.array import Array, signed
-from kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
-from kernels.cores import threads_for
-from kernels.dropout import DropoutKey, MaskSource
-from kernels.extension import VARIABLE, compiled, wanted
-from kernels.recording import empty
+from tinygrad_char.kernels.array import Array, signed
+from tinygrad_char.kernels.bias_activation import ACTIVATIONS, APPROXIMATE, Kept
+from tinygrad_char.kernels.cores import threads_for
+from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
+from tinygrad_char.kernels.extension import VARIABLE, compiled, wanted
+from tinygrad_char.kernels.recording import empty
 
 GELU_KINDS = {
     approximate: ACTIVATIONS.index(activation) for activation, approximate in APPROXIMATE.items()

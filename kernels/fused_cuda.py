@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from kernels.cuda_attention import Attention
-from kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
-from kernels.cuda_embedding import Embedding
-from kernels.cuda_optimizer import AdamW, GlobalNorm
-from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
-from kernels.cuda_running_mean import RunningMean
-from kernels.cuda_sampling import Sampling
-from kernels.launcher import Launcher
+from tinygrad_char.kernels.cuda_attention import Attention
+from tinygrad_char.kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
+from tinygrad_char.kernels.cuda_embedding import Embedding
+from tinygrad_char.kernels.cuda_optimizer import AdamW, GlobalNorm
+from tinygrad_char.kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
+from tinygrad_char.kernels.cuda_running_mean import RunningMean
+from tinygrad_char.kernels.cuda_sampling import Sampling
+from tinygrad_char.kernels.launcher import Launcher
 
 
 def table(launcher: Launcher, *, check: bool = True, tf32: bool = False) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import math
 
-from kernels.array import Array, namespace
-from kernels.erf import erf
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.erf import erf
 
 APPROXIMATE = ("none", "tanh")
 INNER = math.sqrt(2 / math.pi)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, namespace
+from tinygrad_char.kernels.array import Array, namespace
 
 FLOAT32 = np.dtype(np.float32)
 

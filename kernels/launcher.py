@@ -2,8 +2,8 @@
 
     scale = Kernel("scale", "scale_forward")  # kernels/scale.cu, the function scale_forward
     launch = Launch(scale, grid=(8,), block=(128,), arguments=(x, y, np.float32(2), np.int32(1000)))
-    Launcher(CpuExecutor()).run(launch)       # kernels.runner: NumPy arrays, no GPU
-    Launcher(CupyExecutor(cupy)).run(launch)  # kernels.cupy_executor: CuPy arrays
+    Launcher(CpuExecutor()).run(launch)       # kernels/runner: NumPy arrays, no GPU
+    Launcher(CupyExecutor(cupy)).run(launch)  # kernels/cupy_executor.py: CuPy arrays
 
 where scale.cu declares
 
@@ -13,7 +13,7 @@ where scale.cu declares
 Arrays go with pointers, NumPy scalars of exactly the declared width with scalars, None is a null
 pointer. Constants of the kernel are macros: Kernel("scale", "scale_forward", (("UNROLL", 4),)). The
 values that they may have stand in a comment of scale.cu, `Variants: UNROLL=1|4`, so that
-`python -m kernels.compile` compiles all of them (kernels/variants.py).
+`python -m tinygrad_char.kernels.compile` compiles all of them (kernels/variants.py).
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.forks import cached_property
-from kernels.signature import Parameter, Signature, SignatureError, signatures_of
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.forks import cached_property
+from tinygrad_char.kernels.signature import Parameter, Signature, SignatureError, signatures_of
 
 FOLDER = Path(__file__).resolve().parent
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)

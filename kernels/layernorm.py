@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kernels.array import Array, namespace
-from kernels.reduce import mean as mean_over
-from kernels.reduce import moments, total
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.reduce import mean as mean_over
+from tinygrad_char.kernels.reduce import moments, total
 
 FAR = 4
 """Standard deviations from which on a mean's own rounding could be seen in the gradients."""

@@ -2,9 +2,9 @@
 
 import math
 
-from kernels.array import Array
-from kernels.matmul import product
-from kernels.reduce import total
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.matmul import product
+from tinygrad_char.kernels.reduce import total
 
 
 def forward(x: Array, weight: Array, bias: Array | None) -> Array:

@@ -1,7 +1,7 @@
 """Logarithm of the softmax along one axis."""
 
-from kernels.array import Array, namespace
-from kernels.reduce import total
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.reduce import total
 
 
 def forward(x: Array, axis: int = -1) -> Array:

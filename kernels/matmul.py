@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.broadcast import unbroadcast
-from kernels.half import FLOAT32
-from kernels.reduce import total
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.half import FLOAT32
+from tinygrad_char.kernels.reduce import total
 
 PART, LONG, NARROW = 256, 2048, 8
 """Products that a BLAS may add up one after the other, sums that are cut into such parts, and rows

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, DEFAULT_ALGORITHM
-from kernels.matmul import product
+from tinygrad_char.kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, DEFAULT_ALGORITHM
+from tinygrad_char.kernels.matmul import product
 
 INVALID_VALUE = 7
 _BFLOAT16 = 14

@@ -219,7 +219,7 @@ static PyMemberDef members[] = {
 static PySequenceMethods sequence = {.sq_length = (lenfunc)length};
 
 static PyTypeObject type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "kernels._fused.Program",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "tinygrad_char.kernels._fused.Program",
     .tp_doc = "Calls of kernels that were recorded, to be repeated.",
     .tp_basicsize = sizeof(Program),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,

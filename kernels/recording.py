@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array
+from tinygrad_char.kernels.array import Array
 
 FLOAT32 = np.dtype(np.float32)
 LINE = 64  # bytes of a cache line
@@ -44,7 +44,7 @@ class Recording:
     Parameters
     ----------
     compiled
-        The extension kernels._fused.
+        The extension tinygrad_char.kernels._fused.
     seed, first_call
         What the keys of dropout masks drawn meanwhile have, see kernels/dropout.py.
     places

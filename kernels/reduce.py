@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, is_floating, namespace
-from kernels.cores import threads_for
-from kernels.extension import wanted
-from kernels.half import FLOAT32, is_half, rounded, widened
-from kernels.recording import empty
+from tinygrad_char.kernels.array import Array, is_floating, namespace
+from tinygrad_char.kernels.cores import threads_for
+from tinygrad_char.kernels.extension import wanted
+from tinygrad_char.kernels.half import FLOAT32, is_half, rounded, widened
+from tinygrad_char.kernels.recording import empty
 
 compiled: Any = wanted
 _add: Any = np.add.reduce

@@ -1,6 +1,6 @@
 """Rectified linear unit."""
 
-from kernels.array import Array, namespace, select
+from tinygrad_char.kernels.array import Array, namespace, select
 
 
 def forward(x: Array, out: Array | None = None) -> Array:

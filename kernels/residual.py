@@ -3,11 +3,11 @@
 Residual connections: He et al. 2015, arXiv:1512.03385.
 """
 
-from kernels import dropout
-from kernels.array import Array
-from kernels.dropout import MaskSource
-from kernels.linear import rows
-from kernels.reduce import total
+from tinygrad_char.kernels import dropout
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.dropout import MaskSource
+from tinygrad_char.kernels.linear import rows
+from tinygrad_char.kernels.reduce import total
 
 
 def forward(

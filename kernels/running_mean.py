@@ -1,7 +1,7 @@
 """The mean of all positions so far: attention with equal weights for all that is seen."""
 
-from kernels.array import Array, namespace
-from kernels.reduce import running_total
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.reduce import running_total
 
 
 def forward(x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.array import Array, namespace
+from tinygrad_char.kernels.array import Array, namespace
 
 
 def forward(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kernels.forks import cached_property
-from kernels.variants import variants
+from tinygrad_char.kernels.forks import cached_property
+from tinygrad_char.kernels.variants import variants
 
 DTYPES = {
     "bool": "bool",

@@ -1,7 +1,7 @@
 """Softmax along one axis, of scaled numbers, with an optional mask."""
 
-from kernels import reduce
-from kernels.array import Array, namespace
+from tinygrad_char.kernels import reduce
+from tinygrad_char.kernels.array import Array, namespace
 
 
 def causal_mask(xp: object, rows: int, columns: int) -> Array:

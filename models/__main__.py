@@ -1,12 +1,12 @@
-"""The command `tinygrad-char`, also `python -m models`."""
+"""The command `tinygrad-char`, also `python -m tinygrad_char.models`."""
 
 import io
 import os
 import shutil
 import sys
 
-from kernels.environment import EnvironmentVariableError
-from models.signals import Interrupts
+from tinygrad_char.kernels.environment import EnvironmentVariableError
+from tinygrad_char.models.signals import Interrupts
 
 NARROWEST = 20
 """Columns of a terminal for which help is laid out; tyro takes minutes for some that are less."""
@@ -17,10 +17,10 @@ def main() -> None:
     try:
         interrupts = Interrupts()
         _prepare_output()
-        from models.cli import run
+        from tinygrad_char.models.cli import run
 
         if _computes(sys.argv[1:]):
-            from models.openblas import restart_with_better_core_type
+            from tinygrad_char.models.openblas import restart_with_better_core_type
 
             restart_with_better_core_type()
         code = run(sys.argv[1:])

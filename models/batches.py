@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from models.errors import UsageError
-from models.packed_tokens import integers
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.packed_tokens import integers
 from tinygrad_char.random import Stream
 
 Batch = tuple[np.ndarray, np.ndarray]

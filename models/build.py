@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kernels.devices import get_backend
-from models.bigram import Bigram
-from models.config import Device, TrainConfig
-from models.errors import RunError, UsageError
-from models.gpt import GPT
-from models.run_state import ModelRecord
-from models.schema import SchemaError, parse
-from models.tokenizer import CharTokenizer
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.models.config import Device, TrainConfig
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.gpt import GPT
+from tinygrad_char.models.run_state import ModelRecord
+from tinygrad_char.models.schema import SchemaError, parse
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.random import Generator
 from tinygrad_char.safetensors_file import TensorInfo
 

@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from kernels.backend import DeviceError
-from kernels.devices import DEVICES
-from kernels.environment import EnvironmentVariableError, choice
-from kernels.shorten import shorten
-from models.build import Loaded, load_checkpoint
-from models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
-from models.console import PlainConsole
-from models.corpus import load_corpus
-from models.errors import RunError, UsageError
-from models.escape import escaped, quoted, write
-from models.latest import latest_run, steps_made
-from models.recorded_text import trusted_argument
-from models.run_folder import RunFolder, resolve_checkpoint
-from models.run_state import FolderState, ModelRecord, Step
-from models.schema import LARGEST
-from models.tokenizer import UnknownPolicy
 from tinygrad_char import __version__
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.devices import DEVICES
+from tinygrad_char.kernels.environment import EnvironmentVariableError, choice
+from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.models.build import Loaded, load_checkpoint
+from tinygrad_char.models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
+from tinygrad_char.models.console import PlainConsole
+from tinygrad_char.models.corpus import load_corpus
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.escape import escaped, quoted, write
+from tinygrad_char.models.latest import latest_run, steps_made
+from tinygrad_char.models.recorded_text import trusted_argument
+from tinygrad_char.models.run_folder import RunFolder, resolve_checkpoint
+from tinygrad_char.models.run_state import FolderState, ModelRecord, Step
+from tinygrad_char.models.schema import LARGEST
+from tinygrad_char.models.tokenizer import UnknownPolicy
 
 if TYPE_CHECKING:
-    from models.train import Result
+    from tinygrad_char.models.train import Result
 
 RUNS = "runs"
 DEVICE_VARIABLE = "TINYGRAD_CHAR_DEVICE"
@@ -92,8 +92,8 @@ class Train:
         return result.exit_code
 
     def _train(self, console: PlainConsole) -> Result:
-        from models.memory import keep_freed_memory
-        from models.train import train
+        from tinygrad_char.models.memory import keep_freed_memory
+        from tinygrad_char.models.train import train
         from tinygrad_char.parallel import keep_blas_to_quota
 
         keep_freed_memory()
@@ -158,8 +158,8 @@ class Generate:
 
     def __call__(self) -> int:
         """Generate; the first text is shown as it comes, the others after it."""
-        from models.generate import Sampling, StopFilter, encode_prompt, generate
-        from models.memory import BYTES_OF_A_SAMPLE, available_memory
+        from tinygrad_char.models.generate import Sampling, StopFilter, encode_prompt, generate
+        from tinygrad_char.models.memory import BYTES_OF_A_SAMPLE, available_memory
         from tinygrad_char.random import sampling_streams
 
         sampling = Sampling(self.temperature, self.top_k, self.top_p)
@@ -231,8 +231,8 @@ class Evaluate:
 
     def __call__(self) -> int:
         """Print the loss in nats and bits per character, and the perplexity."""
-        from models.batches import split_corpus
-        from models.evaluate import whole_split_loss
+        from tinygrad_char.models.batches import split_corpus
+        from tinygrad_char.models.evaluate import whole_split_loss
 
         loaded = _load(self.run, self.checkpoint, self.device)
         argument = self.data
@@ -277,7 +277,7 @@ class Data:
 
     def __call__(self) -> int:
         """Print the description."""
-        from models.batches import cut
+        from tinygrad_char.models.batches import cut
 
         corpus = load_corpus(self.data, PlainConsole(stderr=self.json).note)
         content = corpus.content
@@ -306,7 +306,7 @@ class Doctor:
 
     def __call__(self) -> int:
         """Print the findings."""
-        from models.doctor import examine
+        from tinygrad_char.models.doctor import examine
 
         _print_values(examine(), self.json)
         return 0
@@ -455,8 +455,8 @@ def _check_same_model(before: TrainConfig, now: TrainConfig) -> None:
 
 def _check_trainable(config: TrainConfig, size: int) -> None:
     """Find out before a folder is made what would end the run at once."""
-    from kernels.devices import get_backend
-    from models.batches import split_corpus
+    from tinygrad_char.kernels.devices import get_backend
+    from tinygrad_char.models.batches import split_corpus
 
     get_backend(config.device)
     split_corpus(range(size), config.gpt.block_size)  # type: ignore[arg-type]

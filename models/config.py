@@ -7,10 +7,10 @@ import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from kernels.devices import DEVICES
-from kernels.shorten import shorten
-from models.errors import UsageError
-from models.gpt import GPTConfig
+from tinygrad_char.kernels.devices import DEVICES
+from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.gpt import GPTConfig
 
 ModelName = Literal["gpt", "bigram"]
 Device = Literal["cpu", "cuda", "cuda-on-cpu"]

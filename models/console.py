@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from models.escape import escaped
+from tinygrad_char.models.escape import escaped
 
 
 class PlainConsole(Console):

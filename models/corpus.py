@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from models.encodings import candidates
-from models.errors import RunError, UsageError
-from models.escape import quoted
-from models.text import PIECE, NotUTF8Error, Text, TextChangedError, read_text, text_of
+from tinygrad_char.models.encodings import candidates
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.escape import quoted
+from tinygrad_char.models.text import (
+    PIECE,
+    NotUTF8Error,
+    Text,
+    TextChangedError,
+    read_text,
+    text_of,
+)
 from tinygrad_char.regular_file import open_regular
 
 FOLDER_VARIABLE = "TINYGRAD_CHAR_DATA"

@@ -19,9 +19,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from models.console import PlainConsole
-from models.evaluate import Loss
-from models.trainer import Update
+from tinygrad_char.models.console import PlainConsole
+from tinygrad_char.models.evaluate import Loss
+from tinygrad_char.models.trainer import Update
 
 BETWEEN_PICTURES = 0.1  # seconds between two of the progress bar
 SMOOTHING = 0.95  # of the shown training loss and speed, which jump from step to step

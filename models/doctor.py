@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from kernels import fused
-from kernels.backend import DeviceError
-from kernels.cores import available_cores
-from kernels.devices import get_backend
-from models.corpus import corpus_status
-from models.openblas import VARIABLE, better_core_type
 from tinygrad_char import __version__
+from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.models.corpus import corpus_status
+from tinygrad_char.models.openblas import VARIABLE, better_core_type
 
 SHOWN = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from models.bigram import Bigram
 from tinygrad_char import functional as F
+from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.nn import Embedding, LayerNorm, Linear, Module, ModuleList, Parameter
 from tinygrad_char.tensor import Tensor
 
@@ -226,7 +226,7 @@ class NormBlock(ResidualBlock):
 
 
 class Norm(Blocks):
-    """8. LayerNorm before each part and before the head: the transformer of `models.gpt`."""
+    """8. LayerNorm before each part and before the head: the transformer of `models/gpt.py`."""
 
     block = NormBlock
 

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from models.errors import UsageError
+from tinygrad_char.models.errors import UsageError
 from tinygrad_char.regular_file import open_regular
 from tinygrad_char.safetensors_file import read_header
 

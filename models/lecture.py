@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from models.batches import random_batch, split_corpus
-from models.bigram import Bigram
-from models.replay import printed_loss, sample, train_steps
-from models.tokenizer import CharTokenizer
 from tinygrad_char import functional as F
+from tinygrad_char.models.batches import random_batch, split_corpus
+from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.models.replay import printed_loss, sample, train_steps
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.nn import Linear
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.tensor import Tensor

@@ -5,8 +5,8 @@ import os
 import platform
 import sys
 
-from kernels.control_groups import memory_limit
-from models.config import TrainConfig
+from tinygrad_char.kernels.control_groups import memory_limit
+from tinygrad_char.models.config import TrainConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST_KEPT = 32 << 20  # bytes; glibc takes no more
@@ -42,7 +42,7 @@ def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
     MemoryError
         That is more than this machine has, or than the control group of this process may have.
     """
-    from models.build import parameter_count
+    from tinygrad_char.models.build import parameter_count
 
     _, numbers = parameter_count(config, vocab_size)
     batch = 16 * config.batch_size * config.gpt.block_size + 256  # two int64 for each character

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from models import picture
-from models.run_folder import RunFolder
 from tinygrad_char.checkpoint import write_atomically
+from tinygrad_char.models import picture
+from tinygrad_char.models.run_folder import RunFolder
 
 
 def plot_losses(folder: RunFolder, title: str, notify: Callable[[str], None]) -> None:

@@ -6,9 +6,9 @@ import os
 import stat
 from pathlib import Path
 
-from models.corpus import BUILT_IN
-from models.errors import UsageError
-from models.run_state import TextRecord
+from tinygrad_char.models.corpus import BUILT_IN
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.run_state import TextRecord
 
 
 def inode(argument: str) -> int | None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.config import TrainConfig
+from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.optim import warmup_cosine
 from tinygrad_char.regular_file import read_regular
 

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kernels.shorten import shorten
-from models.errors import RunError, UsageError
-from models.schema import LARGEST
 from tinygrad_char.checkpoint import (
     TEMPORARY_PREFIX,
     CheckpointError,
@@ -27,6 +24,9 @@ from tinygrad_char.checkpoint import (
     sync_folder,
     write_atomically,
 )
+from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.regular_file import read_regular
 
 _LOCK = "run.lock"

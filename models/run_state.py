@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from models.config import TrainConfig
-from models.schema import Natural, Pattern, Range, SchemaError
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.schema import Natural, Pattern, Range, SchemaError
 
 Word32 = Annotated[int, Range(0, (1 << 32) - 1)]
 Word64 = Annotated[int, Range(0, (1 << 64) - 1)]

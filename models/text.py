@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from models.packed_tokens import integers, packed, token_dtype
+from tinygrad_char.models.packed_tokens import integers, packed, token_dtype
 
 PIECE = 1 << 18  # bytes of a file, or characters, that are looked at together
 CODE_POINTS = 0x110000

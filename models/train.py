@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from models.batches import split_corpus
-from models.build import Loaded, load_checkpoint
-from models.config import TrainConfig
-from models.console import PlainConsole
-from models.corpus import Corpus
-from models.display import Display
-from models.errors import RunError, UsageError
-from models.escape import quoted
-from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
-from models.generate import Sampling, encode_prompt, generate
-from models.plot import plot_losses
-from models.recorded_text import inode
-from models.resuming import describe_resumption, settings
-from models.run_folder import RunFolder
-from models.run_state import FolderState, ModelRecord
-from models.signals import StopRequest, stop_on_signals
-from models.tokenizer import CharTokenizer
-from models.trainer import DivergedError, Trainer
 from tinygrad_char import checkpoint
+from tinygrad_char.models.batches import split_corpus
+from tinygrad_char.models.build import Loaded, load_checkpoint
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.console import PlainConsole
+from tinygrad_char.models.corpus import Corpus
+from tinygrad_char.models.display import Display
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.escape import quoted
+from tinygrad_char.models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
+from tinygrad_char.models.generate import Sampling, encode_prompt, generate
+from tinygrad_char.models.plot import plot_losses
+from tinygrad_char.models.recorded_text import inode
+from tinygrad_char.models.resuming import describe_resumption, settings
+from tinygrad_char.models.run_folder import RunFolder
+from tinygrad_char.models.run_state import FolderState, ModelRecord
+from tinygrad_char.models.signals import StopRequest, stop_on_signals
+from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.models.trainer import DivergedError, Trainer
 from tinygrad_char.random import sampling_streams
 
 SAMPLE_LENGTH = 200

@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kernels.devices import get_backend
-from models.batches import RandomBatches, Split, cut_batch
-from models.build import MODEL_PREFIX, OPTIMIZER_PREFIX, Loaded, build_model, check_finite
-from models.config import TrainConfig
-from models.errors import RunError
-from models.evaluate import Loss, fixed_batches, mean_loss
-from models.memory import check_memory
-from models.run_state import TrainerState
-from models.tokenizer import CharTokenizer
 from tinygrad_char import checkpoint, parallel
 from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
 from tinygrad_char.capture import TrainingStep
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.models.batches import RandomBatches, Split, cut_batch
+from tinygrad_char.models.build import (
+    MODEL_PREFIX,
+    OPTIMIZER_PREFIX,
+    Loaded,
+    build_model,
+    check_finite,
+)
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.errors import RunError
+from tinygrad_char.models.evaluate import Loss, fixed_batches, mean_loss
+from tinygrad_char.models.memory import check_memory
+from tinygrad_char.models.run_state import TrainerState
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator

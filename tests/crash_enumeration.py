@@ -35,8 +35,8 @@ import disk_log  # noqa: E402
 from disk_log import Event  # noqa: E402
 from disk_model import Disk, Tree, after_power_loss, write  # noqa: E402
 
-from models import cli  # noqa: E402
 from tinygrad_char import checkpoint  # noqa: E402
+from tinygrad_char.models import cli  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nHow vexingly quick daft zebras jump!\n" * 20
 RUN = Path("runs", "short")

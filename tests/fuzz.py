@@ -38,7 +38,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "models")]
 
 import fuzz_cases as cases  # noqa: E402
 
-from models import cli  # noqa: E402
+from tinygrad_char.models import cli  # noqa: E402
 
 KINDS = ("bytes", "hostile", "folders", "options", "processes")
 FULL = {"bytes": 20_000, "hostile": 2_000, "folders": 500, "options": 2_000, "processes": 200}
@@ -230,7 +230,7 @@ def try_process(number: int, seed: int, sandbox: Sandbox) -> tuple[int, str]:
     if any("\0" in each for each in arguments):  # no process can be given it
         return 2, ""
     process = subprocess.Popen(
-        [sys.executable, "-m", "models", *(os.fsencode(each) for each in arguments)],
+        [sys.executable, "-m", "tinygrad_char.models", *(os.fsencode(each) for each in arguments)],
         cwd=sandbox.work,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
         stdin=subprocess.DEVNULL,

@@ -118,7 +118,9 @@ def f():
     kernels = "tinygrad_char.kernels"
     expected = ["a.b", "d", "d.e", f"{kernels}.deep", f"{kernels}.deep.g", f"{kernels}.h"]
     assert sorted(found) == sorted([*expected, f"{kernels}.h.i", "tinygrad_char.j", "k.l", "m"])
-    inside = [name for _, name in imported_modules(tmp_path / "tinygrad_char/ops/file.py", tmp_path)]
+    inside = [
+        name for _, name in imported_modules(tmp_path / "tinygrad_char/ops/file.py", tmp_path)
+    ]
     assert sorted(inside) == [kernels, f"{kernels}.n"]
 
 
@@ -139,7 +141,9 @@ def test_an_arrow_up_is_seen(tmp_path, low, high, form):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("text", ["import tinygrad_char.tests.x", "from tinygrad_char import tests"])
+@pytest.mark.parametrize(
+    "text", ["import tinygrad_char.tests.x", "from tinygrad_char import tests"]
+)
 def test_an_import_of_the_tests_is_seen(tmp_path, layer, text):
     assert arrows_up(plant(tmp_path, **{f"{layer}__file": text})) != []
 

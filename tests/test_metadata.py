@@ -27,7 +27,7 @@ def test_the_version_is_the_same_everywhere(setup_arguments):
 
 
 def test_the_version_is_told_at_the_terminal():
-    command = [sys.executable, "-m", "models", "--version"]
+    command = [sys.executable, "-m", "tinygrad_char.models", "--version"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"tinygrad-char {tinygrad_char.__version__}\n", "")
 

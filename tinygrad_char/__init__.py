@@ -1,6 +1,13 @@
 """An autograd engine on NumPy and CuPy arrays, every backward pass by hand."""
 
-from kernels.backend import DeviceError
+from pathlib import Path as _Path
+
+_folder = _Path(__file__).resolve().parent
+if not (_folder / "kernels").exists():
+    # A checkout has the packages inside this one beside it. Installed from there, this file is a
+    # link into it, and what is added there counts without another installation.
+    __path__ = [str(_folder), str(_folder.parent)]
+
 from tinygrad_char import functional, nn, optim, random
 from tinygrad_char.autograd import (
     NonFiniteError,
@@ -184,6 +191,7 @@ from tinygrad_char.functions import (
     var,
 )
 from tinygrad_char.gradcheck import GradcheckError, gradcheck
+from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.random import Generator, manual_seed
 from tinygrad_char.state_files import load, save
 from tinygrad_char.tensor import Tensor

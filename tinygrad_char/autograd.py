@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from kernels.array import Array, is_floating
-from kernels.backend import Backend, DeviceError
-from kernels.forks import in_forked_children
-from kernels.half import FLOAT32, any_half, is_half, rounded, widened
+from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.forks import in_forked_children
+from tinygrad_char.kernels.half import FLOAT32, any_half, is_half, rounded, widened
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor

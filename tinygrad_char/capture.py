@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.array import Array, native
-from kernels.backend import Backend
-from kernels.cuda_mask import RecordedKey
-from kernels.cuda_operation import ACCESS_BYTES
-from kernels.cuda_optimizer import FACTORS
-from kernels.cuda_parameters import FlatParameters
 from tinygrad_char.autograd import is_detecting_nonfinite
+from tinygrad_char.kernels.array import Array, native
+from tinygrad_char.kernels.backend import Backend
+from tinygrad_char.kernels.cuda_mask import RecordedKey
+from tinygrad_char.kernels.cuda_operation import ACCESS_BYTES
+from tinygrad_char.kernels.cuda_optimizer import FACTORS
+from tinygrad_char.kernels.cuda_parameters import FlatParameters
 from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream

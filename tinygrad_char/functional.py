@@ -7,13 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, is_floating
-from kernels.bias_activation import ACTIVATIONS
-from kernels.dropout import DropoutKey, MaskSource
-from kernels.embedding import check_indices
-from kernels.half import rounded, widened
-from kernels.shorten import shorten
-from kernels.softmax import causal_mask
 from tinygrad_char.along import along
 from tinygrad_char.autograd import TensorBase, is_grad_enabled
 from tinygrad_char.coerce import (
@@ -29,6 +22,13 @@ from tinygrad_char.coerce import (
 from tinygrad_char.functions import pad as pad
 from tinygrad_char.functions import sigmoid as sigmoid
 from tinygrad_char.functions import tanh as tanh
+from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.kernels.bias_activation import ACTIVATIONS
+from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
+from tinygrad_char.kernels.embedding import check_indices
+from tinygrad_char.kernels.half import rounded, widened
+from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.softmax import causal_mask
 from tinygrad_char.losses import (  # noqa: F401 (given on)
     REDUCTIONS,
     binary_cross_entropy,

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kernels.array import Array, is_floating, namespace
-from kernels.half import FLOAT32, in_float32, is_half
-from kernels.shorten import shorten
 from tinygrad_char.autograd import quiet
+from tinygrad_char.kernels.array import Array, is_floating, namespace
+from tinygrad_char.kernels.half import FLOAT32, in_float32, is_half
+from tinygrad_char.kernels.shorten import shorten
 from tinygrad_char.param_groups import Group
 from tinygrad_char.tensor import Tensor
 

@@ -19,16 +19,16 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from kernels.array import Array
-from kernels.backend import CPU
-from kernels.cores import allowed_cores, available_cores, one_core
-from kernels.forks import in_forked_children, renew_in_forked_children
 from tinygrad_char.autograd import (
     Accumulation,
     is_detecting_nonfinite,
     is_grad_enabled,
     no_grad,
 )
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cores import allowed_cores, available_cores, one_core
+from tinygrad_char.kernels.forks import in_forked_children, renew_in_forked_children
 from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor

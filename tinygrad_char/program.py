@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.backend import CPU
-from kernels.dropout import DropoutKey
-from kernels.extension import compiled
-from kernels.recording import FLOAT32, Recording, address_of
 from tinygrad_char.autograd import Function, Trace, quiet
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.extension import compiled
+from tinygrad_char.kernels.recording import FLOAT32, Recording, address_of
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 

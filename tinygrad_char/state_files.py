@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import native
-from kernels.backend import bfloat16
-from kernels.devices import get_backend
+from tinygrad_char.kernels.array import native
+from tinygrad_char.kernels.backend import bfloat16
+from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.tensor import Tensor
 
 KIND = "state"

@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, is_floating, native
-from kernels.backend import Backend, DeviceError
-from kernels.devices import DEVICES, backend_of, get_backend
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, Version, quiet
 from tinygrad_char.coerce import (
@@ -28,6 +25,9 @@ from tinygrad_char.coerce import (
     from_python,
     gradient_array,
 )
+from tinygrad_char.kernels.array import Array, is_floating, native
+from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.devices import DEVICES, backend_of, get_backend
 from tinygrad_char.methods.conversion import ConversionMethods
 from tinygrad_char.methods.elementwise import ElementwiseMethods
 from tinygrad_char.methods.indexing import IndexingMethods

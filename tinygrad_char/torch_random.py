@@ -313,7 +313,7 @@ class TorchGenerator:
 
 
 class DropoutMask:
-    """The mask of one dropout call: stands where a `kernels.dropout.DropoutKey` does.
+    """The mask of one dropout call: stands where a `tinygrad_char.kernels.dropout.DropoutKey` does.
 
     It is drawn when it is first asked for and kept for backward. As in PyTorch, nothing is drawn
     where nothing or everything is dropped.

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, native
 from tinygrad_char.autograd import (
     Trace,
     is_detecting_nonfinite,
@@ -26,6 +25,7 @@ from tinygrad_char.autograd import (
     quiet,
     tracing,
 )
+from tinygrad_char.kernels.array import Array, native
 from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.program import (
     Batch,

@@ -6,7 +6,7 @@
 See docs/cuda-on-cpu.md.
 """
 
-from kernels.runner.errors import KernelError, RunnerError
-from kernels.runner.executor import CpuExecutor
+from tinygrad_char.kernels.runner.errors import KernelError, RunnerError
+from tinygrad_char.kernels.runner.executor import CpuExecutor
 
 __all__ = ["CpuExecutor", "KernelError", "RunnerError"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kernels.runner.errors import RunnerError
+from tinygrad_char.kernels.runner.errors import RunnerError
 
 MOST_BYTES = 1 << 30
 """The size beyond which old entries are removed, until half of it is left."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from kernels.runner.cache import kept
-from kernels.runner.errors import RunnerError
+from tinygrad_char.kernels.runner.cache import kept
+from tinygrad_char.kernels.runner.errors import RunnerError
 
 RUNTIME = Path(__file__).resolve().parent / "runtime"
 COMPILERS = ("g++", "clang++", "c++")

@@ -1,6 +1,6 @@
 """What can go wrong in the CPU runner."""
 
-from kernels.backend import DeviceError
+from tinygrad_char.kernels.backend import DeviceError
 
 
 class RunnerError(DeviceError):

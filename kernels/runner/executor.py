@@ -4,13 +4,13 @@ from threading import Lock
 
 import numpy as np
 
-from kernels.environment import choice
-from kernels.forks import renew_in_forked_children
-from kernels.launcher import Kernel, Launch, Limits
-from kernels.runner.compiler import MODES
-from kernels.runner.errors import RunnerError
-from kernels.runner.guarded import GuardedArguments
-from kernels.runner.library import ORDERS, Library
+from tinygrad_char.kernels.environment import choice
+from tinygrad_char.kernels.forks import renew_in_forked_children
+from tinygrad_char.kernels.launcher import Kernel, Launch, Limits
+from tinygrad_char.kernels.runner.compiler import MODES
+from tinygrad_char.kernels.runner.errors import RunnerError
+from tinygrad_char.kernels.runner.guarded import GuardedArguments
+from tinygrad_char.kernels.runner.library import ORDERS, Library
 
 VARIABLE = "TINYGRAD_CHAR_RUNNER"
 SHARED_BYTES = 227 * 1024

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernels.launcher import Argument
+from tinygrad_char.kernels.launcher import Argument
 
 GUARD_BYTES = 64 * 1024
 ALIGNMENT = 256

@@ -8,13 +8,13 @@ from weakref import finalize
 
 import numpy as np
 
-from kernels.forks import renew_in_forked_children
-from kernels.launcher import FOLDER, Argument, Kernel, Launch
-from kernels.runner.compiler import build
-from kernels.runner.errors import KernelError, RunnerError
-from kernels.runner.symbols import SharedArray, shared_arrays, source_line
-from kernels.runner.translation import ENTRY, THREADS, translate
-from kernels.signature import signatures_of
+from tinygrad_char.kernels.forks import renew_in_forked_children
+from tinygrad_char.kernels.launcher import FOLDER, Argument, Kernel, Launch
+from tinygrad_char.kernels.runner.compiler import build
+from tinygrad_char.kernels.runner.errors import KernelError, RunnerError
+from tinygrad_char.kernels.runner.symbols import SharedArray, shared_arrays, source_line
+from tinygrad_char.kernels.runner.translation import ENTRY, THREADS, translate
+from tinygrad_char.kernels.signature import signatures_of
 
 ORDERS = ("forward", "reverse", "random")
 

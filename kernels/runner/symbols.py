@@ -5,8 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.runner.compiler import RUNTIME
-from kernels.runner.errors import RunnerError
+from tinygrad_char.kernels.runner.compiler import RUNTIME
+from tinygrad_char.kernels.runner.errors import RunnerError
 
 
 @dataclass(frozen=True)

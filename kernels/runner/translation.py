@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from kernels.signature import Signature
+from tinygrad_char.kernels.signature import Signature
 
 ENTRY = "cuda_on_cpu_call_"
 THREADS = "cuda_on_cpu_threads_"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks
+from tinygrad_char import benchmarks
 
 TEXT = "The quick brown fox jumps over the lazy dog.\n" * 40
 TINY = [
@@ -23,7 +23,7 @@ PROGRAMS = [
 def run(name, *arguments, cwd):
     """Run a benchmark and return its exit code and what it wrote to its two streams."""
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+        [sys.executable, "-m", f"tinygrad_char.benchmarks.{name}", *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import averaging, ops, scaling, train_step
-from benchmarks.measure import difference, resident
-from benchmarks.report import QUIET, without_folder
-from kernels import fused
-from kernels.cores import available_cores
-from models.config import PRESETS
+from tinygrad_char.benchmarks import averaging, ops, scaling, train_step
+from tinygrad_char.benchmarks.measure import difference, resident
+from tinygrad_char.benchmarks.report import QUIET, without_folder
+from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.models.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AGAINST = pytest.param(
@@ -34,7 +34,7 @@ ALONE = pytest.param((), id="alone")
 EVERY = pytest.mark.parametrize("against", [ALONE, AGAINST])
 
 
-def run(name, *arguments, cwd, program=("-m", "benchmarks.{}")):
+def run(name, *arguments, cwd, program=("-m", "tinygrad_char.benchmarks.{}")):
     """Run a benchmark and return its exit code and what it wrote to its two streams."""
     done = subprocess.run(
         [sys.executable, *(each.format(name) for each in program), *arguments],
@@ -143,7 +143,7 @@ def test_ops(against, tmp_path):
 
 @pytest.mark.parametrize("name", ops.CASES)
 def test_every_case_does_what_pytorch_does(name):
-    torch_ops = pytest.importorskip("benchmarks.torch_ops")
+    torch_ops = pytest.importorskip("tinygrad_char.benchmarks.torch_ops")
     op = getattr(ops.REFERENCE, name, None)
     if op is None:
         pytest.skip(f"there is no kernel {name}")

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_checks, gpu_kernels, gpu_parts, gpu_report, gpu_timing
-from benchmarks.gpu_timing import Case
-from kernels.backend import DeviceError
-from kernels.devices import get_backend
+from tinygrad_char.benchmarks import gpu, gpu_checks, gpu_kernels, gpu_parts, gpu_report, gpu_timing
+from tinygrad_char.benchmarks.gpu_timing import Case
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.devices import get_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -42,7 +42,7 @@ def bare(tmp_path_factory):
 
 def start(environment, *arguments, cwd=ROOT):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
+        [sys.executable, "-m", "tinygrad_char.benchmarks.gpu", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,

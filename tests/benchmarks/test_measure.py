@@ -15,7 +15,7 @@ import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.measure import (
+from tinygrad_char.benchmarks.measure import (
     Contender,
     ContenderError,
     Task,
@@ -26,9 +26,9 @@ from benchmarks.measure import (
     hold,
     resident,
 )
-from kernels.cores import available_cores
-from models import openblas
-from models.openblas import VARIABLE
+from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.models import openblas
+from tinygrad_char.models.openblas import VARIABLE
 
 whole = st.integers(-1000, 1000).map(float)
 

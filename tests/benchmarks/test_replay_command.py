@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import replay
-from models.ladder import LADDER
-from models.replay import RECIPES
+from tinygrad_char.benchmarks import replay
+from tinygrad_char.models.ladder import LADDER
+from tinygrad_char.models.replay import RECIPES
 
 TEXT = "hii there, The quick brown fox jumps over the lazy dog.\n" * 30
 needs_corpus = pytest.mark.skipif(

@@ -3,8 +3,8 @@
 import pytest
 from versions import NAMES
 
-import kernels
-from kernels import fused
+from tinygrad_char import kernels
+from tinygrad_char.kernels import fused
 
 
 class Overlay:

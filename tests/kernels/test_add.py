@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, mutually_broadcastable_shapes
 
-from kernels import add
+from tinygrad_char.kernels import add
 
 RNG = np.random.default_rng(0)
 

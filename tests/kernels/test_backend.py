@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kernels.array import namespace
-from kernels.backend import CPU, DeviceError
-from kernels.devices import backend_of, get_backend
+from tinygrad_char.kernels.array import namespace
+from tinygrad_char.kernels.backend import CPU, DeviceError
+from tinygrad_char.kernels.devices import backend_of, get_backend
 
 
 @pytest.mark.parametrize("array", [np.ones(2), np.float32(1), np.bool_(True)])

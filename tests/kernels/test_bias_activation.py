@@ -8,7 +8,7 @@ from closeness import SIZES, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import bias_activation
+from tinygrad_char.kernels import bias_activation
 
 ACTIVATIONS = bias_activation.ACTIVATIONS
 phi = np.vectorize(lambda x: (1 + math.erf(x / math.sqrt(2))) / 2, otypes=[float])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import cores, fused, linear
-from kernels.dropout import DropoutKey
+from tinygrad_char.kernels import cores, fused, linear
+from tinygrad_char.kernels.dropout import DropoutKey
 
 pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
 
@@ -69,7 +69,7 @@ def test_a_forked_process_has_threads_of_its_own():
     program = """
 import os, sys, time
 import numpy as np
-from kernels import fused
+from tinygrad_char.kernels import fused
 x, weight = np.ones((1, 300), np.float32), np.ones((400, 300), np.float32)
 def right():
     y = np.zeros((1, 400), np.float32)

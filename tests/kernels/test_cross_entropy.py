@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from closeness import SIZES, assert_close
 
-from kernels import cross_entropy
+from tinygrad_char.kernels import cross_entropy
 
 
 def reference(logits, targets, ignore_index=-100):

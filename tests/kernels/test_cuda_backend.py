@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kernels import backend, cublas, cuda
-from kernels.backend import CPU, DeviceError
-from kernels.cuda_parameters import FlatParameters
-from kernels.device_array import DeviceArray
-from kernels.devices import backend_of, get_backend
-from kernels.runner.compiler import find_compiler
 from tinygrad_char import Tensor, grad, no_grad
 from tinygrad_char import functional as F
+from tinygrad_char.kernels import backend, cublas, cuda
+from tinygrad_char.kernels.backend import CPU, DeviceError
+from tinygrad_char.kernels.cuda_parameters import FlatParameters
+from tinygrad_char.kernels.device_array import DeviceArray
+from tinygrad_char.kernels.devices import backend_of, get_backend
+from tinygrad_char.kernels.runner.compiler import find_compiler
 
 
 class OutOfMemoryError(MemoryError):

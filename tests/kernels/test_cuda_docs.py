@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_parts import PARTS
-from kernels import compile as gate
-from kernels.cuda_attention import HEADS, plan
-from kernels.launcher import FOLDER
-from kernels.runner import RunnerError
-from kernels.runner.cache import IN_USE_SECONDS, MOST_BYTES
-from kernels.runner.compiler import find_compiler
-from kernels.signature import parse
-from kernels.variants import variants
+from tinygrad_char.benchmarks.gpu_parts import PARTS
+from tinygrad_char.kernels import compile as gate
+from tinygrad_char.kernels.cuda_attention import HEADS, plan
+from tinygrad_char.kernels.launcher import FOLDER
+from tinygrad_char.kernels.runner import RunnerError
+from tinygrad_char.kernels.runner.cache import IN_USE_SECONDS, MOST_BYTES
+from tinygrad_char.kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.signature import parse
+from tinygrad_char.kernels.variants import variants
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = (ROOT / "docs" / "cuda.md").read_text(encoding="utf-8")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels.array import namespace
-from kernels.device_array import NAMESPACE, DeviceArray, Recorder
+from tinygrad_char.kernels.array import namespace
+from tinygrad_char.kernels.device_array import NAMESPACE, DeviceArray, Recorder
 
 xp = NAMESPACE
 

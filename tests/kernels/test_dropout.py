@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import dropout
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.kernels import dropout
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(2**64 - 1, 12)
 SIGMAS = 5

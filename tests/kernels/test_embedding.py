@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from closeness import SIZES, assert_close
 
-from kernels import embedding
+from tinygrad_char.kernels import embedding
 
 
 @pytest.mark.parametrize("rows", [*SIZES, embedding.ONE_HOT_ROWS, embedding.ONE_HOT_ROWS + 1, 5000])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels.environment import EnvironmentVariableError, choice
-from kernels.runner import CpuExecutor
+from tinygrad_char.kernels.environment import EnvironmentVariableError, choice
+from tinygrad_char.kernels.runner import CpuExecutor
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,9 @@ def test_unknown_kernels_are_an_error_where_they_are_imported(value):
     code, _, error = start("-c", "import tinygrad_char", TINYGRAD_CHAR_KERNELS=value)
     assert code == 1
     last = error.splitlines()[-1]
-    assert last.startswith("kernels.environment.EnvironmentVariableError: TINYGRAD_CHAR_KERNELS=")
+    assert last.startswith(
+        "tinygrad_char.kernels.environment.EnvironmentVariableError: TINYGRAD_CHAR_KERNELS="
+    )
     assert f"{value!r} in the environment; expected one of fused, reference" in last
 
 
@@ -58,7 +60,7 @@ def test_unknown_kernels_are_an_error_where_they_are_imported(value):
     ],
 )
 def test_at_the_command_line_it_is_wrong_usage(variable, arguments, tmp_path):
-    code, out, error = start("-m", "models", *arguments, **{variable: "bogus"})
+    code, out, error = start("-m", "tinygrad_char.models", *arguments, **{variable: "bogus"})
     assert (code, out) == (2, "")
     assert error.startswith(f"error: {variable}='bogus' in the environment; expected one of ")
     assert error.count("\n") == 1
@@ -73,8 +75,13 @@ def test_an_unknown_mode_of_the_runner_is_refused_where_it_is_used(monkeypatch):
 
 @pytest.mark.parametrize("value", ["reference", "fused", ""])
 def test_known_kernels_are_what_is_used(value):
-    program = "from kernels import extension as e; print(e.wanted is e.compiled is not None)"
+    program = (
+        "from tinygrad_char.kernels import extension as e; "
+        "print(e.wanted is e.compiled is not None)"
+    )
     code, out, error = start("-c", program, TINYGRAD_CHAR_KERNELS=value)
     assert (code, error) == (0, "")
-    built = start("-c", "from kernels.extension import compiled; print(bool(compiled))")[1]
+    built = start(
+        "-c", "from tinygrad_char.kernels.extension import compiled; print(bool(compiled))"
+    )[1]
     assert out == ("False\n" if value == "reference" else built)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import attention, cross_entropy, fused, log_softmax, softmax
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.kernels import attention, cross_entropy, fused, log_softmax, softmax
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(7, 3)
 SHIFTS = st.sampled_from([1e3, -1e3, 1e4, 2.0**17])

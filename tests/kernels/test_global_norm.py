@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import cores, fused, global_norm
+from tinygrad_char.kernels import cores, fused, global_norm
 
 RNG = np.random.default_rng(0)
 CHUNK = global_norm.CHUNK

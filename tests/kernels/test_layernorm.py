@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from closeness import SIZES, assert_close
 
-from kernels import layernorm
+from tinygrad_char.kernels import layernorm
 
 
 def reference(x, weight, bias, eps):

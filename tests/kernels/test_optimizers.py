@@ -7,7 +7,7 @@ rounding of what it was added up from, and the parameter inherits that in its up
 import numpy as np
 import pytest
 
-from kernels import adamw, sgd
+from tinygrad_char.kernels import adamw, sgd
 
 SIZES = (1, 31, 1023, adamw.CHUNK, adamw.CHUNK + 1)
 STEPS = 4

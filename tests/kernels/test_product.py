@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import blas, fused
-from kernels.extension import compiled
+from tinygrad_char.kernels import blas, fused
+from tinygrad_char.kernels.extension import compiled
 
 pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
 WIDEST = 1 << 40

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import fused
-from kernels.dropout import DropoutKey
-from kernels.recording import Recording, address_of, empty
+from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.recording import Recording, address_of, empty
 
 pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
 

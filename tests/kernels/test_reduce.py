@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import reduce
-from kernels.broadcast import unbroadcast
+from tinygrad_char.kernels import reduce
+from tinygrad_char.kernels.broadcast import unbroadcast
 
 DTYPES = [np.float16, np.float32, np.float64]
 

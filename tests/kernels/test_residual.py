@@ -6,8 +6,8 @@ from closeness import SIZES, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import residual
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.kernels import residual
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(2**64 - 1, 7)
 

@@ -6,7 +6,7 @@ from closeness import SIZES, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import cores, fused, running_mean
+from tinygrad_char.kernels import cores, fused, running_mean
 
 AROUND_A_BLOCK = (511, 512, 513, 1025)
 

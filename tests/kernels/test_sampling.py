@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import sampling
-from kernels import sampling as reference_sampling  # conftest replaces the other name
+from tinygrad_char.kernels import sampling
+from tinygrad_char.kernels import sampling as reference_sampling  # conftest replaces the other name
 
 
 def naive_shares(logits, temperature, top_k, top_p):

@@ -6,8 +6,8 @@ from closeness import SIZES, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import log_softmax, softmax
-from kernels import softmax as reference_softmax  # conftest replaces the other name
+from tinygrad_char.kernels import log_softmax, softmax
+from tinygrad_char.kernels import softmax as reference_softmax  # conftest replaces the other name
 
 
 def reference(x, mask):
@@ -205,7 +205,7 @@ def test_causal_softmax_along_the_last_axis_but_one():
 
 def test_many_rows_are_those_of_few(monkeypatch):
     """More than one thread is worth, with matrices that begin within a thread's part."""
-    monkeypatch.setattr("kernels.cores.available_cores", lambda: 3)
+    monkeypatch.setattr("tinygrad_char.kernels.cores.available_cores", lambda: 3)
     x, grad = np.random.default_rng(0).standard_normal((2, 41, 33, 65)).astype(np.float32)
     y = softmax.forward(x, causal=True)
     dx = softmax.backward(grad, y, causal=True)

@@ -2,7 +2,7 @@
 
 from versions import NAMES
 
-from kernels import dropout, fused
+from tinygrad_char.kernels import dropout, fused
 
 
 def test_each_version_is_the_one_that_its_name_says(request):

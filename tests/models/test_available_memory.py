@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from models import memory
-from models.config import GPTConfig, TrainConfig
+from tinygrad_char.models import memory
+from tinygrad_char.models.config import GPTConfig, TrainConfig
 
 SMALL = TrainConfig(model="bigram", gpt=GPTConfig(block_size=8), batch_size=4)
 

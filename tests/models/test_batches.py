@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import batches
-from models.batches import RandomBatches, random_batch, split_corpus, whole_split
-from models.errors import UsageError
+from tinygrad_char.models import batches
+from tinygrad_char.models.batches import RandomBatches, random_batch, split_corpus, whole_split
+from tinygrad_char.models.errors import UsageError
 from tinygrad_char.random import Stream
 
 dtypes = st.sampled_from([np.uint8, np.uint16, np.uint32, np.int64])

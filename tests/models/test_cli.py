@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import TEXT, TINY, finish, metrics, start, train
 
-from models import cli
-from models.build import load_checkpoint
-from models.config import PRESETS
 from tinygrad_char import checkpoint
+from tinygrad_char.models import cli
+from tinygrad_char.models.build import load_checkpoint
+from tinygrad_char.models.config import PRESETS
 
 COMMANDS = {
     "train": [
@@ -420,12 +420,14 @@ def test_without_network_shakespeare_by_name_is_an_error(offline, here, capsys):
     assert not (here / "runs").exists()
 
 
-@pytest.mark.parametrize("reader", ["tinygrad-char", "python -m models"])
+@pytest.mark.parametrize("reader", ["tinygrad-char", "python -m tinygrad_char.models"])
 def test_both_names_of_the_program_do_the_same(reader, trained, tmp_path):
     script = shutil.which("tinygrad-char", path=sysconfig.get_path("scripts"))
     if reader == "tinygrad-char" and script is None:
         pytest.skip("the package is not installed, so there is no script")
-    program = [script] if reader == "tinygrad-char" else [sys.executable, "-m", "models"]
+    program = (
+        [script] if reader == "tinygrad-char" else [sys.executable, "-m", "tinygrad_char.models"]
+    )
     for arguments, code in (
         (["data", str(trained.parent / "text.txt"), "--json"], 0),
         (["evaluate", str(trained), "--json"], 0),
@@ -443,7 +445,7 @@ def test_both_names_of_the_program_do_the_same(reader, trained, tmp_path):
 
 def test_the_module_is_a_program(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["models", "--help"])
-    monkeypatch.delitem(sys.modules, "models.__main__", raising=False)
+    monkeypatch.delitem(sys.modules, "tinygrad_char.models.__main__", raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module("models", run_name="__main__")
     assert end.value.code == 0
@@ -585,11 +587,13 @@ def test_text_that_a_stream_cannot_encode_is_escaped(tmp_path):
 def test_nothing_is_imported_that_is_not_needed(command, unused, tmp_path):
     unused = [*unused, "cupy", "torch", "requests"]
     program = (
-        f"import sys; from models import cli; code = cli.run({command.split()}); "
+        f"import sys; from tinygrad_char.models import cli; code = cli.run({command.split()}); "
         f"print('imported:', *[name for name in {unused} if name in sys.modules]); sys.exit(code)"
     )
     digest = hashlib.sha256(TEXT.encode()).hexdigest()
-    program = f"import models.corpus as c; c.SHAKESPEARE_SHA256 = {digest!r}; " + program
+    program = (
+        f"import tinygrad_char.models.corpus as c; c.SHAKESPEARE_SHA256 = {digest!r}; " + program
+    )
     (tmp_path / "tinyshakespeare.txt").write_text(TEXT)
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -691,7 +695,7 @@ def test_advice_without_memory_is_about_the_command(command, trained, here, monk
 @pytest.mark.parametrize("columns", ["1", "5"])
 def test_help_is_laid_out_in_a_terminal_of_any_width(columns):
     done = subprocess.run(
-        [sys.executable, "-m", "models", "train", "--help"],
+        [sys.executable, "-m", "tinygrad_char.models", "train", "--help"],
         env={**os.environ, "COLUMNS": columns},
         capture_output=True,
         text=True,

@@ -10,10 +10,10 @@ import pytest
 import safetensors.numpy
 from tiny_runs import TEXT, TINY, train
 
-from models import cli
-from models.build import load_checkpoint
-from models.config import TrainConfig
 from tinygrad_char import checkpoint
+from tinygrad_char.models import cli
+from tinygrad_char.models.build import load_checkpoint
+from tinygrad_char.models.config import TrainConfig
 
 WHOLE_NUMBERS = {
     **dict.fromkeys(
@@ -502,7 +502,9 @@ def test_a_state_that_no_run_was_in(change, run_folder, refuse):
 )
 def test_sizes_are_compared_before_anything_is_built(change, run_folder, refuse, monkeypatch):
     hostile(run_folder / "last.safetensors", change)
-    monkeypatch.setattr("models.build.build_model", lambda *arguments: pytest.fail("it was built"))
+    monkeypatch.setattr(
+        "tinygrad_char.models.build.build_model", lambda *arguments: pytest.fail("it was built")
+    )
     message = refuse("generate", run_folder / "last.safetensors", code=1)
     says(message, "does not hold the model that its settings describe")
 
@@ -511,7 +513,7 @@ def test_an_error_of_a_file_is_not_one_of_the_output(run_folder, refuse, monkeyp
     def fail(*arguments):
         raise OSError(5, "Input/output error", "text.txt")
 
-    monkeypatch.setattr("models.cli.load_corpus", fail)
+    monkeypatch.setattr("tinygrad_char.models.cli.load_corpus", fail)
     says(refuse("data", "text.txt", code=1), "error: Input/output error: 'text.txt'")
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.config import PRESETS, SMALL, TrainConfig
-from models.errors import UsageError
-from models.gpt import GPTConfig
+from tinygrad_char.models.config import PRESETS, SMALL, TrainConfig
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.gpt import GPTConfig
 
 counts = st.integers(1, 10**6)
 shares = st.floats(0, 1, exclude_max=True)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_cli import read_terminal
 from tiny_runs import TEXT, TINY, start
 
-from models.console import PlainConsole
-from models.escape import escaped, quoted, write
+from tinygrad_char.models.console import PlainConsole
+from tinygrad_char.models.escape import escaped, quoted, write
 
 HOSTILE = "a\x1b]0;title\x07\x1b[31mred\x9b2J\u202eright\u2066\u061c\x7f\r\x00[bold]b[/bold]:smile:"
 OBEYED = {*map(chr, [*range(9), *range(11, 32), *range(0x7F, 0xA0)])} | set(
@@ -86,7 +86,15 @@ def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     text = TEXT + "\x1b[35m\u202e\x9b\x07\r\n" * 40
     (folder / f"{NAME}.txt").write_text(text, encoding="utf-8", newline="")
-    command = [sys.executable, "-m", "models", "train", "--data", f"{NAME}.txt", *TINY]
+    command = [
+        sys.executable,
+        "-m",
+        "tinygrad_char.models",
+        "train",
+        "--data",
+        f"{NAME}.txt",
+        *TINY,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
     return folder

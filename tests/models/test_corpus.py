@@ -15,11 +15,11 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import corpus as corpus_module
-from models.corpus import Corpus, corpus_status, load_corpus
-from models.encodings import ENCODINGS
-from models.errors import RunError, UsageError
-from models.text import read_text, text_of
+from tinygrad_char.models import corpus as corpus_module
+from tinygrad_char.models.corpus import Corpus, corpus_status, load_corpus
+from tinygrad_char.models.encodings import ENCODINGS
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.text import read_text, text_of
 
 PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 
@@ -241,8 +241,8 @@ def test_a_python_without_pydoc_is_an_error_not_a_stack_trace(cache, monkeypatch
 
 def test_pooch_is_imported_only_when_the_cache_is_looked_at():
     program = (
-        "import sys; from models.corpus import load_corpus; load_corpus('pydoc', print); "
-        "print('pooch' in sys.modules)"
+        "import sys; from tinygrad_char.models.corpus import load_corpus; "
+        "load_corpus('pydoc', print); print('pooch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

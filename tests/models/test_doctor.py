@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from kernels import backend
-from models import cli, doctor
+from tinygrad_char.kernels import backend
+from tinygrad_char.models import cli, doctor
 
 NAMES = [
     *("tinygrad_char", "python", "numpy", "cupy-cuda13x", "cupy-cuda12x", "torch"),

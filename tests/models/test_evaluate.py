@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import evaluate
-from models.bigram import Bigram
-from models.errors import UsageError
-from models.evaluate import (
+from tinygrad_char import Tensor
+from tinygrad_char.autograd import is_grad_enabled, no_grad
+from tinygrad_char.models import evaluate
+from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.evaluate import (
     InterruptedEvaluationError,
     Loss,
     evaluating,
@@ -17,9 +19,7 @@ from models.evaluate import (
     mean_loss,
     whole_split_loss,
 )
-from models.gpt import GPT, GPTConfig
-from tinygrad_char import Tensor
-from tinygrad_char.autograd import is_grad_enabled, no_grad
+from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.nn.module import Module
 from tinygrad_char.random import Generator
 

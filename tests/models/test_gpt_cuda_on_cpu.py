@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from kernels.backend import CPU, DeviceError
-from kernels.devices import get_backend
-from kernels.runner import CpuExecutor
-from models.gpt import GPT, GPTConfig
+from tinygrad_char.kernels.backend import CPU, DeviceError
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.kernels.runner import CpuExecutor
+from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.optim import AdamW, decay_groups
 from tinygrad_char.random import Generator
 
@@ -76,8 +76,8 @@ def test_a_step_passes_the_runners_checks(on_cpu, monkeypatch, atomics):
 
 
 def test_evaluation_and_generation_run_there(on_cpu):
-    from models.evaluate import whole_split_loss
-    from models.generate import Sampling, generate
+    from tinygrad_char.models.evaluate import whole_split_loss
+    from tinygrad_char.models.generate import Sampling, generate
     from tinygrad_char.random import sampling_streams
 
     config = GPTConfig(8, 1, 2, 16)

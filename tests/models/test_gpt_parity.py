@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from models.gpt import GPT, GPTConfig
+from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.random import Generator
 

@@ -3,12 +3,12 @@ import sys
 
 import pytest
 
-from models import memory
+from tinygrad_char.models import memory
 
 PROGRAM = """
 import resource, sys
 import numpy as np
-from models.memory import keep_freed_memory
+from tinygrad_char.models.memory import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("no glibc")
 def work():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.gpt import GPT, GPTConfig
-from models.ladder import LADDER
+from tinygrad_char.models.gpt import GPT, GPTConfig
+from tinygrad_char.models.ladder import LADDER
 from tinygrad_char.random import Generator
 from tinygrad_char.torch_random import TorchGenerator
 

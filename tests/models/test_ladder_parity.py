@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_ladder import batch, gpt_name, make, rungs
 
-from models.gpt import GPT, GPTConfig
+from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.random import Generator
 from tinygrad_char.torch_random import TorchGenerator
 

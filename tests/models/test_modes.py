@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from models.bigram import Bigram
-from models.config import GPTConfig
-from models.evaluate import evaluating, fixed_batches, mean_loss
-from models.generate import Context, Sampling, generate
-from models.gpt import GPT
 from tinygrad_char import nn, no_grad
+from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.models.config import GPTConfig
+from tinygrad_char.models.evaluate import evaluating, fixed_batches, mean_loss
+from tinygrad_char.models.generate import Context, Sampling, generate
+from tinygrad_char.models.gpt import GPT
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator, sampling_streams
 from tinygrad_char.tensor import Tensor

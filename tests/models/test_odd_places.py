@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import TEXT, TINY, finish, start, train
 
-from models import cli
-from models.run_folder import RunFolder
+from tinygrad_char.models import cli
+from tinygrad_char.models.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def unknown(*arguments):
 pwd.getpwuid = pwd.getpwnam = unknown
 for name in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TINYGRAD_CHAR_DATA"):
     os.environ.pop(name, None)
-from models import cli
+from tinygrad_char.models import cli
 
 sys.exit(cli.run(sys.argv[1:]))
 """
@@ -93,7 +93,7 @@ import os, sys, tempfile
 folder = tempfile.mkdtemp()
 os.chdir(folder)
 os.rmdir(folder)
-from models import cli
+from tinygrad_char.models import cli
 
 sys.exit(cli.run(sys.argv[1:]))
 """

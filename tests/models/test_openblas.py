@@ -5,8 +5,8 @@ import sys
 import pytest
 import threadpoolctl
 
-from models import __main__ as program
-from models import cli, doctor, openblas
+from tinygrad_char.models import __main__ as program
+from tinygrad_char.models import cli, doctor, openblas
 
 WITH = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512cd avx512bw avx512dq avx512vl\n"
 WITHOUT = "processor\t: 0\nflags\t\t: fpu avx2 avx512f\n"
@@ -79,7 +79,7 @@ def test_the_program_begins_again_before_it_computes(machine, monkeypatch, argum
     begun = []
     monkeypatch.setattr(os, "execve", lambda *given: begun.append(given))
     monkeypatch.setattr(sys, "argv", ["tinygrad-char", *arguments])
-    monkeypatch.setattr(sys, "orig_argv", ["python3", "-m", "models", *arguments])
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-m", "tinygrad_char.models", *arguments])
     monkeypatch.setattr(cli, "run", lambda given: 0)
     with pytest.raises(SystemExit) as ended:
         program.main()
@@ -87,7 +87,7 @@ def test_the_program_begins_again_before_it_computes(machine, monkeypatch, argum
     assert len(begun) == restarts
     for path, command, environment in begun:
         assert path == command[0] == sys.executable
-        assert command[1:] == ["-m", "models", *arguments]
+        assert command[1:] == ["-m", "tinygrad_char.models", *arguments]
         assert environment == {**os.environ, openblas.VARIABLE: "SkylakeX"}
 
 
@@ -100,7 +100,7 @@ def test_doctor_tells_of_the_better_choice(machine, monkeypatch):
 
 def test_a_restarted_program_gets_its_arguments_and_the_variable():
     code = (
-        "import os, sys; from models import openblas\n"
+        "import os, sys; from tinygrad_char.models import openblas\n"
         "chosen = openblas.VARIABLE in os.environ\n"
         "openblas.better_core_type = lambda: None if chosen else 'Haswell'\n"
         "openblas.restart_with_better_core_type()\n"

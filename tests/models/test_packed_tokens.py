@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.batches import random_batch, split_corpus, whole_split
-from models.packed_tokens import THREE_BYTES, integers, packed, token_dtype
-from models.text import text_of
-from models.tokenizer import CharTokenizer
+from tinygrad_char.models.batches import random_batch, split_corpus, whole_split
+from tinygrad_char.models.packed_tokens import THREE_BYTES, integers, packed, token_dtype
+from tinygrad_char.models.text import text_of
+from tinygrad_char.models.tokenizer import CharTokenizer
 
 # More characters than 16 bits number, without the surrogates.
 MANY = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x10000 + 5000)]))

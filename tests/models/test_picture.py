@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_runs import TEXT, TINY, finish, start
 
-from models import picture
-from models.plot import plot_losses
-from models.run_folder import RunFolder
+from tinygrad_char.models import picture
+from tinygrad_char.models.plot import plot_losses
+from tinygrad_char.models.run_folder import RunFolder
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NAMES = [
@@ -149,7 +149,7 @@ def test_a_backend_that_is_none_is_no_reason_to_fail(tmp_path):
 
 
 def test_a_chart_that_cannot_be_drawn_is_one_line(tmp_path, capsys, monkeypatch):
-    from benchmarks import report
+    from tinygrad_char.benchmarks import report
 
     monkeypatch.chdir(tmp_path)
     rows = [{"task": "t", "contender": "c", "difference": 0.0, "bound": 1.0, "agrees": True}]

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from models.errors import UsageError
-from models.recorded_text import inode, trusted_argument
-from models.run_state import TextRecord
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.recorded_text import inode, trusted_argument
+from tinygrad_char.models.run_state import TextRecord
 
 
 def record(path, number):

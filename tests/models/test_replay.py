@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from models.batches import Split, random_batch, split_corpus
-from models.bigram import Bigram
-from models.ladder import LADDER, Sizes
-from models.replay import (
+from tinygrad_char import functional as F
+from tinygrad_char.autograd import no_grad
+from tinygrad_char.models.batches import Split, random_batch, split_corpus
+from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.models.ladder import LADDER, Sizes
+from tinygrad_char.models.replay import (
     RECIPES,
     Recipe,
     estimate_loss,
@@ -21,9 +23,7 @@ from models.replay import (
     sample_published,
     train_steps,
 )
-from models.tokenizer import CharTokenizer
-from tinygrad_char import functional as F
-from tinygrad_char.autograd import no_grad
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.parallel import Workers
 from tinygrad_char.tensor import Tensor

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models import lecture
-from models.lecture import Choices, walk
-from models.tokenizer import CharTokenizer
+from tinygrad_char.models import lecture
+from tinygrad_char.models.lecture import Choices, walk
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.nn import LayerNorm
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.tensor import Tensor

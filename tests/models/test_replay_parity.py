@@ -5,12 +5,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models import lecture
-from models.batches import Split
-from models.ladder import LADDER
-from models.lecture import Choices
-from models.replay import Recipe, printed_loss, replay_run
-from models.tokenizer import CharTokenizer
+from tinygrad_char.models import lecture
+from tinygrad_char.models.batches import Split
+from tinygrad_char.models.ladder import LADDER
+from tinygrad_char.models.lecture import Choices
+from tinygrad_char.models.replay import Recipe, printed_loss, replay_run
+from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator
@@ -109,7 +109,7 @@ def test_losses_are_added_up_as_in_pytorch(count, seed):
 
 @pytest.mark.parametrize("name", LADDER)
 def test_a_rung_trains_as_in_pytorch(name):
-    from benchmarks.torch_ladder import replay_in_torch
+    from tinygrad_char.benchmarks.torch_ladder import replay_in_torch
 
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 65, 3000), rng.integers(0, 65, 700))

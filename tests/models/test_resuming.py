@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from tiny_runs import TINY, train
 
-from models import cli
-from models.config import SMALL
-from models.resuming import describe_resumption, settings
+from tinygrad_char.models import cli
+from tinygrad_char.models.config import SMALL
+from tinygrad_char.models.resuming import describe_resumption, settings
 
 DATA = {"argument": "text.txt", "characters": 3, "sha256": "0"}
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import RunError, UsageError
-from models.run_folder import KeptMetrics, RunFolder, resolve_checkpoint
 from tinygrad_char import checkpoint
+from tinygrad_char.models.errors import RunError, UsageError
+from tinygrad_char.models.run_folder import KeptMetrics, RunFolder, resolve_checkpoint
 
 LOSSES = ("loss", "lr", "norm", "train_loss", "validation_loss")
 HOLDER = """
 import sys
-from models.run_folder import RunFolder
+from tinygrad_char.models.run_folder import RunFolder
 
 with RunFolder.open(sys.argv[1]).lock():
     print("locked", flush=True)
@@ -249,7 +249,7 @@ def test_a_folder_that_went_away_is_said_as_what_could_not_be_written(tmp_path):
 def test_lock_is_not_given_back_by_a_forked_process(run):
     program = (
         "import os, sys\n"
-        "from models.run_folder import RunFolder\n"
+        "from tinygrad_char.models.run_folder import RunFolder\n"
         "with RunFolder.open(sys.argv[1]).lock():\n"
         "    child = os.fork()\n"
         "    if child:\n"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.shorten import shorten
-from models.schema import Natural, Pattern, Range, SchemaError, parse
+from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.models.schema import Natural, Pattern, Range, SchemaError, parse
 
 
 @dataclass(frozen=True)

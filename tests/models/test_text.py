@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models import text as text_module
-from models.text import NotUTF8Error, TextChangedError, read_text, text_of
-from models.tokenizer import CharTokenizer
+from tinygrad_char.models import text as text_module
+from tinygrad_char.models.text import NotUTF8Error, TextChangedError, read_text, text_of
+from tinygrad_char.models.tokenizer import CharTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 any_text = st.text(st.one_of(st.sampled_from("ab \n"), st.characters(exclude_categories=())))
@@ -114,7 +114,7 @@ KINDS = {
 MEASURE = """
 import json, re, sys
 from pathlib import Path
-from models import cli
+from tinygrad_char.models import cli
 
 def memory(name):
     return int(re.search(rf"^{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text(), re.M)[1])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import UsageError
-from models.tokenizer import CharTokenizer
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.tokenizer import CharTokenizer
 
 # Every code point, lone surrogates included; a few letters often, so that characters repeat.
 any_text = st.text(st.one_of(st.sampled_from("ab \n"), st.characters(exclude_categories=())))

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from tiny_runs import TEXT, TINY, finish, metrics, popen, start, train
 
-from models import cli, plot
-from models import train as train_module
-from models.build import load_checkpoint
-from models.console import PlainConsole
-from models.display import Display
-from models.run_folder import RunFolder
-from models.trainer import Trainer
 from tinygrad_char import checkpoint
+from tinygrad_char.models import cli, plot
+from tinygrad_char.models import train as train_module
+from tinygrad_char.models.build import load_checkpoint
+from tinygrad_char.models.console import PlainConsole
+from tinygrad_char.models.display import Display
+from tinygrad_char.models.run_folder import RunFolder
+from tinygrad_char.models.trainer import Trainer
 
 STEPS = 40
 LONG = [*TINY, "--steps", str(STEPS), "--dropout", "0.2", "--accumulate", "2"]
@@ -45,7 +45,7 @@ class Interrupter(importlib.abc.MetaPathFinder):
 
 module, number = sys.argv.pop(1), sys.argv.pop(1)
 sys.meta_path.insert(0, Interrupter())
-from models.__main__ import main
+from tinygrad_char.models.__main__ import main
 main()
 """
 """A command that gets a signal when it imports a module."""
@@ -66,14 +66,14 @@ def counted(*arguments):
     return original(*arguments)
 
 setattr(owner, name, counted)
-from models.__main__ import main
+from tinygrad_char.models.__main__ import main
 main()
 """
 """A command that is killed just before its n-th call of os.fsync or of Path.replace."""
 
 THREE_TIMES = """
 import signal, sys
-from models.trainer import Trainer
+from tinygrad_char.models.trainer import Trainer
 
 def update(trainer):
     signal.raise_signal(signal.SIGINT)
@@ -85,7 +85,7 @@ def update(trainer):
     raise AssertionError("nothing answers the third one")
 
 Trainer.update = update
-from models.__main__ import main
+from tinygrad_char.models.__main__ import main
 main()
 """
 """A command that gets three signals in one step."""
@@ -103,14 +103,14 @@ if moment == "atexit":
     atexit.register(interrupt)
 else:
     threading.Thread(target=lambda: (threading.main_thread().join(), interrupt())).start()
-from models.__main__ import main
+from tinygrad_char.models.__main__ import main
 main()
 """
 """A command that gets signals when its work is done, from inside or while it waits for a thread."""
 
 TWICE = """
 import os, signal, sys
-import models.generate
+import tinygrad_char.models.generate
 
 def generate(*arguments, **options):
     try:
@@ -121,15 +121,15 @@ def generate(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("nothing answers the second one")
 
-models.generate.generate = generate
-from models.__main__ import main
+tinygrad_char.models.generate.generate = generate
+from tinygrad_char.models.__main__ import main
 main()
 """
 """A command that gets a second signal while it answers the first one."""
 
 HOLDER = """
 import sys
-from models.run_folder import RunFolder
+from tinygrad_char.models.run_folder import RunFolder
 
 with RunFolder.open(sys.argv[1]).lock():
     print("locked", flush=True)
@@ -417,7 +417,16 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number, here):
     def ignore():
         signal.signal(number, signal.SIG_IGN)
 
-    command = [sys.executable, "-m", "models", "train", "--data", "text.txt", "--out", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "tinygrad_char.models",
+        "train",
+        "--data",
+        "text.txt",
+        "--out",
+        "run",
+    ]
     process = subprocess.Popen(
         [*command, *TINY, "--steps", "300"],
         cwd=here,
@@ -438,7 +447,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number, here):
 def test_a_process_that_was_forked_in_training_ends_at_its_first_signal(here):
     program = (
         "import multiprocessing, signal, time\n"
-        "from models.signals import stop_on_signals\n"
+        "from tinygrad_char.models.signals import stop_on_signals\n"
         "with stop_on_signals(lambda: print('noted')) as stop:\n"
         "    ours, theirs = multiprocessing.Pipe()\n"
         "    def work():\n"
@@ -465,13 +474,13 @@ def test_a_terminal_that_closes_leaves_a_saved_run(options, here):
 
     slowly = (
         "import time\n"
-        "from models.trainer import Trainer\n"
+        "from tinygrad_char.models.trainer import Trainer\n"
         "update = Trainer.update\n"
         "def slow_update(trainer):\n"
         "    time.sleep(0.3)\n"  # so that the progress bar finds the terminal closed
         "    return update(trainer)\n"
         "Trainer.update = slow_update\n"
-        "from models.__main__ import main\n"
+        "from tinygrad_char.models.__main__ import main\n"
         "main()\n"
     )
     command = [sys.executable, "-c", slowly, "train", "--data", "text.txt", "--out", "run"]
@@ -513,7 +522,10 @@ def test_the_result_as_json_tells_of_the_signal(here, monkeypatch, capsys):
     assert "continue with" in error
 
 
-@pytest.mark.parametrize("module", ["models.cli", "numpy", "tyro", "models.train", "rich.live"])
+@pytest.mark.parametrize(
+    "module",
+    ["tinygrad_char.models.cli", "numpy", "tyro", "tinygrad_char.models.train", "rich.live"],
+)
 def test_an_interrupt_during_imports(module, here):
     arguments = ["train", "--data", "text.txt", "--out", "run", *TINY]
     code, out, error = launch(AT_IMPORT, module, "SIGINT", *arguments, cwd=here)
@@ -549,7 +561,10 @@ def test_signals_at_any_moment_of_a_process(number, here):
 
 @pytest.mark.parametrize("command", ["generate", "evaluate"])
 def test_an_interrupt_of_the_other_commands(command, here, reference):
-    module = {"generate": "models.generate", "evaluate": "models.evaluate"}[command]
+    module = {
+        "generate": "tinygrad_char.models.generate",
+        "evaluate": "tinygrad_char.models.evaluate",
+    }[command]
     code, out, error = launch(AT_IMPORT, module, "SIGINT", command, reference, cwd=here)
     assert (code, out, error) == (130, "", "\ninterrupted\n")
 

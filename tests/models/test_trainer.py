@@ -4,16 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models import batches
-from models.batches import random_batch, split_corpus
-from models.build import build_model, load_checkpoint, parameter_count
-from models.config import TrainConfig
-from models.errors import RunError
-from models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
-from models.gpt import GPTConfig
-from models.tokenizer import CharTokenizer
-from models.trainer import DivergedError, Trainer
 from tinygrad_char import Tensor, checkpoint
+from tinygrad_char.models import batches
+from tinygrad_char.models.batches import random_batch, split_corpus
+from tinygrad_char.models.build import build_model, load_checkpoint, parameter_count
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.errors import RunError
+from tinygrad_char.models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
+from tinygrad_char.models.gpt import GPTConfig
+from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.models.trainer import DivergedError, Trainer
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
 

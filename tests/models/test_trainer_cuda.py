@@ -6,18 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kernels import backend
-from kernels.backend import DeviceError
-from kernels.devices import get_backend
-from models import cli
-from models.batches import Split
-from models.build import load_checkpoint
-from models.config import TrainConfig
-from models.errors import UsageError
-from models.generate import Sampling, generate
-from models.gpt import GPTConfig
-from models.tokenizer import CharTokenizer
-from models.trainer import DivergedError, Trainer
+from tinygrad_char.kernels import backend
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.models import cli
+from tinygrad_char.models.batches import Split
+from tinygrad_char.models.build import load_checkpoint
+from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.generate import Sampling, generate
+from tinygrad_char.models.gpt import GPTConfig
+from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.models.trainer import DivergedError, Trainer
 from tinygrad_char.random import sampling_streams
 
 TOKENS = np.random.default_rng(0).integers(0, 30, 400)

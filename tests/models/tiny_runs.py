@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from models import cli
+from tinygrad_char.models import cli
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nHow vexingly quick daft zebras jump!\n" * 20
 TINY = [
@@ -27,7 +27,7 @@ def start(*arguments, cwd, **options):
     """Start the command in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     environment = {**os.environ, **options.pop("env", {})}
-    command = [sys.executable, "-m", "models", *map(str, arguments)]
+    command = [sys.executable, "-m", "tinygrad_char.models", *map(str, arguments)]
     return popen(command, cwd=cwd, env=environment, **options)
 
 

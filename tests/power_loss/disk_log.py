@@ -53,7 +53,7 @@ def run(library: Path, log: Path, root: Path, arguments: list[str], kill_after: 
     if kill_after:
         environment["DISK_LOG_KILL"] = str(kill_after)
     return subprocess.run(
-        [sys.executable, "-m", "models", *arguments],
+        [sys.executable, "-m", "tinygrad_char.models", *arguments],
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,

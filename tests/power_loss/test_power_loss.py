@@ -88,7 +88,7 @@ def test_what_a_process_does_to_files_is_seen(tmp_path, monkeypatch):
     library = disk_log.build(tmp_path)
     root = tmp_path / "root"
     root.mkdir()
-    (root / "models.py").write_text(
+    (root / "tinygrad_char.models.py").write_text(
         "import os\n"
         "from pathlib import Path\n"
         "with open('a', 'wb') as file:\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kernels.backend import DeviceError
-from kernels.devices import get_backend
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.devices import get_backend
 
 
 @pytest.fixture(params=["cpu", "cuda-on-cpu"])

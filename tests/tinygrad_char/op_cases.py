@@ -16,11 +16,11 @@ import numpy as np
 from case import Case, binary, one, reduced, unary
 from tensor_cases import TENSORS
 
-from kernels.backend import CPU
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char import Tensor, gradcheck, losses
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops.activation import Elementwise
 from tinygrad_char.ops.elementwise import Binary

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_char as tg
-from kernels.backend import Backend
 from tinygrad_char import autograd, optim
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.backend import Backend
 
 OTHER_DEVICE = Backend("elsewhere", np, np.ndarray)
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from kernels.backend import DeviceError
-from kernels.devices import get_backend
-from models.gpt import GPT, GPTConfig
 from tinygrad_char import Tensor, detect_nonfinite
 from tinygrad_char import functional as F
 from tinygrad_char.capture import TrainingStep
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.nn import LayerNorm, Linear
 from tinygrad_char.optim import SGD, AdamW, decay_groups
 from tinygrad_char.random import Generator

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import tinygrad_char as tg
-from kernels.backend import DeviceError
-from models.bigram import Bigram
-from models.gpt import GPT, GPTConfig
 from tinygrad_char import nn
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.random import Generator, default_generator
 
 

@@ -6,9 +6,9 @@ Inputs are such that scores are exact in float32; errors are a few of its roundi
 import numpy as np
 import pytest
 
-from kernels import fused
 from tinygrad_char import Tensor
 from tinygrad_char import functional as F
+from tinygrad_char.kernels import fused
 from tinygrad_char.random import Generator
 from tinygrad_char.trace import TracedLoss
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from op_cases import CASES, outputs
 
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char import Tensor, cat, nn, optim, stack
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import grad, no_grad
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = ["f4", "f8"]

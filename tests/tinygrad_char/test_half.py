@@ -6,10 +6,10 @@ import pytest
 from op_cases import CASES, cotangents, operations, outputs
 
 import tinygrad_char as tg
-from kernels.half import is_half
 from tinygrad_char import Tensor
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.half import is_half
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 MOVE_ONLY = """Where Negate Absolute Cast GetItem Copy Reshape Permute BroadcastTo Concatenate Stack

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinygrad_char as tg
-from kernels.backend import DeviceError
 from tinygrad_char import checkpoint, nn, optim
 from tinygrad_char.checkpoint import CheckpointError
+from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.random import Generator
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")

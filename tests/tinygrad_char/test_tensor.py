@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import tinygrad_char as tg
-from kernels.backend import CPU, Backend
-from kernels.dropout import DropoutKey
 from tinygrad_char import DeviceError, Tensor
 from tinygrad_char import functional as F
+from tinygrad_char.kernels.backend import CPU, Backend
+from tinygrad_char.kernels.dropout import DropoutKey
 from tinygrad_char.tensor import Transfer
 
 ARITHMETIC = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow]

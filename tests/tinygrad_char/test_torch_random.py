@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import dropout
 from tinygrad_char import nn, torch_random
 from tinygrad_char.bit_streams import MCG31, philox4x32
 from tinygrad_char.float32_math import fma
+from tinygrad_char.kernels import dropout
 from tinygrad_char.random import Generator
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_char as tg
-from kernels import fused
 from tinygrad_char import functional as F
 from tinygrad_char import nn, parallel
 from tinygrad_char.autograd import Function, NonFiniteError, detect_nonfinite
+from tinygrad_char.kernels import fused
 from tinygrad_char.parallel import Workers
 from tinygrad_char.program import Program
 from tinygrad_char.random import Generator

@@ -9,7 +9,7 @@ from tinygrad_char.autograd import TensorBase
 if TYPE_CHECKING:
     import numpy as np
 
-    from kernels.array import Array
+    from tinygrad_char.kernels.array import Array
     from tinygrad_char.tensor import Tensor
 
 

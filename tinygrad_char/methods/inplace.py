@@ -11,14 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from kernels.array import Array, is_floating
-from kernels.backend import Backend, DeviceError
-from kernels.broadcast import unbroadcast
-from kernels.half import widened
 from tinygrad_char import autograd
 from tinygrad_char.autograd import Function, TensorBase, quiet
 from tinygrad_char.coerce import raw_index, tensor_like
 from tinygrad_char.integers import check_fits, check_values
+from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.half import widened
 from tinygrad_char.ops.indexing import is_basic
 from tinygrad_char.ops.shape import BroadcastTo
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kernels.shorten import shorten
 from tinygrad_char.coerce import floating, lengths
+from tinygrad_char.kernels.shorten import shorten
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import moving, shape
 from tinygrad_char.ops.reduction import Axis, normalize_axes, normalize_axis

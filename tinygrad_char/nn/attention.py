@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kernels.array import Array, namespace
 from tinygrad_char import functional as F
+from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.nn.layers import Linear, ResidualLinear, check_size
 from tinygrad_char.nn.module import Module
 from tinygrad_char.random import Generator, default_generator

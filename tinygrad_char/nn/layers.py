@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.gelu import APPROXIMATE
-from kernels.shorten import shorten
 from tinygrad_char import functional as F
+from tinygrad_char.kernels.gelu import APPROXIMATE
+from tinygrad_char.kernels.shorten import shorten
 from tinygrad_char.nn.module import Module, Parameter
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.spelling import spelled

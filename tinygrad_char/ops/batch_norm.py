@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 
-from kernels import reduce
-from kernels.array import Array
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels import reduce
+from tinygrad_char.kernels.array import Array
 
 
 class BatchNorm(Function):

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from kernels.array import Array
-from kernels.broadcast import unbroadcast
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.broadcast import unbroadcast
 from tinygrad_char.ops.elementwise import broadcast_error
 
 

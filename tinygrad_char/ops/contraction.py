@@ -5,10 +5,10 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from kernels import matmul
-from kernels.array import Array, is_floating
-from kernels.reduce import total
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels import matmul
+from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.kernels.reduce import total
 
 
 def parse(subscripts: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str], str]:

@@ -5,11 +5,11 @@ Operands are arrays or Python numbers; a number takes the dtype of the other ope
 
 from typing import Any, ClassVar
 
-from kernels.array import Array, select
-from kernels.broadcast import unbroadcast
-from kernels.half import rounded
 from tinygrad_char.autograd import Function, quiet
 from tinygrad_char.integers import limits
+from tinygrad_char.kernels.array import Array, select
+from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.half import rounded
 
 
 def _shape(operand: Any) -> tuple[int, ...]:

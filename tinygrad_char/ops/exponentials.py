@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from kernels.array import Array
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.ops.elementwise import Binary
 
 

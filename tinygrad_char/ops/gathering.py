@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from kernels.array import Array
-from kernels.reduce import total_at
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.reduce import total_at
 from tinygrad_char.ops.reduction import normalize_axis
 
 

@@ -6,10 +6,10 @@ A factor that is 0 (a weight, a probability) adds exactly 0, whatever it multipl
 
 from typing import Any
 
-from kernels.array import Array
-from kernels.embedding import check_indices
-from kernels.reduce import total
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.embedding import check_indices
+from tinygrad_char.kernels.reduce import total
 from tinygrad_char.ops.activation import sigmoid, softplus
 
 LOG_FLOOR = -100.0

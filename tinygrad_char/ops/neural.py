@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, select
-from kernels.dropout import DropoutKey, MaskSource
-from kernels.linear import rows
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array, select
+from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
+from tinygrad_char.kernels.linear import rows
 
 
 class MatMul(Function):

@@ -2,8 +2,8 @@
 
 import math
 
-from kernels.array import Array, select
-from kernels.reduce import total
+from tinygrad_char.kernels.array import Array, select
+from tinygrad_char.kernels.reduce import total
 from tinygrad_char.ops.reduction import Axis, Reduction
 
 

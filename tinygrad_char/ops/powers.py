@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from kernels.array import Array, select
-from kernels.erf import erf
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array, select
+from tinygrad_char.kernels.erf import erf
 from tinygrad_char.ops.elementwise import Binary
 
 

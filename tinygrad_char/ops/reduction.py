@@ -3,10 +3,10 @@
 import operator
 from typing import Any, SupportsIndex
 
-from kernels import reduce
-from kernels.array import Array, select
-from kernels.shorten import shorten
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels import reduce
+from tinygrad_char.kernels.array import Array, select
+from tinygrad_char.kernels.shorten import shorten
 
 Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
 

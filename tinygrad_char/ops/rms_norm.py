@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array
-from kernels.reduce import mean, total
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.reduce import mean, total
 
 
 class RmsNorm(Function):

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.array import Array, is_floating
 from tinygrad_char.autograd import Function
 from tinygrad_char.integers import check_fits
+from tinygrad_char.kernels.array import Array, is_floating
 from tinygrad_char.ops.elementwise import Binary
 
 MOST_DECIMALS = 400

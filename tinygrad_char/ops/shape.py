@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kernels.array import Array
-from kernels.broadcast import unbroadcast
-from kernels.shorten import shorten
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.shorten import shorten
 from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
 
 

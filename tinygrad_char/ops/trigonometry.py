@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from kernels.array import Array, select
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels.array import Array, select
 from tinygrad_char.ops.elementwise import Binary
 
 

@@ -4,10 +4,10 @@ from functools import cache
 
 import pytest
 
-from kernels.launcher import Launcher
-from kernels.runner import CpuExecutor, RunnerError
-from kernels.runner.compiler import find_compiler
-from kernels.variants import variants
+from tinygrad_char.kernels.launcher import Launcher
+from tinygrad_char.kernels.runner import CpuExecutor, RunnerError
+from tinygrad_char.kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.variants import variants
 
 
 def _launcher(mode):

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import cublas, linear, matmul
-from kernels.backend import DeviceError
-from kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, Handles, Products
-from kernels.cuda_operation import Operation
-from kernels.cuda_parameters import FlatParameters
-from kernels.cuda_products import Linear, MatMul
-from kernels.numpy_cublas import INVALID_VALUE, NumpyCublas
+from tinygrad_char.kernels import cublas, linear, matmul
+from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, Handles, Products
+from tinygrad_char.kernels.cuda_operation import Operation
+from tinygrad_char.kernels.cuda_parameters import FlatParameters
+from tinygrad_char.kernels.cuda_products import Linear, MatMul
+from tinygrad_char.kernels.numpy_cublas import INVALID_VALUE, NumpyCublas
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT = np.dtype(np.float32)

@@ -7,13 +7,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, FLOAT, draw
 
-from kernels import attention as reference_attention
-from kernels.cuda_attention import MOST_HEAD, Attention, plan
-from kernels.cuda_mask import RecordedKey
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
-from kernels.launcher import FOLDER, Launcher
-from kernels.runner import CpuExecutor
-from kernels.variants import variants
+from tinygrad_char.kernels import attention as reference_attention
+from tinygrad_char.kernels.cuda_attention import MOST_HEAD, Attention, plan
+from tinygrad_char.kernels.cuda_mask import RecordedKey
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.kernels.launcher import FOLDER, Launcher
+from tinygrad_char.kernels.runner import CpuExecutor
+from tinygrad_char.kernels.variants import variants
 
 KEY = DropoutKey(0xFEDCBA9876543210, 99)
 KINDS = {

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 
-from kernels import bias_activation as reference_bias_activation
-from kernels import cuda_elements
-from kernels import gelu as reference_gelu
-from kernels import relu as reference_relu
-from kernels import residual as reference_residual
-from kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
-from kernels.cuda_mask import RecordedKey
-from kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.kernels import bias_activation as reference_bias_activation
+from tinygrad_char.kernels import cuda_elements
+from tinygrad_char.kernels import gelu as reference_gelu
+from tinygrad_char.kernels import relu as reference_relu
+from tinygrad_char.kernels import residual as reference_residual
+from tinygrad_char.kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
+from tinygrad_char.kernels.cuda_mask import RecordedKey
+from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(0x123456789ABCDEF0, 77)
 ROWS = st.integers(1, 140)

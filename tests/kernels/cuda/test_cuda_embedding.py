@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 
-from kernels import cuda_embedding
-from kernels import embedding as reference_embedding
-from kernels.cuda_embedding import Embedding
-from kernels.launcher import Launcher
-from kernels.runner import CpuExecutor
+from tinygrad_char.kernels import cuda_embedding
+from tinygrad_char.kernels import embedding as reference_embedding
+from tinygrad_char.kernels.cuda_embedding import Embedding
+from tinygrad_char.kernels.launcher import Launcher
+from tinygrad_char.kernels.runner import CpuExecutor
 
 
 @settings(deadline=None, max_examples=25)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, FLOAT
 
-from kernels.cuda_attention import Attention
-from kernels.cuda_rows import CrossEntropy, Softmax
-from kernels.dropout import DropoutKey
+from tinygrad_char.kernels.cuda_attention import Attention
+from tinygrad_char.kernels.cuda_rows import CrossEntropy, Softmax
+from tinygrad_char.kernels.dropout import DropoutKey
 
 KEY = DropoutKey(7, 3)
 KINDS = {"plain": (FLOAT, False), "tf32": (FLOAT, True), "bf16": (BF16, False)}

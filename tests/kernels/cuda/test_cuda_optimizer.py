@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import DTYPES, assert_precise, draw
 
-from kernels import adamw as reference_adamw
-from kernels import global_norm as reference_global_norm
-from kernels.cuda_optimizer import FACTORS, AdamW, GlobalNorm
+from tinygrad_char.kernels import adamw as reference_adamw
+from tinygrad_char.kernels import global_norm as reference_global_norm
+from tinygrad_char.kernels.cuda_optimizer import FACTORS, AdamW, GlobalNorm
 
 OPTIONS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 SIZES = st.sampled_from([1, 2, 3, 5, 127, 1000, 1024, 1025, 4099])

@@ -8,12 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 
-from kernels import cross_entropy as reference_cross_entropy
-from kernels import cuda_rows
-from kernels import layernorm as reference_layernorm
-from kernels import softmax as reference_softmax
-from kernels.cuda_parameters import FlatParameters
-from kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
+from tinygrad_char.kernels import cross_entropy as reference_cross_entropy
+from tinygrad_char.kernels import cuda_rows
+from tinygrad_char.kernels import layernorm as reference_layernorm
+from tinygrad_char.kernels import softmax as reference_softmax
+from tinygrad_char.kernels.cuda_parameters import FlatParameters
+from tinygrad_char.kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
 
 ROWS = st.integers(1, 20)
 COLUMNS = st.sampled_from(

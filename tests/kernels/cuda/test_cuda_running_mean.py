@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import DTYPES, assert_precise, draw
 
-from kernels import running_mean
-from kernels.cuda_running_mean import RunningMean
+from tinygrad_char.kernels import running_mean
+from tinygrad_char.kernels.cuda_running_mean import RunningMean
 
 LENGTHS = st.sampled_from([1, 2, 7, 8, 9, 31, 127, 128, 129, 300])
 CHANNELS = st.sampled_from([1, 31, 32, 33, 65])

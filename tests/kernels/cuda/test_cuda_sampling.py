@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, draw
 
-from kernels import sampling as reference_sampling
-from kernels.cuda_sampling import Sampling
+from tinygrad_char.kernels import sampling as reference_sampling
+from tinygrad_char.kernels.cuda_sampling import Sampling
 
 
 def assert_chosen(tokens, logits, uniform, temperature, top_k):

@@ -7,8 +7,8 @@ from itertools import groupby
 
 import pytest
 
-from kernels.launcher import FOLDER
-from kernels.variants import variants
+from tinygrad_char.kernels.launcher import FOLDER
+from tinygrad_char.kernels.variants import variants
 
 ONE_BY_ONE = {
     "adamw_factors",  # for one thread

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kernels.launcher import Kernel, Launch, Launcher
-from kernels.runner import CpuExecutor, RunnerError
-from kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher
+from tinygrad_char.kernels.runner import CpuExecutor, RunnerError
+from tinygrad_char.kernels.runner.compiler import find_compiler
 
 FOLDER = Path(__file__).parent
 
