@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -18,51 +19,22 @@ FOLDERS = {  # of the packages: beside each other, not inside each other
     "tinygrad_char.models": "models",
     "tinygrad_char.benchmarks": "benchmarks",
 }
-FUSED = Extension(
-    "tinygrad_char.kernels._fused",
-    sources=[
-        f"kernels/{name}.c"
-        for name in (
-            "fused",
-            "adamw",
-            "add",
-            "attention",
-            "bias_activation",
-            "column_sums",
-            "cross_entropy",
-            "dropout",
-            "embedding",
-            "fork",
-            "global_norm",
-            "layernorm",
-            "linear",
-            "log_softmax",
-            "product",
-            "program",
-            "residual",
-            "running_mean",
-            "sampling",
-            "softmax",
-            "spread",
-        )
-    ],
-    depends=[
-        f"kernels/{name}.h"
-        for name in (
-            "arguments",
-            "attention",
-            "attention_blocks",
-            "attention_few",
-            "attention_short",
-            "column_sums",
-            "fused",
-            "philox",
-            "product_blocks",
-            "program",
-            "spread",
-            "tile",
-        )
-    ],
+PACKAGES = sorted(
+    ".".join([name, *file.parent.relative_to(ROOT / folder).parts])
+    for name, folder in FOLDERS.items()
+    for file in (ROOT / folder).glob("**/__init__.py")
+)
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
+"""Whether one build serves later versions of Python, too: without a GIL there is no such thing."""
+SOURCES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("kernels/**/*.c"))
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("kernels/**/*.h"))
+KERNELS = Extension(
+    "tinygrad_char.kernels.cpu._c",
+    sources=SOURCES,
+    depends=HEADERS,
+    include_dirs=["kernels/cpu"],
+    py_limited_api=LIMITED,
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED else [],
     # Nothing that changes what infinities and NaN do, or the floating-point state of the process;
     # no contraction, so that AdamW's digits are those of its reference.
     extra_compile_args=[
@@ -121,23 +93,18 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11",
-    ext_modules=[FUSED],
+    ext_modules=[KERNELS],
     package_dir=FOLDERS,
-    packages=[
-        *FOLDERS,
-        "tinygrad_char.kernels.runner",
-        "tinygrad_char.methods",
-        "tinygrad_char.nn",
-        "tinygrad_char.ops",
-    ],
+    packages=PACKAGES,
     package_data={
-        "tinygrad_char": ["py.typed"],
-        "tinygrad_char.kernels": ["*.c", "*.h", "*.cu", "*.cuh"],
-        "tinygrad_char.kernels.runner": ["runtime/*"],
-        "tinygrad_char.benchmarks": ["*.json"],
+        "": ["*.c", "*.h", "*.cu", "*.cuh", "*.json", "*.md", "py.typed"],
+        "tinygrad_char.kernels.cuda_on_cpu.runner": ["runtime/*"],
     },
     # Links to the files, so that nothing but `tinygrad_char` can be imported from the checkout.
-    options={"editable_wheel": {"mode": "strict"}},
+    options={
+        "editable_wheel": {"mode": "strict"},
+        **({"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {}),
+    },
     cmdclass={"build_py": BuildPackages},
     install_requires=[
         "numpy>=2.1",

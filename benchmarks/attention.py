@@ -17,9 +17,9 @@ import numpy as np
 
 from tinygrad_char.benchmarks.measure import Contender, Task
 from tinygrad_char.benchmarks.report import Options, Report, parse
-from tinygrad_char.kernels import softmax
+from tinygrad_char.kernels import attention, softmax
 from tinygrad_char.kernels.backend import CPU
-from tinygrad_char.kernels.cores import available_cores, one_core
+from tinygrad_char.kernels.cpu.cores import available_cores, one_core
 from tinygrad_char.models.memory import keep_freed_memory
 
 
@@ -67,13 +67,13 @@ def prepare_ours(shape: Shape, alone: bool) -> dict[str, Task]:
 
     def forward() -> np.ndarray:
         with one_core() if alone else nullcontext():
-            return CPU.attention.forward(q, k, v, True, scale)[0]
+            return CPU.kernels[attention.forward](q, k, v, True, scale)[0]
 
     def both() -> tuple[np.ndarray, ...]:
         with one_core() if alone else nullcontext():
-            out, statistics = CPU.attention.forward(q, k, v, True, scale)
-            grads = tuple(np.empty_like(each) for each in (q, k, v))
-            CPU.attention.backward(grad, q, k, v, out, statistics, grads, True, scale)
+            out, statistics = CPU.kernels[attention.forward](q, k, v, True, scale)
+            grads = (np.empty_like(q), np.empty_like(k), np.empty_like(v))
+            CPU.kernels[attention.backward](grad, q, k, v, out, statistics, grads, True, scale)
             return out, *grads
 
     return {"forward": Task(forward), "forward and backward": Task(both)}

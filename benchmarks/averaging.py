@@ -9,7 +9,6 @@ where results differ.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,9 +18,10 @@ import numpy as np
 
 from tinygrad_char.benchmarks.measure import Contender, Task
 from tinygrad_char.benchmarks.report import COLUMNS, Options, Report, Row, parse
-from tinygrad_char.kernels import fused, running_mean, softmax
-from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels import running_mean, softmax
+from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cpu.cores import available_cores
+from tinygrad_char.kernels.operations import Settings
 from tinygrad_char.models.memory import keep_freed_memory
 
 
@@ -94,10 +94,11 @@ def prepare_softmax(shape: Shape) -> dict[str, Task]:
     return {"mean": Task(average)}
 
 
-def prepare_running(shape: Shape, forward: Callable[[Array], Array]) -> dict[str, Task]:
-    """Return the sum so far over the number of positions so far, by a kernel or its reference."""
+def prepare_running(shape: Shape, version: str) -> dict[str, Task]:
+    """Return the sum so far over the number of positions so far, by a version of the kernel."""
     keep_freed_memory()
     x = operand(shape)
+    forward = CPU.under(Settings((("running_mean", version),))).kernels[running_mean.forward]
     return {"mean": Task(lambda: forward(x))}
 
 
@@ -138,9 +139,9 @@ def main() -> None:
     options = parse(Averaging)
     shape = SHAPES[options.size]
     contenders = {}
-    if fused.TABLE:
-        contenders["fused"] = Contender(prepare_running, (shape, fused.running_mean_forward))
-    contenders["running sum"] = Contender(prepare_running, (shape, running_mean.forward))
+    if CPU.version_of("running_mean") == "c":
+        contenders["fused"] = Contender(prepare_running, (shape, "c"))
+    contenders["running sum"] = Contender(prepare_running, (shape, "reference"))
     contenders["softmax weights"] = Contender(prepare_softmax, (shape,))
     contenders["triangular product"] = Contender(prepare_product, (shape,))
     contenders["Python loops"] = Contender(prepare_loops, (shape,))

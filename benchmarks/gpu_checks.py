@@ -11,9 +11,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygrad_char.kernels import (
+    adamw,
+    attention,
+    bias_activation,
+    cross_entropy,
+    dropout,
+    embedding,
+    global_norm,
+    layernorm,
+    linear,
+    matmul,
+    residual,
+    running_mean,
+    sampling,
+    softmax,
+)
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.backend import Backend, bfloat16
+from tinygrad_char.kernels.backend import Backend, bfloat16, references
 from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.operations import using
 
 FACTOR, UNITS = 4.0, 6.0
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
@@ -60,7 +77,7 @@ class Outcome(NamedTuple):
         return self.error <= self.allowed
 
 
-REFERENCES = Backend("references", np, np.ndarray)
+REFERENCES = references()
 
 
 class _Named:
@@ -87,14 +104,9 @@ def run(check: Check, precision: str, backend: Backend) -> Outcome:
             }
         )
 
-    backend.use_tf32(precision == "tf32")
-    backend.use_atomics(check.atomics)
-    try:
-        device = {name: backend.from_numpy(each) for name, each in rounded.items()}
+    device = {name: backend.from_numpy(each) for name, each in rounded.items()}
+    with using(tf32=precision == "tf32", atomics=check.atomics):
         results = [backend.to_numpy(each) for each in check.compute(backend, _Named(device))]
-    finally:
-        backend.use_tf32(False)
-        backend.use_atomics(False)
     single, truth = (check.compute(REFERENCES, wide(t)) for t in (np.float32, np.float64))
     worst, bound = 0.0, 0.0
     for result, rough, exact in zip(results, single, truth, strict=True):
@@ -174,82 +186,107 @@ def checks(quick: bool) -> Iterator[Check]:
 
 
 def _layernorm(ops: Any, i: Any) -> list[Array]:
-    y, mean, rstd = ops.layernorm.forward(i.x, i.weight_, i.bias_)
-    return [y, *ops.layernorm.backward(i.grad, i.x, i.weight_, mean, rstd, (True, True, True))]
+    y, mean, rstd = ops.chosen().kernels[layernorm.forward](i.x, i.weight_, i.bias_)
+    return [
+        y,
+        *ops.chosen().kernels[layernorm.backward](
+            i.grad, i.x, i.weight_, mean, rstd, (True, True, True)
+        ),
+    ]
 
 
 def _softmax(ops: Any, i: Any) -> list[Array]:
-    y = ops.softmax.forward(i.x)
-    return [y, ops.softmax.backward(i.grad, y)]
+    y = ops.chosen().kernels[softmax.forward](i.x)
+    return [y, ops.chosen().kernels[softmax.backward](i.grad, y)]
 
 
 def _dropout(ops: Any, i: Any) -> list[Array]:
-    return [ops.dropout.forward(i.x, 0.3, KEY), ops.dropout.backward(i.grad, 0.3, KEY)]
+    return [
+        ops.chosen().kernels[dropout.forward](i.x, 0.3, KEY),
+        ops.chosen().kernels[dropout.backward](i.grad, 0.3, KEY),
+    ]
 
 
 def _residual(ops: Any, i: Any) -> list[Array]:
-    y = ops.residual.forward(i.z.copy(), i.bias_, i.x, 0.3, KEY)
-    return [y, *ops.residual.backward(i.grad, 0.3, KEY, True)]
+    y = ops.chosen().kernels[residual.forward](i.z.copy(), i.bias_, i.x, 0.3, KEY)
+    return [y, *ops.chosen().kernels[residual.backward](i.grad, 0.3, KEY, True)]
 
 
 def _bias_activation(activation: str) -> Compute:
     def compute(ops: Any, i: Any) -> list[Array]:
-        y, kept = ops.bias_activation.forward(i.x.copy(), i.bias_, activation)
-        return [y, *ops.bias_activation.backward(i.grad, kept, activation, True)]
+        y, kept = ops.chosen().kernels[bias_activation.forward](i.x.copy(), i.bias_, activation)
+        return [y, *ops.chosen().kernels[bias_activation.backward](i.grad, kept, activation, True)]
 
     return compute
 
 
 def _cross_entropy(ops: Any, i: Any) -> list[Array]:
-    loss, statistics = ops.cross_entropy.forward(i.x, i.idx)
+    loss, statistics = ops.chosen().kernels[cross_entropy.forward](i.x, i.idx)
     one = i.x[:1, 0].astype(loss.dtype).reshape(()) * 0 + 1
-    return [loss, statistics, ops.cross_entropy.backward(one, i.x, i.idx, statistics)]
+    return [
+        loss,
+        statistics,
+        ops.chosen().kernels[cross_entropy.backward](one, i.x, i.idx, statistics),
+    ]
 
 
 def _cross_entropy_in_one_pass(ops: Any, i: Any) -> list[Array]:
     half = i.x[:1, 0].astype(np.float32).reshape(()) * 0 + np.float32(0.5)
     if not hasattr(ops.cross_entropy, "one_pass"):
-        loss, statistics = ops.cross_entropy.forward(i.x, i.idx)
-        return [loss, statistics, ops.cross_entropy.backward(half, i.x, i.idx, statistics)]
-    loss, statistics, gradient = ops.cross_entropy.one_pass(i.x, i.idx)
-    return [loss, statistics, ops.cross_entropy.rescale(half, gradient)]
+        loss, statistics = ops.chosen().kernels[cross_entropy.forward](i.x, i.idx)
+        return [
+            loss,
+            statistics,
+            ops.chosen().kernels[cross_entropy.backward](half, i.x, i.idx, statistics),
+        ]
+    loss, statistics, gradient = ops.chosen().kernels[cross_entropy.one_pass](i.x, i.idx)
+    return [loss, statistics, ops.chosen().kernels[cross_entropy.rescale](half, gradient)]
 
 
 def _embedding(ops: Any, i: Any) -> list[Array]:
     table, positions = i.table_, i.positions_
     return [
-        ops.embedding.forward(i.idx, table, positions, i.grad.dtype),
-        ops.embedding.backward(i.grad, i.idx, len(table), table.dtype),
-        ops.embedding.backward_addend(i.grad, positions.shape, table.dtype),
+        ops.chosen().kernels[embedding.forward](i.idx, table, positions, i.grad.dtype),
+        ops.chosen().kernels[embedding.backward](i.grad, i.idx, len(table), table.dtype),
+        ops.chosen().kernels[embedding.backward_addend](i.grad, positions.shape, table.dtype),
     ]
 
 
 def _adamw(ops: Any, i: Any) -> list[Array]:
     options = {"step": 3, "lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
     p, g, m, v = (each.copy() for each in (i.p_, i.g_, i.m_, i.v_))
-    ops.adamw.update(p, g, m, v, decoupled=True, grad_scale=0.5, **options)
+    ops.chosen().kernels[adamw.update](p, g, m, v, decoupled=True, grad_scale=0.5, **options)
     return [p, m, v]
 
 
 def _global_norm(ops: Any, i: Any) -> list[Array]:
-    return [ops.global_norm.forward(i.x)]
+    return [ops.chosen().kernels[global_norm.forward](i.x)]
 
 
 def _sampling(ops: Any, i: Any) -> list[Array]:
-    return [ops.sampling.forward(i.x, i.u_, temperature=0.0)]
+    return [ops.chosen().kernels[sampling.forward](i.x, i.u_, temperature=0.0)]
 
 
 def _running_mean(ops: Any, i: Any) -> list[Array]:
-    return [ops.running_mean.forward(i.x), ops.running_mean.backward(i.grad)]
+    return [
+        ops.chosen().kernels[running_mean.forward](i.x),
+        ops.chosen().kernels[running_mean.backward](i.grad),
+    ]
 
 
 def _matmul(ops: Any, i: Any) -> list[Array]:
-    return [ops.matmul.forward(i.a, i.b), *ops.matmul.backward(i.grad, i.a, i.b, (True, True))]
+    return [
+        ops.chosen().kernels[matmul.forward](i.a, i.b),
+        *ops.chosen().kernels[matmul.backward](i.grad, i.a, i.b, (True, True)),
+    ]
 
 
 def _linear(ops: Any, i: Any) -> list[Array]:
-    y = ops.linear.forward(i.x, i.weight_, None)
-    return [y, *ops.linear.backward(i.grad, i.x, i.weight_, (True, True, False))[:2]]
+    y = ops.chosen().kernels[linear.forward](i.x, i.weight_, None)
+    return [
+        y,
+        *ops.chosen().kernels[linear.backward](i.grad, i.x, i.weight_, (True, True, False))[:2],
+    ]
 
 
 def _far_from_zero(rng: np.random.Generator, arrays: Arrays) -> Arrays:
@@ -272,12 +309,14 @@ def _attention(causal: bool, p: float) -> Compute:
     def compute(ops: Any, i: Any) -> list[Array]:
         scale = i.q.shape[-1] ** -0.5
         options = (causal, scale, p, KEY)
-        out, statistics = ops.attention.forward(i.q, i.k, i.v, *options)
+        out, statistics = ops.chosen().kernels[attention.forward](i.q, i.k, i.v, *options)
         grads = tuple(each * np.float32(np.nan) for each in (i.q, i.k, i.v))
         grads = tuple(
             each.astype(like.dtype) for each, like in zip(grads, (i.q, i.k, i.v), strict=True)
         )
-        ops.attention.backward(i.grad, i.q, i.k, i.v, out, statistics, grads, *options)
+        ops.chosen().kernels[attention.backward](
+            i.grad, i.q, i.k, i.v, out, statistics, grads, *options
+        )
         return [out, *grads]
 
     return compute

@@ -7,15 +7,34 @@ up; benchmarks/gpu_report.py says which of the two limits it, and how near it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygrad_char.benchmarks.gpu_timing import Case, Row, recorded_seconds
+from tinygrad_char.kernels import (
+    adamw,
+    attention,
+    bias_activation,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    global_norm,
+    layernorm,
+    linear,
+    matmul,
+    relu,
+    residual,
+    running_mean,
+    sampling,
+    softmax,
+)
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend, bfloat16
 from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.operations import using
 
 KEY = DropoutKey(1, 1)
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -101,7 +120,10 @@ def ceilings(backend: Backend, quick: bool) -> Iterator[Case]:
             n = sizes.product
             a, b = (draw(backend, (n, n), _dtype(precision), seed) for seed in range(2))
             taken = _in_precision(
-                backend, precision, lambda: backend.matmul.forward(a, b), sizes.rounds
+                backend,
+                precision,
+                lambda: backend.chosen().kernels[matmul.forward](a, b),
+                sizes.rounds,
             )
             return {"seconds": taken, "precision": precision, "products": float(n) ** 3}
 
@@ -112,6 +134,16 @@ def _dtype(precision: str) -> np.dtype:
     return bfloat16() if precision == "bf16" else np.dtype(np.float32)
 
 
+def in_any_order(compute: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what computes the same with gradients that are added up in any order."""
+
+    def atomic() -> Any:
+        with using(atomics=True):
+            return compute()
+
+    return atomic
+
+
 def _in_precision(
     backend: Backend,
     precision: str,
@@ -119,20 +151,8 @@ def _in_precision(
     rounds: int,
     atomics: bool = False,
 ) -> float:
-    backend.use_tf32(precision == "tf32")
-    try:
-        return _in_order(backend, atomics, lambda: recorded_seconds(backend, compute, rounds))
-    finally:
-        backend.use_tf32(False)
-
-
-def _in_order(backend: Backend, atomics: bool, compute: Callable[[], Any]) -> Any:
-    """Compute with gradients that are added up in any order, or in one that never changes."""
-    backend.use_atomics(atomics)
-    try:
-        return compute()
-    finally:
-        backend.use_atomics(False)
+    with using(tf32=precision == "tf32", atomics=atomics):
+        return recorded_seconds(backend, compute, rounds)
 
 
 def kernels(backend: Backend, quick: bool) -> Iterator[Case]:
@@ -158,46 +178,62 @@ def _moving(
     x, y, grad = (draw(backend, (rows, channels), dtype, seed) for seed in range(3))
     size = x.nbytes
     weight, bias = (draw(backend, (channels,), single, seed) for seed in range(2))
-    _, mean, rstd = backend.layernorm.forward(x, weight, bias)
+    _, mean, rstd = backend.chosen().kernels[layernorm.forward](x, weight, bias)
     rng = np.random.default_rng(0)
     targets = backend.from_numpy(rng.integers(0, channels, rows))
-    _, statistics = backend.cross_entropy.forward(x, targets)
+    _, statistics = backend.chosen().kernels[cross_entropy.forward](x, targets)
     one = backend.xp.ones((), np.float32)
     both = (True, True, True)
     ops = backend
-    yield "layernorm", 2 * size, lambda: ops.layernorm.forward(x, weight, bias)
+    yield "layernorm", 2 * size, lambda: ops.chosen().kernels[layernorm.forward](x, weight, bias)
     yield (
         "layernorm backward",
         3 * size,
-        lambda: ops.layernorm.backward(grad, x, weight, mean, rstd, both),
+        lambda: ops.chosen().kernels[layernorm.backward](grad, x, weight, mean, rstd, both),
     )
-    yield "softmax", 2 * size, lambda: ops.softmax.forward(x)
-    yield "softmax backward", 3 * size, lambda: ops.softmax.backward(grad, y)
-    yield "cross_entropy", size, lambda: ops.cross_entropy.forward(x, targets)
+    yield "softmax", 2 * size, lambda: ops.chosen().kernels[softmax.forward](x)
+    yield "softmax backward", 3 * size, lambda: ops.chosen().kernels[softmax.backward](grad, y)
+    yield "cross_entropy", size, lambda: ops.chosen().kernels[cross_entropy.forward](x, targets)
     yield (
         "cross_entropy backward",
         2 * size,
-        lambda: ops.cross_entropy.backward(one, x, targets, statistics),
+        lambda: ops.chosen().kernels[cross_entropy.backward](one, x, targets, statistics),
     )
-    yield "cross_entropy in one pass", 2 * size, lambda: ops.cross_entropy.one_pass(x, targets)
-    yield "bias and gelu", 2 * size, lambda: ops.bias_activation.forward(y, bias, "gelu")
+    yield (
+        "cross_entropy in one pass",
+        2 * size,
+        lambda: ops.chosen().kernels[cross_entropy.one_pass](x, targets),
+    )
+    yield (
+        "bias and gelu",
+        2 * size,
+        lambda: ops.chosen().kernels[bias_activation.forward](y, bias, "gelu"),
+    )
     yield (
         "bias and gelu backward",
         3 * size,
-        lambda: ops.bias_activation.backward(grad, (x, bias), "gelu", True),
+        lambda: ops.chosen().kernels[bias_activation.backward](grad, (x, bias), "gelu", True),
     )
-    yield "gelu", 2 * size, lambda: ops.gelu.forward(x)
-    yield "relu", 2 * size, lambda: ops.relu.forward(x)
-    yield "dropout", 2 * size, lambda: ops.dropout.forward(x, 0.2, KEY)
-    yield "residual and dropout", 3 * size, lambda: ops.residual.forward(y, bias, x, 0.2, KEY)
+    yield "gelu", 2 * size, lambda: ops.chosen().kernels[gelu.forward](x)
+    yield "relu", 2 * size, lambda: ops.chosen().kernels[relu.forward](x)
+    yield "dropout", 2 * size, lambda: ops.chosen().kernels[dropout.forward](x, 0.2, KEY)
+    yield (
+        "residual and dropout",
+        3 * size,
+        lambda: ops.chosen().kernels[residual.forward](y, bias, x, 0.2, KEY),
+    )
     yield (
         "residual and dropout backward",
         2 * size,
-        lambda: ops.residual.backward(grad, 0.2, KEY, True),
+        lambda: ops.chosen().kernels[residual.backward](grad, 0.2, KEY, True),
     )
     sequences = x.reshape(-1, min(512, rows), channels)
-    yield "running_mean", 2 * size, lambda: ops.running_mean.forward(sequences)
-    yield "running_mean backward", 2 * size, lambda: ops.running_mean.backward(sequences)
+    yield "running_mean", 2 * size, lambda: ops.chosen().kernels[running_mean.forward](sequences)
+    yield (
+        "running_mean backward",
+        2 * size,
+        lambda: ops.chosen().kernels[running_mean.backward](sequences),
+    )
     table, positions = (
         draw(backend, shape, single)
         for shape in ((sizes.vocabulary, channels), sequences.shape[1:])
@@ -209,12 +245,12 @@ def _moving(
     yield (
         "embedding of letters and positions",
         size + letters.nbytes + positions.nbytes,
-        lambda: ops.embedding.forward(letters, table, positions, dtype),
+        lambda: ops.chosen().kernels[embedding.forward](letters, table, positions, dtype),
     )
     yield (
         "embedding backward of positions",
         size + positions.nbytes,
-        lambda: ops.embedding.backward_addend(sequences, positions.shape, single),
+        lambda: ops.chosen().kernels[embedding.backward_addend](sequences, positions.shape, single),
     )
     for name, indices, count in (
         ("embedding backward", letters, sizes.vocabulary),
@@ -223,17 +259,21 @@ def _moving(
         moved = size + indices.nbytes + count * channels * single.itemsize
 
         def add_up(indices: Array = indices, count: int = count) -> Array:
-            return ops.embedding.backward(sequences, indices, count, single)
+            return ops.chosen().kernels[embedding.backward](sequences, indices, count, single)
 
         yield name, moved, add_up
-        yield f"{name}, atomic", moved, partial(_in_order, backend, True, add_up)
+        yield f"{name}, atomic", moved, in_any_order(add_up)
     uniform = backend.from_numpy(rng.random(rows, np.float32))
-    yield "sampling", size, lambda: ops.sampling.forward(x, uniform)
-    yield "norm of gradients", size, lambda: ops.global_norm.forward(grad)
+    yield "sampling", size, lambda: ops.chosen().kernels[sampling.forward](x, uniform)
+    yield "norm of gradients", size, lambda: ops.chosen().kernels[global_norm.forward](grad)
     if dtype == single:
         flat = (x.reshape(-1), grad.reshape(-1), y.reshape(-1), (y * y).reshape(-1))
         options = {"step": 1, "lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
-        yield "adamw", 7 * size, lambda: ops.adamw.update(*flat, decoupled=True, **options)
+        yield (
+            "adamw",
+            7 * size,
+            lambda: ops.chosen().kernels[adamw.update](*flat, decoupled=True, **options),
+        )
 
 
 def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
@@ -264,7 +304,7 @@ def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
                 taken = _in_precision(
                     backend,
                     precision,
-                    lambda: backend.linear.forward(x, weight, None),
+                    lambda: backend.chosen().kernels[linear.forward](x, weight, None),
                     sizes.rounds,
                 )
                 size = x.nbytes + weight.nbytes + sizes.tokens * outputs * dtype.itemsize
@@ -302,7 +342,7 @@ def _multiplying(backend: Backend, sizes: Sizes) -> Iterator[Case]:
             yield Case(f"attention {direction} {precision}", attend)
 
 
-def attention(backend: Backend, quick: bool) -> Iterator[Case]:
+def attention_by_length(backend: Backend, quick: bool) -> Iterator[Case]:
     """Yield causal attention in bfloat16 at each length, forward and forward with backward."""
     sizes = sizes_for(backend, quick)
     for shape in attention_shapes(sizes):
@@ -335,19 +375,20 @@ def attention_row(backend: Backend, shape: Shape, precision: str, rounds: int) -
     grads = tuple(backend.xp.empty_like(each) for each in (q, k, v))
 
     def forward() -> Any:
-        return backend.attention.forward(q, k, v, *options)
+        return backend.chosen().kernels[attention.forward](q, k, v, *options)
 
     def both() -> Any:
         out, statistics = forward()
-        backend.attention.backward(grad, q, k, v, out, statistics, grads, *options)
+        backend.chosen().kernels[attention.backward](
+            grad, q, k, v, out, statistics, grads, *options
+        )
         return out
 
     seconds = _in_precision(backend, precision, both, rounds)
     forward_seconds = _in_precision(backend, precision, forward, rounds)
     atomic_seconds = _in_precision(backend, precision, both, rounds, atomics=True)
-    backend.use_tf32(precision == "tf32")
-    results = [both(), *grads]
-    backend.use_tf32(False)
+    with using(tf32=precision == "tf32"):
+        results = [both(), *grads]
     # Two products forward and five backward, of which the causal mask leaves half.
     product = np.prod(shape, dtype=float) * shape.length / 2
     return {

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygrad_char.benchmarks.gpu_kernels import Shape
 from tinygrad_char.benchmarks.gpu_timing import Case, Row, median_seconds, recorded_seconds
-from tinygrad_char.kernels import attention, running_mean, softmax
+from tinygrad_char.kernels import attention, matmul, running_mean, softmax
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend
 
@@ -57,20 +57,22 @@ def averaging(backend: Backend, quick: bool) -> Iterator[Case]:
     def product(x: Array) -> Array:
         weights = xp.tri(x.shape[1], dtype=np.float32)
         weights = weights / weights.sum(axis=1, keepdims=True)
-        return backend.matmul.forward(weights, x)
+        return backend.chosen().kernels[matmul.forward](weights, x)
 
     def softmax_weights(x: Array) -> Array:
         length = x.shape[1]
         mask = softmax.causal_mask(xp, length, length)
         scores = xp.zeros((length, length), np.float32)
-        return backend.matmul.forward(backend.softmax.forward(scores, mask), x)
+        return backend.chosen().kernels[matmul.forward](
+            backend.chosen().kernels[softmax.forward](scores, mask), x
+        )
 
     ways: dict[str, tuple[tuple[int, ...], Compute]] = {
         "Python loops": (sizes.averaging_loops, loops),
         "triangular product": (sizes.averaging, product),
         "softmax weights": (sizes.averaging, softmax_weights),
         "running sum": (sizes.averaging, running_mean.forward),
-        "fused": (sizes.averaging, backend.running_mean.forward),
+        "fused": (sizes.averaging, backend.chosen().kernels[running_mean.forward]),
     }
     for name, (shape, compute) in ways.items():
 
@@ -104,28 +106,30 @@ def attending(backend: Backend, quick: bool) -> Iterator[Case]:
 
     def weigh(q: Array, k: Array) -> Array:
         mask = softmax.causal_mask(xp, q.shape[2], k.shape[2])
-        scores = backend.matmul.forward(q, k.swapaxes(-1, -2)) * scale
-        return backend.softmax.forward(scores, mask)
+        scores = backend.chosen().kernels[matmul.forward](q, k.swapaxes(-1, -2)) * scale
+        return backend.chosen().kernels[softmax.forward](scores, mask)
 
     def product(q: Array, k: Array, v: Array, _: Array) -> tuple[Array, ...]:
-        return (backend.matmul.forward(weigh(q, k), v),)
+        return (backend.chosen().kernels[matmul.forward](weigh(q, k), v),)
 
     def product_both(q: Array, k: Array, v: Array, grad: Array) -> tuple[Array, ...]:
-        multiply = backend.matmul.forward
+        multiply = backend.chosen().kernels[matmul.forward]
         weights = weigh(q, k)
         out = multiply(weights, v)
         slopes = multiply(grad, v.swapaxes(-1, -2))
-        slopes = backend.softmax.backward(slopes, weights) * scale
+        slopes = backend.chosen().kernels[softmax.backward](slopes, weights) * scale
         turned = slopes.swapaxes(-1, -2), weights.swapaxes(-1, -2)
         return out, multiply(slopes, k), multiply(turned[0], q), multiply(turned[1], grad)
 
     def fused(q: Array, k: Array, v: Array, _: Array) -> tuple[Array, ...]:
-        return (backend.attention.forward(q, k, v, True, scale)[0],)
+        return (backend.chosen().kernels[attention.forward](q, k, v, True, scale)[0],)
 
     def fused_both(q: Array, k: Array, v: Array, grad: Array) -> tuple[Array, ...]:
-        out, statistics = backend.attention.forward(q, k, v, True, scale)
+        out, statistics = backend.chosen().kernels[attention.forward](q, k, v, True, scale)
         grads = tuple(xp.empty_like(each) for each in (q, k, v))
-        backend.attention.backward(grad, q, k, v, out, statistics, grads, True, scale)
+        backend.chosen().kernels[attention.backward](
+            grad, q, k, v, out, statistics, grads, True, scale
+        )
         return out, *grads
 
     ways: dict[str, tuple[Shape, Compute]] = {

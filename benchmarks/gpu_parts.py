@@ -28,11 +28,11 @@ from typing import Any
 from tinygrad_char.benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_training
 from tinygrad_char.benchmarks.gpu_timing import Case, Row
 from tinygrad_char.kernels.backend import Backend, DeviceError, bfloat16
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.cpu.cores import available_cores
+from tinygrad_char.kernels.cuda.launcher import FOLDER, Kernel
+from tinygrad_char.kernels.cuda.signature import parse
+from tinygrad_char.kernels.cuda.variants import variants
 from tinygrad_char.kernels.devices import get_backend
-from tinygrad_char.kernels.launcher import FOLDER, Kernel
-from tinygrad_char.kernels.signature import parse
-from tinygrad_char.kernels.variants import variants
 from tinygrad_char.models.corpus import load_corpus
 from tinygrad_char.models.tokenizer import CharTokenizer
 
@@ -202,7 +202,7 @@ def compile_one(device: str, kernel: Kernel) -> tuple[float, str]:
     """Compile a kernel; return the seconds that took, and why it failed where it did."""
     started = time.perf_counter()
     try:
-        get_backend(device).softmax.launcher.executor.limits(kernel)
+        get_backend(device).device.launcher.executor.limits(kernel)
     except Exception as error:  # whatever the compiler says
         return 0.0, f"{kernel.source} {dict(kernel.defines)}: {error}"
     return time.perf_counter() - started, ""
@@ -253,7 +253,7 @@ PARTS: dict[str, Callable[[Settings], Iterator[Case]]] = {
     "checks": _checks,
     "ceilings": _ours(gpu_kernels.ceilings),
     "kernels": _ours(gpu_kernels.kernels),
-    "attention": _ours(gpu_kernels.attention),
+    "attention": _ours(gpu_kernels.attention_by_length),
     "steps": _ours(gpu_training.steps),
     "PyTorch": _torch("not_compiled"),
     "training": _training,

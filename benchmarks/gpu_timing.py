@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tinygrad_char.kernels.backend import Backend
+from tinygrad_char.kernels.operations import using
 
 Row = dict[str, Any]
 
@@ -29,7 +30,7 @@ def recorded_seconds(backend: Backend, compute: Callable[[], Any], rounds: int) 
 
     It is recorded and replayed, so that no time between launches is counted.
     """
-    with backend.unchecked():
+    with using(check=False):
         backend.recorder.warm_up(compute)
         kept, replay = backend.recorder.record(compute)
     taken = median_seconds(backend, replay, rounds)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.cpu.cores import available_cores
 
 PAUSE = 0.03  # seconds after which the threads of the side that just ran no longer spin
 

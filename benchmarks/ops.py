@@ -18,13 +18,12 @@ import tyro
 
 from tinygrad_char.benchmarks.measure import Contender, Task
 from tinygrad_char.benchmarks.report import TIMES, Columns, Options, Report, Row, parse
-from tinygrad_char.kernels import fused
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.backend import CPU, Backend
+from tinygrad_char.kernels.backend import CPU, references, status
 from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.operations import operations
 from tinygrad_char.models.memory import keep_freed_memory
 
-REFERENCE = Backend("reference", np, np.ndarray)
 BOUND = 1e-4
 """Some tens of times what float32 rounding leaves in sums over thousands of rows."""
 P = 0.2
@@ -78,9 +77,14 @@ class Ops(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.only if name not in fused.TABLE]
+        unknown = [name for name in self.only if name not in fused()]
         if unknown:
-            raise ValueError(f"--only {unknown[0]}: {fused.status()}; expected some of these")
+            raise ValueError(f"--only {unknown[0]}: {status()}; expected some of these")
+
+
+def fused() -> list[str]:
+    """Return the operations that kernels in C serve."""
+    return [name for name in operations() if CPU.version_of(name) == "c"]
 
 
 def operands(shapes: Mapping[str, Sequence[int]]) -> dict[str, Array]:
@@ -429,11 +433,11 @@ def work(at: Dimensions) -> dict[str, tuple[str, float]]:
 def prepare(backend: str, names: list[str], at: Dimensions) -> dict[str, Task]:
     """Return the tasks of some kernels, fused or as references."""
     keep_freed_memory()
-    source = CPU if backend == "fused" else REFERENCE
+    source = CPU if backend == "fused" else references()
     return {
         task: found
         for name in names
-        for task, found in CASES[name](getattr(source, name), at).items()
+        for task, found in CASES[name](source.operation(name), at).items()
     }
 
 
@@ -486,10 +490,10 @@ COLUMNS: Columns = {
 def main() -> None:
     """Compare, time, and exit 1 where results differ."""
     options = parse(Ops)
-    if not fused.TABLE:
-        sys.exit(f"error: there is nothing to measure: {fused.status()}")
+    if not fused():
+        sys.exit(f"error: there is nothing to measure: {status()}")
     at = SIZES[options.size]
-    names = [name for name in options.only or sorted(fused.TABLE) if name in CASES]
+    names = [name for name in options.only or fused() if name in CASES]
     amounts = {task: amount for task, amount in work(at).items() if task.split()[0] in names}
     moved = sorted({amount for unit, amount in amounts.values() if unit == "bytes"})
     contenders = {

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.models.batches import Split, split_corpus
 from tinygrad_char.models.console import PlainConsole
 from tinygrad_char.models.corpus import load_corpus

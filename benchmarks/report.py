@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tinygrad_char.benchmarks.measure import Contender, ContenderError, Contest, Entry, hold
-from tinygrad_char.kernels.cores import available_cores
-from tinygrad_char.kernels.extras import how_to_install
+from tinygrad_char.kernels.cpu.cores import available_cores
+from tinygrad_char.kernels.words import how_to_install
 from tinygrad_char.models.picture import drawing
 
 

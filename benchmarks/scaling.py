@@ -28,7 +28,7 @@ from tinygrad_char.benchmarks.train_step import (
     prepare,
     random_split,
 )
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.models.config import TrainConfig
 
 Axis = Literal["T", "C", "layers", "batch", "threads"]

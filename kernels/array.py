@@ -43,3 +43,8 @@ def signed(indices: Array) -> Array:
 def is_floating(dtype: np.dtype) -> bool:
     """Return whether numbers of this dtype can have gradients; NumPy has no kind for bfloat16."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+
+
+def address(array: Array) -> int:
+    """Return the address of an array's first element, on whatever device it is."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

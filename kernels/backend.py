@@ -1,82 +1,185 @@
-"""A backend: an array module and the table of which implementation serves each operation."""
+"""A backend: an array module, and the table of which version serves each operation."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import isfunction
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from tinygrad_char.kernels import (
-    adamw,
-    add,
-    attention,
-    bias_activation,
-    cross_entropy,
-    dropout,
-    embedding,
-    fused,
-    gelu,
-    global_norm,
-    layernorm,
-    linear,
-    log_softmax,
-    matmul,
-    recording,
-    relu,
-    residual,
-    running_mean,
-    sampling,
-    sgd,
-    softmax,
-)
+from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.cpu import recording
+from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.operations import REFERENCE, VARIABLE, Room, Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class DeviceError(RuntimeError):
     """A device that was asked for cannot be used."""
 
 
-@dataclass(frozen=True, eq=False)
+class Table(dict):
+    """Which function serves each function of a reference.
+
+    `table[layernorm.forward]` takes what `layernorm.forward` takes and returns what that returns.
+    It is found when it is first asked for.
+    """
+
+    def __init__(self, find: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        super().__init__()
+        self._find = find
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, function: Callable[P, R]) -> Callable[P, R]:
+            """Return what serves a function of a reference."""
+
+    def __missing__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        found = self[function] = self._find(function)
+        return found
+
+
 class Backend:
     """Where arrays live and what computes on them.
 
-    Each operation is a module (or any object) with the functions of the reference of that name:
-    `forward` and `backward`, or `update` for an optimizer. A device's may have more, which is used
-    where it is there: cross_entropy's `one_pass` and `rescale`.
+    Parameters
+    ----------
+    name
+        The device's name.
+    xp, array_type
+        The module of its arrays, and their type.
+    version
+        The version of operations that serves here, where no other one is asked for: "c" or "cuda".
+    bind
+        Makes of an operation's folder and settings what has that version's functions, or None.
+    recorder
+        Records what is done on the device and replays it, see cuda.graph.Recorder.
+    device
+        What launches kernels there, a cuda.operation.Device.
+    settings
+        What is asked of operations where the context asks nothing.
     """
 
-    name: str
-    xp: ModuleType
-    array_type: type
-    adamw: Any = adamw
-    add: Any = add
-    attention: Any = attention
-    bias_activation: Any = bias_activation
-    cross_entropy: Any = cross_entropy
-    dropout: Any = dropout
-    embedding: Any = embedding
-    gelu: Any = gelu
-    global_norm: Any = global_norm
-    layernorm: Any = layernorm
-    linear: Any = linear
-    log_softmax: Any = log_softmax
-    matmul: Any = matmul
-    relu: Any = relu
-    residual: Any = residual
-    running_mean: Any = running_mean
-    sampling: Any = sampling
-    sgd: Any = sgd
-    softmax: Any = softmax
-    recorder: Any = None
-    """Records what is done on the device and replays it, see cuda_graph.Recorder."""
+    kernels: Table
+    """Which function serves each function of a reference; see `chosen`."""
+
+    def __init__(
+        self,
+        name: str,
+        xp: ModuleType,
+        array_type: type,
+        version: str,
+        bind: Callable[[Room, Settings], Any],
+        recorder: Any = None,
+        device: Any = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.name, self.xp, self.array_type = name, xp, array_type
+        self.version, self.recorder, self.device = version, recorder, device
+        self._settings = settings
+        self._bind = bind
+        self._bound: dict[str, Any] = {}
+        self._under: dict[Settings, Backend] = {}
+        self._last: tuple[Settings | None, Backend] = (None, self)  # at once, for other threads
+        self.kernels = Table(self._serving)
 
     def __repr__(self) -> str:
         return self.name
 
     __str__ = __repr__
+
+    @property
+    def settings(self) -> Settings:
+        """What is asked of operations here; of the environment, where nothing else was given."""
+        if self._settings is None:
+            self._settings = Settings(tuple(operations.of_environment().items()))
+        return self._settings
+
+    def chosen(self) -> Backend:
+        """Return this backend, or where the context has settings, one that computes under them."""
+        settings = operations.current()
+        if settings is None:
+            return self
+        last, found = self._last
+        if settings is not last:
+            found = self.under(settings)
+            self._last = settings, found
+        return found
+
+    def under(self, settings: Settings) -> Backend:
+        """Return a backend for the same arrays whose operations compute under settings.
+
+        Raises
+        ------
+        DeviceError
+            They ask for TF32 products, and this backend has none.
+        """
+        if settings not in self._under:
+            if len(self._under) >= MOST_SETTINGS:
+                self._under.clear()
+            if settings.tf32 and self.version == "c":
+                raise DeviceError(f"device {self.name!r} has no TF32 products; use device 'cuda'")
+            self._under[settings] = Backend(
+                self.name,
+                self.xp,
+                self.array_type,
+                self.version,
+                self._bind,
+                self.recorder,
+                self.device,
+                settings.over(self.settings),
+            )
+        return self._under[settings]
+
+    def operation(self, name: str) -> SimpleNamespace:
+        """Return what has the functions of an operation's reference, as they are served here."""
+        module = operations.operations()[name].module(REFERENCE)
+        return SimpleNamespace(
+            **{
+                name: self.kernels[function] if function.__module__ == module.__name__ else function
+                for name, function in vars(module).items()
+                if isfunction(function)
+            }
+        )
+
+    def version_of(self, operation: str) -> str:
+        """Return the name of the version that an operation is asked of first."""
+        room = operations.operations()[operation]
+        found = self._version(room)
+        if found is None:
+            return REFERENCE
+        return found if isinstance(found, str) else type(found).__name__
+
+    def _version(self, room: Room) -> Any:
+        """Return the version that is asked first, by name or as an object; None for no other."""
+        wanted = dict(self.settings.versions).get(room.name, self.version)
+        if wanted == REFERENCE or (isinstance(wanted, str) and wanted not in room.versions):
+            return None
+        return None if wanted == "c" and compiled is None else wanted
+
+    def _serving(self, function: Callable[P, R]) -> Callable[P, R]:
+        room = operations.room_of(function)
+        version = self._version(room)
+        if version is None:
+            return function
+        first = getattr(self._functions(room, version), function.__name__, None)
+        return function if first is None else _in_turn(first, function)
+
+    def _functions(self, room: Room, version: Any) -> Any:
+        """Return what has the functions of a version, the same each time."""
+        if not isinstance(version, str):
+            return version
+        if version != self.version:
+            return room.module(operations.FILES[version])
+        if room.name not in self._bound:
+            self._bound[room.name] = self._bind(room, self.settings)
+        return self._bound[room.name]
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         """Return an array of any content, for a kernel to write to."""
@@ -97,58 +200,44 @@ class Backend:
         """Whether arrays are the host's own, and its cores compute."""
         return self.xp is np
 
-    def use_tf32(self, use: bool) -> None:
-        """Let float32 products round their operands to ten bits after the point, or not.
 
-        Raises
-        ------
-        DeviceError
-            They are to, and this backend has no such products.
-        """
-        if self.on_host:
-            if use:
-                raise DeviceError(f"device {self.name!r} has no TF32 products; use device 'cuda'")
-            return
-        for operation in (self.attention, self.linear, self.matmul):
-            operation.tf32 = use
-
-    def use_atomics(self, use: bool) -> None:
-        """Let gradients be added up in whatever order is fastest, or in one that never changes.
-
-        Without, which is how it begins, the same computation gives the same bits each time. It is
-        a permission: the host has one order only, and keeps to it.
-        """
-        if not self.on_host:
-            for operation in (self.attention, self.embedding):
-                operation.atomics = use
-
-    @contextmanager
-    def using(self, parameters: Any) -> Iterator[None]:
-        """Let operations of a device know where parameters lie: cuda_parameters.FlatParameters."""
-        operations = (self.layernorm, self.linear)
-        for each in operations:
-            each.flat = parameters
-        try:
-            yield
-        finally:
-            for each in operations:
-                each.flat = None
-
-    @contextmanager
-    def unchecked(self) -> Iterator[None]:
-        """Let indices and targets be what they are: checking them would wait for the device."""
-        operations = (self.cross_entropy, self.embedding)
-        before = [each.check for each in operations]
-        for each in operations:
-            each.check = False
-        try:
-            yield
-        finally:
-            for each, check in zip(operations, before, strict=True):
-                each.check = check
+MOST_SETTINGS = 64
+"""Of a backend; what was made for these is made anew for more."""
 
 
-CPU = Backend("cpu", np, np.ndarray, **fused.TABLE)
+def _in_turn(first: Callable[P, Any], reference: Callable[P, R]) -> Callable[P, R]:
+    """Return what asks a version first, and the reference where that does not serve."""
+
+    @wraps(reference)
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
+        result = first(*arguments, **options)
+        return reference(*arguments, **options) if result is NotImplemented else result
+
+    vars(call)["first"] = first
+    return call
+
+
+def _in_c(room: Room, settings: Settings) -> ModuleType:
+    return room.module("cpu")
+
+
+CPU = Backend("cpu", np, np.ndarray, "c", _in_c)
+
+
+def references() -> Backend:
+    """Return the host's backend with the reference of every operation."""
+    versions = dict.fromkeys(operations.operations(), REFERENCE)
+    return CPU.under(Settings(tuple(versions.items())))
+
+
+def status() -> str:
+    """Say in words which kernels serve the CPU, and why."""
+    served = [name for name in operations.operations() if CPU.version_of(name) == "c"]
+    if served:
+        return "fused in C: " + ", ".join(served)
+    if compiled is not None:
+        return f"references in NumPy, as {VARIABLE}=reference asks"
+    return "references in NumPy: the C extension is not built (no compiler at installation?)"
 
 
 @cache

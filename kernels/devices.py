@@ -22,11 +22,11 @@ def get_backend(device: str) -> Backend:
     if device == "cpu":
         return CPU
     if device == "cuda":
-        from tinygrad_char.kernels import cuda
+        from tinygrad_char.kernels.cuda import backend as cuda
 
         return cuda.load()
     if device == "cuda-on-cpu":
-        from tinygrad_char.kernels import cuda_on_cpu
+        from tinygrad_char.kernels.cuda_on_cpu import backend as cuda_on_cpu
 
         return cuda_on_cpu.load()
     raise DeviceError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")

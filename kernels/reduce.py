@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, is_floating, namespace
-from tinygrad_char.kernels.cores import threads_for
-from tinygrad_char.kernels.extension import wanted
+from tinygrad_char.kernels.cpu.cores import threads_for
+from tinygrad_char.kernels.cpu.extension import wanted
+from tinygrad_char.kernels.cpu.recording import empty
 from tinygrad_char.kernels.half import FLOAT32, is_half, rounded, widened
-from tinygrad_char.kernels.recording import empty
 
 compiled: Any = wanted
 _add: Any = np.add.reduce
@@ -207,14 +207,19 @@ def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, A
             xp.multiply(centered, centered, out=centered if overwrite else None), axes, True
         )
 
-    center = _mean(x, axes)
+    center = mean(x, axes, True)
+    if xp is not np:
+        center = xp.where(abs(center) < np.inf, center, _mean_of_shares(x, axes))
     centered = xp.asarray(x - center)
     result = squares(centered)
     if xp is np and _is_near(center, result, x.size):
         return center, centered, result
-    if overwrite:
+    if xp is np and not np.isfinite(center).all():
+        center = np.where(np.isfinite(center), center, _mean_of_shares(x, axes))
+        np.subtract(x, center, out=centered)
+    elif overwrite:
         xp.subtract(x, center, out=centered)
-    rest = _mean(centered, axes)
+    rest = mean(centered, axes, True)
     # about another center the sum is larger by a square: which leaves digits where it is small
     excess = rest * rest * (x.size / max(center.size, 1))
     if xp is np and (16 * excess < result).all() and (result < np.inf).all():
@@ -227,13 +232,9 @@ def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, A
     return center + rest, centered, result
 
 
-def _mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return the mean, as the sum of x / n where the sum of x is beyond the range."""
-    xp, result = namespace(x), mean(x, axes, True)
-    finite = abs(result) < np.inf
-    if xp is np and finite.all():
-        return result
-    return xp.where(finite, result, total(x / math.prod(x.shape[i] for i in axes), axes, True))
+def _mean_of_shares(x: Array, axes: tuple[int, ...]) -> Array:
+    """Return the mean of numbers of which the sum is beyond the range, as the sum of x / n."""
+    return total(x / math.prod(x.shape[i] for i in axes), axes, True)
 
 
 def _is_near(center: Array, squares: Array, size: int) -> bool:
@@ -332,3 +333,16 @@ def _fits_kernel(x: Array) -> bool:
         and x.dtype == FLOAT32
         and x.flags.c_contiguous
     )
+
+
+def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `grad` over the axes along which an array of `shape` was broadcast to grad's shape."""
+    if grad.shape == shape:
+        return grad
+    extra = grad.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        extra + axis
+        for axis, length in enumerate(shape)
+        if length == 1 and grad.shape[extra + axis] != 1
+    )
+    return total(grad, axes).reshape(shape) if axes else grad.reshape(shape)

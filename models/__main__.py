@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 
-from tinygrad_char.kernels.environment import EnvironmentVariableError
+from tinygrad_char.kernels.operations import of_environment
+from tinygrad_char.kernels.words import EnvironmentVariableError
 from tinygrad_char.models.signals import Interrupts
 
 NARROWEST = 20
@@ -17,6 +18,7 @@ def main() -> None:
     try:
         interrupts = Interrupts()
         _prepare_output()
+        of_environment()
         from tinygrad_char.models.cli import run
 
         if _computes(sys.argv[1:]):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.kernels.operations import Settings
 from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.models.config import Device, TrainConfig
 from tinygrad_char.models.errors import RunError, UsageError
@@ -33,9 +33,12 @@ def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> G
     else:
         model = GPT(config.gpt, vocab_size, generator=generator)
         model.low_precision = config.precision == "bf16"
-    backend = get_backend(config.device)
-    backend.use_tf32(config.precision == "tf32")
-    backend.use_atomics(not config.deterministic)
+    settings = Settings(
+        tf32=True if config.precision == "tf32" else None,
+        atomics=None if config.deterministic else True,
+    )
+    if settings != Settings():
+        model.settings = settings
     return model.to(config.device)
 
 

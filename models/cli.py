@@ -16,8 +16,7 @@ import tyro
 from tinygrad_char import __version__
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.devices import DEVICES
-from tinygrad_char.kernels.environment import EnvironmentVariableError, choice
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import EnvironmentVariableError, choice, shorten
 from tinygrad_char.models.build import Loaded, load_checkpoint
 from tinygrad_char.models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
 from tinygrad_char.models.console import PlainConsole

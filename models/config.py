@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from tinygrad_char.kernels.devices import DEVICES
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.gpt import GPTConfig
 

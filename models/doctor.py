@@ -10,9 +10,8 @@ import numpy as np
 import threadpoolctl
 
 from tinygrad_char import __version__
-from tinygrad_char.kernels import fused
-from tinygrad_char.kernels.backend import DeviceError
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.backend import DeviceError, status
+from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.corpus import corpus_status
 from tinygrad_char.models.openblas import VARIABLE, better_core_type
@@ -28,7 +27,7 @@ def examine() -> dict[str, Any]:
         **{name: _version(name) for name in SHOWN},
         "processors": available_cores(),
         "matrix_products": _describe_blas(),
-        "kernels": fused.status(),
+        "kernels": status(),
         "gpu": _describe_gpu(),
         "corpus": corpus_status(),
     }

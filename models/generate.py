@@ -12,7 +12,7 @@ from tinygrad_char.autograd import no_grad, quiet
 from tinygrad_char.kernels import sampling as sampling_kernel
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.devices import backend_of
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import RunError, UsageError
 from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.models.tokenizer import CharTokenizer
@@ -77,7 +77,7 @@ class Sampling:
             uniform = np.zeros(len(streams))
         else:
             uniform = np.fromiter((each.fraction() for each in streams), float, len(streams))
-        chosen = backend.sampling.forward(
+        chosen = backend.chosen().kernels[sampling_kernel.forward](
             logits, backend.from_numpy(uniform), self.temperature, self.top_k, self.top_p
         )
         tokens = backend.to_numpy(chosen)

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-from tinygrad_char.kernels.control_groups import memory_limit
+from tinygrad_char.kernels.cpu.control_groups import memory_limit
 from tinygrad_char.models.config import TrainConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

@@ -24,7 +24,7 @@ from tinygrad_char.checkpoint import (
     sync_folder,
     write_atomically,
 )
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import RunError, UsageError
 from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.regular_file import read_regular

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 
 LARGEST = (1 << 63) - 1
 """What counters and sizes can be: an int64."""

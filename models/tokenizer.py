@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tinygrad_char.kernels.forks import cached_property
+from tinygrad_char.kernels.cpu.forks import cached_property
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.packed_tokens import integers, packed, token_dtype
 from tinygrad_char.models.text import Text, code_points, pieces, text_of

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, is_floating
 from tinygrad_char.kernels.backend import Backend, DeviceError
-from tinygrad_char.kernels.forks import in_forked_children
+from tinygrad_char.kernels.cpu.forks import in_forked_children
 from tinygrad_char.kernels.half import FLOAT32, any_half, is_half, rounded, widened
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class Function:
                 f"{cls.__name__.lower()}: expected at least one tensor, got "
                 f"{[type(each).__name__ for each in inputs]}"
             )
-        node.backend = first.backend
+        node.backend = first.backend.chosen()
         state = _thread.state
         record = state.recording and True in needs
         node.needs = tuple(needs) if record else (False,) * len(needs)
@@ -324,7 +324,7 @@ class Function:
         self.order = next(_order)
         self.edges = list(map(_edge, inputs, self.needs))
         array = result.array
-        self.shape, self.dtype, self.backend = array.shape, array.dtype, result.backend
+        self.shape, self.dtype = array.shape, array.dtype
         if self.saved:
             versions.append((result, result.version.value))
             self.versions = self._saved_versions(versions)

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_char.autograd import is_detecting_nonfinite
+from tinygrad_char.kernels import adamw, global_norm
+from tinygrad_char.kernels.adamw import FACTORS
 from tinygrad_char.kernels.array import Array, native
 from tinygrad_char.kernels.backend import Backend
-from tinygrad_char.kernels.cuda_mask import RecordedKey
-from tinygrad_char.kernels.cuda_operation import ACCESS_BYTES
-from tinygrad_char.kernels.cuda_optimizer import FACTORS
-from tinygrad_char.kernels.cuda_parameters import FlatParameters
+from tinygrad_char.kernels.cuda.operation import ACCESS_BYTES
+from tinygrad_char.kernels.cuda.parameters import FlatParameters
+from tinygrad_char.kernels.dropout.mask import RecordedKey
+from tinygrad_char.kernels.operations import using
 from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream
@@ -241,7 +243,7 @@ class _RecordedStep:
     def record(self) -> str | None:
         """Record the step; return why that failed, None where it did not."""
         try:
-            with self.backend.unchecked():
+            with using(check=False):
                 self.results, self.replay = self.backend.recorder.record(self._work)
         except Exception as error:  # whatever CUDA, CuPy or the model's code objects to
             return f"{type(error).__name__}: {error}"
@@ -275,13 +277,13 @@ class _RecordedStep:
         share = 1 / len(self.inputs)
         self.draws = 0
         losses: list[Array] = []
-        with self.backend.using(FlatParameters(optimizer.flat, optimizer.parameters)):
+        with using(parameters=FlatParameters(optimizer.flat, optimizer.parameters)):
             for batch, seed in zip(self.inputs, self.seeds, strict=True):
                 keys = RecordedKeys(seed, self.calls)
                 losses.append(self.step._backward(batch, keys, share))
                 self.draws = max(self.draws, keys.calls)
         loss: Any = sum(losses[1:], start=losses[0])
-        norm = self.backend.global_norm.forward(optimizer.flat_grad)
+        norm = self.backend.chosen().kernels[global_norm.forward](optimizer.flat_grad)
         for number in range(len(optimizer.groups)):
             self._update(number, norm)
         results = self.backend.xp.empty(2, np.float64)  # a norm may be beyond float32
@@ -294,15 +296,17 @@ class _RecordedStep:
         group, factors = optimizer.groups[number], self.factors[number]
         options = {name: group.options[name] for name in ("betas", "weight_decay")}
         options["decoupled"] = optimizer.decoupled
-        self.backend.adamw.count_step(
+        self.backend.chosen().kernels[adamw.count_step](
             *(self.updates[number], self.rates[number], norm, factors),
             max_norm=self.step.max_norm,
             **options,
         )
         span = slice(optimizer.offsets[group.first], optimizer.offsets[group.last])
-        flat = (optimizer.flat, optimizer.flat_grad, *optimizer.state.values())
-        self.backend.adamw.update_recorded(
-            *(each[span] for each in flat), factors, eps=group.options["eps"], **options
+        averages = optimizer.state.values()
+        parts = (each[span] for each in (optimizer.flat, optimizer.flat_grad, *averages))
+        parameter, grad, exp_avg, exp_avg_sq = parts
+        self.backend.chosen().kernels[adamw.update_recorded](
+            *(parameter, grad, exp_avg, exp_avg_sq, factors), eps=group.options["eps"], **options
         )
 
     def _finish(self, results: Array) -> StepResult:

@@ -27,8 +27,8 @@ from tinygrad_char.kernels.bias_activation import ACTIVATIONS
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.kernels.embedding import check_indices
 from tinygrad_char.kernels.half import rounded, widened
-from tinygrad_char.kernels.shorten import shorten
 from tinygrad_char.kernels.softmax import causal_mask
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.losses import (  # noqa: F401 (given on)
     REDUCTIONS,
     binary_cross_entropy,

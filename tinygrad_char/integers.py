@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 
 
 def fits(number: float, dtype: np.dtype) -> bool:

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinygrad_char.autograd import quiet
+from tinygrad_char.kernels import adamw, global_norm, sgd
 from tinygrad_char.kernels.array import Array, is_floating, namespace
 from tinygrad_char.kernels.half import FLOAT32, in_float32, is_half
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.param_groups import Group
 from tinygrad_char.tensor import Tensor
 
@@ -271,7 +272,7 @@ class Optimizer:
         return self._norm([each for group in self.groups for each in self._spans(group, counts)])
 
     def _norm(self, spans: list[tuple[slice, int]]) -> float:
-        norm_of = self.backend.global_norm.forward
+        norm_of = self.backend.chosen().kernels[global_norm.forward]
         return math.hypot(*(float(norm_of(self.flat_grad[span])) for span, _ in spans))
 
     @quiet
@@ -429,7 +430,7 @@ def _check_max_norm(name: str, max_norm: float) -> None:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum, see kernels/sgd.py."""
+    """Stochastic gradient descent with momentum, see kernels/sgd/reference.py."""
 
     slots = ("velocity",)
 
@@ -448,7 +449,7 @@ class SGD(Optimizer):
 
     def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""
-        self.backend.sgd.update(
+        self.backend.chosen().kernels[sgd.update](
             self.flat[span],
             self.flat_grad[span],
             self.state["velocity"][span] if options["momentum"] else None,
@@ -459,7 +460,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam, with weight decay as an addition to the gradient, see kernels/adamw.py."""
+    """Adam, with weight decay as an addition to the gradient, see kernels/adamw/reference.py."""
 
     slots = ("exp_avg", "exp_avg_sq")
     decoupled: ClassVar[bool] = False
@@ -476,7 +477,7 @@ class Adam(Optimizer):
 
     def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""
-        self.backend.adamw.update(
+        self.backend.chosen().kernels[adamw.update](
             self.flat[span],
             self.flat_grad[span],
             self.state["exp_avg"][span],
@@ -489,7 +490,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with weight decay taken from the parameters directly, see kernels/adamw.py."""
+    """Adam with weight decay taken from the parameters directly, see kernels/adamw/reference.py."""
 
     decoupled = True
 
@@ -596,7 +597,12 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     _check_max_norm("clip_grad_norm_", max_norm)
     grads = [each.grad for each in parameters if each.grad is not None]
-    norm = math.hypot(*(float(g.backend.global_norm.forward(g.array.reshape(-1))) for g in grads))
+    norm = math.hypot(
+        *(
+            float(g.backend.chosen().kernels[global_norm.forward](g.array.reshape(-1)))
+            for g in grads
+        )
+    )
     scale = max_norm / (norm + 1e-6)
     if math.isfinite(norm) and scale < 1:
         for g in grads:

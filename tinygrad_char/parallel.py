@@ -25,10 +25,11 @@ from tinygrad_char.autograd import (
     is_grad_enabled,
     no_grad,
 )
+from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import CPU
-from tinygrad_char.kernels.cores import allowed_cores, available_cores, one_core
-from tinygrad_char.kernels.forks import in_forked_children, renew_in_forked_children
+from tinygrad_char.kernels.cpu.cores import allowed_cores, available_cores, one_core
+from tinygrad_char.kernels.cpu.forks import in_forked_children, renew_in_forked_children
 from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor
@@ -65,7 +66,7 @@ class Workers:
         renew_in_forked_children(self)
 
     def renew(self) -> None:
-        """Have threads started when they are next needed, see kernels/forks.py."""
+        """Have threads started when they are next needed, see kernels/cpu/forks.py."""
         self._pool: ThreadPoolExecutor | None = None
         self._starting = threading.Lock()
 
@@ -299,7 +300,7 @@ class _Sum:
         else:
             before = self.flat_grad if self._first is None else self._first.flat
             with one_core() if self.shards else nullcontext():  # others may be at work still
-                CPU.add.into(before, part.flat, self.flat_grad)
+                CPU.kernels[add.into](before, part.flat, self.flat_grad)
             self._wrote(part)
 
     def finish(self) -> None:

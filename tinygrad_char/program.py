@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_char.autograd import Function, Trace, quiet
+from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.cpu.recording import FLOAT32, Recording, address_of
 from tinygrad_char.kernels.dropout import DropoutKey
-from tinygrad_char.kernels.extension import compiled
-from tinygrad_char.kernels.recording import FLOAT32, Recording, address_of
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 
@@ -131,7 +132,9 @@ class Program:
                 for target, each in zip(targets, results, strict=True):
                     if target is not None:
                         before = grads[target]
-                        grads[target] = each if before is None else CPU.add.forward(before, each)
+                        grads[target] = (
+                            each if before is None else CPU.kernels[add.forward](before, each)
+                        )
                         if see is not None:
                             see(grads[target])
             node.saved = ()

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from tinygrad_char.kernels.cpu.forks import in_forked_children
 from tinygrad_char.kernels.dropout import DropoutKey
-from tinygrad_char.kernels.forks import in_forked_children
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 
 STREAMS = ("init", "batches", "dropout", "sampling")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.regular_file import read_into
 
 LONGEST_HEADER = 100_000_000

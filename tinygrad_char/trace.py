@@ -4,8 +4,8 @@ Most of what a step of a small model costs does not depend on its data: modules 
 arguments are checked, tensors and links are made and walked again. A `TracedLoss` runs the loss
 once on the tape, keeps its operations in order, and from then on calls their forward and backward
 on raw arrays. Where these are nothing but kernels in C, it then records which kernels they call,
-with which memory, and repeats these without Python, see kernels/recording.py. The results are the
-same to the last bit: either way of repeating is compared with the one before when it is first
+with which memory, and repeats these without Python, see kernels/cpu/recording.py. The results are
+the same to the last bit: either way of repeating is compared with the one before when it is first
 used.
 """
 

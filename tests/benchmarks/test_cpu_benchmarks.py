@@ -19,7 +19,7 @@ from tinygrad_char.benchmarks import averaging, ops, scaling, train_step
 from tinygrad_char.benchmarks.measure import difference, resident
 from tinygrad_char.benchmarks.report import QUIET, without_folder
 from tinygrad_char.kernels import fused
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.models.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent.parent

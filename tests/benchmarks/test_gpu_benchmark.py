@@ -15,6 +15,7 @@ import pytest
 
 from tinygrad_char.benchmarks import gpu, gpu_checks, gpu_kernels, gpu_parts, gpu_report, gpu_timing
 from tinygrad_char.benchmarks.gpu_timing import Case
+from tinygrad_char.kernels import softmax
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.devices import get_backend
 
@@ -335,7 +336,7 @@ def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
 def test_the_part_of_checks_is_made_of_them(monkeypatch, on_cpu):
     x = np.random.default_rng(0).standard_normal((5, 33), np.float32)
     right = gpu_checks.Check(
-        "softmax", "right", lambda ops, i: [ops.softmax.forward(i.x)], {"x": x}
+        "softmax", "right", lambda ops, i: [ops.kernels[softmax.forward](i.x)], {"x": x}
     )
     monkeypatch.setattr(gpu_checks, "checks", lambda quick: [right])
     settings = gpu_parts.Settings("checks", "cuda-on-cpu", True, "")
@@ -347,7 +348,7 @@ def test_the_part_of_checks_is_made_of_them(monkeypatch, on_cpu):
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.001, lambda y: y * np.nan, lambda y: y + 1e-4])
 def test_a_wrong_result_does_not_pass(on_cpu, wrong):
     def compute(ops, arrays):
-        y = ops.softmax.forward(arrays.x)
+        y = ops.kernels[softmax.forward](arrays.x)
         return [wrong(y) if ops is on_cpu else y]
 
     x = np.random.default_rng(0).standard_normal((5, 33), np.float32)

@@ -26,7 +26,7 @@ from tinygrad_char.benchmarks.measure import (
     hold,
     resident,
 )
-from tinygrad_char.kernels.cores import available_cores
+from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.models import openblas
 from tinygrad_char.models.openblas import VARIABLE
 

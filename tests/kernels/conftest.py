@@ -1,34 +1,54 @@
-"""Every test of an operation that has a fused version runs on both: one body for all versions."""
+"""Every test of an operation runs on each of its versions for the host: one body for all."""
+
+from pathlib import Path
 
 import pytest
-from versions import NAMES
 
 from tinygrad_char import kernels
-from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.backend import CPU, status
+from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.operations import Settings, operations
 
 
 class Overlay:
-    """A reference's module with some of its functions replaced."""
+    """An operation's package with the functions of its reference as a version serves them."""
 
-    def __init__(self, module, functions):
-        self.__dict__.update(vars(functions), _module=module)
+    def __init__(self, package, functions):
+        self.__dict__.update(vars(functions), _package=package)
 
     def __getattr__(self, name):
-        return getattr(self._module, name)
+        return getattr(self._package, name)
+
+
+def tested(module):
+    """Return the operations that a test module of this folder imports by name."""
+    if Path(module.__file__).parent != Path(__file__).parent:
+        return []
+    return [
+        name
+        for name in operations()
+        if getattr(module, name, None) is getattr(kernels, name, kernels)
+    ]
 
 
 def pytest_generate_tests(metafunc):
-    if any(getattr(metafunc.module, name, None) is getattr(kernels, name) for name in NAMES):
-        metafunc.parametrize("version", ["reference", "fused"], indirect=True)
+    names = tested(metafunc.module)
+    versions = {
+        version: None
+        for name in names
+        for version in operations()[name].versions
+        if version != "cuda"
+    }
+    if len(versions) > 1:
+        metafunc.parametrize("version", versions, indirect=True)
 
 
 @pytest.fixture(autouse=True)  # a name that is only added to a test's would not be set up
 def version(request, monkeypatch):
-    if getattr(request, "param", "reference") == "reference":
-        return
-    if not fused.TABLE:
-        pytest.skip(fused.status())
-    for name in NAMES:
-        module = getattr(kernels, name)
-        if getattr(request.module, name, None) is module:
-            monkeypatch.setattr(request.module, name, Overlay(module, fused.TABLE[name]))
+    wanted = getattr(request, "param", "reference")
+    if wanted == "c" and compiled is None:
+        pytest.skip(status())
+    for name in tested(request.module):
+        if wanted != "reference" and wanted in operations()[name].versions:
+            served = CPU.under(Settings(((name, wanted),))).operation(name)
+            monkeypatch.setattr(request.module, name, Overlay(getattr(kernels, name), served))

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tinygrad_char.kernels import control_groups, cores
+from tinygrad_char.kernels.cpu import control_groups, cores
 
 BEYOND = (1 << 63) - 4096  # how version 1 writes that there is no limit
 

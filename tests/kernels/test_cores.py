@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels import cores, fused, linear
+from tinygrad_char.kernels import attention, linear
+from tinygrad_char.kernels.backend import CPU, status
+from tinygrad_char.kernels.cpu import cores
+from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.dropout import DropoutKey
 
-pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+pytestmark = pytest.mark.skipif(compiled is None, reason=status())
 
 
 def few_rows(x, weight, bias, threads):
     y = np.full((len(x), len(weight)), np.nan, np.float32)
-    fused.compiled.linear_few_rows(x, weight, bias, y, len(x), *weight.shape[::-1], threads)
+    compiled.linear_few_rows(x, weight, bias, y, len(x), *weight.shape[::-1], threads)
     return y
 
 
@@ -69,11 +72,11 @@ def test_a_forked_process_has_threads_of_its_own():
     program = """
 import os, sys, time
 import numpy as np
-from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.cpu.extension import compiled
 x, weight = np.ones((1, 300), np.float32), np.ones((400, 300), np.float32)
 def right():
     y = np.zeros((1, 400), np.float32)
-    fused.compiled.linear_few_rows(x, weight, None, y, 1, 300, 400, 3)
+    compiled.linear_few_rows(x, weight, None, y, 1, 300, 400, 3)
     return bool((y == 300).all())
 assert right()
 if sys.argv[1] == "asleep":
@@ -122,9 +125,9 @@ def test_the_number_of_cores_changes_no_bit_of_attention(monkeypatch, p):
         monkeypatch.setattr(cores, "available_cores", lambda n=processors: n)
         monkeypatch.setattr(cores, "WORTH_SPREADING", 0)
         options = (True, 0.2, p, DropoutKey(1, 2))
-        out, statistics = fused.attention_forward(q, k, v, *options)
+        out, statistics = CPU.kernels[attention.forward](q, k, v, *options)
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-        fused.attention_backward(grad, q, k, v, out, statistics, grads, *options)
+        CPU.kernels[attention.backward](grad, q, k, v, out, statistics, grads, *options)
         results.append([each.tobytes() for each in (out, statistics, *grads)])
     assert results[0] == results[1]
 
@@ -136,12 +139,12 @@ def test_attention_is_the_same_with_narrower_registers(lanes, size):
     q, k, v, grad = rng.standard_normal((4, 2, 2, 100, size), dtype=np.float32)
     results = []
     for most in (lanes, 1 << 40):
-        used = fused.compiled.attention_choose_lanes(most)
+        used = compiled.attention_choose_lanes(most)
         assert used in (4, 8, 16)
         assert used <= max(most, 4)
-        out, statistics = fused.attention_forward(q, k, v, True, 0.2)
+        out, statistics = CPU.kernels[attention.forward](q, k, v, True, 0.2)
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-        fused.attention_backward(grad, q, k, v, out, statistics, grads, True, 0.2)
+        CPU.kernels[attention.backward](grad, q, k, v, out, statistics, grads, True, 0.2)
         results.append((out, statistics, *grads))
     for narrow, wide in zip(*results, strict=True):
         np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-4)

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tinygrad_char import Tensor, grad, no_grad
+from tinygrad_char import Tensor, grad, nn, no_grad
 from tinygrad_char import functional as F
-from tinygrad_char.kernels import backend, cublas, cuda
 from tinygrad_char.kernels.backend import CPU, DeviceError
-from tinygrad_char.kernels.cuda_parameters import FlatParameters
-from tinygrad_char.kernels.device_array import DeviceArray
+from tinygrad_char.kernels.cuda import backend as cuda
+from tinygrad_char.kernels.cuda import cublas
+from tinygrad_char.kernels.cuda.parameters import FlatParameters
+from tinygrad_char.kernels.cuda_on_cpu.device_array import DeviceArray
+from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
 from tinygrad_char.kernels.devices import backend_of, get_backend
-from tinygrad_char.kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.layernorm import backward as layernorm_backward
+from tinygrad_char.kernels.operations import Settings, operations, using
 
 
 class OutOfMemoryError(MemoryError):
@@ -158,61 +161,87 @@ def test_devices_do_not_mix(on_cpu):
 
 
 def test_what_the_kernels_serve_is_not_left_to_the_references(on_cpu):
-    references = {
-        name
-        for name, operation in vars(on_cpu).items()
-        if getattr(backend, name, None) is operation
-    }
-    assert references == {"add", "log_softmax", "sgd"}
+    left = {name for name in operations() if on_cpu.version_of(name) == "reference"}
+    assert left == {"add", "log_softmax", "sgd"}
 
 
-def test_tf32_is_a_choice_for_products_and_attention(on_cpu):
-    operations = (on_cpu.attention, on_cpu.linear, on_cpu.matmul)
-    on_cpu.use_tf32(True)
-    try:
-        assert all(each.tf32 for each in operations)
-        x = Tensor(np.full((2, 2), 1 + 2.0**-12, np.float32), device="cuda-on-cpu")
-        assert (x @ x).tolist() == [[2, 2], [2, 2]]
-    finally:
-        on_cpu.use_tf32(False)
-    assert not any(each.tf32 for each in operations)
-    CPU.use_tf32(False)
-    with pytest.raises(DeviceError, match="'cpu' has no TF32 products"):
-        CPU.use_tf32(True)
+def rounded_product(device):
+    """Return an element of a product that TF32 rounds."""
+    x = Tensor(np.full((2, 2), 1 + 2.0**-12, np.float32), device=device)
+    return (x @ x).tolist()[0][0]
 
 
-def test_atomic_additions_are_a_choice_for_devices(on_cpu):
-    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
-    on_cpu.use_atomics(True)
-    try:
-        assert on_cpu.attention.atomics
-        assert on_cpu.embedding.atomics
-    finally:
-        on_cpu.use_atomics(False)
-    assert [on_cpu.attention.atomics, on_cpu.embedding.atomics] == [False, False]
-    CPU.use_atomics(True)  # which may, and does not
+def test_tf32_is_a_choice_of_the_context(on_cpu):
+    exact = rounded_product("cuda-on-cpu")
+    with using(tf32=True):
+        assert rounded_product("cuda-on-cpu") == 2 != exact
+        with using(tf32=False):
+            assert rounded_product("cuda-on-cpu") == exact
+        with pytest.raises(DeviceError, match="'cpu' has no TF32 products"):
+            rounded_product("cpu")
+    assert rounded_product("cuda-on-cpu") == exact
+    with using(tf32=False):
+        assert rounded_product("cpu") == exact
+
+
+def test_two_models_on_one_device_have_settings_of_their_own(on_cpu):
+    class Square(nn.Module):
+        def forward(self, x):
+            return x @ x
+
+    x = Tensor(np.full((2, 2), 1 + 2.0**-12, np.float32), device="cuda-on-cpu")
+    rough, exact = Square(), Square()
+    rough.settings = Settings(tf32=True)
+    assert rough(x).tolist() == [[2, 2], [2, 2]] != exact(x).tolist()
+    with using(tf32=False):  # the context is asked first
+        assert rough(x).tolist() == exact(x).tolist()
+
+
+def test_backward_computes_as_forward_did(on_cpu):
+    x = Tensor(np.full((2, 2), 1 + 2.0**-12, np.float32), device="cuda-on-cpu", requires_grad=True)
+    grads = []
+    for tf32 in (True, False):
+        with using(tf32=tf32):
+            y = x @ x
+        ones = Tensor(np.ones((2, 2), np.float32), device="cuda-on-cpu")
+        grads.append(grad(y, [x], ones)[0].numpy())
+    assert (grads[0] == 4).all()
+    assert (grads[1] > 4).all()
+
+
+def test_atomic_additions_are_a_choice_for_devices(launched):
+    table = Tensor(np.ones((4, 8), np.float32), device="cuda-on-cpu", requires_grad=True)
+    idx = Tensor(np.array([1, 1, 2]), device="cuda-on-cpu")
+    for atomics in (False, True, False):
+        with using(atomics=atomics):
+            F.embedding(idx, table).sum().backward()
+    found = [each for each in launched if each.startswith("embedding_backward")]
+    assert found == ["embedding_backward", "embedding_backward_atomic", "embedding_backward"]
+    with using(atomics=True):  # which may, and does not
+        Tensor([1.0], requires_grad=True).sum().backward()
 
 
 def test_checks_come_back_after_what_is_unchecked(on_cpu):
-    with on_cpu.unchecked():
-        assert not on_cpu.embedding.check
-        assert not on_cpu.cross_entropy.check
-    assert on_cpu.embedding.check
-    assert on_cpu.cross_entropy.check
+    table = Tensor(np.ones((4, 8), np.float32), device="cuda-on-cpu")
+    idx = Tensor(np.array([5]), device="cuda-on-cpu")
+    with using(check=False):
+        assert np.isnan(F.embedding(idx, table).numpy()).all()
+    with pytest.raises(IndexError, match="embedding: index at position"):
+        F.embedding(idx, table)
 
 
 def test_operations_know_where_parameters_lie_for_a_while(on_cpu):
     parameters = FlatParameters(np.zeros(3, np.float32), [])
-    with on_cpu.using(parameters):
-        assert on_cpu.linear.flat is on_cpu.layernorm.flat is parameters
-    assert on_cpu.linear.flat is on_cpu.layernorm.flat is None
+    with using(parameters=parameters):
+        assert on_cpu.chosen().settings.parameters is parameters
+    assert on_cpu.chosen().settings.parameters is None
 
 
 @pytest.fixture
 def launched(on_cpu, monkeypatch):
     """Return the names of the kernels that are launched, in order."""
     names = []
-    executor = on_cpu.adamw.launcher.executor
+    executor = on_cpu.device.launcher.executor
     run = executor.run
 
     def noted(launch):
@@ -274,13 +303,13 @@ def residual_layers(device):
 
 def test_layernorm_adds_its_gradient_to_what_there_is(on_cpu, monkeypatch):
     addends = []
-    backward = on_cpu.layernorm.backward
+    backward = on_cpu.kernels[layernorm_backward]
 
     def noted(*arguments):
         addends.append(arguments[-1])
         return backward(*arguments)
 
-    monkeypatch.setattr(on_cpu.layernorm, "backward", noted)
+    monkeypatch.setitem(on_cpu.kernels, layernorm_backward, noted)
     results = []
     for device in ("cpu", "cuda-on-cpu"):
         x, weight, h, y = residual_layers(device)

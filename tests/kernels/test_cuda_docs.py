@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from tinygrad_char.benchmarks.gpu_parts import PARTS
-from tinygrad_char.kernels import compile as gate
-from tinygrad_char.kernels.cuda_attention import HEADS, plan
-from tinygrad_char.kernels.launcher import FOLDER
-from tinygrad_char.kernels.runner import RunnerError
-from tinygrad_char.kernels.runner.cache import IN_USE_SECONDS, MOST_BYTES
-from tinygrad_char.kernels.runner.compiler import find_compiler
-from tinygrad_char.kernels.signature import parse
-from tinygrad_char.kernels.variants import variants
+from tinygrad_char.kernels.attention.cuda import HEADS, plan
+from tinygrad_char.kernels.cuda import compile as gate
+from tinygrad_char.kernels.cuda.launcher import Kernel, sources
+from tinygrad_char.kernels.cuda.signature import parse
+from tinygrad_char.kernels.cuda.variants import variants
+from tinygrad_char.kernels.cuda_on_cpu.runner import RunnerError
+from tinygrad_char.kernels.cuda_on_cpu.runner.cache import IN_USE_SECONDS, MOST_BYTES
+from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
+from tinygrad_char.kernels.operations import operations
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = (ROOT / "docs" / "cuda.md").read_text(encoding="utf-8")
@@ -39,7 +40,10 @@ def normal(text):
 
 def test_the_attention_kernel_is_quoted_as_it_is():
     code = normal(
-        "".join((FOLDER / f"attention{end}").read_text() for end in (".cu", "_tiles.cuh"))
+        "".join(
+            (operations()["attention"].folder / f"attention{end}").read_text()
+            for end in (".cu", "_tiles.cuh")
+        )
     )
     quotes = [
         each
@@ -52,7 +56,7 @@ def test_the_attention_kernel_is_quoted_as_it_is():
 
 
 def test_the_running_mean_is_quoted_as_it_is():
-    code = normal((FOLDER / "running_mean.cu").read_text())
+    code = normal(Kernel("running_mean", "").path.read_text())
     text = section(CUDA, "How a kernel is written here")
     quotes = [normal(each) for each in re.findall(r"(?:^       .*\n)+", text, re.MULTILINE)]
     kept = [each for each in quotes if not each.startswith("python")]
@@ -73,7 +77,7 @@ def test_every_kernel_is_in_the_table_and_no_other():
     assert all(f"  {name}  " in text for name in gate.ARCHITECTURES)
     named = re.findall(r"^    (\w+\.cu) +(\w+) +(\d+) ", text, re.MULTILINE)
     declared = []
-    for path in FOLDER.glob("*.cu"):
+    for path in sources():
         kinds = variants(path.read_text(encoding="utf-8"))
         kernels = parse(path.read_text(encoding="utf-8"), dict(kinds[0]))
         declared += [(path.name, kernel, str(len(kinds))) for kernel in kernels]

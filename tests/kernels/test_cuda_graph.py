@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinygrad_char.kernels.cuda_graph import Recorder
+from tinygrad_char.kernels.cuda.graph import Recorder
 
 
 class Stream:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_char.kernels.array import namespace
-from tinygrad_char.kernels.device_array import NAMESPACE, DeviceArray, Recorder
+from tinygrad_char.kernels.cuda_on_cpu.device_array import NAMESPACE, DeviceArray, Recorder
 
 xp = NAMESPACE
 

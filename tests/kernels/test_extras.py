@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from tinygrad_char.kernels.extras import how_to_install
+from tinygrad_char.kernels.words import how_to_install
 
 ROOT = Path(__file__).resolve().parents[2]
 ADVISED = ("cuda12", "cuda13", "parity")

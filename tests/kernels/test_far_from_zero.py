@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels import attention, cross_entropy, fused, log_softmax, softmax
+from tinygrad_char.kernels import attention, cross_entropy, log_softmax, softmax
+from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(7, 3)
@@ -85,7 +86,7 @@ def test_cross_entropy_of_ties():
 @contextmanager
 def narrow_registers(lanes):
     """Have the kernels in C, if there are any, use registers of so many numbers."""
-    choose = getattr(fused.compiled, "attention_choose_lanes", lambda most: None)
+    choose = getattr(compiled, "attention_choose_lanes", lambda most: None)
     choose(lanes)
     yield
     choose(1 << 40)

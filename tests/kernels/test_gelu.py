@@ -7,7 +7,7 @@ import pytest
 from closeness import SIZES, assert_close, ulps
 
 from tinygrad_char.kernels import gelu, relu
-from tinygrad_char.kernels.erf import MIDDLE, SMALL, erf
+from tinygrad_char.kernels.gelu.erf import MIDDLE, SMALL, erf
 
 SPECIAL = [0.0, -0.0, 1e-300, 5e-324, 1e-8, SMALL, MIDDLE, 1.0, 5.5, 5.9, 6.0, 10, 27, 1e3, 1e300]
 

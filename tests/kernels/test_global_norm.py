@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels import cores, fused, global_norm
+from tinygrad_char.kernels import global_norm
+from tinygrad_char.kernels.backend import CPU, status
+from tinygrad_char.kernels.cpu import cores
+from tinygrad_char.kernels.cpu.extension import compiled
 
 RNG = np.random.default_rng(0)
 CHUNK = global_norm.CHUNK
@@ -57,11 +60,11 @@ def test_a_view_with_gaps():
     np.testing.assert_allclose(global_norm.forward(grad), np.linalg.norm(grad), rtol=1e-6)
 
 
-@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+@pytest.mark.skipif(compiled is None, reason=status())
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
     grad = RNG.standard_normal(7 * CHUNK + 1).astype(np.float32)
     found = set()
     for threads in (1, 2, 3, 8):
         monkeypatch.setattr(cores, "available_cores", lambda count=threads: count)
-        found.add(float(fused.global_norm_forward(grad)))
+        found.add(float(CPU.kernels[global_norm.forward](grad)))
     assert len(found) == 1

@@ -130,24 +130,3 @@ def test_inputs_are_left_alone():
         layernorm.backward(grad, x, w, mean, rstd, (True, True, True))
     for each in (x, weight, bias, grad):
         assert (each == before).all()
-
-
-def test_numbers_of_which_the_sum_is_beyond_the_range_and_back():
-    x = np.array([[3e38, 3e38, -3e38, -3e38] * 300, [3e38, -3e38] * 600], np.float32)
-    y, mean, _ = layernorm.forward(x, None, None)
-    np.testing.assert_array_equal(mean, 0)
-    assert np.isfinite(y).all()
-
-
-def test_long_rows_lose_no_digits():
-    rng = np.random.default_rng(0)
-    x = (rng.random((2, 200_003)) + 0.25).astype(np.float32)
-    grad = (rng.random(x.shape) + 1).astype(np.float32)
-    y, mean, rstd = layernorm.forward(x, None, None)
-    wide = x.astype(np.float64), grad.astype(np.float64)
-    exact, *statistics = layernorm.forward(wide[0], None, None)
-    np.testing.assert_allclose(mean, statistics[0], rtol=1e-6)
-    np.testing.assert_allclose(y, exact, atol=3e-6)
-    dx = layernorm.backward(grad, x, None, mean, rstd, (True, False, False))[0]
-    exact = layernorm.backward(wide[1], wide[0], None, *statistics, (True, False, False))[0]
-    np.testing.assert_allclose(dx, exact, atol=1e-5 * np.abs(exact).max())

@@ -1,4 +1,4 @@
-"""Matrix products of kernels/product.c, on each width of registers and by NumPy's BLAS."""
+"""Matrix products of kernels/linear/product.c, on each width of registers and by NumPy's BLAS."""
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels import blas, fused
-from tinygrad_char.kernels.extension import compiled
+from tinygrad_char.kernels.backend import status
+from tinygrad_char.kernels.cpu import blas
+from tinygrad_char.kernels.cpu.extension import compiled
 
-pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+pytestmark = pytest.mark.skipif(compiled is None, reason=status())
 WIDEST = 1 << 40
 EPS = np.finfo(np.float32).eps
 SIZES = [1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 64, 65, 127, 129]

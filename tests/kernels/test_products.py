@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tinygrad_char.kernels import linear, matmul
-from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.reduce import unbroadcast
 
 
 @pytest.mark.parametrize("inner", SIZES)

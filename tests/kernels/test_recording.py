@@ -9,11 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels import fused
+from tinygrad_char.kernels import (
+    add,
+    bias_activation,
+    cross_entropy,
+    dropout,
+    embedding,
+    layernorm,
+    linear,
+    residual,
+)
+from tinygrad_char.kernels.backend import CPU, status
+from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.cpu.recording import Recording, address_of, empty
 from tinygrad_char.kernels.dropout import DropoutKey
-from tinygrad_char.kernels.recording import Recording, address_of, empty
 
-pytestmark = pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+pytestmark = pytest.mark.skipif(compiled is None, reason=status())
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +34,7 @@ def draw(*shape):
 
 
 def record(work, seed=1, calls=0, places=None):
-    recording = Recording(fused.compiled, seed, calls, places or {})
+    recording = Recording(compiled, seed, calls, places or {})
     with recording.recorded():
         results = work()
     return recording, results
@@ -35,8 +46,10 @@ def test_other_data_in_the_same_memory(rows, columns, p):
     x, weight, bias = draw(rows, columns), draw(columns), draw(columns)
 
     def work(key):
-        y = fused.layernorm_forward(x, weight, bias)[0]
-        return fused.residual_forward(fused.add_forward(y, bias), bias, x, p, key if p else None)
+        y = CPU.kernels[layernorm.forward](x, weight, bias)[0]
+        return CPU.kernels[residual.forward](
+            CPU.kernels[add.forward](y, bias), bias, x, p, key if p else None
+        )
 
     recording, found = record(lambda: work(DropoutKey(1, 5)), calls=4)
     for seed, calls in ((1, 4), (9, 70)):
@@ -52,13 +65,13 @@ def test_sums_start_anew_at_every_run():
     key = DropoutKey(1, 1)
 
     def work():
-        _, mean, rstd = fused.layernorm_forward(x, weight, None)
+        _, mean, rstd = CPU.kernels[layernorm.forward](x, weight, None)
         return (
-            *fused.layernorm_backward(grad, x, weight, mean, rstd, (True, True, True)),
-            *fused.bias_activation_backward(grad, (x, weight), "gelu", True),
-            *fused.residual_backward(grad, 0.5, key, True),
-            fused.embedding_backward(grad, indices, 4),
-            fused.linear_backward(grad, x, draw(5, 5), (False, False, True))[2],
+            *CPU.kernels[layernorm.backward](grad, x, weight, mean, rstd, (True, True, True)),
+            *CPU.kernels[bias_activation.backward](grad, (x, weight), "gelu", True),
+            *CPU.kernels[residual.backward](grad, 0.5, key, True),
+            CPU.kernels[embedding.backward](grad, indices, 4),
+            CPU.kernels[linear.backward](grad, x, draw(5, 5), (False, False, True))[2],
         )
 
     recording, found = record(work)
@@ -75,7 +88,7 @@ def test_memory_that_nobody_refers_to_is_used_again():
     def chain(length):
         y = x
         for _ in range(length):
-            y = fused.add_forward(y.reshape(64, 32).reshape(32, 64), x)
+            y = CPU.kernels[add.forward](y.reshape(64, 32).reshape(32, 64), x)
         return y
 
     recording, found = record(lambda: chain(50))
@@ -90,10 +103,10 @@ def test_views_keep_memory_from_being_used_again():
     x = draw(4, 8)
 
     def work():
-        first = fused.add_forward(x, x)
+        first = CPU.kernels[add.forward](x, x)
         part = first.reshape(8, 4)[2:].T
         del first
-        others = [fused.add_forward(x, x) for _ in range(3)]
+        others = [CPU.kernels[add.forward](x, x) for _ in range(3)]
         return part, *others
 
     recording, found = record(work)
@@ -105,7 +118,7 @@ def test_places_are_given_out_and_written_at_every_run():
     x, target = draw(3, 4), np.zeros(12, np.float32)
 
     def work():
-        return fused.add_forward(fused.add_forward(x, x), x)
+        return CPU.kernels[add.forward](CPU.kernels[add.forward](x, x), x)
 
     recording, found = record(work, places={1: target})
     assert recording.owns(found)
@@ -120,8 +133,8 @@ def test_a_run_ends_where_a_kernel_finds_something_else():
     indices, table = np.zeros(3, np.int64), draw(4, 5)
 
     def work():
-        y = fused.embedding_forward(indices, table)
-        return fused.add_forward(y, y)
+        y = CPU.kernels[embedding.forward](indices, table)
+        return CPU.kernels[add.forward](y, y)
 
     recording, found = record(work)
     before = found.copy()
@@ -135,18 +148,18 @@ def test_a_run_ends_where_a_kernel_finds_something_else():
 
 def test_how_many_targets_count_is_compared():
     logits, targets = draw(5, 7), RNG.integers(0, 7, 5)
-    recording, (loss, _) = record(lambda: fused.cross_entropy_forward(logits, targets))
+    recording, (loss, _) = record(lambda: CPU.kernels[cross_entropy.forward](logits, targets))
     targets[2] = -100
     assert not recording.run(1, 0)
     targets[2] = 6
     assert recording.run(1, 0)
-    assert loss == fused.cross_entropy_forward(logits, targets)[0]
+    assert loss == CPU.kernels[cross_entropy.forward](logits, targets)[0]
 
 
 def test_arrays_that_were_read_stay_and_are_named():
     x = draw(6)
     before = sys.getrefcount(x)
-    recording, _ = record(lambda: fused.add_forward(fused.add_forward(x, x), x))
+    recording, _ = record(lambda: CPU.kernels[add.forward](CPU.kernels[add.forward](x, x), x))
     assert all(each is x for each in recording.foreign())
     assert recording.owns(empty((2,))) is False
     del recording
@@ -156,9 +169,9 @@ def test_arrays_that_were_read_stay_and_are_named():
 
 def test_a_recording_is_of_one_thread():
     x = draw(6)
-    recording = Recording(fused.compiled, 1, 0)
+    recording = Recording(compiled, 1, 0)
     with recording.recorded():
-        thread = threading.Thread(target=lambda: fused.add_forward(x, x))
+        thread = threading.Thread(target=lambda: CPU.kernels[add.forward](x, x))
         thread.start()
         thread.join()
         assert recording.owns(empty((3,)))
@@ -167,33 +180,36 @@ def test_a_recording_is_of_one_thread():
 
 
 def test_wrong_use_is_refused():
-    recording, other = (Recording(fused.compiled, 1, 0) for _ in range(2))
+    recording, other = (Recording(compiled, 1, 0) for _ in range(2))
     with recording.recorded():
         with pytest.raises(RuntimeError, match="records another program"), other.recorded():
             raise AssertionError
-        fused.add_forward(draw(2), draw(2))
+        CPU.kernels[add.forward](draw(2), draw(2))
     with pytest.raises(RuntimeError, match="recorded already"), recording.recorded():
         raise AssertionError
     with pytest.raises(RuntimeError, match="does not record"):
-        fused.compiled.Program().end()
+        compiled.Program().end()
     with (
         pytest.raises(ValueError, match="another seed"),
-        Recording(fused.compiled, 1, 0).recorded(),
+        Recording(compiled, 1, 0).recorded(),
     ):
-        fused.dropout_masked(draw(2), 0.5, DropoutKey(2, 1))
+        CPU.kernels[dropout.forward](draw(2), 0.5, DropoutKey(2, 1))
     assert not recording.owns(empty((3,)))
 
 
 def test_a_failure_while_recording_ends_it():
-    with pytest.raises(TypeError, match="items of 8 bytes"), record_context():
-        fused.compiled.add_rows(np.zeros(2), np.zeros(2), np.zeros(2), 1, 2, 1)
+    with (
+        pytest.raises(TypeError, match="a has items of format 'd', 8 bytes; expected float32"),
+        record_context(),
+    ):
+        compiled.add_rows(np.zeros(2), np.zeros(2), np.zeros(2), 1, 2, 1)
     with record_context() as recording:
-        fused.add_forward(draw(2), draw(2))
+        CPU.kernels[add.forward](draw(2), draw(2))
     assert len(recording) == 1
 
 
 def record_context():
-    recording = Recording(fused.compiled, 1, 0)
+    recording = Recording(compiled, 1, 0)
     context = recording.recorded()
 
     class Context:

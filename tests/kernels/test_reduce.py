@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_char.kernels import reduce
-from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.reduce import unbroadcast
 
 DTYPES = [np.float16, np.float32, np.float64]
 

@@ -205,7 +205,7 @@ def test_causal_softmax_along_the_last_axis_but_one():
 
 def test_many_rows_are_those_of_few(monkeypatch):
     """More than one thread is worth, with matrices that begin within a thread's part."""
-    monkeypatch.setattr("tinygrad_char.kernels.cores.available_cores", lambda: 3)
+    monkeypatch.setattr("tinygrad_char.kernels.cpu.cores.available_cores", lambda: 3)
     x, grad = np.random.default_rng(0).standard_normal((2, 41, 33, 65)).astype(np.float32)
     y = softmax.forward(x, causal=True)
     dx = softmax.backward(grad, y, causal=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tinygrad_char.kernels.backend import CPU, DeviceError
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor
 from tinygrad_char.kernels.devices import get_backend
-from tinygrad_char.kernels.runner import CpuExecutor
+from tinygrad_char.kernels.operations import using
 from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.optim import AdamW, decay_groups
 from tinygrad_char.random import Generator
@@ -63,12 +64,11 @@ def test_training_is_that_of_the_cpu_to_rounding(on_cpu, config):
 
 @pytest.mark.parametrize("atomics", [False, True])
 def test_a_step_passes_the_runners_checks(on_cpu, monkeypatch, atomics):
-    monkeypatch.setattr(on_cpu.attention, "atomics", atomics)
-    monkeypatch.setattr(on_cpu.embedding, "atomics", atomics)
-    executor = on_cpu.adamw.launcher.executor
+    executor = on_cpu.device.launcher.executor
     monkeypatch.setattr(executor, "executor", CpuExecutor("check"))
     config = GPTConfig(8, 1, 2, 16, dropout=0.2, bias=True, activation="gelu_tanh")
-    (loss,), (norm,), _, _ = train("cuda-on-cpu", 1, config, batch=1, length=7)
+    with using(atomics=atomics):
+        (loss,), (norm,), _, _ = train("cuda-on-cpu", 1, config, batch=1, length=7)
     monkeypatch.undo()
     (expected,), (expected_norm,), _, _ = train("cpu", 1, config, batch=1, length=7)
     assert loss == pytest.approx(expected, rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.schema import Natural, Pattern, Range, SchemaError, parse
 
 

@@ -165,7 +165,7 @@ def test_what_fails_meanwhile_does_not_undo_the_update():
 def test_the_recorded_step_reads_its_logits_once(on_cpu, monkeypatch):
     run, names = Run(), []
     run.make(2)
-    executor = on_cpu.adamw.launcher.executor
+    executor = on_cpu.device.launcher.executor
     record = executor.run
     monkeypatch.setattr(
         executor, "run", lambda launch: (names.append(launch.kernel.function), record(launch))

@@ -15,8 +15,9 @@ import threadpoolctl
 import tinygrad_char as tg
 from tinygrad_char import autograd, nn, optim, parallel, random
 from tinygrad_char import functional as F
-from tinygrad_char.kernels import forks, fused
-from tinygrad_char.kernels.forks import cached_property
+from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.cpu import forks
+from tinygrad_char.kernels.cpu.forks import cached_property
 from tinygrad_char.parallel import Workers
 
 HANG = 120  # seconds after which a process is taken to hang

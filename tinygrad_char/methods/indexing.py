@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinygrad_char.coerce import promoted, raw_index, tensor_like
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import gathering, indexing
 from tinygrad_char.ops.reduction import normalize_axis

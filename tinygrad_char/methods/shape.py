@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_char.coerce import floating, lengths
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import moving, shape
 from tinygrad_char.ops.reduction import Axis, normalize_axes, normalize_axis

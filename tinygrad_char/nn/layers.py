@@ -10,7 +10,7 @@ import numpy as np
 
 from tinygrad_char import functional as F
 from tinygrad_char.kernels.gelu import APPROXIMATE
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.nn.module import Module, Parameter
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.spelling import spelled

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tinygrad_char.autograd import no_grad
+from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.array import is_floating
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.tensor import HookHandle, Tensor
@@ -52,6 +53,8 @@ class Module:
     module calls it.
     """
 
+    settings: operations.Settings | None = None
+    """What it asks of the operations that it calls, such as Settings(tf32=True)."""
     _hooks: _Hooks | None = None
 
     def __init__(self) -> None:
@@ -116,7 +119,13 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return forward(...), by way of the hooks."""
+        """Return forward(...), by way of the hooks, under the settings."""
+        if self.settings is not None:
+            with operations.within(self.settings):
+                return self._through_hooks(args, kwargs)
+        return self._through_hooks(args, kwargs)
+
+    def _through_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         for hook in list(self._hooks.before.values()):

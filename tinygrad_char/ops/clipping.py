@@ -4,7 +4,7 @@ from typing import Any
 
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.broadcast import unbroadcast
+from tinygrad_char.kernels.reduce import unbroadcast
 from tinygrad_char.ops.elementwise import broadcast_error
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from tinygrad_char.autograd import Function, quiet
 from tinygrad_char.integers import limits
+from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array, select
-from tinygrad_char.kernels.broadcast import unbroadcast
 from tinygrad_char.kernels.half import rounded
+from tinygrad_char.kernels.reduce import unbroadcast
 
 
 def _shape(operand: Any) -> tuple[int, ...]:
@@ -72,12 +73,14 @@ class Add(Binary):
     uses = ((False, False), (False, False))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a + b, see kernels/add.py."""
-        return self.backend.add.forward(a, b)
+        """Return a + b, see kernels/add/reference.py."""
+        return self.backend.kernels[add.forward](a, b)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dy for both, summed over the axes that were broadcast."""
-        return self.backend.add.backward(grad, *self.shapes, self.needs)
+        a_shape, b_shape = self.shapes
+        need_a, need_b = self.needs
+        return self.backend.kernels[add.backward](grad, a_shape, b_shape, (need_a, need_b))
 
 
 class Subtract(Binary):

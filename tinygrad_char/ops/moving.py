@@ -9,7 +9,7 @@ from tinygrad_char.autograd import Function
 from tinygrad_char.integers import check_fits
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.reduce import total, total_at
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 
 MODES = {
     "constant": "constant",

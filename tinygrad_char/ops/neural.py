@@ -5,13 +5,28 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.autograd import Function
+from tinygrad_char.kernels import (
+    attention,
+    bias_activation,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layernorm,
+    linear,
+    log_softmax,
+    matmul,
+    relu,
+    softmax,
+)
+from tinygrad_char.kernels import residual as residual_connection
 from tinygrad_char.kernels.array import Array, select
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.kernels.linear import rows
 
 
 class MatMul(Function):
-    """a @ b, see kernels/matmul.py."""
+    """a @ b, see kernels/matmul/reference.py."""
 
     upcasts = True
 
@@ -24,7 +39,7 @@ class MatMul(Function):
             )
         self.saved = (a, b)
         try:
-            return self.backend.matmul.forward(a, b)
+            return self.backend.kernels[matmul.forward](a, b)
         except ValueError:
             raise ValueError(
                 f"matmul: the batch axes of shapes {a.shape} and {b.shape} do not broadcast"
@@ -32,11 +47,13 @@ class MatMul(Function):
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """Return dA, dB."""
-        return self.backend.matmul.backward(grad, *self.saved, self.needs)
+        a, b = self.saved
+        need_a, need_b = self.needs
+        return self.backend.kernels[matmul.backward](grad, a, b, (need_a, need_b))
 
 
 class Linear(Function):
-    """x W^T + b, see kernels/linear.py."""
+    """x W^T + b, see kernels/linear/reference.py."""
 
     upcasts = True
 
@@ -44,15 +61,18 @@ class Linear(Function):
         """Return y; ValueError that names the shapes where they do not fit."""
         _check_linear(x, weight, bias)
         self.saved = _kept(x, weight, self.needs)
-        return self.backend.linear.forward(x, weight, bias)
+        return self.backend.kernels[linear.forward](x, weight, bias)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dW, db."""
-        return self.backend.linear.backward(grad, *self.saved, self.needs)
+        x, weight = self.saved
+        need_x, need_weight, need_bias = self.needs
+        needs = (need_x, need_weight, need_bias)
+        return self.backend.kernels[linear.backward](grad, x, weight, needs)
 
 
 class LinearActivation(Function):
-    """activation(x W^T + b), see kernels/linear.py and kernels/bias_activation.py."""
+    """activation(x W^T + b), see kernels/linear/ and kernels/bias_activation/."""
 
     upcasts = True
 
@@ -60,25 +80,25 @@ class LinearActivation(Function):
         """Return y; ValueError that names the shapes where they do not fit."""
         _check_linear(x, weight, bias)
         self.activation = activation
-        product = self.backend.linear.forward(x, weight, None)
-        y, kept = self.backend.bias_activation.forward(product, bias, activation)
+        product = self.backend.kernels[linear.forward](x, weight, None)
+        y, kept = self.backend.kernels[bias_activation.forward](product, bias, activation)
         self.saved = (*_kept(x, weight, self.needs), *kept)
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dW, db."""
-        x, weight, *kept = self.saved
+        x, weight, kept, bias = self.saved
         need_x, need_weight, need_bias = self.needs
-        grad, grad_bias = self.backend.bias_activation.backward(
-            grad, kept, self.activation, need_bias
+        grad, grad_bias = self.backend.kernels[bias_activation.backward](
+            grad, (kept, bias), self.activation, need_bias
         )
         needs = (need_x, need_weight, False)
-        grad_x, grad_weight, _ = self.backend.linear.backward(grad, x, weight, needs)
+        grad_x, grad_weight, _ = self.backend.kernels[linear.backward](grad, x, weight, needs)
         return grad_x, grad_weight, grad_bias
 
 
 class LinearResidual(Function):
-    """residual + dropout(x W^T + b), see kernels/linear.py and kernels/residual.py."""
+    """residual + dropout(x W^T + b), see kernels/linear/ and kernels/residual/."""
 
     upcasts = True
 
@@ -101,17 +121,20 @@ class LinearResidual(Function):
             )
         self.saved = _kept(x, weight, self.needs)
         self.options = (p, key)
-        product = self.backend.linear.forward(x, weight, None)
-        return self.backend.residual.forward(product, bias, residual, p, key)
+        product = self.backend.kernels[linear.forward](x, weight, None)
+        return self.backend.kernels[residual_connection.forward](product, bias, residual, p, key)
 
     def backward(
         self, grad: Array
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         """Return dx, dW, db, dresidual."""
         need_x, need_weight, need_bias, need_residual = self.needs
-        dropped, grad_bias = self.backend.residual.backward(grad, *self.options, need_bias)
+        dropped, grad_bias = self.backend.kernels[residual_connection.backward](
+            grad, *self.options, need_bias
+        )
         needs = (need_x, need_weight, False)
-        grad_x, grad_weight, _ = self.backend.linear.backward(dropped, *self.saved, needs)
+        x, weight = self.saved
+        grad_x, grad_weight, _ = self.backend.kernels[linear.backward](dropped, x, weight, needs)
         return grad_x, grad_weight, grad_bias, grad if need_residual else None
 
 
@@ -135,23 +158,23 @@ def _check_linear(x: Array, weight: Array, bias: Array | None) -> None:
 
 
 class Relu(Function):
-    """max(x, 0), see kernels/relu.py."""
+    """max(x, 0), see kernels/relu/reference.py."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
         """Return y."""
-        y = self.backend.relu.forward(x)
+        y = self.backend.kernels[relu.forward](x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
         """Return dx."""
-        return self.backend.relu.backward(grad, self.saved[0])
+        return self.backend.kernels[relu.backward](grad, self.saved[0])
 
 
 class Gelu(Function):
-    """x Phi(x), see kernels/gelu.py."""
+    """x Phi(x), see kernels/gelu/reference.py."""
 
     upcasts = True
 
@@ -159,15 +182,15 @@ class Gelu(Function):
         """Return y."""
         self.saved = (x,)
         self.approximate = approximate
-        return self.backend.gelu.forward(x, approximate)
+        return self.backend.kernels[gelu.forward](x, approximate)
 
     def backward(self, grad: Array) -> Array:
         """Return dx."""
-        return self.backend.gelu.backward(grad, self.saved[0], self.approximate)
+        return self.backend.kernels[gelu.backward](grad, self.saved[0], self.approximate)
 
 
 class Softmax(Function):
-    """Softmax of scaled numbers with an optional mask, see kernels/softmax.py."""
+    """Softmax of scaled numbers with an optional mask, see kernels/softmax/reference.py."""
 
     upcasts = True
 
@@ -181,7 +204,7 @@ class Softmax(Function):
         scale: float = 1.0,
     ) -> Array:
         """Return y."""
-        y = self.backend.softmax.forward(x, mask, axis, causal, scale)
+        y = self.backend.kernels[softmax.forward](x, mask, axis, causal, scale)
         self.saved = (y, mask)
         self.options = (axis, causal, scale)
         return y
@@ -191,28 +214,28 @@ class Softmax(Function):
         y, mask = self.saved
         if mask is not None:
             grad = select(mask, grad)
-        return self.backend.softmax.backward(grad, y, *self.options), None
+        return self.backend.kernels[softmax.backward](grad, y, *self.options), None
 
 
 class LogSoftmax(Function):
-    """log(softmax(x)), see kernels/log_softmax.py."""
+    """log(softmax(x)), see kernels/log_softmax/reference.py."""
 
     upcasts = True
 
     def forward(self, x: Array, *, axis: int) -> Array:
         """Return y."""
-        y = self.backend.log_softmax.forward(x, axis)
+        y = self.backend.kernels[log_softmax.forward](x, axis)
         self.saved = (y,)
         self.axis = axis
         return y
 
     def backward(self, grad: Array) -> Array:
         """Return dx."""
-        return self.backend.log_softmax.backward(grad, self.saved[0], self.axis)
+        return self.backend.kernels[log_softmax.backward](grad, self.saved[0], self.axis)
 
 
 class LayerNorm(Function):
-    """Normalisation over the last axis, see kernels/layernorm.py."""
+    """Normalisation over the last axis, see kernels/layernorm/reference.py."""
 
     upcasts = True
 
@@ -227,17 +250,21 @@ class LayerNorm(Function):
                 raise ValueError(
                     f"layer_norm: {name} {each.shape} for x {x.shape}; expected {x.shape[-1:]}"
                 )
-        y, mean, rstd = self.backend.layernorm.forward(x, weight, bias, eps)
+        y, mean, rstd = self.backend.kernels[layernorm.forward](x, weight, bias, eps)
         self.saved = (x, weight, mean, rstd)
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dweight, dbias."""
-        return self.backend.layernorm.backward(grad, *self.saved, self.needs, self.addend)
+        x, weight, mean, rstd = self.saved
+        need_x, need_weight, need_bias = self.needs
+        return self.backend.kernels[layernorm.backward](
+            grad, x, weight, mean, rstd, (need_x, need_weight, need_bias), self.addend
+        )
 
 
 class Embedding(Function):
-    """Rows of a table by index, see kernels/embedding.py."""
+    """Rows of a table by index, see kernels/embedding/reference.py."""
 
     upcasts = True
 
@@ -255,21 +282,22 @@ class Embedding(Function):
         self.saved = (idx,)
         self.rows, self.table_dtype = weight.shape[0], weight.dtype
         self.addend_shape = getattr(addend, "shape", ())
-        return self.backend.embedding.forward(idx, weight, addend, dtype)
+        return self.backend.kernels[embedding.forward](idx, weight, addend, dtype)
 
     def backward(self, grad: Array) -> tuple[None, Array | None, Array | None]:
         """Return dweight, daddend."""
-        embedding, dtype = self.backend.embedding, self.table_dtype
+        kernels, dtype = self.backend.kernels, self.table_dtype
         _, need_weight, need_addend = self.needs
-        return (
-            None,
-            embedding.backward(grad, self.saved[0], self.rows, dtype) if need_weight else None,
-            embedding.backward_addend(grad, self.addend_shape, dtype) if need_addend else None,
-        )
+        grad_weight = grad_addend = None
+        if need_weight:
+            grad_weight = kernels[embedding.backward](grad, self.saved[0], self.rows, dtype)
+        if need_addend:
+            grad_addend = kernels[embedding.backward_addend](grad, self.addend_shape, dtype)
+        return None, grad_weight, grad_addend
 
 
 class CrossEntropy(Function):
-    """The loss of logits against integer targets, see kernels/cross_entropy.py."""
+    """The loss of logits against integer targets, see kernels/cross_entropy/reference.py."""
 
     upcasts = True
 
@@ -281,33 +309,33 @@ class CrossEntropy(Function):
                 f"targets {logits.shape[:-1]}"
             )
         self.options = (reduction, ignore_index)
-        operation, gradient = self.backend.cross_entropy, None
+        kernels, gradient = self.backend.kernels, None
         given = (rows(logits), targets.reshape(-1), *self.options)
-        if self.needs[0] and hasattr(operation, "one_pass"):  # which reads the logits but once
-            loss, statistics, gradient = operation.one_pass(*given)
+        if self.needs[0]:
+            loss, statistics, gradient = kernels[cross_entropy.one_pass](*given)
         else:
-            loss, statistics = operation.forward(*given)
+            loss, statistics = kernels[cross_entropy.forward](*given)
         self.saved = (logits, targets, statistics, gradient)
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         """Return dlogits."""
         logits, targets, statistics, gradient = self.saved
-        operation = self.backend.cross_entropy
+        kernels = self.backend.kernels
         grad = grad.reshape(-1) if self.options[0] == "none" else grad
         if gradient is not None:
             # It is changed in its place: a second walk over a graph that is kept finds none.
             self.saved = (logits, targets, statistics, None)
-            dlogits = operation.rescale(grad, gradient)
+            dlogits = kernels[cross_entropy.rescale](grad, gradient)
         else:
-            dlogits = operation.backward(
+            dlogits = kernels[cross_entropy.backward](
                 grad, rows(logits), targets.reshape(-1), statistics, *self.options
             )
         return dlogits.reshape(logits.shape), None
 
 
 class Attention(Function):
-    """Scaled dot-product attention, see kernels/attention.py."""
+    """Scaled dot-product attention, see kernels/attention/reference.py."""
 
     upcasts = True
 
@@ -334,14 +362,21 @@ class Attention(Function):
                 "(B, H, S, D), (B, H, S, E)"
             )
         self.options = (causal, scale, dropout, key)
-        out, statistics = self.backend.attention.forward(q, k, v, *self.options)
+        out, statistics = self.backend.kernels[attention.forward](q, k, v, *self.options)
         self.saved = (q, k, v, out, statistics)
         return out
 
     def backward(self, grad: Array) -> tuple[Array, Array, Array]:
         """Return dq, dk, dv."""
-        grads = tuple(self.backend.empty(each.shape, each.dtype) for each in self.saved[:3])
-        self.backend.attention.backward(grad, *self.saved, grads, *self.options)
+        q, k, v, out, statistics = self.saved
+        grads = (
+            self.backend.empty(q.shape, q.dtype),
+            self.backend.empty(k.shape, k.dtype),
+            self.backend.empty(v.shape, v.dtype),
+        )
+        self.backend.kernels[attention.backward](
+            grad, q, k, v, out, statistics, grads, *self.options
+        )
         return grads
 
 
@@ -376,7 +411,7 @@ class SelfAttention(Function):
         q, k, v = self._views(qkv)
         if cache is not None:
             k, v = cache.append(k, v)
-        out, statistics = self.backend.attention.forward(q, k, v, *self.options)
+        out, statistics = self.backend.kernels[attention.forward](q, k, v, *self.options)
         self.saved = (qkv, out, statistics)
         return self._join(out)
 
@@ -386,9 +421,12 @@ class SelfAttention(Function):
         batch, length, width = qkv.shape
         grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
         result = self.backend.empty(qkv.shape, qkv.dtype)
-        self.backend.attention.backward(
+        q, k, v = self._views(qkv)
+        self.backend.kernels[attention.backward](
             grad.transpose(0, 2, 1, 3),
-            *self._views(qkv),
+            q,
+            k,
+            v,
             out,
             statistics,
             self._views(result),
@@ -407,15 +445,15 @@ class SelfAttention(Function):
 
 
 class Dropout(Function):
-    """Elements set to zero at random, see kernels/dropout.py."""
+    """Elements set to zero at random, see kernels/dropout/reference.py."""
 
     upcasts = True
 
     def forward(self, x: Array, *, p: float, key: DropoutKey) -> Array:
         """Return y."""
         self.options = (p, key)
-        return self.backend.dropout.forward(x, *self.options)
+        return self.backend.kernels[dropout.forward](x, *self.options)
 
     def backward(self, grad: Array) -> Array:
         """Return dx."""
-        return self.backend.dropout.backward(grad, *self.options)
+        return self.backend.kernels[dropout.backward](grad, *self.options)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array, select
-from tinygrad_char.kernels.erf import erf
+from tinygrad_char.kernels.gelu.erf import erf
 from tinygrad_char.ops.elementwise import Binary
 
 
@@ -92,7 +92,7 @@ class Sign(Function):
 
 
 class Erf(Function):
-    """The error function, see kernels/erf.py."""
+    """The error function, see kernels/gelu/erf.py."""
 
     upcasts = True
 

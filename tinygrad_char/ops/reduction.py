@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels import reduce
 from tinygrad_char.kernels.array import Array, select
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.words import shorten
 
 Axis = SupportsIndex | tuple[SupportsIndex, ...] | None
 

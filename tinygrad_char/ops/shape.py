@@ -5,8 +5,8 @@ from typing import Any
 
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.broadcast import unbroadcast
-from tinygrad_char.kernels.shorten import shorten
+from tinygrad_char.kernels.reduce import unbroadcast
+from tinygrad_char.kernels.words import shorten
 from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
 
 

@@ -4,10 +4,10 @@ from functools import cache
 
 import pytest
 
-from tinygrad_char.kernels.launcher import Launcher
-from tinygrad_char.kernels.runner import CpuExecutor, RunnerError
-from tinygrad_char.kernels.runner.compiler import find_compiler
-from tinygrad_char.kernels.variants import variants
+from tinygrad_char.kernels.cuda.launcher import Launcher
+from tinygrad_char.kernels.cuda.variants import variants
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError
+from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
 
 
 def _launcher(mode):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import served
 
-from tinygrad_char.kernels import cublas, linear, matmul
+from tinygrad_char.kernels import linear, matmul
 from tinygrad_char.kernels.backend import DeviceError
-from tinygrad_char.kernels.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, Handles, Products
-from tinygrad_char.kernels.cuda_operation import Operation
-from tinygrad_char.kernels.cuda_parameters import FlatParameters
-from tinygrad_char.kernels.cuda_products import Linear, MatMul
-from tinygrad_char.kernels.numpy_cublas import INVALID_VALUE, NumpyCublas
+from tinygrad_char.kernels.cuda import cublas
+from tinygrad_char.kernels.cuda.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, Handles, Products
+from tinygrad_char.kernels.cuda.operation import Device, Operation
+from tinygrad_char.kernels.cuda.parameters import FlatParameters
+from tinygrad_char.kernels.cuda_on_cpu.numpy_cublas import INVALID_VALUE, NumpyCublas
+from tinygrad_char.kernels.operations import Settings
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT = np.dtype(np.float32)
@@ -172,7 +174,7 @@ def test_the_stand_in_adds_to_what_is_kept():
 def test_matmul_is_its_reference(a, b, seed):
     rng = np.random.default_rng(seed)
     a, b = (rng.integers(-9, 9, shape).astype(np.float32) for shape in (a, b))
-    ours = MatMul(Products(NumpyCublas(lambda action: action()), lambda: None))
+    ours = served("matmul", None, Products(NumpyCublas(lambda action: action()), lambda: None))
     y = ours.forward(a, b)
     np.testing.assert_array_equal(y, matmul.forward(a, b))  # whole numbers, so sums are exact
     grad = rng.integers(-9, 9, y.shape).astype(np.float32)
@@ -185,10 +187,13 @@ def test_matmul_is_its_reference(a, b, seed):
 
 def test_other_dtypes_are_the_references(launcher, products):
     a = np.ones((2, 2))
-    assert MatMul(products).forward(a, a).dtype == np.float64
-    assert MatMul(products).backward(a, a, a, (True, True))[0].dtype == np.float64
-    assert Linear(launcher, products).forward(a, a, None).dtype == np.float64
-    assert Linear(launcher, products).backward(a, a, a, (True, True, True))[2].dtype == np.float64
+    assert served("matmul", None, products).forward(a, a).dtype == np.float64
+    assert served("matmul", None, products).backward(a, a, a, (True, True))[0].dtype == np.float64
+    assert served("linear", launcher, products).forward(a, a, None).dtype == np.float64
+    assert (
+        served("linear", launcher, products).backward(a, a, a, (True, True, True))[2].dtype
+        == np.float64
+    )
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, BF16])
@@ -198,16 +203,20 @@ def test_linear_layers_take_float32_parameters(launcher, products, dtype, bias):
     x, grad = rng.integers(-4, 4, (2, 3, 4)).astype(dtype), rng.integers(-4, 4, (2, 3, 5))
     weight = rng.integers(-4, 4, (5, 4)).astype(np.float32)
     offset = rng.integers(-4, 4, 5).astype(np.float32) if bias else None
-    y = Linear(launcher, products).forward(x, weight, offset)
+    y = served("linear", launcher, products).forward(x, weight, offset)
     assert y.dtype == dtype
     expected = linear.forward(x.astype(np.float32), weight, offset)
     np.testing.assert_array_equal(y.astype(np.float32), expected)
-    grads = Linear(launcher, products).backward(grad.astype(dtype), x, weight, (True, True, True))
+    grads = served("linear", launcher, products).backward(
+        grad.astype(dtype), x, weight, (True, True, True)
+    )
     wide = linear.backward(grad.astype(np.float32), x.astype(np.float32), weight, (True,) * 3)
     assert [each.dtype for each in grads] == [dtype, FLOAT, FLOAT]
     for mine, theirs in zip(grads, wide, strict=True):
         np.testing.assert_array_equal(mine.astype(np.float32), theirs)
-    alone = Linear(launcher, products).backward(grad.astype(dtype), x, None, (False, True, False))
+    alone = served("linear", launcher, products).backward(
+        grad.astype(dtype), x, None, (False, True, False)
+    )
     assert alone[0] is alone[2] is None
     assert alone[1].dtype == dtype
 
@@ -282,16 +291,15 @@ def test_parameters_of_one_buffer_are_rounded_once(launcher, products):
     flat = np.arange(1, 41, dtype=np.float32)
     first, second, elsewhere = flat[:12].reshape(4, 3), flat[12:24].reshape(3, 4), flat[:4].copy()
     bias = flat[24:28]
-    ours = Linear(launcher, products)
+    parameters = FlatParameters(flat, [])
+    ours = served("linear", launcher, products, parameters=parameters)
     x = np.ones((2, 3), BF16)
-    ours.flat = FlatParameters(flat, [])
     y = ours.forward(x, first, bias)
     z = ours.forward(y, second, None)
-    assert ours._rounded(first, BF16).base is ours._rounded(bias, BF16).base is not None
-    assert ours._rounded(elsewhere, BF16).base is None
-    assert ours._rounded(first.T, BF16).tolist() == first.T.tolist()
-    np.testing.assert_array_equal(y, Linear(launcher, products).forward(x, first, bias))
-    np.testing.assert_array_equal(z, Linear(launcher, products).forward(y, second, None))
+    assert parameters.rounded(first, BF16).base is parameters.rounded(bias, BF16).base is not None
+    assert parameters.rounded(elsewhere, BF16) is parameters.rounded(first.T, BF16) is None
+    np.testing.assert_array_equal(y, served("linear", launcher, products).forward(x, first, bias))
+    np.testing.assert_array_equal(z, served("linear", launcher, products).forward(y, second, None))
 
 
 def parameter(array, buffer, grad=None):
@@ -300,8 +308,8 @@ def parameter(array, buffer, grad=None):
 
 def test_a_gradient_that_is_there_already_is_not_overwritten(launcher, products):
     weight, buffer = np.ones((4, 3), np.float32), np.full((4, 3), 7, np.float32)
-    ours = Linear(launcher, products)
-    ours.flat = FlatParameters(weight.reshape(-1), [parameter(weight, buffer, grad=buffer)])
+    parameters = FlatParameters(weight.reshape(-1), [parameter(weight, buffer, grad=buffer)])
+    ours = served("linear", launcher, products, parameters=parameters)
     grad, x = np.ones((2, 4), np.float32), np.ones((2, 3), np.float32)
     result = ours.backward(grad, x, weight, (False, True, False))[1]
     assert not np.may_share_memory(result, buffer)
@@ -312,11 +320,11 @@ def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, pr
     flat, grads = np.arange(16, dtype=np.float32), np.zeros(16, np.float32)
     weight, buffer = flat[4:].reshape(4, 3), grads[4:].reshape(4, 3)
     square = flat[:4].reshape(2, 2)
-    ours = Linear(launcher, products)
     grad, x = np.ones((2, 4), np.float32), np.full((2, 3), 2, np.float32)
     needs = (True, True, False)
     small = parameter(square, grads[:4].reshape(2, 2))
-    ours.flat = FlatParameters(flat, [parameter(weight, buffer), small])
+    parameters = FlatParameters(flat, [parameter(weight, buffer), small])
+    ours = served("linear", launcher, products, parameters=parameters)
     view = ours.backward(grad, x, weight[:], needs)[1]
     assert not np.may_share_memory(view, buffer)
     assert ours.backward(grad, x, weight, needs)[1] is buffer
@@ -332,7 +340,7 @@ def test_the_first_gradient_of_a_weight_is_written_where_it_belongs(launcher, pr
 @given(rows=st.sampled_from([0, 1, 31, 33, 1000]), columns=st.sampled_from([1, 65, 129, 384]))
 def test_sums_of_biases_are_exact_in_any_shape(launcher, rows, columns):
     grad = np.random.default_rng(rows).integers(-4, 4, (rows, columns)).astype(BF16)
-    sums = Operation(launcher).sum_columns(grad, FLOAT)
+    sums = Operation(Device(launcher, None), Settings()).sum_columns(grad, FLOAT)
     np.testing.assert_array_equal(sums, grad.astype(np.float32).sum(axis=0))
 
 

@@ -6,14 +6,15 @@ import unseen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, FLOAT, draw
+from served import served
 
 from tinygrad_char.kernels import attention as reference_attention
-from tinygrad_char.kernels.cuda_attention import MOST_HEAD, Attention, plan
-from tinygrad_char.kernels.cuda_mask import RecordedKey
+from tinygrad_char.kernels.attention.cuda import MOST_HEAD, plan
+from tinygrad_char.kernels.cuda.launcher import Kernel, Launcher
+from tinygrad_char.kernels.cuda.variants import variants
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
-from tinygrad_char.kernels.launcher import FOLDER, Launcher
-from tinygrad_char.kernels.runner import CpuExecutor
-from tinygrad_char.kernels.variants import variants
+from tinygrad_char.kernels.dropout.mask import RecordedKey
 
 KEY = DropoutKey(0xFEDCBA9876543210, 99)
 KINDS = {
@@ -109,7 +110,7 @@ def test_attention_is_its_reference(
     dtype, tf32, rounding = KINDS[kind]
     arrays = inputs(seed, dtype, batch, heads, queries, keys, size)
     options = (causal, size**-0.5, p)
-    results = run(Attention(launcher, tf32, atomics), arrays, *options)
+    results = run(served("attention", launcher, tf32=tf32, atomics=atomics), arrays, *options)
     assert_attention(results, arrays, rounding, *options)
 
 
@@ -120,7 +121,7 @@ def test_attention_is_its_reference(
 def test_other_head_sizes(launcher, kind, size, atomics):
     dtype, tf32, rounding = KINDS[kind]
     arrays = inputs(1, dtype, 1, 2, 70, 90, size)
-    results = run(Attention(launcher, tf32, atomics), arrays, True, 0.3, 0.1)
+    results = run(served("attention", launcher, tf32=tf32, atomics=atomics), arrays, True, 0.3, 0.1)
     assert_attention(results, arrays, rounding, True, 0.3, 0.1)
 
 
@@ -135,7 +136,7 @@ def test_each_element_has_the_mask_of_the_reference(launcher, kind, keys):
         v = np.zeros(k.shape, dtype)
         width = min(16, keys - start)
         v[:, :, range(start, start + width), range(width)] = keys  # column j shows key start + j
-        out, _ = Attention(launcher, tf32).forward(q, k, v, False, 1.0, 0.5, KEY)
+        out, _ = served("attention", launcher, tf32=tf32).forward(q, k, v, False, 1.0, 0.5, KEY)
         np.testing.assert_array_equal(out[..., :width] > 0, mask[..., start : start + width])
 
 
@@ -143,7 +144,7 @@ def test_each_element_has_the_mask_of_the_reference(launcher, kind, keys):
 def test_masks_of_a_recorded_graph_count_on_the_device(launcher, atomics):
     arrays = inputs(0, FLOAT, 1, 1, 20, 20, 16)
     recorded = np.array([4], np.uint64)
-    kernel = Attention(launcher, atomics=atomics)
+    kernel = served("attention", launcher, atomics=atomics)
     key = RecordedKey(KEY.seed, KEY.call - 4, recorded)
     mine = run(kernel, arrays, True, 0.5, 0.5, key)
     for one, other in zip(mine, run(kernel, arrays, True, 0.5, 0.5, KEY), strict=True):
@@ -151,7 +152,9 @@ def test_masks_of_a_recorded_graph_count_on_the_device(launcher, atomics):
 
 
 def test_dropout_of_everything_gives_zeros(launcher):
-    for result in run(Attention(launcher), inputs(0, FLOAT, 1, 2, 20, 20, 16), True, 0.5, 1.0)[::2]:
+    for result in run(
+        served("attention", launcher), inputs(0, FLOAT, 1, 2, 20, 20, 16), True, 0.5, 1.0
+    )[::2]:
         assert (result == 0).all()
 
 
@@ -161,7 +164,7 @@ def test_views_as_inputs_and_as_outputs(launcher, atomics):
     packed = draw(rng, (2, 40, 3, 4, 8))  # (B, T, 3, H, D)
     q, k, v = packed.transpose(2, 0, 3, 1, 4)
     grad = draw(rng, (2, 40, 4, 8)).transpose(0, 2, 1, 3)
-    kernel = Attention(launcher, atomics=atomics)
+    kernel = served("attention", launcher, atomics=atomics)
     out, statistics = kernel.forward(q, k, v, True, 0.5)
     assert np.shares_memory(out.transpose(0, 2, 1, 3).reshape(2, 40, 32), out)
     result = np.full_like(packed, np.nan)
@@ -173,7 +176,7 @@ def test_views_as_inputs_and_as_outputs(launcher, atomics):
 def test_views_that_kernels_cannot_read_are_copied(launcher):
     q, k, v, grad = inputs(0, FLOAT, 2, 2, 20, 20, 9)
     views = [each[:, ::-1, ::2, 1:] for each in (q, k, v, grad)]
-    kernel = Attention(launcher)
+    kernel = served("attention", launcher)
     out, statistics = kernel.forward(*views[:3], True, 0.5)
     grads = tuple(np.empty_like(each)[:, ::-1, ::2, 1:] for each in (q, k, v))
     kernel.backward(views[3], *views[:3], out, statistics, grads, True, 0.5)
@@ -185,7 +188,7 @@ def test_views_that_kernels_cannot_read_are_copied(launcher):
 @pytest.mark.parametrize("lengths", unseen.LENGTHS)
 def test_what_a_query_does_not_see_reaches_no_result(launcher, lengths, case, atomics):
     arrays = unseen.spoiled(case, *lengths)
-    out, _, *grads = run(Attention(launcher, atomics=atomics), arrays, True, 0.5)
+    out, _, *grads = run(served("attention", launcher, atomics=atomics), arrays, True, 0.5)
     unseen.assert_unseen((out, *grads), arrays, 0.5)
 
 
@@ -196,14 +199,18 @@ def test_nor_by_tensor_cores(launcher, case, kind):
     for lengths in ((70, 70), (20, 33)):
         arrays = unseen.spoiled(case, *lengths, size=16, dtype=dtype)
         for atomics in (False, True):
-            out, _, *grads = run(Attention(launcher, tf32, atomics), arrays, True, 0.5)
+            out, _, *grads = run(
+                served("attention", launcher, tf32=tf32, atomics=atomics), arrays, True, 0.5
+            )
             unseen.assert_unseen((out, *grads), arrays, 0.5, 60 * rounding)
 
 
 def test_large_scores_do_not_overflow(launcher):
     q, k, v, grad = inputs(0, FLOAT, 1, 2, 40, 40, 16)
     arrays = [q * 100, k * 100, v, grad]
-    assert_attention(run(Attention(launcher), arrays, True, 0.5), arrays, 2.0**-24, True, 0.5)
+    assert_attention(
+        run(served("attention", launcher), arrays, True, 0.5), arrays, 2.0**-24, True, 0.5
+    )
 
 
 @pytest.mark.parametrize("atomics", [False, True])
@@ -211,16 +218,18 @@ def test_large_scores_do_not_overflow(launcher):
 def test_keys_that_do_not_exist_give_nothing_where_all_scores_are_low(launcher, causal, atomics):
     q, k, v, grad = inputs(0, FLOAT, 1, 1, 41, 41, 16)
     arrays = [10 + 0.1 * q, 0.1 * k - 10, v, grad]  # zeros in the place of keys: weights of 2^1000
-    results = run(Attention(launcher, atomics=atomics), arrays, causal, 0.5)
+    results = run(served("attention", launcher, atomics=atomics), arrays, causal, 0.5)
     assert_attention(results, arrays, 2.0**-24, causal, 0.5)
 
 
 def test_hidden_keys_may_hold_anything(launcher):
     q, k, v, grad = inputs(0, FLOAT, 1, 1, 40, 40, 16)
     k[:, :, 39] = 1e30
-    results = run(Attention(launcher), (q, k, v, grad), True, 0.5)
+    results = run(served("attention", launcher), (q, k, v, grad), True, 0.5)
     shorter = [each[:, :, :39] for each in (q, k, v, grad)]
-    for one, other in zip(results[:3], run(Attention(launcher), shorter, True, 0.5), strict=False):
+    for one, other in zip(
+        results[:3], run(served("attention", launcher), shorter, True, 0.5), strict=False
+    ):
         np.testing.assert_array_equal(one[:, :, :39], other)
 
 
@@ -228,7 +237,8 @@ def test_hidden_keys_may_hold_anything(launcher):
 def test_what_kernels_do_not_serve_is_the_references(launcher, size):
     arrays = inputs(0, FLOAT, 1, 2, 7, 9, size)
     mine, theirs = (
-        run(each, arrays, True, 0.5) for each in (Attention(launcher), reference_attention)
+        run(each, arrays, True, 0.5)
+        for each in (served("attention", launcher), reference_attention)
     )
     for one, other in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -237,15 +247,15 @@ def test_what_kernels_do_not_serve_is_the_references(launcher, size):
 @pytest.mark.parametrize("size", [6, 12, 200])
 def test_bfloat16_heads_of_other_sizes_are_computed_in_float32(launcher, size):
     arrays = inputs(0, BF16, 1, 2, 5, 7, size)
-    results = run(Attention(launcher), arrays, True, 0.25)
-    wide = run(Attention(launcher), [each.astype(FLOAT) for each in arrays], True, 0.25)
+    results = run(served("attention", launcher), arrays, True, 0.25)
+    wide = run(served("attention", launcher), [each.astype(FLOAT) for each in arrays], True, 0.25)
     assert results[1].dtype == FLOAT
     for rounded, exact in zip(results, wide, strict=True):
         assert np.abs(rounded.astype(FLOAT) - exact).max() <= 2.0**-7 * np.abs(exact).max()
 
 
 def test_nothing_to_attend(launcher):
-    kernel = Attention(launcher)
+    kernel = served("attention", launcher)
     for queries, keys in ((0, 3), (3, 0)):
         arrays = inputs(0, FLOAT, 1, 2, queries, keys, 16)
         assert (run(kernel, arrays, True, 0.5)[0] == 0).all()
@@ -253,7 +263,7 @@ def test_nothing_to_attend(launcher):
 
 def test_gradients_repeat_themselves(launcher):
     arrays = inputs(0, BF16, 2, 2, 150, 150, 16)
-    first, again = (run(Attention(launcher), arrays, True, 0.2, 0.1) for _ in range(2))
+    first, again = (run(served("attention", launcher), arrays, True, 0.2, 0.1) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
@@ -262,7 +272,12 @@ def test_order_of_blocks_changes_the_sums_of_atomic_additions_alone():
     arrays = inputs(0, FLOAT, 1, 1, 40, 200, 16)
     for atomics in (False, True):
         results = [
-            run(Attention(Launcher(CpuExecutor(order=order)), atomics=atomics), arrays, False, 0.2)
+            run(
+                served("attention", Launcher(CpuExecutor(order=order)), atomics=atomics),
+                arrays,
+                False,
+                0.2,
+            )
             for order in ("forward", "reverse")
         ]
         same = [np.array_equal(one, other) for one, other in zip(*results, strict=True)]
@@ -281,7 +296,7 @@ def test_every_plan_is_compiled_and_fits_in_shared_memory():
         for each in plans
         for dropout in (False, True)
     }
-    assert macros == set(variants((FOLDER / "attention.cu").read_text()))
+    assert macros == set(variants(Kernel("attention", "").path.read_text()))
     a100 = 163 * 1024
     assert max(max(each.forward_bytes, each.atomic_bytes) for each in plans) <= a100
 
@@ -292,4 +307,10 @@ def test_check_mode_finds_nothing(checking_launcher, kind):
     for queries, keys in ((70, 90), (90, 70)):
         arrays = inputs(0, dtype, 1, 2, queries, keys, 16)
         for atomics in (False, True):
-            run(Attention(checking_launcher, tf32, atomics), arrays, True, 0.25, 0.3)
+            run(
+                served("attention", checking_launcher, tf32=tf32, atomics=atomics),
+                arrays,
+                True,
+                0.25,
+                0.3,
+            )

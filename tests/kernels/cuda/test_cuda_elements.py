@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
+from served import served
 
 from tinygrad_char.kernels import bias_activation as reference_bias_activation
-from tinygrad_char.kernels import cuda_elements
 from tinygrad_char.kernels import gelu as reference_gelu
 from tinygrad_char.kernels import relu as reference_relu
 from tinygrad_char.kernels import residual as reference_residual
-from tinygrad_char.kernels.cuda_elements import BiasActivation, Dropout, Gelu, Relu, Residual
-from tinygrad_char.kernels.cuda_mask import RecordedKey
+from tinygrad_char.kernels.cuda import operation
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.kernels.dropout.mask import RecordedKey
 
 KEY = DropoutKey(0x123456789ABCDEF0, 77)
 ROWS = st.integers(1, 140)
@@ -38,7 +38,7 @@ def test_bias_activation_is_its_reference(
     rng = np.random.default_rng(seed)
     x, grad = draw(rng, (2, rows, columns), dtype)
     bias = draw(rng, columns) if shifted else None
-    kernel = BiasActivation(launcher)
+    kernel = served("bias_activation", launcher)
     y, kept = kernel.forward(x, bias, activation)
     assert y.dtype == dtype
     assert_precise(
@@ -60,9 +60,9 @@ def test_bias_activation_is_its_reference(
 
 def test_activations_keep_what_is_not_finite(launcher):
     x = np.array([np.nan, np.inf, -np.inf, 0, -0.0], np.float32)
-    y = Relu(launcher).forward(x)
+    y = served("relu", launcher).forward(x)
     np.testing.assert_array_equal(y, reference_relu.forward(x))
-    y = Gelu(launcher).forward(x[:2], "tanh")
+    y = served("gelu", launcher).forward(x[:2], "tanh")
     assert np.isnan(y[0])
     assert y[1] == np.inf
 
@@ -72,13 +72,13 @@ def test_activations_keep_what_is_not_finite(launcher):
 def test_gates_that_are_shut_give_nothing_of_what_is_not_finite(launcher, dtype, value):
     x = np.tile(np.array([np.nan, -2, -0.0, 3], np.float32), (5, 33)).astype(dtype)
     grad = np.full_like(x, value)
-    _, kept = BiasActivation(launcher).forward(x.copy(), None, "relu")
-    dx, _ = BiasActivation(launcher).backward(grad, kept, "relu", need_bias=False)
+    _, kept = served("bias_activation", launcher).forward(x.copy(), None, "relu")
+    dx, _ = served("bias_activation", launcher).backward(grad, kept, "relu", need_bias=False)
     mask = keep_mask(np, x.shape, 0.5, KEY)
     dropped = [
-        Dropout(launcher).backward(grad, 0.5, KEY),
-        Residual(launcher).backward(grad, 0.5, KEY, need_bias=False)[0],
-        Residual(launcher).forward(grad, None, np.zeros_like(grad), 0.5, KEY),
+        served("dropout", launcher).backward(grad, 0.5, KEY),
+        served("residual", launcher).backward(grad, 0.5, KEY, need_bias=False)[0],
+        served("residual", launcher).forward(grad, None, np.zeros_like(grad), 0.5, KEY),
     ]
     for result, chosen in [(dx, ~(x.astype(np.float32) <= 0)), *((each, mask) for each in dropped)]:
         expected = np.where(chosen, np.float32(value), 0)
@@ -89,7 +89,7 @@ def test_gates_that_are_shut_give_nothing_of_what_is_not_finite(launcher, dtype,
 @pytest.mark.parametrize("shape", [(), (2,)])
 def test_relu_leaves_its_input_alone_whatever_serves_it(launcher, dtype, shape):
     x = np.full(shape, -1, dtype)
-    y = Relu(launcher).forward(x)
+    y = served("relu", launcher).forward(x)
     np.testing.assert_array_equal(y, np.zeros_like(x))
     np.testing.assert_array_equal(x, np.full(shape, -1))
 
@@ -97,11 +97,11 @@ def test_relu_leaves_its_input_alone_whatever_serves_it(launcher, dtype, shape):
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (0, 4), (2, 130)])
 def test_activations_alone_are_their_references(launcher, shape):
     x, grad = draw(np.random.default_rng(0), (2, *shape))
-    kernel = Relu(launcher)
+    kernel = served("relu", launcher)
     y = kernel.forward(x)
     np.testing.assert_array_equal(y, reference_relu.forward(x))
     np.testing.assert_array_equal(kernel.backward(grad, y), reference_relu.backward(grad, y))
-    kernel = Gelu(launcher)
+    kernel = served("gelu", launcher)
     for approximate in reference_gelu.APPROXIMATE:
         y = kernel.forward(x, approximate)
         assert_precise(y, reference_gelu.forward, (x, approximate))
@@ -111,7 +111,7 @@ def test_activations_alone_are_their_references(launcher, shape):
 
 def test_sum_over_more_rows_than_blocks_repeats_itself(launcher):
     grad, x = draw(np.random.default_rng(0), (2, 9000, 3))
-    kernel = BiasActivation(launcher)
+    kernel = served("bias_activation", launcher)
     first = kernel.backward(grad, (x, None), "gelu", True)
     again = kernel.backward(grad, (x, None), "gelu", True)
     np.testing.assert_array_equal(first[1], again[1])
@@ -129,7 +129,7 @@ def test_dropout_has_the_masks_of_its_reference(launcher, size, dtype, p, seed):
     key = DropoutKey(seed * 0x9E3779B97F4A7C15 % (1 << 64), seed)
     mask = keep_mask(np, x.shape, p, key)
     expected = np.where(mask, x.astype(np.float32) * np.float32(keep_scale(p)), 0).astype(dtype)
-    kernel = Dropout(launcher)
+    kernel = served("dropout", launcher)
     np.testing.assert_array_equal(kernel.forward(x, p, key), expected)
     np.testing.assert_array_equal(kernel.backward(x, p, key), expected)
 
@@ -138,7 +138,7 @@ def test_dropout_of_a_recorded_graph_counts_on_the_device(launcher):
     x = np.ones(3000, np.float32)
     recorded = np.array([5], np.uint64)
     key = RecordedKey(KEY.seed, KEY.call, recorded)
-    kernel = Dropout(launcher)
+    kernel = served("dropout", launcher)
     for count in (5, 6):
         recorded[0] = count
         y = kernel.forward(x, 0.5, key)
@@ -162,7 +162,7 @@ def test_residual_is_its_reference(launcher, rows, columns, dtype, p, shifted, n
     rng = np.random.default_rng(seed)
     residual, x, grad = draw(rng, (3, rows, columns), dtype)
     bias = draw(rng, columns) if shifted else None
-    kernel = Residual(launcher)
+    kernel = served("residual", launcher)
     y = kernel.forward(x, bias, residual, p, KEY)
     assert y.dtype == dtype
     assert_precise(
@@ -188,10 +188,10 @@ class Alternating:
 def test_masks_from_elsewhere_are_the_references(launcher):
     x = np.ones((2, 4), np.float32)
     expected = [[3, 0, 3, 0]] * 2
-    assert (Dropout(launcher).forward(x, 0.5, Alternating()) == expected).all()
-    y = Residual(launcher).forward(x.copy(), None, x, 0.5, Alternating())
+    assert (served("dropout", launcher).forward(x, 0.5, Alternating()) == expected).all()
+    y = served("residual", launcher).forward(x.copy(), None, x, 0.5, Alternating())
     assert (y == x + expected).all()
-    dx, dbias = Residual(launcher).backward(x, 0.5, Alternating(), True)
+    dx, dbias = served("residual", launcher).backward(x, 0.5, Alternating(), True)
     assert (dx == expected).all()
     assert (dbias == [6, 0, 6, 0]).all()
 
@@ -201,21 +201,21 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     rng = np.random.default_rng(0)
     x, grad = draw(rng, (2, 37, columns), dtype)
     bias = draw(rng, columns)
-    kernel = BiasActivation(checking_launcher)
+    kernel = served("bias_activation", checking_launcher)
     _, kept = kernel.forward(x, bias, "gelu")
     kernel.backward(grad, kept, "gelu", True)
-    Dropout(checking_launcher).forward(x, 0.5, KEY)
-    Residual(checking_launcher).forward(x, bias, grad, 0.5, KEY)
-    Residual(checking_launcher).backward(grad, 0.5, KEY, True)
+    served("dropout", checking_launcher).forward(x, 0.5, KEY)
+    served("residual", checking_launcher).forward(x, bias, grad, 0.5, KEY)
+    served("residual", checking_launcher).backward(grad, 0.5, KEY, True)
 
 
 def test_more_rows_than_kernels_count_are_the_references(launcher, monkeypatch):
-    monkeypatch.setattr(cuda_elements, "MOST_ROWS", 3)
+    monkeypatch.setattr(operation, "MOST_ROWS", 3)
     launched = []
     monkeypatch.setattr(launcher, "run", launched.append)
     x, bias = np.ones((4, 5), np.float32), np.ones(5, np.float32)
-    y, kept = BiasActivation(launcher).forward(x.copy(), bias, "gelu")
-    BiasActivation(launcher).backward(y, kept, "gelu", need_bias=True)
-    Residual(launcher).forward(x.copy(), bias, y)
-    Residual(launcher).backward(x, 0.0, None, need_bias=True)
+    y, kept = served("bias_activation", launcher).forward(x.copy(), bias, "gelu")
+    served("bias_activation", launcher).backward(y, kept, "gelu", need_bias=True)
+    served("residual", launcher).forward(x.copy(), bias, y)
+    served("residual", launcher).backward(x, 0.0, None, need_bias=True)
     assert launched == []

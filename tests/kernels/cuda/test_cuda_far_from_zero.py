@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, FLOAT
+from served import served
 
-from tinygrad_char.kernels.cuda_attention import Attention
-from tinygrad_char.kernels.cuda_rows import CrossEntropy, Softmax
 from tinygrad_char.kernels.dropout import DropoutKey
 
 KEY = DropoutKey(7, 3)
@@ -37,7 +36,9 @@ def test_softmax(launcher, shift, scale, rows, columns, masked, seed):
     rng = np.random.default_rng(seed)
     x = eighths(rng, rows, columns)
     mask = rng.random(columns) < 0.7 if masked else None
-    y, expected = (Softmax(launcher).forward(each, mask, scale=scale) for each in (x + shift, x))
+    y, expected = (
+        served("softmax", launcher).forward(each, mask, scale=scale) for each in (x + shift, x)
+    )
     np.testing.assert_array_equal(y, expected)
 
 
@@ -45,7 +46,7 @@ def test_the_scale_of_softmax_rounds_no_number_of_few_bits(launcher):
     x = np.array([[1000, 1004]], np.float32)
     expected = 1 / (1 + np.exp(0.3 * np.array([4, -4])))
     for dtype, unit in ((FLOAT, 2.0**-22), (BF16, 2.0**-8)):
-        y = Softmax(launcher).forward(x.astype(dtype), scale=0.3).astype(np.float64)
+        y = served("softmax", launcher).forward(x.astype(dtype), scale=0.3).astype(np.float64)
         np.testing.assert_allclose(y, [expected], rtol=unit)
 
 
@@ -56,7 +57,7 @@ def test_cross_entropy(launcher, shift, rows, classes, reduction, seed):
     logits = eighths(rng, rows, classes)
     targets = rng.integers(0, classes, rows)
     targets[rng.random(rows) < 0.3] = -100
-    kernel = CrossEntropy(launcher)
+    kernel = served("cross_entropy", launcher)
     grad = np.ones(rows if reduction == "none" else (), np.float32)
     results = []
     for each in (logits + np.float32(shift), logits):
@@ -71,7 +72,7 @@ def test_cross_entropy(launcher, shift, rows, classes, reduction, seed):
 @pytest.mark.parametrize("dtype", [FLOAT, BF16])
 def test_cross_entropy_of_ties(launcher, dtype):
     logits, targets = np.array([[1e30, 1e30, -1e30, 0]], np.float32).astype(dtype), np.array([1])
-    kernel = CrossEntropy(launcher)
+    kernel = served("cross_entropy", launcher)
     loss, statistics, in_one_pass = kernel.one_pass(logits, targets)
     assert abs(float(loss) - np.log(2)) < 1e-7
     for grad in (in_one_pass, kernel.backward(np.float32(1), logits, targets, statistics)):
@@ -100,7 +101,7 @@ def test_attention(launcher, kind, shift, scale, queries, keys, causal, dropped,
     q, k, v, grad = (eighths(rng, *shape, most=8).astype(dtype) for shape in shapes)
     q[..., -1] = 1
     for atomics in (False, True):
-        kernel, results = Attention(launcher, tf32, atomics), []
+        kernel, results = served("attention", launcher, tf32=tf32, atomics=atomics), []
         for each in (shift, 0):
             k[..., -1] = each
             out, dq, dk, dv = attend(kernel, q, k, v, grad, causal, scale, 0.3 * dropped)
@@ -121,7 +122,7 @@ def test_attention_of_ties(launcher, kind, atomics, queries, keys):
     k = (k * np.where(tied, 1, -1)[:, None]).astype(dtype)
     v, grad = rng.standard_normal((2, 1, 2, max(queries, keys), 16), dtype=np.float32).astype(dtype)
     v, grad = v[:, :, :keys], grad[:, :, :queries]
-    kernel = Attention(launcher, tf32, atomics)
+    kernel = served("attention", launcher, tf32=tf32, atomics=atomics)
     out, dq, dk, dv = attend(kernel, q, k, v, grad, False, 0.3)
     weights = tied / tied.sum() * np.ones((1, 2, queries, 1))
     v, grad = (each.astype(np.float64) for each in (v, grad))

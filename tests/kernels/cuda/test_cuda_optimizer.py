@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import DTYPES, assert_precise, draw
+from served import served
 
 from tinygrad_char.kernels import adamw as reference_adamw
 from tinygrad_char.kernels import global_norm as reference_global_norm
-from tinygrad_char.kernels.cuda_optimizer import FACTORS, AdamW, GlobalNorm
+from tinygrad_char.kernels.adamw import FACTORS
 
 OPTIONS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 SIZES = st.sampled_from([1, 2, 3, 5, 127, 1000, 1024, 1025, 4099])
@@ -34,7 +35,7 @@ def test_adamw_is_its_reference(launcher, size, start, decoupled, grad_scale, st
     options = dict(OPTIONS, step=step, lr=0.01, decoupled=decoupled, grad_scale=grad_scale)
     arrays = state(size, start, step)
     mine = state(size, start, step)  # not copies, so as to begin where they do
-    AdamW(launcher).update(*mine, **options)
+    served("adamw", launcher).update(*mine, **options)
     assert_precise(
         (mine[0], *mine[2:]), lambda *each: updated(reference_adamw.update, each, **options), arrays
     )
@@ -43,14 +44,14 @@ def test_adamw_is_its_reference(launcher, size, start, decoupled, grad_scale, st
 
 @pytest.mark.parametrize("decoupled", [True, False])
 def test_recorded_steps_are_the_reference_with_clipping(launcher, decoupled):
-    kernel = AdamW(launcher)
+    kernel = served("adamw", launcher)
     mine, theirs = state(1000, 0, 0), [each.astype(np.float64) for each in state(1000, 0, 0)]
     count, lr = np.zeros(1, np.int64), np.zeros(1)
     factors = np.full(FACTORS, np.nan, np.float32)
     options = {"betas": OPTIONS["betas"], "weight_decay": 0.1, "decoupled": decoupled}
     for step in range(1, 6):
         lr[0] = 0.01 * step
-        norm = GlobalNorm(launcher).forward(mine[1])
+        norm = served("global_norm", launcher).forward(mine[1])
         clipped = norm if step > 2 else None
         kernel.count_step(count, lr, clipped, factors, max_norm=1.0, **options)
         kernel.update_recorded(*mine, factors, eps=1e-8, **options)
@@ -63,7 +64,7 @@ def test_recorded_steps_are_the_reference_with_clipping(launcher, decoupled):
 
 @pytest.mark.parametrize("norm", [np.nan, np.inf])
 def test_recorded_step_of_gradients_that_are_not_finite_does_nothing(launcher, norm):
-    kernel, mine, before = AdamW(launcher), state(100, 0, 0), state(100, 0, 0)
+    kernel, mine, before = served("adamw", launcher), state(100, 0, 0), state(100, 0, 0)
     count, lr = np.full(1, 3, np.int64), np.full(1, 0.1)
     factors = np.zeros(FACTORS, np.float32)
     options = {"betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled": True}
@@ -78,7 +79,7 @@ def test_recorded_step_of_gradients_that_are_not_finite_does_nothing(launcher, n
 def test_adamw_in_double_precision_is_the_reference(launcher):
     arrays = [np.ones(3) for _ in range(4)]
     options = dict(OPTIONS, step=1, lr=0.1, decoupled=True)
-    mine = updated(AdamW(launcher).update, arrays, **options)
+    mine = updated(served("adamw", launcher).update, arrays, **options)
     for one, other in zip(mine, updated(reference_adamw.update, arrays, **options), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -87,10 +88,10 @@ def test_adamw_in_double_precision_is_the_reference(launcher):
 @given(st.sampled_from([0, 1, 2, 7, 255, 257, 4096, 50_001]), st.sampled_from(DTYPES))
 def test_norm_is_its_reference(launcher, size, dtype):
     grad = draw(np.random.default_rng(size), size, dtype)
-    norm = GlobalNorm(launcher).forward(grad)
+    norm = served("global_norm", launcher).forward(grad)
     assert norm.dtype == np.float64
     assert_precise(norm, reference_global_norm.forward, (grad,))
-    np.testing.assert_array_equal(norm, GlobalNorm(launcher).forward(grad))
+    np.testing.assert_array_equal(norm, served("global_norm", launcher).forward(grad))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -98,25 +99,25 @@ def test_norm_is_its_reference(launcher, size, dtype):
 def test_squares_may_leave_the_range_of_the_gradients(launcher, dtype, value):
     grad = np.full(1000, value).astype(dtype)
     expected = float(grad[0]) * 1000**0.5
-    np.testing.assert_allclose(GlobalNorm(launcher).forward(grad), expected, rtol=1e-6)
+    np.testing.assert_allclose(served("global_norm", launcher).forward(grad), expected, rtol=1e-6)
 
 
 def test_norm_of_what_is_not_finite_is_not_finite(launcher):
     grad = np.ones(1000, np.float32)
     for value in (np.nan, np.inf):
         grad[321] = value
-        assert not np.isfinite(GlobalNorm(launcher).forward(grad))
-    assert GlobalNorm(launcher).forward(np.ones(4)).dtype == np.float64
+        assert not np.isfinite(served("global_norm", launcher).forward(grad))
+    assert served("global_norm", launcher).forward(np.ones(4)).dtype == np.float64
 
 
 def test_check_mode_finds_nothing(checking_launcher):
-    kernel, options = AdamW(checking_launcher), dict(OPTIONS, decoupled=True)
+    kernel, options = served("adamw", checking_launcher), dict(OPTIONS, decoupled=True)
     for size, start in ((1000, 0), (1001, 3)):
         kernel.update(*state(size, start, 0), step=1, lr=0.1, **options)
     count, lr = np.zeros(1, np.int64), np.ones(1)
     factors = np.zeros(FACTORS, np.float32)
     for dtype in DTYPES:
-        norm = GlobalNorm(checking_launcher).forward(np.ones(5001, dtype))
+        norm = served("global_norm", checking_launcher).forward(np.ones(5001, dtype))
     eps = options.pop("eps")
     kernel.count_step(count, lr, norm, factors, max_norm=1.0, **options)
     kernel.update_recorded(*state(1000, 0, 0), factors, eps=eps, **options)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
+from served import served
 
 from tinygrad_char.kernels import cross_entropy as reference_cross_entropy
-from tinygrad_char.kernels import cuda_rows
 from tinygrad_char.kernels import layernorm as reference_layernorm
 from tinygrad_char.kernels import softmax as reference_softmax
-from tinygrad_char.kernels.cuda_parameters import FlatParameters
-from tinygrad_char.kernels.cuda_rows import CrossEntropy, LayerNorm, Softmax
+from tinygrad_char.kernels.cross_entropy import cuda as cross_entropy_cuda
+from tinygrad_char.kernels.cuda.parameters import FlatParameters
 
 ROWS = st.integers(1, 20)
 COLUMNS = st.sampled_from(
@@ -31,7 +31,7 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
     x = (x.astype(np.float32) + 3).astype(dtype)
     weight = draw(rng, columns) if scaled else None
     bias = draw(rng, columns) if shifted else None
-    kernel = LayerNorm(launcher)
+    kernel = served("layernorm", launcher)
     results = kernel.forward(x, weight, bias)
     assert [each.dtype for each in results] == [dtype, FLOAT, FLOAT]
     assert_precise(results, reference_layernorm.forward, (x, weight, bias, 1e-5), factor=8)
@@ -70,7 +70,7 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
 
 def test_layernorm_far_from_zero_is_not_cancelled(launcher):
     x = 3000 + draw(np.random.default_rng(0), (2, 1000))
-    rstd = LayerNorm(launcher).forward(x, None, None, 0.0)[2]
+    rstd = served("layernorm", launcher).forward(x, None, None, 0.0)[2]
     exact = x.astype(np.float64).std(axis=-1, keepdims=True)
     assert np.abs(rstd * exact - 1).max() < 1e-4
 
@@ -85,7 +85,7 @@ def test_gradients_of_layernorm_far_from_zero(launcher, columns, mean, deviation
     needs = (True, True, True)
     truth = np.float64
     exact = reference_layernorm.forward(*(each.astype(truth) for each in (x, weight, weight)))
-    kernel = LayerNorm(launcher)
+    kernel = served("layernorm", launcher)
     y, *kept = kernel.forward(x, weight, weight)
     assert np.abs(y - exact[0]).max() <= 1e-6 * np.abs(exact[0]).max()
     wide = (each.astype(truth) for each in (grad, x, weight))
@@ -96,7 +96,7 @@ def test_gradients_of_layernorm_far_from_zero(launcher, columns, mean, deviation
 
 def test_layernorm_of_no_rows_has_zero_gradients(launcher):
     x, weight = np.empty((0, 7), np.float32), np.ones(7, np.float32)
-    kernel = LayerNorm(launcher)
+    kernel = served("layernorm", launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
     assert y.shape == x.shape
     _, *grads = kernel.backward(x, x, weight, mean, rstd, (True, True, True))
@@ -108,7 +108,7 @@ def test_layernorm_writes_the_gradient_of_its_weight_where_it_belongs(launcher):
     x, grad = draw(rng, (2, 40, 9))
     flat, grads = draw(rng, 20), np.zeros(20, np.float32)
     weight, buffer = flat[5:14], grads[5:14]
-    kernel = LayerNorm(launcher)
+    kernel = served("layernorm", launcher)
     own = SimpleNamespace(array=weight, grad=None, grad_buffer=SimpleNamespace(array=buffer))
     kernel.flat = FlatParameters(flat, [own])
     _, mean, rstd = kernel.forward(x, weight, None)
@@ -125,7 +125,7 @@ def test_layernorm_writes_the_gradient_of_its_weight_where_it_belongs(launcher):
 def test_layernorm_sums_more_rows_than_it_has_blocks_and_repeats_itself(launcher):
     rng = np.random.default_rng(3)
     x, grad = draw(rng, (2, 5000, 9))
-    kernel = LayerNorm(launcher)
+    kernel = served("layernorm", launcher)
     _, mean, rstd = kernel.forward(x, None, None)
     needs = (False, True, True)
     first = kernel.backward(grad, x, None, mean, rstd, needs)
@@ -157,7 +157,7 @@ def test_softmax_is_its_reference(launcher, rows, columns, dtype, masked, causal
         "column": (rows, 1),
     }[masked]
     mask = None if shape is None else rng.random(shape) < 0.7
-    kernel = Softmax(launcher)
+    kernel = served("softmax", launcher)
     y = kernel.forward(x, mask, -1, causal, scale)
     assert y.dtype == dtype
     assert_precise(y, reference_softmax.forward, (x, mask, -1, causal, scale))
@@ -173,12 +173,14 @@ def test_softmax_keeps_what_is_not_finite(launcher, value):
     for mask in (None, x[:1] == 0):
         with np.errstate(invalid="ignore"):
             expected = reference_softmax.forward(x, mask)
-        np.testing.assert_allclose(Softmax(launcher).forward(x, mask), expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            served("softmax", launcher).forward(x, mask), expected, rtol=1e-6
+        )
 
 
 def test_softmax_along_another_axis_is_the_references(launcher):
     x = draw(np.random.default_rng(0), (3, 4, 5))
-    kernel = Softmax(launcher)
+    kernel = served("softmax", launcher)
     y = kernel.forward(x, None, 1)
     np.testing.assert_array_equal(y, reference_softmax.forward(x, None, 1))
     np.testing.assert_array_equal(kernel.backward(x, y, 1), reference_softmax.backward(x, y, 1))
@@ -203,7 +205,7 @@ def test_cross_entropy_is_its_reference(launcher, rows, classes, dtype, reductio
     logits = (3 * draw(rng, (rows, classes)) + 10).astype(dtype)
     targets = draw_targets(rng, rows, classes, ignored)
     options = (reduction, -100)
-    kernel = CrossEntropy(launcher)
+    kernel = served("cross_entropy", launcher)
     results = kernel.forward(logits, targets, *options)
     assert {each.dtype for each in results} == {FLOAT}
     assert_precise(results, reference_cross_entropy.forward, (logits, targets, *options))
@@ -236,7 +238,7 @@ def test_cross_entropy_in_one_pass_is_its_reference(
     logits = (3 * draw(rng, (rows, classes)) + 10).astype(dtype)
     targets = draw_targets(rng, rows, classes, ignored)
     options = (reduction, -100)
-    kernel = CrossEntropy(launcher)
+    kernel = served("cross_entropy", launcher)
     loss, statistics, dlogits = kernel.one_pass(logits, targets, *options)
     assert [loss.dtype, statistics.dtype, dlogits.dtype] == [FLOAT, FLOAT, dtype]
     assert_precise((loss, statistics), reference_cross_entropy.forward, (logits, targets, *options))
@@ -256,16 +258,18 @@ def test_cross_entropy_in_one_pass_is_its_reference(
 
 
 def test_rescaling_takes_more_rows_than_it_has_blocks(launcher, monkeypatch):
-    monkeypatch.setattr(cuda_rows, "MOST_RESCALING", 2)
+    monkeypatch.setattr(cross_entropy_cuda, "MOST_RESCALING", 2)
     grad_logits = draw(np.random.default_rng(0), (50, 5))
     factors = np.where(np.arange(50) % 3, 1, 2).astype(np.float32)
     expected = grad_logits * factors[:, None]
-    np.testing.assert_array_equal(CrossEntropy(launcher).rescale(factors, grad_logits), expected)
+    np.testing.assert_array_equal(
+        served("cross_entropy", launcher).rescale(factors, grad_logits), expected
+    )
 
 
 def test_cross_entropy_of_ignored_targets_alone(launcher):
     logits, targets = np.ones((3, 5), np.float32), np.full(3, -100)
-    kernel = CrossEntropy(launcher)
+    kernel = served("cross_entropy", launcher)
     loss, statistics = kernel.forward(logits, targets)
     assert np.isnan(loss)
     grad = kernel.backward(np.float32(1), logits, targets, statistics)
@@ -279,8 +283,8 @@ def test_target_that_is_no_class_raises_or_gives_nan(launcher):
     logits, targets = np.ones((3, 5), np.float32), np.array([0, 5, -1])
     for function in ("forward", "one_pass"):
         with pytest.raises(IndexError, match=r"target at position \(1,\) is 5"):
-            getattr(CrossEntropy(launcher), function)(logits, targets)
-    kernel = CrossEntropy(launcher, check=False)
+            getattr(served("cross_entropy", launcher), function)(logits, targets)
+    kernel = served("cross_entropy", launcher, check=False)
     losses, statistics = kernel.forward(logits, targets, "none")
     again, _, grad = kernel.one_pass(logits, targets, "none")
     two_passes = kernel.backward(np.ones(3, np.float32), logits, targets, statistics, "none")
@@ -291,25 +295,25 @@ def test_target_that_is_no_class_raises_or_gives_nan(launcher):
 
 def test_double_precision_is_the_references(launcher):
     x = np.random.default_rng(0).standard_normal((3, 5))
-    y, mean, rstd = LayerNorm(launcher).forward(x, None, None)
+    y, mean, rstd = served("layernorm", launcher).forward(x, None, None)
     np.testing.assert_array_equal(y, reference_layernorm.forward(x, None, None)[0])
     assert y.dtype == mean.dtype == rstd.dtype == np.float64
     arguments = (y, x, None, mean, rstd, (True, False, False))
-    dx, *_ = LayerNorm(launcher).backward(*arguments)
-    np.testing.assert_array_equal(LayerNorm(launcher).backward(*arguments, x)[0], dx + x)
-    assert Softmax(launcher).forward(x).dtype == np.float64
-    assert CrossEntropy(launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
-    loss, statistics, gradient = CrossEntropy(launcher).one_pass(x, np.zeros(3, int))
+    dx, *_ = served("layernorm", launcher).backward(*arguments)
+    np.testing.assert_array_equal(served("layernorm", launcher).backward(*arguments, x)[0], dx + x)
+    assert served("softmax", launcher).forward(x).dtype == np.float64
+    assert served("cross_entropy", launcher).forward(x, np.zeros(3, int))[0].dtype == np.float64
+    loss, statistics, gradient = served("cross_entropy", launcher).one_pass(x, np.zeros(3, int))
     assert loss.dtype == statistics.dtype == np.float64
     assert gradient is None
 
 
 def test_views_are_read_as_they_are(launcher):
     x = draw(np.random.default_rng(0), (8, 6)).T[::2]
-    y, _, _ = LayerNorm(launcher).forward(x, None, None)
+    y, _, _ = served("layernorm", launcher).forward(x, None, None)
     np.testing.assert_allclose(y, reference_layernorm.forward(x, None, None)[0], atol=1e-6)
     begun_anywhere = draw(np.random.default_rng(0), 65)[1:].reshape(4, 16)
-    y = Softmax(launcher).forward(begun_anywhere)
+    y = served("softmax", launcher).forward(begun_anywhere)
     np.testing.assert_allclose(y, reference_softmax.forward(begun_anywhere), rtol=1e-5)
 
 
@@ -318,14 +322,14 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     rng = np.random.default_rng(0)
     x, grad = draw(rng, (2, 11, columns), dtype)
     weight = draw(rng, columns)
-    kernel = LayerNorm(checking_launcher)
+    kernel = served("layernorm", checking_launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
     kernel.backward(grad, x, weight, mean, rstd, (True, True, True))
     kernel.backward(grad, x, weight, mean, rstd, (True, True, True), y)
-    kernel = Softmax(checking_launcher)
+    kernel = served("softmax", checking_launcher)
     y = kernel.forward(x, rng.random((11, columns)) < 0.7)
     kernel.backward(grad, y)
-    kernel = CrossEntropy(checking_launcher)
+    kernel = served("cross_entropy", checking_launcher)
     targets = rng.integers(0, columns, 11)
     loss, statistics = kernel.forward(x, targets)
     kernel.backward(loss, x, targets, statistics)

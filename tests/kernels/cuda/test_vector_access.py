@@ -7,8 +7,8 @@ from itertools import groupby
 
 import pytest
 
-from tinygrad_char.kernels.launcher import FOLDER
-from tinygrad_char.kernels.variants import variants
+from tinygrad_char.kernels.cuda.launcher import FOLDER, Kernel, sources
+from tinygrad_char.kernels.cuda.variants import variants
 
 ONE_BY_ONE = {
     "adamw_factors",  # for one thread
@@ -30,7 +30,7 @@ SUMS = {"column_parts", "cross_entropy_forward", "sum_of_squares"}
 
 def widest():
     """Return each file of memory-bound kernels with, by dtype, its variant that moves the most."""
-    for path in sorted(FOLDER.glob("*.cu")):
+    for path in sources():
         if path.stem in ("attention", "sampling"):  # one copies tiles, the other has few numbers
             continue
         by_dtype = groupby(
@@ -54,7 +54,7 @@ def accesses(tmp_path_factory):
     def compiled(source, macros):
         options = ["-ptx", "-arch=sm_90", "-std=c++17", f"-I{FOLDER}", "-o", str(output)]
         options += [f"-D{name}={value}" for name, value in macros]
-        subprocess.run([nvcc, *options, str(FOLDER / f"{source}.cu")], check=True)
+        subprocess.run([nvcc, *options, str(Kernel(source, "").path)], check=True)
         _, *kernels = output.read_text().split(".entry")
         return {
             kernel.split("(")[0].strip(): re.findall(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher
-from tinygrad_char.kernels.runner import CpuExecutor, RunnerError
-from tinygrad_char.kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Launcher
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError
+from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
 
 FOLDER = Path(__file__).parent
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_char.kernels import compile as gate
-from tinygrad_char.kernels.device_compiler import (
+from tinygrad_char.kernels.cuda import compile as gate
+from tinygrad_char.kernels.cuda.device_compiler import (
     DeviceCompilerError,
     Usage,
     find_device_compiler,
     read_usage,
 )
-from tinygrad_char.kernels.launcher import FOLDER, Kernel, LaunchError
-from tinygrad_char.kernels.variants import variants
+from tinygrad_char.kernels.cuda.launcher import FOLDER, Kernel, LaunchError
+from tinygrad_char.kernels.cuda.variants import variants
 
 LOG = """
 ptxas info    : 0 bytes gmem
@@ -195,9 +195,9 @@ def test_wrong_usage_exits_with_2(compiler, capsys, arguments, message):
 
 def test_a_machine_without_either_compiler_says_what_to_install(monkeypatch, capsys, file):
     monkeypatch.setattr(
-        "tinygrad_char.kernels.device_compiler.shutil.which", lambda name, path=None: None
+        "tinygrad_char.kernels.cuda.device_compiler.shutil.which", lambda name, path=None: None
     )
-    monkeypatch.setattr("tinygrad_char.kernels.device_compiler._find_nvrtc", lambda: None)
+    monkeypatch.setattr("tinygrad_char.kernels.cuda.device_compiler._find_nvrtc", lambda: None)
     with pytest.raises(SystemExit) as caught:
         gate.main([str(file)])
     assert caught.value.code == 2

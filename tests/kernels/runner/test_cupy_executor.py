@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tinygrad_char.kernels import cupy_executor
-from tinygrad_char.kernels.cupy_executor import CupyExecutor
-from tinygrad_char.kernels.launcher import FOLDER, Kernel, Launch, Launcher, LaunchError
+from tinygrad_char.kernels.cuda import cupy_executor
+from tinygrad_char.kernels.cuda.cupy_executor import CupyExecutor
+from tinygrad_char.kernels.cuda.launcher import FOLDER, Kernel, Launch, Launcher, LaunchError
 
 FILE = Path(__file__).with_name("launched.cu")
 

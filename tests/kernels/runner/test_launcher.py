@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher, LaunchError, Limits
-from tinygrad_char.kernels.runner import CpuExecutor, RunnerError
+from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Launcher, LaunchError, Limits
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError
 
 FILE = Path(__file__).with_name("launched.cu")
 f32, i32 = np.float32, np.int32

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher
-from tinygrad_char.kernels.runner import CpuExecutor, RunnerError, compiler
-from tinygrad_char.kernels.runner import cache as runner_cache
-from tinygrad_char.kernels.runner.guarded import GuardedArguments
+from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Launcher
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError, compiler
+from tinygrad_char.kernels.cuda_on_cpu.runner import cache as runner_cache
+from tinygrad_char.kernels.cuda_on_cpu.runner.guarded import GuardedArguments
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]
@@ -21,8 +21,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from tinygrad_char.kernels.launcher import Kernel, Launch, Launcher
-from tinygrad_char.kernels.runner import CpuExecutor
+from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Launcher
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor
 
 x = np.arange(4, dtype=np.float32)
 kernel = Kernel(Path(sys.argv[1]), "doubled")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_char.kernels.runner import cache
+from tinygrad_char.kernels.cuda_on_cpu.runner import cache
 
 ROOT = Path(__file__).resolve().parents[3]
 HOUR = 3600
@@ -79,7 +79,7 @@ def test_what_was_removed_is_made_again(folder):
 
 PROGRAM = """
 import random, sys, time, os
-from tinygrad_char.kernels.runner import cache
+from tinygrad_char.kernels.cuda_on_cpu.runner import cache
 cache.MOST_BYTES, cache.IN_USE_SECONDS = 2000, 0.2
 rng = random.Random(int(sys.argv[1]))
 for _ in range(150):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.kernels.runner import KernelError
+from tinygrad_char.kernels.cuda_on_cpu.runner import KernelError
 
 HOW = [("fast", "forward"), ("fast", "reverse"), ("fast", "random"), ("check", "random")]
 THREADS = 64

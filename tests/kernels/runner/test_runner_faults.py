@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygrad_char.kernels.runner import KernelError
-from tinygrad_char.kernels.runner.compiler import find_compiler
+from tinygrad_char.kernels.cuda_on_cpu.runner import KernelError
+from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
 
 THREADS = 64
 FILE = Path(__file__).with_name("faulty.cu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinygrad_char.kernels.signature import Parameter, Signature, SignatureError, parse
+from tinygrad_char.kernels.cuda.signature import Parameter, Signature, SignatureError, parse
 
 TEXT = """
 // extern "C" __global__ void commented(int n) {}

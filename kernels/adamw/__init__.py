@@ -1,0 +1,11 @@
+"""One step of Adam or AdamW on a flat buffer."""
+
+from tinygrad_char.kernels.adamw.reference import (
+    CHUNK,
+    FACTORS,
+    count_step,
+    update,
+    update_recorded,
+)
+
+__all__ = ["CHUNK", "FACTORS", "count_step", "update", "update_recorded"]

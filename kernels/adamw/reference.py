@@ -1,0 +1,137 @@
+"""One step of Adam or AdamW on a flat buffer.
+
+Adam: Kingma and Ba 2015, arXiv:1412.6980. AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.half import in_float32
+
+FACTORS = 5
+"""Numbers that a step depends on, see `count_step`: those of `enum Factor` in adamw.cu."""
+CHUNK = 1 << 15
+"""Elements worked on at once, so that the passes over them stay in the processor's cache."""
+
+
+@in_float32
+def update(
+    parameter: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    grad_scale: float = 1.0,
+) -> None:
+    """Update parameter, exp_avg (m) and exp_avg_sq (v), flat arrays of one dtype, in place.
+
+    g = grad_scale * grad (+ weight_decay * p for Adam),  p *= 1 - lr * weight_decay (AdamW),
+    m += (g - m)(1 - beta1),  v = beta2 v + (1 - beta2) g^2,
+    p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps).
+
+    `step` counts from 1. Scalars are computed in double precision and rounded once; the order of
+    the operations is PyTorch's, so that only its fused multiply-adds make a difference in the
+    last place.
+    """
+    beta1, beta2 = betas
+    decay = 1 - lr * weight_decay if decoupled else 1.0
+    factors = (grad_scale, decay, math.sqrt(1 - beta2**step), lr / (1 - beta1**step))
+    addition = 0.0 if decoupled else weight_decay
+    _update(parameter, grad, exp_avg, exp_avg_sq, factors, betas, eps, addition)
+
+
+def update_recorded(
+    parameter: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    factors: Array,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """Update as `update` does, with what changes from step to step read from `factors`."""
+    *found, active = factors.tolist()
+    if active:
+        addition = 0.0 if decoupled else weight_decay
+        _update(parameter, grad, exp_avg, exp_avg_sq, found, betas, eps, addition)
+
+
+def count_step(
+    step: Array,
+    lr: Array,
+    norm: Array | None,
+    factors: Array,
+    *,
+    max_norm: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """Count one step and compute its factors where they are, for `update_recorded`.
+
+    step (1,) int64 holds the number of steps done, lr (1,) float64 the learning rate, factors
+    (FACTORS,) float32 the result: grad_scale, 1 - lr * weight_decay, sqrt(1 - beta2^step),
+    lr / (1 - beta1^step), and whether to update. With `norm`, that of all gradients, they are
+    scaled to have at most `max_norm`; where it is not finite the step is not counted and updates
+    nothing.
+    """
+    scale = 1.0
+    if norm is not None:
+        if not float(norm) < math.inf:
+            factors[-1:] = 0
+            return
+        scale = min(1.0, max_norm / (float(norm) + 1e-6))
+    step += 1
+    count, rate = int(step[0]), float(lr[0])
+    decay = 1 - rate * weight_decay if decoupled else 1.0
+    corrections = math.sqrt(1 - betas[1] ** count), rate / (1 - betas[0] ** count)
+    factors[:] = namespace(factors).asarray([scale, decay, *corrections, 1.0], factors.dtype)
+
+
+def _update(
+    parameter: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    factors: Sequence[float],
+    betas: tuple[float, float],
+    eps: float,
+    addition: float,
+) -> None:
+    beta1, beta2 = betas
+    dtype = parameter.dtype.type
+    scale, decay, correction, step_size = map(dtype, factors)
+    xp = namespace(parameter)
+    chunk = CHUNK if xp is np else parameter.size
+    for start in range(0, parameter.size, chunk):
+        part = slice(start, start + chunk)
+        p, g, m, v = parameter[part], grad[part], exp_avg[part], exp_avg_sq[part]
+        if scale != 1:
+            g = g * scale
+        if decay != 1:
+            p *= decay
+        if addition != 0:
+            g = g + p * dtype(addition)
+        work = g - m
+        work *= dtype(1 - beta1)
+        m += work
+        xp.multiply(g, dtype(1 - beta2), out=work)
+        work *= g
+        v *= dtype(beta2)
+        v += work
+        xp.sqrt(v, out=work)
+        work /= correction
+        work += dtype(eps)
+        p -= m * step_size / work

@@ -1,0 +1,276 @@
+/* Fused attention: the parts that are the same for every processor, and the choice among those
+ * that are not, which are in attention_blocks.h. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("fp-contract=fast") /* a multiplication and an addition are one operation */
+#endif
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "attention.h"
+#include "kernel.h"
+#include "spread.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDER_REGISTERS 1
+#endif
+
+/* Sizes of a block: multiples of every ROWS and PANEL. */
+enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
+
+/* Numbers from one row of a block of weights to the next: room for a panel beyond what is seen,
+ * and an odd number of cache lines, so that a column's lines do not push each other out. */
+enum { WEIGHTS_ROW = KEYS + 3 * LINE };
+
+/* Fewer queries than this are not worth the packing of keys into blocks. */
+enum { FEWEST_FOR_BLOCKS = 4 };
+
+/* The dropout bits of a row of a block, which need not begin with a group. */
+typedef uint16_t BitsRow[KEYS + PHILOX_LANES];
+enum { BITS_SIZE = QUERIES * sizeof(BitsRow) / sizeof(float) };
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+INLINE int64_t between(int64_t x, int64_t low, int64_t high)
+{
+    return x < low ? low : x > high ? high : x;
+}
+
+INLINE int64_t rounded_up(int64_t x, int64_t multiple)
+{
+    return (x + multiple - 1) / multiple * multiple;
+}
+
+INLINE float *head_of(const Attention *a, const Heads *array, int64_t head)
+{
+    return array->data + head / a->heads * array->sequence + head % a->heads * array->head;
+}
+
+/* The number of the weight's element in the mask. */
+INLINE int64_t mask_start(const Attention *a, int64_t head, int64_t query, int64_t key)
+{
+    return (head * a->queries + query) * a->keys + key;
+}
+
+INLINE const uint16_t *bits_of(const Attention *a, BitsRow *bits, int64_t head, int64_t query,
+                                    int64_t row, int64_t key)
+{
+    return bits[row] + mask_start(a, head, query + row, key) % PHILOX_LANES;
+}
+
+/* The peak and the total of a query, the first of `head` if it is 0. */
+INLINE float *statistics_of(const Attention *a, int64_t head, int64_t query)
+{
+    return a->statistics + 2 * (head * a->queries + query);
+}
+
+/* Writes a query's statistics; those of one that sees no key are 0 and 1. */
+INLINE void write_statistics(const Attention *a, int64_t head, int64_t query, float peak,
+                             float total)
+{
+    float *const to = statistics_of(a, head, query);
+    to[0] = total == 0 ? 0 : peak;
+    to[1] = total == 0 ? 1 : total;
+}
+
+/* Returns `count` numbers of the room, from a cache line's beginning, and takes them off it. */
+INLINE float *take(float **room, int64_t count)
+{
+    float *const taken = *room;
+    *room += rounded_up(count, LINE);
+    return taken;
+}
+
+/* Returns 0, or NaN where not all that was written is finite. */
+static float write_scaled(const Attention *a, const Heads *array, int64_t head, int64_t first,
+                         int64_t rows, int64_t columns, const float *from, int64_t from_row,
+                         float scale)
+{
+    float *const to = head_of(a, array, head) + first * array->row;
+    float check = 0;
+    for (int64_t i = 0; i < rows; i++)
+#pragma omp simd reduction(+ : check)
+        for (int64_t j = 0; j < columns; j++) {
+            const float x = scale * from[i * from_row + j];
+            to[i * array->row + j] = x;
+            check += 0 * x;
+        }
+    return check;
+}
+
+/* At least what forward and backward take, whatever the width of a panel. */
+static int64_t room_size(const Attention *a)
+{
+    const int64_t queries = rounded_up(a->queries, QUERIES), keys = rounded_up(a->keys, KEYS);
+    const int64_t width = rounded_up(a->size, WIDEST_PANEL);
+    const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
+    return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
+           3 * (KEYS + QUERIES) * (width + value_width) +
+           2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * (queries + keys) + BITS_SIZE + 20 * LINE;
+}
+
+#define LANES 4
+#define ROWS 4
+#define TARGET
+#define NAME(name) name##_portable
+#include "attention_blocks.h"
+
+#if HAS_WIDER_REGISTERS
+#define LANES 8
+#define ROWS 6
+#define TARGET __attribute__((target("avx2,fma,bmi2")))
+#define NAME(name) name##_avx2
+#include "attention_blocks.h"
+
+#define LANES 16
+#define ROWS 12
+#define TARGET __attribute__((target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl")))
+#define NAME(name) name##_avx512
+#include "attention_blocks.h"
+#endif
+
+typedef void HeadFunction(const Attention *a, int64_t head, float *room);
+
+static HeadFunction *forward_head = forward_head_portable;
+static HeadFunction *backward_head = backward_head_portable;
+
+KERNEL_PLAIN(int64_t, attention_choose_lanes, INTEGER(most))
+{
+    forward_head = forward_head_portable;
+    backward_head = backward_head_portable;
+#if HAS_WIDER_REGISTERS
+    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        forward_head = forward_head_avx512;
+        backward_head = backward_head_avx512;
+        return 16;
+    }
+    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi2")) {
+        forward_head = forward_head_avx2;
+        backward_head = backward_head_avx2;
+        return 8;
+    }
+#else
+    (void)most;
+#endif
+    return 4;
+}
+
+#if HAS_WIDER_REGISTERS
+__attribute__((constructor)) static void choose_widest(void)
+{
+    __builtin_cpu_init();
+    attention_choose_lanes(INT64_MAX);
+}
+#endif
+
+static int each_head(HeadFunction *function, const Attention *a, int64_t first, int64_t last)
+{
+    /* the size that aligned_alloc takes is a multiple of the alignment */
+    const size_t size = (size_t)rounded_up(room_size(a), LINE) * sizeof(float);
+    float *const room = aligned_alloc(LINE * sizeof(float), size);
+    if (!room)
+        return -1;
+    for (int64_t head = first; head < last; head++)
+        function(a, head, room);
+    free(room);
+    return 0;
+}
+
+static Heads heads_of(const View *view)
+{
+    return (Heads){view->data, view->strides[0], view->strides[1], view->strides[2]};
+}
+
+typedef struct {
+    Attention attention;
+    HeadFunction *function;
+    atomic_int failed;
+} Job;
+
+static void some_heads(void *work, int64_t first, int64_t last)
+{
+    Job *const job = work;
+    if (each_head(job->function, &job->attention, first, last) < 0)
+        atomic_store(&job->failed, 1);
+}
+
+static int all_heads(HeadFunction *function, Attention attention, int64_t heads, int64_t threads)
+{
+    Job job = {attention, function, 0};
+    spread(some_heads, &job, heads, threads);
+    return job.failed ? -1 : 0;
+}
+
+static Attention attention_of(const View *q, const View *k, const View *v, const View *out,
+                              float *statistics, int causal, float scale)
+{
+    return (Attention){
+        .heads = q->shape[1],
+        .queries = q->shape[2],
+        .keys = k->shape[2],
+        .size = q->shape[3],
+        .value_size = v->shape[3],
+        .seen = causal ? 1 + k->shape[2] - q->shape[2] : INT64_MAX / 4,
+        .scale = scale,
+        .sign = scale < 0 ? -1 : scale == 0 ? 0 : 1,
+        .magnitude = scale == 0 ? 1 : fabsf(scale),
+        .q = heads_of(q),
+        .k = heads_of(k),
+        .v = heads_of(v),
+        .out = heads_of(out),
+        .statistics = statistics,
+    };
+}
+
+/* Whether the first axes of two views, so many, are as long. */
+static int alike(const View *a, const View *b, int axes)
+{
+    for (int axis = 0; axis < axes; axis++)
+        if (a->shape[axis] != b->shape[axis])
+            return 0;
+    return 1;
+}
+
+static int fits_keys(const View *q, const View *k)
+{
+    return alike(q, k, 2) && k->shape[3] == q->shape[3];
+}
+
+static int fits_results(const View *q, const View *v, const View *out)
+{
+    return alike(q, out, 3) && out->shape[3] == v->shape[3];
+}
+
+/* Writes out and the statistics. With `dropped`, the weights are dropped by the mask of seed, call,
+ * threshold and keep_scale. */
+KERNEL_PLAIN(int, attention_forward, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v, alike(k, v, 3)),
+             OUT_VIEW(out, fits_results(q, v, out)),
+             OUT(statistics, 2 * q->shape[0] * q->shape[1] * q->shape[2]), COUNT(causal),
+             REAL(scale), COUNT(dropped), SEED(seed), CALL(call), COUNT(threshold),
+             REAL(keep_scale), COUNT(threads))
+{
+    const DropoutMask mask = dropout_mask(seed, call, threshold, keep_scale);
+    Attention attention = attention_of(q, k, v, out, statistics, causal != 0, scale);
+    attention.mask = dropped ? &mask : NULL;
+    return all_heads(forward_head, attention, q->shape[0] * q->shape[1], threads);
+}
+
+/* Writes the gradients of q, k and v. */
+KERNEL_PLAIN(int, attention_backward, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v, alike(k, v, 3)),
+             VIEW(out, fits_results(q, v, out)),
+             IN(statistics, 2 * q->shape[0] * q->shape[1] * q->shape[2]), COUNT(causal),
+             REAL(scale), COUNT(dropped), SEED(seed), CALL(call), COUNT(threshold),
+             REAL(keep_scale), COUNT(threads), VIEW(grad, fits_results(q, v, grad)),
+             OUT_VIEW(grad_q, alike(q, grad_q, 4)), OUT_VIEW(grad_k, alike(k, grad_k, 4)),
+             OUT_VIEW(grad_v, alike(v, grad_v, 4)))
+{
+    const DropoutMask mask = dropout_mask(seed, call, threshold, keep_scale);
+    Attention attention = attention_of(q, k, v, out, (float *)statistics, causal != 0, scale);
+    attention.mask = dropped ? &mask : NULL;
+    attention.grad = heads_of(grad);
+    attention.grad_q = heads_of(grad_q);
+    attention.grad_k = heads_of(grad_k);
+    attention.grad_v = heads_of(grad_v);
+    return all_heads(backward_head, attention, q->shape[0] * q->shape[1], threads);
+}

@@ -1,0 +1,346 @@
+/* Attention by blocks: see reference.py for the equations, tile.h for how this file is included.
+ *
+ * A block of queries meets a block of keys at a time; their weights, which stay in the cache, are
+ * all that there ever is of the (T, S) matrix. Forward keeps a running maximum and sum of each
+ * row (Milakov and Gimelshein 2018, arXiv:1805.02867); backward computes the weights again, from
+ * scores by the same additions in the same order: to the last bit those of which the maximum is
+ * one. What a causal mask hides is not computed, but for the corners of register tiles. */
+#include "tile.h"
+
+/* Returns where the mask's bits are set, `chosen`; elsewhere, `other`. */
+TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen,
+                                        NAME(Vector) other)
+{
+    return (NAME(Vector))(((NAME(Integers))chosen & mask) | ((NAME(Integers))other & ~mask));
+}
+
+/* exp(x) of each number, to about one unit in the last place, where x is less than 88: how far a
+ * score is below the greatest of its row. x = n log 2 + r with
+ * |r| <= log(2) / 2; exp(r) by a polynomial whose greatest relative error, 3e-9, is the least for
+ * its degree; times 2^n, which is 0 from x = -88 down. In whole vectors, since the compiler turns
+ * the bound of a loop over numbers into branches and blends that cost as much as the rest. */
+TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
+{
+    /* adding 1.5 * 2^23 rounds to a whole number, of which the exponent's bias of 127 is a part */
+    const float shift = 12582912.0f + 127.0f;
+    const NAME(Vector) low = (NAME(Vector)){0} - 88.0f;
+    const NAME(Vector) z = NAME(select)(x < low, low, x); /* a NaN stays what it is */
+    const NAME(Vector) shifted = z * 1.44269504f + shift, n = shifted - shift;
+    const NAME(Vector) r = (z - n * 0.693359375f) + n * 2.12194440e-4f;
+    NAME(Vector) p = r * 1.3814540580e-3f + 8.3687454462e-3f;
+    p = p * r + 4.1668388993e-2f;
+    p = p * r + 1.6666521132e-1f;
+    p = p * r + 4.9999994040e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * (NAME(Vector))((NAME(Integers))shifted << 23);
+}
+
+/* Returns the sum of the products of two rows' numbers. */
+TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
+{
+    NAME(Vector) sums = {0};
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES)
+        sums += *(const NAME(Vector) *)(x + j) * *(const NAME(Vector) *)(y + j);
+    float sum = 0;
+    for (; j < count; j++)
+        sum += x[j] * y[j];
+    for (int i = 0; i < LANES; i++)
+        sum += sums[i];
+    return sum;
+}
+
+/* Copies rows into panels (see tile.h), `panel` numbers apart; fills up the last with zeros. */
+TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows, int64_t columns,
+                              float *to, int64_t panel)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j += PANEL) {
+            const float *const row = from + i * from_row + j;
+            float *const panel_row = to + j / PANEL * panel + i * PANEL;
+            if (j + PANEL <= columns) {
+                memcpy(panel_row, row, sizeof(float[PANEL]));
+                continue;
+            }
+            for (int64_t l = 0; l < PANEL; l++)
+                panel_row[l] = j + l < columns ? row[l] : 0;
+        }
+}
+
+/* Copies scale * rows, transposed, into panels, of which the last is filled up with zeros. */
+TARGET static void NAME(pack_transposed)(const float *from, int64_t from_row, int64_t rows,
+                                         int64_t columns, float scale, float *to)
+{
+    for (int64_t i = 0; i < rows; i += PANEL, to += PANEL * columns)
+        for (int64_t j = 0; j < columns; j++) {
+            const float *const column = from + i * from_row + j;
+            if (i + PANEL <= rows)
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[j * PANEL + l] = scale * column[l * from_row];
+            else
+                for (int64_t l = 0; l < PANEL; l++)
+                    to[j * PANEL + l] = i + l < rows ? scale * column[l * from_row] : 0;
+        }
+}
+
+/* How many numbers of a row of weights are worked on: those that are seen, and those that a
+ * register tile may read beside them, which are to be 0. */
+INLINE int64_t NAME(worked_on)(int64_t seen, int64_t keys)
+{
+    return rounded_up(least(seen + ROWS - 1, keys), LANES);
+}
+
+/* Writes `value` into a row of weights from what is not seen on, at least as far as it is read. */
+TARGET INLINE void NAME(hide)(float *row, int64_t seen, float value)
+{
+    for (int j = 0; j < PANEL; j++)
+        row[seen + j] = value;
+}
+
+/* Returns the largest number of a row, and of `peak`. */
+TARGET INLINE float NAME(highest)(const float *row, int64_t count, float peak)
+{
+    NAME(Vector) most = (NAME(Vector)){0} + peak;
+    for (int64_t j = 0; j < count; j += LANES) {
+        const NAME(Vector) x = *(const NAME(Vector) *)(row + j);
+        most = NAME(select)(x > most, x, most);
+    }
+    for (int i = 0; i < LANES; i++)
+        peak = most[i] > peak ? most[i] : peak;
+    return peak;
+}
+
+/* Turns scores into exp(magnitude * (score - peak)) and adds each row's to its total, of LANES
+ * parts. A loop of its own over the rows, in which the constants of the exponential stay in
+ * registers. */
+TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queries, int64_t keys,
+                                      float magnitude, const float *peak, float *total)
+{
+    for (int64_t i = 0; i < queries; i++) {
+        const int64_t count = NAME(worked_on)(between(seen + i, 0, keys), keys);
+        float *const row = scores + i * WEIGHTS_ROW;
+        NAME(Vector) *const sum = (NAME(Vector) *)(total + i * LANES);
+        const float base = peak[i] == -INFINITY ? 0 : peak[i];
+        NAME(Vector) more = *sum;
+        for (int64_t j = 0; j < count; j += LANES) {
+            NAME(Vector) *const at = (NAME(Vector) *)(row + j);
+            const NAME(Vector) e = NAME(exponential)((*at - base) * magnitude);
+            *at = e;
+            more += e;
+        }
+        *sum = more;
+    }
+}
+
+/* Multiplies what is seen of each row, and some numbers beside it, by the factors of dropout. */
+TARGET static void NAME(drop)(const Attention *a, int64_t head, int64_t query, int64_t queries,
+                              int64_t key, int64_t keys, BitsRow *bits, float *weights)
+{
+    for (int64_t i = 0; i < queries; i++) {
+        const uint16_t *const row = bits_of(a, bits, head, query, i, key);
+        float *const to = weights + i * WEIGHTS_ROW;
+        const int64_t visible = between(a->seen + query + i - key, 0, keys);
+        for (int64_t j = 0; j < visible; j += PHILOX_LANES)
+#pragma omp simd
+            for (int64_t l = 0; l < PHILOX_LANES; l++)
+                to[j + l] *= dropout_factor(a->mask, row[j + l]);
+    }
+}
+
+/* Draws the bits of a block of the mask. All at once: a processor is slow to read, as a vector,
+ * what it has only just written word by word. */
+TARGET static void NAME(draw)(const Attention *a, int64_t head, int64_t query, int64_t queries,
+                              int64_t key, int64_t keys, BitsRow *bits)
+{
+    for (int64_t i = 0; i < queries; i++)
+        dropout_bits(a->mask, mask_start(a, head, query + i, key),
+                     between(a->seen + query + i - key, 0, keys), bits[i]);
+}
+
+#include "attention_few.h"
+#include "attention_short.h"
+
+INLINE int NAME(is_short)(const Attention *a)
+{
+    return a->queries <= LANES && a->keys <= KEYS;
+}
+
+TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *room)
+{
+    if (a->queries < FEWEST_FOR_BLOCKS) {
+        NAME(forward_few)(a, head, 0, a->queries, 0, room);
+        return;
+    }
+    if (NAME(is_short)(a)) {
+        NAME(forward_short)(a, head, room);
+        return;
+    }
+    const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
+    const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
+    float *const out = head_of(a, &a->out, head);
+    float *const k_columns = take(&room, rounded_up(a->keys, PANEL) * size);
+    float *const v_panels = take(&room, a->keys * width);
+    float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
+    float *const sums = take(&room, QUERIES * width);
+    float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES * LANES);
+    BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
+    NAME(pack_transposed)(k, a->k.row, a->keys, size, a->sign, k_columns);
+    NAME(pack)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_panels,
+               a->keys * PANEL);
+
+    for (int64_t query = 0; query < a->queries; query += QUERIES) {
+        const int64_t queries = least(QUERIES, a->queries - query);
+        for (int64_t i = 0; i < queries; i++)
+            peak[i] = -INFINITY;
+        memset(total, 0, (size_t)(queries * LANES) * sizeof(float));
+        memset(sums, 0, (size_t)(queries * width) * sizeof(float));
+        for (int64_t key = 0; key < a->keys; key += KEYS) {
+            const int64_t keys = least(KEYS, a->keys - key), seen = a->seen + query - key;
+            if (seen + queries - 1 <= 0)
+                break;
+            NAME(multiply)(SEEN_COLUMNS, seen, queries, rounded_up(keys, PANEL), size,
+                           q + query * a->q.row, a->q.row, 1, k_columns + key * size,
+                           PANEL * size, weights, WEIGHTS_ROW, 0);
+            for (int64_t i = 0; i < queries; i++) {
+                float *const row = weights + i * WEIGHTS_ROW;
+                const int64_t visible = between(seen + i, 0, keys);
+                NAME(hide)(row, visible, -INFINITY);
+                const float highest =
+                    NAME(highest)(row, NAME(worked_on)(visible, keys), peak[i]);
+                if (key > 0 && highest != peak[i]) {
+                    const float shrink = exp_float((peak[i] - highest) * a->magnitude);
+                    for (int64_t j = 0; j < LANES; j++)
+                        total[i * LANES + j] *= shrink;
+                    for (int64_t j = 0; j < width; j++)
+                        sums[i * width + j] *= shrink;
+                }
+                peak[i] = highest;
+            }
+            NAME(exponentials)(weights, seen, queries, keys, a->magnitude, peak, total);
+            if (a->mask) {
+                NAME(draw)(a, head, query, queries, key, keys, bits);
+                NAME(drop)(a, head, query, queries, key, keys, bits, weights);
+            }
+            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, weights, WEIGHTS_ROW, 1,
+                           v_panels + key * PANEL, a->keys * PANEL, sums, width, 1);
+        }
+        for (int64_t i = 0; i < queries; i++) {
+            float whole = 0;
+            for (int j = 0; j < LANES; j++)
+                whole += total[i * LANES + j];
+            const float scale = whole == 0 ? 0 : 1 / whole;
+            write_statistics(a, head, query + i, peak[i], whole);
+            float *const to = out + (query + i) * a->out.row;
+            float check = 0; /* NaN, where not all is finite */
+#pragma omp simd reduction(+ : check)
+            for (int64_t j = 0; j < a->value_size; j++) {
+                to[j] = sums[i * width + j] * scale;
+                check += 0 * to[j];
+            }
+            /* A register tile reads values that only its later queries see: weights of 0 hide
+             * those that are finite. */
+            if (check != 0 && a->seen + query + i < a->keys)
+                NAME(forward_few)(a, head, query + i, query + i + 1, 1, room);
+        }
+    }
+}
+
+/* Turns scores into weights, and the gradients of these into those of the scores. */
+TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, int64_t queries,
+                                   int64_t keys, float magnitude, const float *statistics,
+                                   const float *delta)
+{
+    for (int64_t i = 0; i < queries; i++) {
+        const int64_t visible = between(seen + i, 0, keys);
+        float *const row = scores + i * WEIGHTS_ROW, *const drow = grads + i * WEIGHTS_ROW;
+        const float peak = statistics[2 * i], factor = 1 / statistics[2 * i + 1], mean = delta[i];
+        for (int64_t j = 0; j < visible; j += LANES) {
+            NAME(Vector) *const weight = (NAME(Vector) *)(row + j);
+            NAME(Vector) *const grad = (NAME(Vector) *)(drow + j);
+            *weight = NAME(exponential)((*weight - peak) * magnitude) * factor;
+            *grad = (*grad - mean) * *weight;
+        }
+        NAME(hide)(row, visible, 0);
+        NAME(hide)(drow, visible, 0);
+    }
+}
+
+TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *room)
+{
+    if (a->queries < FEWEST_FOR_BLOCKS) {
+        NAME(backward_few)(a, head, 0, room);
+        return;
+    }
+    if (NAME(is_short)(a)) {
+        NAME(backward_short)(a, head, room);
+        return;
+    }
+    float *const whole_room = room;
+    float check = 0;
+    const int64_t size = a->size, value_size = a->value_size;
+    const int64_t width = rounded_up(size, PANEL), value_width = rounded_up(value_size, PANEL);
+    const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
+    const float *const v = head_of(a, &a->v, head), *const out = head_of(a, &a->out, head);
+    const float *const grad = head_of(a, &a->grad, head);
+    float *const k_columns = take(&room, KEYS * size);
+    float *const v_columns = take(&room, KEYS * value_size);
+    float *const k_panels = take(&room, KEYS * width);
+    float *const q_panels = take(&room, a->queries * width);
+    float *const grad_panels = take(&room, a->queries * value_width);
+    float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
+    float *const dscores = take(&room, QUERIES * WEIGHTS_ROW);
+    float *const dk = take(&room, KEYS * width), *const dv = take(&room, KEYS * value_width);
+    float *const dq = take(&room, a->queries * width), *const delta = take(&room, a->queries);
+    BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
+
+    NAME(pack)(q, a->q.row, a->queries, size, q_panels, a->queries * PANEL);
+    NAME(pack)(grad, a->grad.row, a->queries, value_size, grad_panels, a->queries * PANEL);
+    memset(dq, 0, (size_t)(a->queries * width) * sizeof(float));
+    for (int64_t i = 0; i < a->queries; i++)
+        delta[i] = NAME(dot)(grad + i * a->grad.row, out + i * a->out.row, value_size);
+    for (int64_t key = 0; key < a->keys; key += KEYS) {
+        const int64_t keys = least(KEYS, a->keys - key), columns = rounded_up(keys, PANEL);
+        NAME(pack_transposed)(k + key * a->k.row, a->k.row, keys, size, a->sign, k_columns);
+        NAME(pack_transposed)(v + key * a->v.row, a->v.row, keys, value_size, 1, v_columns);
+        NAME(pack)(k + key * a->k.row, a->k.row, keys, size, k_panels, KEYS * PANEL);
+        memset(dk, 0, (size_t)(keys * width) * sizeof(float));
+        memset(dv, 0, (size_t)(keys * value_width) * sizeof(float));
+        for (int64_t query = 0; query < a->queries; query += QUERIES) {
+            const int64_t queries = least(QUERIES, a->queries - query);
+            const int64_t seen = a->seen + query - key;
+            if (seen + queries - 1 <= 0)
+                continue;
+            NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, size, q + query * a->q.row,
+                           a->q.row, 1, k_columns, PANEL * size, weights, WEIGHTS_ROW, 0);
+            NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, value_size,
+                           grad + query * a->grad.row, a->grad.row, 1, v_columns,
+                           PANEL * value_size, dscores, WEIGHTS_ROW, 0);
+            if (a->mask) {
+                NAME(draw)(a, head, query, queries, key, keys, bits);
+                NAME(drop)(a, head, query, queries, key, keys, bits, dscores);
+            }
+            NAME(gradients)(weights, dscores, seen, queries, keys, a->magnitude,
+                            statistics_of(a, head, query), delta + query);
+            if (a->mask)
+                NAME(drop)(a, head, query, queries, key, keys, bits, weights);
+            NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, weights, 1, WEIGHTS_ROW,
+                           grad_panels + query * PANEL, a->queries * PANEL, dv, value_width, 1);
+            NAME(multiply)(SEEING_DEPTH, seen, keys, width, queries, dscores, 1, WEIGHTS_ROW,
+                           q_panels + query * PANEL, a->queries * PANEL, dk, width, 1);
+            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, dscores, WEIGHTS_ROW, 1,
+                           k_panels, KEYS * PANEL, dq + query * width, width, 1);
+        }
+        check += write_scaled(a, &a->grad_k, head, key, keys, size, dk, width, a->scale);
+        check += write_scaled(a, &a->grad_v, head, key, keys, value_size, dv, value_width, 1);
+    }
+    check += write_scaled(a, &a->grad_q, head, 0, a->queries, size, dq, width, a->scale);
+    if (check != 0 && a->seen < a->keys) /* as in forward */
+        NAME(backward_few)(a, head, 1, whole_room);
+}
+
+#undef PANEL
+#undef NAME
+#undef TARGET
+#undef LANES
+#undef ROWS

@@ -1,0 +1,77 @@
+"""Attention in C, for contiguous float32 arrays of the host: see reference.py."""
+
+from types import NotImplementedType
+from typing import Any
+
+import numpy as np
+
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.cpu.arguments import FLOAT32
+from tinygrad_char.kernels.cpu.cores import threads_for
+from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.cpu.recording import empty
+from tinygrad_char.kernels.dropout.reference import DropoutKey, MaskSource, keep_scale, threshold
+
+
+def forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    key: MaskSource | None = None,
+) -> tuple[Array, Array]:
+    if not _fits_attention(q, k, v, dropout, key):
+        return NotImplemented
+    batch, heads, queries, _ = q.shape
+    out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
+    statistics = empty((batch, heads, queries, 2))
+    arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
+    compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
+    return out, statistics
+
+
+def backward(
+    grad: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    out: Array,
+    statistics: Array,
+    grads: tuple[Array, Array, Array],
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    key: MaskSource | None = None,
+) -> NotImplementedType | None:
+    # what forward here has served: scores have to be the same bits
+    if not _fits_attention(q, k, v, dropout, key):
+        return NotImplemented
+    grad, out = (
+        each if _rows_fit(each) else np.ascontiguousarray(each, FLOAT32) for each in (grad, out)
+    )
+    results = [each if _rows_fit(each) else empty(each.shape) for each in grads]
+    arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
+    compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *results)
+    for target, result in zip(grads, results, strict=True):
+        if target is not result:
+            target[...] = result
+    return None
+
+
+def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
+    return (dropout == 0 or isinstance(key, DropoutKey)) and _rows_fit(q, k, v)
+
+
+def _rows_fit(*arrays: Array) -> bool:
+    return all(
+        each.dtype == np.float32 and (each.strides[-1] == 4 or each.shape[-1] == 1)
+        for each in arrays
+    )
+
+
+def _dropout_arguments(p: float, key: Any) -> tuple[bool, int, int, int, float]:
+    if p == 0:
+        return False, 0, 0, 0, 0.0
+    return True, key.seed, key.call, threshold(p), keep_scale(p)

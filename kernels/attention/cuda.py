@@ -1,0 +1,309 @@
+"""Attention by CUDA kernels: the (T, S) weights never leave the multiprocessors."""
+
+from types import NotImplementedType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygrad_char.kernels.array import Array, address, namespace
+from tinygrad_char.kernels.attention import reference
+from tinygrad_char.kernels.cuda.operation import ACCESS_BYTES, SCALARS, Operation, serves
+from tinygrad_char.kernels.dropout.mask import can_draw, mask_arguments
+from tinygrad_char.kernels.dropout.reference import MaskSource
+
+WARPS, THREADS = 4, 128
+
+
+HEADS = (16, 32, 64, 128)
+"""The head sizes that kernels are compiled for; others are filled up to the next."""
+
+MOST_HEAD = HEADS[-1]
+BACKWARD_OTHERS = 32
+"""Rows of the tiles that the backward passes walk over."""
+
+
+class Plan(NamedTuple):
+    """How the kernels are compiled for one kind of head, and what their blocks need."""
+
+    precision: str
+    scalar: str
+    head: int
+    rows: int
+    others: int
+
+    @property
+    def own(self) -> int:
+        """Queries or keys that a block owns."""
+        return 16 * WARPS * self.rows
+
+    @property
+    def forward_bytes(self) -> int:
+        """Shared memory of the forward pass."""
+        return self._bytes(self.own + 4 * self.others)
+
+    @property
+    def backward_bytes(self) -> int:
+        """Shared memory of the backward passes, with three numbers for each query."""
+        return self._bytes(2 * self.own + 4 * BACKWARD_OTHERS) + 2 * BACKWARD_OTHERS * 12
+
+    @property
+    def atomic_bytes(self) -> int:
+        """Shared memory of the one backward pass with atomic additions, and its tile of slopes."""
+        return self.backward_bytes + self._bytes(self.own, BACKWARD_OTHERS)
+
+    def _bytes(self, rows: int, columns: int | None = None) -> int:
+        itemsize = 2 if self.precision == "BF16" else 4
+        return rows * ((columns or self.head) * itemsize + ACCESS_BYTES)
+
+    def macros(self, dropout: bool) -> dict[str, Any]:
+        """Return the macros of the kernels."""
+        return {
+            "PRECISION": self.precision,
+            "SCALAR": self.scalar,
+            "HEAD": self.head,
+            "ROWS": self.rows,
+            "FORWARD_OTHERS": self.others,
+            "DROPOUT": int(dropout),
+        }
+
+
+def plan(precision: str, size: int) -> Plan:
+    """Return the plan for PLAIN, TF32 or BF16 products and heads of a size up to MOST_HEAD.
+
+    As many rows are worked on at once as registers can hold.
+    """
+    head = next(each for each in HEADS if each >= size)
+    if precision == "BF16":
+        return Plan(precision, SCALARS["bfloat16"], head, 1 if head == MOST_HEAD else 2, 64)
+    return Plan(precision, SCALARS["float32"], head, 1, 32 if head == MOST_HEAD else 64)
+
+
+class Attention(Operation):
+    """See reference.py and attention.cu.
+
+    Serves equal head sizes of queries, keys and values up to 128, a multiple of sixteen bytes.
+    float32 products are exact, or with `tf32` those of the tensor cores, whose operands have ten
+    bits after the point. With `atomics`, backward makes its weights once and adds up the gradient
+    of the queries in whatever order is fastest.
+    """
+
+    def forward(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        causal: bool,
+        scale: float,
+        dropout: float = 0.0,
+        key: MaskSource | None = None,
+    ) -> tuple[Array, Array]:
+        # statistics are float32
+        if not _serves(q, k, v, scale, dropout, key):
+            if q.dtype.name != "bfloat16":
+                return NotImplemented
+            # CuPy multiplies no batches of bfloat16
+            q32, k32, v32 = (each.astype(np.float32) for each in (q, k, v))
+            options = (causal, scale, dropout, key)
+            wide = self.forward(q32, k32, v32, *options)
+            if wide is NotImplemented:
+                wide = reference.forward(q32, k32, v32, *options)
+            return wide[0].astype(q.dtype), wide[1]
+        xp = namespace(q)
+        batch, heads, queries, size = q.shape
+        out = xp.empty((batch, queries, heads, size), q.dtype).transpose(0, 2, 1, 3)
+        statistics = xp.empty((batch, heads, queries, 2), np.float32)
+        chosen = self._plan(q)
+        views = [_view(each) for each in (q, k, v, out)]
+        self.launch(
+            "attention",
+            "attention_forward",
+            (batch * heads, -(-queries // chosen.own)),
+            THREADS,
+            *(each.span for each in views),
+            statistics,
+            *_strides(views),
+            *(np.int32(n) for n in (heads, queries, k.shape[2], size)),
+            np.bool_(causal),
+            np.float32(scale),
+            *mask_arguments(dropout, key),
+            shared_bytes=chosen.forward_bytes,
+            **chosen.macros(dropout > 0 and key is not None),
+        )
+        return out, statistics
+
+    def backward(
+        self,
+        grad: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        out: Array,
+        statistics: Array,
+        grads: tuple[Array, Array, Array],
+        causal: bool,
+        scale: float,
+        dropout: float = 0.0,
+        key: MaskSource | None = None,
+    ) -> NotImplementedType | None:
+        xp = namespace(q)
+        if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
+            options = (causal, scale, dropout, key)
+            if q.dtype.name != "bfloat16":
+                return NotImplemented
+            wide = [each.astype(np.float32) for each in (grad, q, k, v, out)]
+            results = tuple(xp.empty(each.shape, np.float32) for each in grads)
+            arguments: list[Any] = [*wide, statistics, results, *options]
+            if self.backward(*arguments) is NotImplemented:
+                reference.backward(*arguments)
+            for target, result in zip(grads, results, strict=True):
+                target[...] = result
+            return None
+        batch, heads, queries, size = q.shape
+        keys = k.shape[2]
+        chosen = self._plan(q)
+        padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
+        rows = xp.empty((batch * heads, 3, padded), np.float32)
+        views = [_view(each) for each in (grad, q, k, v)]
+        targets = [each if fits_tiles(each) else xp.empty(each.shape, each.dtype) for each in grads]
+        written = [_view(each) for each in targets]
+        macros = chosen.macros(dropout > 0 and key is not None)
+        out_view = _view(out)
+        self.launch(
+            "attention",
+            "attention_rows",
+            (batch * heads, -(-padded // 32)),
+            256,
+            views[0].span,
+            out_view.span,
+            statistics,
+            rows,
+            *_strides([views[0], out_view]),
+            *(np.int32(n) for n in (heads, queries, padded, size)),
+            **macros,
+        )
+        shared = (
+            *(np.int32(n) for n in (heads, queries, keys, padded, size)),
+            np.bool_(causal),
+            np.float32(scale),
+            *mask_arguments(dropout, key),
+        )
+        over_queries = (batch * heads, -(-queries // chosen.own))
+        over_keys = (batch * heads, -(-keys // chosen.own))
+        if self.settings.atomics:
+            q_sums = xp.zeros((batch * heads, queries, chosen.head), np.float32)
+            self.launch(
+                "attention",
+                "attention_backward_atomic",
+                over_keys,
+                THREADS,
+                *(each.span for each in views),
+                rows,
+                written[1].span,
+                written[2].span,
+                q_sums,
+                *_strides([*views, *written[1:]]),
+                *shared,
+                shared_bytes=chosen.atomic_bytes,
+                **macros,
+            )
+            self.launch(
+                "attention",
+                "attention_scale_queries",
+                (batch * heads, -(-queries // 32)),
+                256,
+                q_sums,
+                written[0].span,
+                *_strides([written[0]]),
+                *(np.int32(n) for n in (heads, queries, size)),
+                np.float32(scale),
+                **macros,
+            )
+        else:
+            self.launch(
+                "attention",
+                "attention_backward_queries",
+                over_queries,
+                THREADS,
+                *(each.span for each in views),
+                rows,
+                written[0].span,
+                *_strides([*views, written[0]]),
+                *shared,
+                shared_bytes=chosen.backward_bytes,
+                **macros,
+            )
+            self.launch(
+                "attention",
+                "attention_backward_keys",
+                over_keys,
+                THREADS,
+                *(each.span for each in views),
+                rows,
+                written[1].span,
+                written[2].span,
+                *_strides([*views, *written[1:]]),
+                *shared,
+                shared_bytes=chosen.backward_bytes,
+                **macros,
+            )
+        for target, asked in zip(targets, grads, strict=True):
+            if target is not asked:
+                asked[...] = target
+        return None
+
+    def _plan(self, q: Array) -> Plan:
+        if q.dtype.name == "bfloat16":
+            return plan("BF16", q.shape[3])
+        return plan("TF32" if self.settings.tf32 else "PLAIN", q.shape[3])
+
+
+class _View(NamedTuple):
+    """All memory from a view's first to its last number, and its steps in numbers."""
+
+    span: Array
+    steps: tuple[int, ...]
+
+
+def _view(array: Array) -> _View:
+    """Return what kernels need of an array (B, H, T, D), or of an aligned copy."""
+    xp = namespace(array)
+    if not fits_tiles(array):
+        array = xp.ascontiguousarray(array)
+    steps = tuple(
+        stride // array.itemsize if length > 1 else 0
+        for stride, length in zip(array.strides[:3], array.shape[:3], strict=True)
+    )
+    last = sum(step * (length - 1) for step, length in zip(steps, array.shape[:3], strict=True))
+    span = xp.lib.stride_tricks.as_strided(array, (last + array.shape[3],), (array.itemsize,))
+    return _View(span, steps)
+
+
+def fits_tiles(array: Array) -> bool:
+    """Return whether kernels can read and write a view as it is, sixteen bytes at a time."""
+    return (
+        array.strides[3] == array.itemsize
+        and address(array) % ACCESS_BYTES == 0
+        and all(
+            length <= 1 or (stride > 0 and stride % ACCESS_BYTES == 0)
+            for stride, length in zip(array.strides[:3], array.shape[:3], strict=True)
+        )
+    )
+
+
+def _strides(views: list[_View]) -> tuple[np.int64, ...]:
+    return tuple(np.int64(step) for each in views for step in each.steps)
+
+
+def _serves(
+    q: Array, k: Array, v: Array, scale: float, dropout: float, key: MaskSource | None
+) -> bool:
+    size = q.shape[3]
+    return (
+        serves(q, k, v)
+        and 0 < size == v.shape[3] <= MOST_HEAD
+        and size * q.itemsize % ACCESS_BYTES == 0
+        and q.size > 0
+        and k.size > 0
+        and scale > 0
+        and can_draw(dropout, key)
+    )

@@ -1,0 +1,1 @@
+"""What the kernels in C share: the extension, its calls and programs, threads."""

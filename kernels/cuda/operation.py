@@ -1,0 +1,172 @@
+"""What the operations that run CUDA kernels share: how they build launches."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from tinygrad_char.kernels.array import Array, address, namespace
+from tinygrad_char.kernels.cuda.cublas import Products
+from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Launcher
+from tinygrad_char.kernels.operations import Room, Settings
+
+SCALARS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
+"""The dtypes that kernels serve, and what CUDA C calls them."""
+
+ACCESS_BYTES = 16
+"""The most that one instruction moves."""
+
+ROW_BLOCK = 256
+"""Threads of a block of the kernels that work by rows: eight warps."""
+
+TILE_ROWS, TILE_COLUMNS = 64, 128
+"""The part of a matrix that a block of the kernels that add up columns has: columns.cuh."""
+
+MOST_ROWS, MOST_COLUMNS = 2**31 - TILE_ROWS, 65535 * TILE_COLUMNS
+"""What a number of 32 bits, and the second axis of a grid, can count."""
+
+WARP_COLUMNS = 1024
+"""Rows up to this long are one warp's; longer ones are shared by the warps of a block."""
+
+_kernel = cache(Kernel)
+
+
+class Device(NamedTuple):
+    """What computes on a device: a launcher of kernels, and matrix products."""
+
+    launcher: Launcher
+    products: Products
+
+
+class Operation:
+    """The version of an operation that launches CUDA kernels; the arrays say on which device.
+
+    There is one subclass in the module `cuda` of an operation's folder, with the functions of the
+    reference.
+    """
+
+    _classes: ClassVar[dict[str, type[Operation]]] = {}
+
+    def __init__(self, device: Device, settings: Settings) -> None:
+        self.device, self.settings = device, settings
+
+    def __init_subclass__(cls) -> None:
+        cls._classes[cls.__module__] = cls
+
+    @classmethod
+    def of(cls, room: Room) -> type[Operation]:
+        """Return the class of an operation."""
+        return cls._classes[room.module("cuda").__name__]
+
+    def launch(
+        self,
+        source: str,
+        function: str,
+        grid: tuple[int, ...],
+        threads: int,
+        *arguments: Any,
+        shared_bytes: int = 0,
+        **defines: int | str,
+    ) -> None:
+        """Run a kernel of `source`.cu with these macros, on blocks of one dimension."""
+        macros = tuple((name, str(value)) for name, value in sorted(defines.items()))
+        kernel = _kernel(source, function, macros)
+        self.device.launcher.run(Launch(kernel, grid, (threads,), arguments, shared_bytes))
+
+    def sum_columns(self, matrix: Array, dtype: np.dtype) -> Array:
+        """Return the sum of a contiguous matrix (rows, columns) over its rows."""
+        rows, columns = matrix.shape
+        blocks = -(-rows // TILE_ROWS)
+        partial = namespace(matrix).empty((blocks, columns), np.float32)
+        self.launch(
+            "column_sum",
+            "column_parts",
+            (blocks, -(-columns // TILE_COLUMNS)),
+            ROW_BLOCK,
+            matrix,
+            partial,
+            np.int32(rows),
+            np.int32(columns),
+            SCALAR=SCALARS[matrix.dtype.name],
+        )
+        return self.sum_rows(partial, (columns,), dtype)
+
+    def sum_rows(
+        self,
+        partial: Array,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        out: Array | None = None,
+    ) -> Array:
+        """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`.
+
+        Where that has fewer numbers than a row, the row's first are meant. The sum is written to
+        `out`, if given.
+        """
+        sums = namespace(partial).empty(shape, dtype) if out is None else out
+        self.launch(
+            "column_sum",
+            "column_sum",
+            (-(-sums.size // 32),),
+            1024,
+            partial,
+            sums,
+            np.int32(len(partial)),
+            np.int64(sums.size),
+            np.int64(prod(partial.shape[1:])),
+            SCALAR=SCALARS[dtype.name],
+        )
+        return sums
+
+
+def serves(*arrays: Array | None) -> bool:
+    """Return whether the kernels serve arrays of these dtypes, which must be the same."""
+    names = {each.dtype.name for each in arrays if each is not None}
+    return len(names) == 1 and names <= SCALARS.keys()
+
+
+def is_single(*arrays: Array | None) -> bool:
+    """Return whether these are contiguous float32 arrays, or None."""
+    return all(
+        each is None or (each.dtype == np.float32 and each.flags.c_contiguous) for each in arrays
+    )
+
+
+def tile_grid(rows: int, columns: int) -> tuple[int, int]:
+    """Return the blocks of the kernels that work on tiles of a matrix: columns.cuh."""
+    return -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
+
+
+def fits_tiles(x: Array) -> bool:
+    """Return whether an array, seen as a matrix, is not too large for such a grid."""
+    return x.ndim > 0 and x.shape[-1] <= MOST_COLUMNS and by_rows(x)[0] <= MOST_ROWS
+
+
+def contiguous(array: Array) -> Array:
+    """Return the array, or a contiguous copy where it is a view that kernels cannot read."""
+    return array if array.flags.c_contiguous else namespace(array).ascontiguousarray(array)
+
+
+def vector_width(columns: int, *arrays: Array | None) -> int:
+    """Return how many numbers kernels can move at a time in rows of these arrays: 4 or 8, or 1.
+
+    The first array's dtype decides how many are sixteen bytes.
+    """
+    first = arrays[0]
+    width = ACCESS_BYTES // first.dtype.itemsize  # type: ignore[union-attr]
+    fits = all(each is None or address(each) % ACCESS_BYTES == 0 for each in arrays)
+    return width if columns % width == 0 and fits else 1
+
+
+def row_plan(rows: int, columns: int) -> tuple[int, int]:
+    """Return how many warps share a row, and how many blocks that makes."""
+    warps = 1 if columns <= WARP_COLUMNS else ROW_BLOCK // 32
+    return warps, -(-rows * warps // (ROW_BLOCK // 32))
+
+
+def by_rows(array: Array) -> tuple[int, int]:
+    """Return the number of rows and their length, for an array seen as a matrix."""
+    return prod(array.shape[:-1]), array.shape[-1]

@@ -1,0 +1,110 @@
+"""LayerNorm in CUDA C, row by row. Parameters and statistics are float32."""
+
+import numpy as np
+
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.cuda.operation import (
+    ROW_BLOCK,
+    SCALARS,
+    Operation,
+    by_rows,
+    contiguous,
+    is_single,
+    row_plan,
+    serves,
+    vector_width,
+)
+
+MOST_PARTS = 384
+"""Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
+the device's size. Almost three for each multiprocessor of an H200."""
+
+
+MOST_CHANNELS = 24 * 1024
+"""Channels that LayerNorm's backward has shared memory for."""
+
+
+class LayerNorm(Operation):
+    """See reference.py and layernorm.cu."""
+
+    def forward(
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+    ) -> tuple[Array, Array, Array]:
+        if not (serves(x) and is_single(weight, bias)):
+            return NotImplemented
+        xp = namespace(x)
+        x = contiguous(x)
+        rows, columns = by_rows(x)
+        y = xp.empty(x.shape, x.dtype)
+        mean, rstd = (xp.empty((*x.shape[:-1], 1), np.float32) for _ in range(2))
+        warps, blocks = row_plan(rows, columns)
+        self.launch(
+            "layernorm",
+            "layernorm_forward",
+            (blocks,),
+            ROW_BLOCK,
+            x,
+            weight,
+            bias,
+            y,
+            mean,
+            rstd,
+            np.int64(rows),
+            np.int32(columns),
+            np.float32(eps),
+            SCALAR=SCALARS[x.dtype.name],
+            VECTOR=vector_width(columns, x, y, weight, bias),
+            WARPS=warps,
+        )
+        return y, mean, rstd
+
+    def backward(
+        self,
+        grad: Array,
+        x: Array,
+        weight: Array | None,
+        mean: Array,
+        rstd: Array,
+        needs: tuple[bool, bool, bool],
+        addend: Array | None = None,
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        rows, columns = by_rows(x)
+        if columns > MOST_CHANNELS:
+            return NotImplemented
+        if not (serves(grad, x, addend) and is_single(weight, mean, rstd)):
+            return NotImplemented
+        xp = namespace(x)
+        grad, x = contiguous(grad), contiguous(x)
+        addend = None if addend is None else contiguous(addend)
+        warps, blocks = row_plan(rows, columns)
+        blocks = min(blocks, MOST_PARTS)
+        grad_x = xp.empty(x.shape, x.dtype) if needs[0] else None
+        partial = xp.empty((blocks, 2, columns), np.float32) if needs[1] or needs[2] else None
+        self.launch(
+            "layernorm",
+            "layernorm_backward",
+            (blocks,),
+            ROW_BLOCK,
+            grad,
+            x,
+            weight,
+            mean,
+            rstd,
+            addend,
+            grad_x,
+            partial,
+            np.int64(rows),
+            np.int32(columns),
+            shared_bytes=0 if partial is None else 8 // warps * 2 * columns * 4,
+            SCALAR=SCALARS[x.dtype.name],
+            VECTOR=vector_width(columns, x, grad, weight, addend, grad_x),
+            WARPS=warps,
+        )
+        if partial is None:
+            return grad_x, None, None
+        if not needs[2] and weight is not None:
+            flat = self.settings.parameters
+            out = None if flat is None else flat.buffer(weight)
+            return grad_x, self.sum_rows(partial, (columns,), weight.dtype, out), None
+        sums = self.sum_rows(partial, (2, columns), np.dtype(np.float32))
+        return grad_x, sums[0] if needs[1] else None, sums[1] if needs[2] else None

@@ -1,0 +1,205 @@
+/* Layer normalisation over the last axis: see reference.py for the equations.
+ *
+ * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns);
+ * weight, bias, mean, rstd and all sums are float32. VECTOR numbers, which divide `columns`, are
+ * moved at a time. WARPS warps, 1 or all 8, share a row.
+ *
+ * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
+ * Variants: SCALAR=__nv_bfloat16 VECTOR=1|8 WARPS=1|8 */
+#include "reduce.cuh"
+#include "row.cuh"
+
+constexpr int N = VECTOR, STEP = N * WARPS * WARP, BLOCK_WARPS = 8;
+constexpr float FAR = 4.0f; /* see reference.py */
+
+extern "C" __global__ void __launch_bounds__(256, 3)
+layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
+                  const float *__restrict__ bias, SCALAR *__restrict__ y, float *__restrict__ mean,
+                  float *__restrict__ rstd, long long rows, int columns, float eps)
+{
+    __shared__ float scratch[WARPS];
+    const int group = threadIdx.x / (WARPS * WARP);
+    const long long row = (long long)blockIdx.x * (BLOCK_WARPS / WARPS) + group;
+    if (row >= rows)
+        return;
+    x += row * columns;
+    y += row * columns;
+    const int first = N * (threadIdx.x % (WARPS * WARP));
+
+    /* of single numbers so many that passes over them leave registers for what they add up */
+    const Row<SCALAR, N, STEP, N == 1 ? 24 : 32> own(x, first, columns);
+    float sum = 0.0f;
+    own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += values[j];
+    });
+    float rough = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+    if (!(fabsf(rough) < infinity())) { /* of a sum beyond the range: that of shares is not */
+        sum = 0.0f;
+        own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                sum += values[j] / columns;
+        });
+        rough = reduce_warps<Sum, WARPS>(sum, scratch);
+    }
+
+    /* the mean's own rounding, so that equal numbers do not deviate */
+    sum = 0.0f;
+    own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += values[j] - rough;
+    });
+    const float rest = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+
+    sum = 0.0f;
+    own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float difference = (values[j] - rough) - rest;
+            sum += difference * difference;
+        }
+    });
+    const float scale = 1.0f / sqrtf(reduce_warps<Sum, WARPS>(sum, scratch) / columns + eps);
+
+    own.each([&](int c, float (&values)[N]) {
+        float factor[N], shift[N];
+        if (weight)
+            load<N>(factor, weight + c);
+        if (bias)
+            load<N>(shift, bias + c);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            values[j] = ((values[j] - rough) - rest) * scale;
+            if (weight)
+                values[j] *= factor[j];
+            if (bias)
+                values[j] += shift[j];
+        }
+        store<N>(y + c, values);
+    });
+    if (first == 0) {
+        mean[row] = rough + rest;
+        rstd[row] = scale;
+    }
+}
+
+/* Writes grad_x, where not null, to which it adds `addend`, where that is not null: the gradient
+ * that x has from elsewhere, such as the residual connection around a block, which would otherwise
+ * be added by a pass of its own. And for each block the part (2, columns) of the sums over rows
+ * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
+ * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
+ * left to chance. An atomicAdd for each column and block would save the second stage, but its sums
+ * would have to begin at zero: as many launches, and all blocks adding to the same few numbers. */
+extern "C" __global__ void __launch_bounds__(256, 3)
+layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
+                   const float *__restrict__ weight, const float *__restrict__ mean,
+                   const float *__restrict__ rstd, const SCALAR *__restrict__ addend,
+                   SCALAR *__restrict__ grad_x, float *__restrict__ partial, long long rows,
+                   int columns)
+{
+    constexpr int GROUPS = BLOCK_WARPS / WARPS;
+    extern __shared__ __align__(16) float sums[]; /* (GROUPS, 2, columns) */
+    __shared__ float scratch[WARPS];
+    const int group = threadIdx.x / (WARPS * WARP);
+    const int first = N * (threadIdx.x % (WARPS * WARP));
+    float *weight_sums = sums + group * 2 * columns, *bias_sums = weight_sums + columns;
+    if (partial)
+        for (int c = first; c < columns; c += STEP) {
+            const float zeros[N] = {};
+            store_shared<N>(weight_sums + c, zeros);
+            store_shared<N>(bias_sums + c, zeros);
+        }
+
+    /* all warps that share a row meet in reduce_warps: `row` is the same for each of them */
+    for (long long row = (long long)blockIdx.x * GROUPS + group; row < rows;
+         row += (long long)gridDim.x * GROUPS) {
+        const SCALAR *grad_row = grad + row * columns, *x_row = x + row * columns;
+        const float center = mean[row], scale = rstd[row];
+        float sum = 0.0f, projection = 0.0f, rest = 0.0f;
+        if (fabsf(center) * scale > FAR) {
+#pragma unroll 1
+            for (int c = first; c < columns; c += STEP) {
+                float values[N];
+                load<N>(values, x_row + c);
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    rest += values[j] - center;
+            }
+            rest = reduce_warps<Sum, WARPS>(rest, scratch) / columns;
+        }
+        Pack<SCALAR, N> next_g, next_x; /* read one step ahead */
+        if (first < columns) {
+            next_g = fetch<N>(grad_row + first);
+            next_x = fetch<N>(x_row + first);
+        }
+        for (int c = first; c < columns; c += STEP) {
+            float g[N], normalized[N], factor[N];
+            const Pack<SCALAR, N> own_g = next_g, own_x = next_x;
+            const int ahead = c + STEP < columns ? c + STEP : c;
+            next_g = fetch<N>(grad_row + ahead);
+            next_x = fetch<N>(x_row + ahead);
+            if (addend)
+                prefetch(addend + row * columns + c);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                g[j] = to_float(own_g.at[j]);
+                normalized[j] = ((to_float(own_x.at[j]) - center) - rest) * scale;
+            }
+            if (weight)
+                load<N>(factor, weight + c);
+            if (partial) {
+                float weight_sum[N], bias_sum[N];
+                load<N>(weight_sum, weight_sums + c);
+                load<N>(bias_sum, bias_sums + c);
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    weight_sum[j] += g[j] * normalized[j];
+                    bias_sum[j] += g[j];
+                }
+                store_shared<N>(weight_sums + c, weight_sum);
+                store_shared<N>(bias_sums + c, bias_sum);
+            }
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (weight)
+                    g[j] *= factor[j];
+                sum += g[j];
+                projection += g[j] * normalized[j];
+            }
+        }
+        if (!grad_x)
+            continue;
+        sum = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+        projection = reduce_warps<Sum, WARPS>(projection, scratch) / columns;
+        for (int c = first; c < columns; c += STEP) {
+            float g[N], normalized[N], factor[N], other[N] = {};
+            load<N>(g, grad_row + c); /* all from the cache */
+            load<N>(normalized, x_row + c);
+            if (weight)
+                load<N>(factor, weight + c);
+            if (addend)
+                load<N>(other, addend + row * columns + c);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                if (weight)
+                    g[j] *= factor[j];
+                normalized[j] = ((normalized[j] - center) - rest) * scale;
+                g[j] = (g[j] - sum - normalized[j] * projection) * scale + other[j];
+            }
+            store<N>(grad_x + row * columns + c, g);
+        }
+    }
+    if (!partial)
+        return;
+    __syncthreads();
+    for (int c = threadIdx.x; c < 2 * columns; c += BLOCK_WARPS * WARP) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int each = 0; each < GROUPS; each++)
+            sum += sums[each * 2 * columns + c];
+        partial[blockIdx.x * 2LL * columns + c] = sum;
+    }
+}

@@ -1,0 +1,223 @@
+"""The operations, each in a folder of its own, and which version of each computes.
+
+A folder beside this file with a `reference.py` is an operation. Its versions have the reference's
+functions, with the same arguments, results and saved values:
+
+    reference   reference.py, on NumPy's or CuPy's arrays: the definition of correct
+    loops       loops.py, in plain Python
+    c           cpu.py, kernels in C for the host
+    cuda        cuda.py, kernels in CUDA C: a subclass of cuda.operation.Operation
+
+A version that does not serve its arguments returns NotImplemented, and the reference serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tinygrad_char import kernels
+from tinygrad_char.kernels.words import EnvironmentVariableError, shorten
+
+REFERENCE = "reference"
+FILES = {REFERENCE: "reference", "loops": "loops", "c": "cpu", "cuda": "cuda"}
+"""The module of each version in an operation's folder."""
+VARIABLE = "TINYGRAD_CHAR_KERNELS"
+"""The variable of the environment that names versions: see `parse`."""
+
+
+class VersionError(ValueError):
+    """An operation, or a version of it, that does not exist."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The folder of one operation."""
+
+    name: str
+    folder: Path
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions that it has files for."""
+        return [name for name, file in FILES.items() if (self.folder / f"{file}.py").is_file()]
+
+    def module(self, name: str) -> ModuleType:
+        """Return a module of the folder."""
+        return importlib.import_module(f"{kernels.__name__}.{self.name}.{name}")
+
+
+@cache
+def operations() -> Mapping[str, Room]:
+    """Return the folders of all operations, by name."""
+    found = [
+        file.parent for folder in kernels.__path__ for file in Path(folder).glob("*/reference.py")
+    ]
+    return {folder.name: Room(folder.name, folder) for folder in sorted(found)}
+
+
+def room_of(function: Callable[..., Any]) -> Room:
+    """Return the folder of the operation whose reference a function belongs to.
+
+    Raises
+    ------
+    VersionError
+        It belongs to none.
+    """
+    package, _, module = function.__module__.rpartition(".")
+    room = operations().get(package.rpartition(".")[2])
+    if room is None or module != REFERENCE:
+        raise VersionError(
+            f"{function.__module__}.{function.__qualname__} is no function of an operation's "
+            f"reference; expected one of {', '.join(operations())}"
+        )
+    return room
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one model, or one stretch of code, asks of the operations that it calls; None: nothing.
+
+    `versions` are pairs of an operation and a version, by name or as an object with functions of
+    the reference. `tf32` lets float32 products round their operands to ten bits after the point,
+    and `atomics` lets gradients be added up in whatever order is fastest, where a device can: else
+    the same computation gives the same bits each time. Without `check`, indices and targets are
+    taken as they are, since checking would wait for a device. `parameters` are those that lie side
+    by side in an optimizer's buffer, a cuda.parameters.FlatParameters.
+    """
+
+    versions: tuple[tuple[str, Any], ...] = ()
+    tf32: bool | None = None
+    atomics: bool | None = None
+    check: bool | None = None
+    parameters: Any = None
+
+    @property
+    def checks(self) -> bool:
+        """Whether indices and targets are checked."""
+        return self.check is not False
+
+    def over(self, other: Settings | None) -> Settings:
+        """Return these settings, and the other's where they ask nothing."""
+        if other is None:
+            return self
+        versions = {**dict(other.versions), **dict(self.versions)}
+        ways = {
+            name: getattr(other, name)
+            for name in ("tf32", "atomics", "check", "parameters")
+            if getattr(self, name) is None
+        }
+        return replace(self, versions=tuple(versions.items()), **ways)
+
+
+_current: ContextVar[Settings | None] = ContextVar("settings", default=None)
+current = _current.get
+"""Return the settings of this context, None where nothing was set."""
+
+
+@contextlib.contextmanager
+def applying(settings: Settings) -> Iterator[None]:
+    """Have operations in this context, its threads of `Workers`, and their backward, use these."""
+    token = _current.set(settings)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def within(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Have operations use these settings where the context asks nothing."""
+    context = _current.get()
+    return applying(settings if context is None else context.over(settings))
+
+
+@contextlib.contextmanager
+def using(
+    versions: Mapping[str, Any] | None = None,
+    *,
+    tf32: bool | None = None,
+    atomics: bool | None = None,
+    check: bool | None = None,
+    parameters: Any = None,
+    **named: Any,
+) -> Iterator[None]:
+    """Compute with certain versions of operations, or in certain ways, while the context lasts.
+
+        with using(layernorm="loops", attention="reference"):
+            loss = model(idx, targets)
+        loss.backward()  # by the versions that served forward
+
+    Threads of `Workers` do as the thread does that gives them work. What is not named stays as it
+    is; see Settings for the ways. A version may be an object with functions of the reference.
+
+    Raises
+    ------
+    VersionError
+        There is no such operation, or no such version of it.
+    """
+    wanted = tuple(checked({**(versions or {}), **named}).items())
+    with applying(Settings(wanted, tf32, atomics, check, parameters).over(_current.get())):
+        yield
+
+
+def checked(versions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the versions by operation; VersionError where one does not exist."""
+    for name, version in versions.items():
+        if name not in operations():
+            raise VersionError(
+                f"there is no operation {shorten(name)}; expected one of {', '.join(operations())}"
+            )
+        if isinstance(version, str) and version not in operations()[name].versions:
+            raise VersionError(
+                f"{name} has no version {shorten(version)}; expected one of "
+                f"{', '.join(operations()[name].versions)}"
+            )
+    return dict(versions)
+
+
+def parse(text: str) -> dict[str, str]:
+    """Return the versions that a text names: "reference" for all, or "layernorm=loops,...".
+
+    Raises
+    ------
+    VersionError
+        It names what does not exist.
+    """
+    if text in ("", "fused"):
+        return {}
+    if text == REFERENCE:
+        return dict.fromkeys(operations(), REFERENCE)
+    pairs = [each.strip().partition("=") for each in text.split(",") if each.strip()]
+    for _, equals, version in pairs:
+        if not equals or not version:
+            raise VersionError(
+                f"expected one of fused, {REFERENCE}, or operations and their versions, such as "
+                "layernorm=loops,attention=reference"
+            )
+    return checked({name: version for name, _, version in pairs})
+
+
+@cache
+def of_environment() -> dict[str, str]:
+    """Return the versions that the environment asks for.
+
+    Raises
+    ------
+    EnvironmentVariableError
+        It asks for what does not exist.
+    """
+    text = os.environ.get(VARIABLE, "")
+    try:
+        return parse(text)
+    except VersionError as error:
+        raise EnvironmentVariableError(
+            f"{VARIABLE}={shorten(text)} in the environment; {error}"
+        ) from None

@@ -1,0 +1,40 @@
+"""Sampling by a CUDA kernel."""
+
+import numpy as np
+
+from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.cuda.operation import SCALARS, Operation, contiguous, serves
+
+THREADS = 256
+
+
+class Sampling(Operation):
+    """See reference.py and sampling.cu."""
+
+    def forward(
+        self,
+        logits: Array,
+        uniform: Array,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Array:
+        # sums are float32. The reference serves top-p
+        if not serves(logits) or (top_p is not None and top_p < 1):
+            return NotImplemented
+        rows, classes = logits.shape
+        tokens = namespace(logits).empty(rows, np.int64)
+        self.launch(
+            "sampling",
+            "sampling",
+            (rows,),
+            THREADS,
+            contiguous(logits),
+            contiguous(uniform).astype(np.float32, copy=False),
+            tokens,
+            np.int32(classes),
+            np.float32(temperature),
+            np.int32(classes if top_k is None else min(top_k, classes)),
+            SCALAR=SCALARS[logits.dtype.name],
+        )
+        return tokens

@@ -1,0 +1,12 @@
+"""Operations as a launcher's kernels serve them, on NumPy's arrays."""
+
+import numpy as np
+
+from tinygrad_char.kernels.cuda.backend import assemble
+from tinygrad_char.kernels.operations import Settings
+
+
+def served(name, launcher, products=None, **settings):
+    """Return an operation's functions, of which the launcher's kernels serve what they can."""
+    backend = assemble("kernels", np, np.ndarray, launcher, products, None)
+    return backend.under(Settings(**settings)).operation(name)
