@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinygrad_char.benchmarks import checkout
-from tinygrad_char.benchmarks.import_time import PROGRAM
+from tinygrad_char.benchmarks.import_time import PROGRAM, run
 from tinygrad_char.benchmarks.measure import ContenderError, difference
 from tinygrad_char.benchmarks.report import WIDTH, duration, machine
 
@@ -98,8 +98,7 @@ class Side:
         """Return the CPU time that a new process takes to import the package."""
         program = PROGRAM.replace("perf_counter", "process_time").format("tinygrad_char")
         start = f"import sys; sys.path.insert(0, {str(self.folder)!r}); "
-        command = [sys.executable, "-c", start + program]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return run(start + program)
 
 
 @contextlib.contextmanager
