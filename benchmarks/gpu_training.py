@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.benchmarks.gpu_timing import Case, Row
 from tinygrad_char.capture import TrainingStep
 from tinygrad_char.kernels.backend import Backend
@@ -23,6 +22,7 @@ from tinygrad_char.models.batches import (
 )
 from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import PRESETS, TrainConfig
+from tinygrad_char.modes import no_grad
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.random import Generator
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import no_grad, quiet
 from tinygrad_char.kernels import sampling as sampling_kernel
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.devices import backend_of
@@ -16,6 +15,7 @@ from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import RunError, UsageError
 from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.modes import no_grad, quiet
 from tinygrad_char.nn import EvaluationMode
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor

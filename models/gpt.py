@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_char import functional as F
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.kernels.backend import bfloat16
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.schema import LARGEST
+from tinygrad_char.modes import no_grad
 from tinygrad_char.nn import (
     CausalSelfAttention,
     Embedding,

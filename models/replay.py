@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char import functional as F
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.models.batches import Split, random_batch
 from tinygrad_char.models.generate import Context
 from tinygrad_char.models.ladder import LADDER, LECTURE, Sizes
+from tinygrad_char.modes import no_grad
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.parallel import Workers
 from tinygrad_char.tensor import Tensor

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from tinygrad_char import checkpoint, parallel
-from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
 from tinygrad_char.capture import TrainingStep
+from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.batches import RandomBatches, Split, cut_batch
 from tinygrad_char.models.build import (
@@ -26,6 +26,7 @@ from tinygrad_char.models.evaluate import Loss, fixed_batches, mean_loss
 from tinygrad_char.models.memory import check_memory
 from tinygrad_char.models.run_state import TrainerState
 from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.modes import detect_nonfinite
 from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator

@@ -9,14 +9,8 @@ if not (_folder / "kernels").exists():
     __path__ = [str(_folder), str(_folder.parent)]
 
 from tinygrad_char import functional, nn, optim, random
-from tinygrad_char.autograd import (
-    NonFiniteError,
-    detect_nonfinite,
-    enable_grad,
-    grad,
-    is_grad_enabled,
-    no_grad,
-)
+from tinygrad_char.autograd import grad
+from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.creation import (
     Value,
     arange,
@@ -192,6 +186,7 @@ from tinygrad_char.functions import (
 )
 from tinygrad_char.gradcheck import GradcheckError, gradcheck
 from tinygrad_char.kernels.backend import DeviceError
+from tinygrad_char.modes import detect_nonfinite, enable_grad, is_grad_enabled, no_grad
 from tinygrad_char.random import Generator, manual_seed
 from tinygrad_char.state_files import load, save
 from tinygrad_char.tensor import Tensor

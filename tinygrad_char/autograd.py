@@ -9,96 +9,24 @@ oldest, without recursion, so the depth of an expression has no limit.
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import functools
 import heapq
-import inspect
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
-
-from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.checks import check_finite, check_gradient, check_result
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend, DeviceError
 from tinygrad_char.kernels.cpu.forks import in_forked_children
 from tinygrad_char.kernels.half import FLOAT32, any_half, is_half, rounded, widened
+from tinygrad_char.modes import IGNORED, errors, quiet, thread
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
 
 
-Result = TypeVar("Result")
-
-
-class _ErrorState:
-    """What NumPy does about floating-point errors, with the methods of a context variable."""
-
-    set = staticmethod(lambda settings: np.seterr(**settings))
-    reset = staticmethod(lambda before: np.seterr(**before))
-
-
-def _error_state() -> tuple[Any, Any]:
-    """Return the context variable of NumPy's that holds it, and its value where all is ignored.
-
-    To set it takes less time than `np.errstate`, which takes as long as an operation on few
-    elements. Where NumPy has no such variable, its own functions serve.
-    """
-    context = contextvars.Context()
-    context.run(np.seterr, all="ignore")
-    found = list(context.items())
-    return found[0] if len(found) == 1 else (_ErrorState, {"all": "ignore"})
-
-
-_errors, _IGNORED = _error_state()
-
-
-def quiet(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Decorate what computes values: log(0) is -inf and no warning, as on a GPU.
-
-    `detect_nonfinite` is there for those who want to know. Within a call of one such function
-    others find NumPy's state as they want it, and leave it.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **options: Any) -> Result:
-        state = _thread.state
-        if state.quiet:
-            return function(*arguments, **options)
-        state.quiet, before = True, _errors.set(_IGNORED)
-        try:
-            return function(*arguments, **options)
-        finally:
-            state.quiet = False
-            _errors.reset(before)
-
-    return call
-
-
-class NonFiniteError(FloatingPointError):
-    """The first operation, under `detect_nonfinite`, that produced a NaN or an infinity."""
-
-
-class _State:
-    """What is on in a thread."""
-
-    __slots__ = ("checking", "quiet", "recording", "trace")
-
-    def __init__(self) -> None:
-        self.recording = True
-        self.checking = False
-        self.quiet = False
-        self.trace: Trace | None = None
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.state = _State()
-
-
-_thread = _Thread()
 _order = itertools.count()
 _accumulating = threading.Lock()  # of a leaf's gradient
 _viewing = threading.Lock()  # of a version's views
@@ -269,7 +197,7 @@ class Function:
                 f"{[type(each).__name__ for each in inputs]}"
             )
         node.backend = first.backend.chosen()
-        state = _thread.state
+        state = thread.state
         record = state.recording and True in needs
         node.needs = tuple(needs) if record else (False,) * len(needs)
         # Before forward: what another thread changes meanwhile may have been read already.
@@ -280,17 +208,17 @@ class Function:
         )
         outermost = node.upcasts and not state.quiet
         if outermost:
-            state.quiet, errors = True, _errors.set(_IGNORED)
+            state.quiet, before = True, errors.set(IGNORED)
         try:
             array = node.run_forward(arrays, options) if half else node.forward(*arrays, **options)
         finally:
             if outermost:
                 state.quiet = False
-                _errors.reset(errors)
+                errors.reset(before)
         if type(array) is not first.backend.array_type:
-            _check_result(cls.__name__, array)
+            check_result(cls.__name__, array)
         if state.checking:
-            _check_finite(cls.__name__, "forward", (array,), arrays)
+            check_finite(cls.__name__, "forward", (array,), arrays)
         result = first._result(array)
         array, source = result.array, first.array
         # Whatever `is_view` says: a user's forward may return an input, or a view of one.
@@ -382,10 +310,11 @@ class Function:
         results = []
         for position, edge in enumerate(edges):
             if edge is not None:
-                _check_gradient(name, edge, grads[position])
+                expected = edge if isinstance(edge, Function) else edge.array
+                check_gradient(name, expected, grads[position], edge.backend.array_type)
                 results.append((edge, grads[position]))
-        if _thread.state.checking:
-            _check_finite(name, "backward", [each for _, each in results], (grad, *self.saved))
+        if thread.state.checking:
+            check_finite(name, "backward", [each for _, each in results], (grad, *self.saved))
         if not keep:
             self.saved, self.edges = (), None
         return results
@@ -413,7 +342,7 @@ def _link_view(
 ) -> None:
     """Let a view share the version of the memory, and know the tensor that it is a view of."""
     version = view.version = first.version
-    if not _thread.state.recording or len(inputs) > 1:
+    if not thread.state.recording or len(inputs) > 1:
         view._view = _UNKNOWN
         return
     base, steps = first._view or (first, ())
@@ -426,189 +355,11 @@ def _link_view(
             views[:count] = [each for each in views[:count] if each() is not None]
 
 
-def _check_result(name: str, array: Any) -> None:
-    """Raise TypeError unless forward returned an array, or a number of NumPy's."""
-    if isinstance(array, np.generic | np.ndarray) or hasattr(array, "__cuda_array_interface__"):
-        return
-    if isinstance(array, TensorBase):
-        hint = "forward works on raw arrays, and `apply` makes the tensor"
-    elif array is None:
-        hint = "is a return missing?"
-    else:
-        hint = "return one array, made for instance with np.asarray"
-    raise TypeError(
-        f"forward of {name} returned {'None' if array is None else type(array).__name__}, "
-        f"expected an array; {hint}"
-    )
-
-
 def _owner(value: Any) -> Any:
     """Return the object that holds the memory behind an array, the same for all views of it."""
     while (base := getattr(value, "base", None)) is not None:
         value = base
     return value
-
-
-def _check_gradient(name: str, edge: Edge, grad: Any) -> None:
-    expected = edge if isinstance(edge, Function) else edge.array
-    is_array = isinstance(grad, (edge.backend.array_type, np.generic))
-    if not is_array or grad.shape != expected.shape or grad.dtype != expected.dtype:
-        got = f"{grad.dtype} of shape {grad.shape}" if is_array else type(grad).__name__
-        raise RuntimeError(
-            f"backward of {name} returned {got} for an input that is {expected.dtype} of shape "
-            f"{expected.shape}"
-        )
-
-
-def _check_finite(name: str, stage: str, results: Sequence[Any], inputs: Sequence[Any]) -> None:
-    for result in results:
-        if not is_floating(result.dtype) or bool((abs(result) < float("inf")).all()):
-            continue
-        # The -inf of a mask goes through sums and softmax; no operation has produced it.
-        if (
-            stage == "forward"
-            and bool((result < float("inf")).all())
-            and any(_holds_minus_infinity(each) for each in inputs)
-        ):
-            continue
-        ranges = ", ".join(
-            _describe_range(each) for each in inputs if hasattr(each, "dtype") and each.size
-        )
-        raise NonFiniteError(
-            f"{stage} of {name.lower()} produced a value that is not finite; its inputs: {ranges}"
-        )
-
-
-def _holds_minus_infinity(value: Any) -> bool:
-    if isinstance(value, float):
-        return value == float("-inf")
-    return hasattr(value, "dtype") and is_floating(value.dtype) and bool((value == -np.inf).any())
-
-
-def _describe_range(array: Array) -> str:
-    text = f"{array.dtype} {tuple(array.shape)}"
-    if is_floating(array.dtype):
-        bad = int((~(abs(array) < float("inf"))).sum())
-        text += f" from {float(array.min()):.4g} to {float(array.max()):.4g}"
-        if bad:
-            text += f" with {bad} not finite"
-    return text
-
-
-class _Guard:
-    """A setting of this thread, for the body of a `with` or of a decorated function.
-
-    It may be entered again, also while it is entered, and by several threads. A decorated
-    generator or coroutine has the setting whenever its own body runs, and only then.
-    """
-
-    attribute: ClassVar[str]
-    value: ClassVar[bool]
-
-    def __new__(cls, function: Callable | None = None) -> Any:
-        """Return a guard, or with `@no_grad` instead of `@no_grad()` the function with one."""
-        return super().__new__(cls) if function is None else cls()(function)
-
-    def __init__(self, function: Callable | None = None) -> None:
-        self._before: list[tuple[_State, bool]] = []  # with whose it is
-
-    def __enter__(self) -> None:
-        state = _thread.state
-        self._before.append((state, getattr(state, self.attribute)))
-        setattr(state, self.attribute, self.value)
-
-    def __exit__(self, *exception: object) -> None:
-        state = _thread.state
-        for position in range(len(self._before) - 1, -1, -1):
-            if self._before[position][0] is state:
-                setattr(state, self.attribute, self._before.pop(position)[1])
-                return
-
-    def __call__(self, function: Callable) -> Callable:
-        """Return the function, run under a guard of this kind."""
-        if not callable(function) or isinstance(function, type):
-            raise TypeError(
-                f"{type(self).__name__}: decorates functions, not {function!r}; decorate its "
-                "methods, or use it in a `with`"
-            )
-        if inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{type(self).__name__}: an asynchronous generator cannot be decorated; use "
-                "`with` inside, not around its yields"
-            )
-        guard = type(self)
-
-        def plain(*args: Any, **options: Any) -> Any:
-            with guard():
-                return function(*args, **options)
-
-        def generator(*args: Any, **options: Any) -> Any:
-            return (yield from _steps(guard, function(*args, **options)))
-
-        async def coroutine(*args: Any, **options: Any) -> Any:
-            return await _Awaited(guard, function(*args, **options))
-
-        if inspect.isgeneratorfunction(function):
-            wrapped: Callable = generator
-        else:
-            wrapped = coroutine if inspect.iscoroutinefunction(function) else plain
-        return functools.wraps(function)(wrapped)
-
-
-class _Awaited:
-    """A coroutine of which each step runs under a guard."""
-
-    def __init__(self, guard: Callable[[], _Guard], coroutine: Any) -> None:
-        self._guard, self._coroutine = guard, coroutine
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return _steps(self._guard, self._coroutine.__await__())
-
-
-def _steps(guard: Callable[[], _Guard], body: Any) -> Generator[Any, Any, Any]:
-    """Run a generator, each step of it under a guard, which is off where it waits."""
-    action, argument = body.send, None
-    try:
-        while True:
-            try:
-                with guard():
-                    given = action(argument)
-            except StopIteration as end:
-                return end.value
-            try:
-                action, argument = body.send, (yield given)
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # which the consumer throws into the body
-                action, argument = body.throw, error
-    finally:
-        with guard():
-            body.close()
-
-
-class no_grad(_Guard):  # noqa: N801 (PyTorch's name)
-    """Record nothing in this thread: results need no gradient and save nothing.
-
-    A context manager, and a decorator for functions, generators and coroutines.
-    """
-
-    attribute, value = "recording", False
-
-
-class enable_grad(_Guard):  # noqa: N801
-    """Record again, within `no_grad`: the same uses."""
-
-    attribute, value = "recording", True
-
-
-def is_grad_enabled() -> bool:
-    """Return whether operations of this thread are recorded."""
-    return _thread.state.recording
-
-
-def is_detecting_nonfinite() -> bool:
-    """Return whether `detect_nonfinite` is on in this thread."""
-    return _thread.state.checking
 
 
 class Operation(NamedTuple):
@@ -634,34 +385,19 @@ class Trace:
 @contextlib.contextmanager
 def tracing() -> Iterator[Trace]:
     """List the operations of this thread, recorded for backward or not."""
-    before = _thread.state.trace
-    _thread.state.trace = Trace()
+    before = thread.state.trace
+    thread.state.trace = Trace()
     try:
-        yield _thread.state.trace
+        yield thread.state.trace
     finally:
-        _thread.state.trace = before
+        thread.state.trace = before
 
 
 def note_change(tensor: TensorBase) -> None:
     """Count an in-place change of a tensor's memory; what is repeated would leave it out."""
     tensor.version.value += 1
-    if _thread.state.trace is not None:
-        _thread.state.trace.obstacle = "a tensor is changed in place"
-
-
-class detect_nonfinite(_Guard):  # noqa: N801
-    """Check every result, forward and backward, in this thread: the same uses as `no_grad`.
-
-    An operation may pass on the -inf of a mask that an input holds, not make one.
-
-    Raises
-    ------
-    NonFiniteError
-        At the first operation that produced a NaN or an infinity: it is named, with the ranges
-        of its inputs.
-    """
-
-    attribute, value = "checking", True
+    if thread.state.trace is not None:
+        thread.state.trace.obstacle = "a tensor is changed in place"
 
 
 @quiet

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.autograd import is_detecting_nonfinite
 from tinygrad_char.kernels import adamw, global_norm
 from tinygrad_char.kernels.adamw import FACTORS
 from tinygrad_char.kernels.array import Array, native
@@ -23,6 +22,7 @@ from tinygrad_char.kernels.cuda.operation import ACCESS_BYTES
 from tinygrad_char.kernels.cuda.parameters import FlatParameters
 from tinygrad_char.kernels.dropout.mask import RecordedKey
 from tinygrad_char.kernels.operations import using
+from tinygrad_char.modes import is_detecting_nonfinite
 from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import TensorBase, quiet
+from tinygrad_char.autograd import TensorBase
 from tinygrad_char.integers import check_fits, check_values, overflow
 from tinygrad_char.kernels.array import Array, is_floating, native, signed
 from tinygrad_char.kernels.backend import CPU, DeviceError
 from tinygrad_char.kernels.devices import backend_of
+from tinygrad_char.modes import quiet
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 """The dtype of tensors made from Python floats, and of means and quotients of integers."""

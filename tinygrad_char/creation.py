@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import quiet
 from tinygrad_char.coerce import DEFAULT_DTYPE, from_python, lengths
 from tinygrad_char.integers import check_fits
 from tinygrad_char.kernels.array import is_floating
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.kernels.words import shorten
+from tinygrad_char.modes import quiet
 from tinygrad_char.random import Generator, Stream, default_generator
 from tinygrad_char.spelling import spelled
 from tinygrad_char.tensor import Tensor

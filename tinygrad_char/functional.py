@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.along import along
-from tinygrad_char.autograd import TensorBase, is_grad_enabled
+from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
     boolean_mask,
@@ -41,6 +41,7 @@ from tinygrad_char.losses import (  # noqa: F401 (given on)
     nll_loss,
     smooth_l1_loss,
 )
+from tinygrad_char.modes import is_grad_enabled
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
 from tinygrad_char.ops import rms_norm as rms

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import grad, no_grad
+from tinygrad_char.autograd import grad
+from tinygrad_char.modes import no_grad
 from tinygrad_char.tensor import Tensor
 
 

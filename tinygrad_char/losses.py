@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import TensorBase, is_grad_enabled
+from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import broadcasts_to, floating, tensor_like
 from tinygrad_char.kernels.array import is_floating
 from tinygrad_char.kernels.words import shorten
+from tinygrad_char.modes import is_grad_enabled
 from tinygrad_char.ops import loss, neural
 from tinygrad_char.ops.reduction import normalize_axis
 from tinygrad_char.spelling import spelled

@@ -19,17 +19,13 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from tinygrad_char.autograd import (
-    Accumulation,
-    is_detecting_nonfinite,
-    is_grad_enabled,
-    no_grad,
-)
+from tinygrad_char.autograd import Accumulation
 from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import CPU
 from tinygrad_char.kernels.cpu.cores import allowed_cores, available_cores, one_core
 from tinygrad_char.kernels.cpu.forks import in_forked_children, renew_in_forked_children
+from tinygrad_char.modes import is_detecting_nonfinite, is_grad_enabled, no_grad
 from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
 from tinygrad_char.tensor import Tensor

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.autograd import Function, Trace, quiet
+from tinygrad_char.autograd import Function, Trace
 from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import CPU
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import FLOAT32, Recording, address_of
 from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.modes import quiet
 from tinygrad_char.random import Stream
 from tinygrad_char.tensor import Tensor
 

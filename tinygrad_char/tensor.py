@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char import autograd
-from tinygrad_char.autograd import Function, TensorBase, Version, quiet
+from tinygrad_char import autograd, modes
+from tinygrad_char.autograd import Function, TensorBase, Version
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
     check_array,
@@ -36,6 +36,7 @@ from tinygrad_char.methods.numpys import NumpyMethods
 from tinygrad_char.methods.operators import OperatorMethods
 from tinygrad_char.methods.reduction import ReductionMethods
 from tinygrad_char.methods.shape import ShapeMethods
+from tinygrad_char.modes import quiet
 from tinygrad_char.ops import elementwise, shape
 
 Number = bool | int | float
@@ -368,7 +369,7 @@ class Tensor(
 
     @data.setter
     def data(self, values: Any) -> None:
-        with autograd.no_grad():
+        with modes.no_grad():
             self.copy_(values)
 
     # Where and what dtype

@@ -17,15 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.autograd import (
-    Trace,
-    is_detecting_nonfinite,
-    leaf_gradients,
-    no_grad,
-    quiet,
-    tracing,
-)
+from tinygrad_char.autograd import Trace, leaf_gradients, tracing
 from tinygrad_char.kernels.array import Array, native
+from tinygrad_char.modes import is_detecting_nonfinite, no_grad, quiet
 from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.program import (
     Batch,

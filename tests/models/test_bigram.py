@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.gradcheck import gradcheck
 from tinygrad_char.models.bigram import Bigram
+from tinygrad_char.modes import no_grad
 from tinygrad_char.random import Generator
 
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_char import Tensor
-from tinygrad_char.autograd import is_grad_enabled, no_grad
 from tinygrad_char.models import evaluate
 from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.models.errors import UsageError
@@ -20,6 +19,7 @@ from tinygrad_char.models.evaluate import (
     whole_split_loss,
 )
 from tinygrad_char.models.gpt import GPT, GPTConfig
+from tinygrad_char.modes import is_grad_enabled, no_grad
 from tinygrad_char.nn.module import Module
 from tinygrad_char.random import Generator
 

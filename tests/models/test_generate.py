@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.autograd import is_grad_enabled, no_grad
 from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.models.errors import RunError, UsageError
 from tinygrad_char.models.generate import Context, Sampling, StopFilter, encode_prompt, generate
 from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.modes import is_grad_enabled, no_grad
 from tinygrad_char.random import Generator, sampling_streams
 
 VOCABULARY = 7

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.gradcheck import gradcheck
 from tinygrad_char.models.config import PRESETS
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.gpt import GPT, GPTConfig
+from tinygrad_char.modes import no_grad
 from tinygrad_char.random import Generator
 
 VOCABULARY = 65

@@ -9,7 +9,6 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from tinygrad_char import functional as F
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.models.batches import Split, random_batch, split_corpus
 from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.models.ladder import LADDER, Sizes
@@ -24,6 +23,7 @@ from tinygrad_char.models.replay import (
     train_steps,
 )
 from tinygrad_char.models.tokenizer import CharTokenizer
+from tinygrad_char.modes import no_grad
 from tinygrad_char.optim import Adam, AdamW
 from tinygrad_char.parallel import Workers
 from tinygrad_char.tensor import Tensor

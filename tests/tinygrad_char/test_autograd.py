@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_char as tg
-from tinygrad_char import autograd, optim
+from tinygrad_char import autograd, modes, optim
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.backend import Backend
@@ -736,11 +736,12 @@ class TestNumpysErrorState:
     def _way(self, request, monkeypatch):
         """NumPy's state is set by its context variable, or without one."""
         if request.param == "functions":
-            monkeypatch.setattr(autograd, "_errors", autograd._ErrorState)
-            monkeypatch.setattr(autograd, "_IGNORED", {"all": "ignore"})
+            for module in (autograd, modes):
+                monkeypatch.setattr(module, "errors", modes.ErrorState)
+                monkeypatch.setattr(module, "IGNORED", {"all": "ignore"})
 
     def test_numpy_has_the_variable(self):
-        assert autograd._errors is not autograd._ErrorState
+        assert modes.errors is not modes.ErrorState
 
     @pytest.mark.usefixtures("_way")
     def test_errors_are_ignored_and_the_users_state_is_left(self):

@@ -10,8 +10,9 @@ from op_cases import CASES, outputs
 
 from tinygrad_char import Tensor, cat, nn, optim, stack
 from tinygrad_char import functional as F
-from tinygrad_char.autograd import grad, no_grad
+from tinygrad_char.autograd import grad
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
+from tinygrad_char.modes import no_grad
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = ["f4", "f8"]

@@ -9,7 +9,7 @@ import pytest
 
 import tinygrad_char as tg
 from tinygrad_char import NonFiniteError, Tensor
-from tinygrad_char.autograd import is_detecting_nonfinite
+from tinygrad_char.modes import is_detecting_nonfinite
 
 STATES = {
     tg.no_grad: lambda: not tg.is_grad_enabled(),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import tinygrad_char as tg
 from tinygrad_char import Tensor
 from tinygrad_char import functional as F
-from tinygrad_char.autograd import grad, no_grad
+from tinygrad_char.autograd import grad
 from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.modes import no_grad
 
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 DEVICES = ["cpu", "cuda-on-cpu"]

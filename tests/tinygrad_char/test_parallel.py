@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 import tinygrad_char as tg
 from tinygrad_char import functional as F
 from tinygrad_char import nn, optim, parallel
-from tinygrad_char.autograd import NonFiniteError, detect_nonfinite
+from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.kernels.cpu.cores import available_cores
+from tinygrad_char.modes import detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
 from tinygrad_char.trace import TracedLoss

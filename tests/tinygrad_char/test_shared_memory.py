@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tinygrad_char import Tensor
-from tinygrad_char.autograd import Function, no_grad
+from tinygrad_char.autograd import Function
+from tinygrad_char.modes import no_grad
 
 PARTS = {"whole": lambda x: x, "part": lambda x: x[1:], "reversed": lambda x: x[::-1]}
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 import tinygrad_char as tg
 from tinygrad_char import functional as F
 from tinygrad_char import nn, parallel
-from tinygrad_char.autograd import Function, NonFiniteError, detect_nonfinite
+from tinygrad_char.autograd import Function
+from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.kernels import fused
+from tinygrad_char.modes import detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.program import Program
 from tinygrad_char.random import Generator

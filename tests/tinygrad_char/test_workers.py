@@ -9,7 +9,7 @@ import threadpoolctl
 
 import tinygrad_char as tg
 from tinygrad_char import parallel
-from tinygrad_char.autograd import is_grad_enabled
+from tinygrad_char.modes import is_grad_enabled
 from tinygrad_char.parallel import Workers
 
 HANG = 60  # seconds after which nothing more is expected

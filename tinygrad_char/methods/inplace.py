@@ -11,14 +11,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinygrad_char import autograd
-from tinygrad_char.autograd import Function, TensorBase, quiet
+from tinygrad_char import autograd, modes
+from tinygrad_char.autograd import Function, TensorBase
 from tinygrad_char.coerce import raw_index, tensor_like
 from tinygrad_char.integers import check_fits, check_values
 from tinygrad_char.kernels.array import Array, is_floating
 from tinygrad_char.kernels.backend import Backend, DeviceError
 from tinygrad_char.kernels.half import widened
 from tinygrad_char.kernels.reduce import unbroadcast
+from tinygrad_char.modes import quiet
 from tinygrad_char.ops.indexing import is_basic
 from tinygrad_char.ops.shape import BroadcastTo
 
@@ -231,7 +232,7 @@ def _become(base: Any, node: Function) -> None:
     for reference in list(base.version.views):
         view = reference()
         if view is not None and view._view[0] is base:
-            with autograd.enable_grad(), autograd.tracing():  # no operations of the user's
+            with modes.enable_grad(), autograd.tracing():  # no operations of the user's
                 renewed = base
                 for function, options in view._view[1]:
                     renewed = function.apply(renewed, **options)
@@ -271,7 +272,7 @@ def _base(tensor: Any) -> Any:
 
 def _is_recorded(target: Any, values: Any) -> bool:
     base = None if target._view is None else target._view[0]
-    return autograd.is_grad_enabled() and any(
+    return modes.is_grad_enabled() and any(
         isinstance(each, TensorBase) and each.requires_grad for each in (target, base, values)
     )
 

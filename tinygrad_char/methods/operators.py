@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tinygrad_char.autograd import TensorBase, quiet
+from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import binary_operator, first_tensor, operands, tensor_like
 from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.kernels.array import is_floating
 from tinygrad_char.methods.base import TensorMethods
+from tinygrad_char.modes import quiet
 from tinygrad_char.ops import elementwise, neural, rounding
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tinygrad_char.autograd import no_grad
 from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.array import is_floating
 from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.modes import no_grad
 from tinygrad_char.tensor import HookHandle, Tensor
 
 

@@ -5,12 +5,13 @@ Operands are arrays or Python numbers; a number takes the dtype of the other ope
 
 from typing import Any, ClassVar
 
-from tinygrad_char.autograd import Function, quiet
+from tinygrad_char.autograd import Function
 from tinygrad_char.integers import limits
 from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array, select
 from tinygrad_char.kernels.half import rounded
 from tinygrad_char.kernels.reduce import unbroadcast
+from tinygrad_char.modes import quiet
 
 
 def _shape(operand: Any) -> tuple[int, ...]:
