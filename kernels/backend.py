@@ -55,9 +55,9 @@ class Backend:
     xp, array_type
         The module of its arrays, and their type.
     version
-        The version of operations that serves here, where no other one is asked for: "c" or "cuda".
+        The version of operations that serves here where no other one is asked for.
     bind
-        Makes of an operation's folder and settings what has that version's functions, or None.
+        Makes of an operation's folder and settings what has that version's functions.
     recorder
         Records what is done on the device and replays it, see cuda.graph.Recorder.
     device
@@ -74,8 +74,8 @@ class Backend:
         name: str,
         xp: ModuleType,
         array_type: type,
-        version: str,
-        bind: Callable[[Room, Settings], Any],
+        version: str = REFERENCE,
+        bind: Callable[[Room, Settings], Any] = lambda room, settings: None,
         recorder: Any = None,
         device: Any = None,
         settings: Settings | None = None,
