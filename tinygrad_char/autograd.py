@@ -253,6 +253,8 @@ class Function:
         self.edges = list(map(_edge, inputs, self.needs))
         array = result.array
         self.shape, self.dtype = array.shape, array.dtype
+        if result.backend.xp is not self.backend.xp:  # moved to another device
+            self.backend = result.backend
         if self.saved:
             versions.append((result, result.version.value))
             self.versions = self._saved_versions(versions)
