@@ -20,9 +20,10 @@ from tinygrad_char.kernels.half import FLOAT32, in_float32, is_half
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.modes import quiet
 from tinygrad_char.param_groups import Group
+from tinygrad_char.schedules import check_number, is_number
+from tinygrad_char.schedules import constant as constant
+from tinygrad_char.schedules import warmup_cosine as warmup_cosine
 from tinygrad_char.tensor import Tensor
-
-Schedule = Callable[[int], float]
 
 
 class Optimizer:
@@ -128,18 +129,18 @@ class Optimizer:
         """Raise ValueError that names a hyperparameter out of range."""
         name = type(self).__name__
         for option in ("lr", "weight_decay", "eps"):
-            _check_number(name, option, options.get(option, 0.0))
+            check_number(name, option, options.get(option, 0.0))
         betas = options.get("betas", (0.0, 0.0))
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"{name}: betas={shorten(betas)}, expected two numbers")
         momentum = options.get("momentum", 0.0)
         for option, value in (("betas", betas[0]), ("betas", betas[1]), ("momentum", momentum)):
-            if not (_is_number(value) and 0 <= value < 1):
+            if not (is_number(value) and 0 <= value < 1):
                 raise ValueError(
                     f"{name}: {option} has {shorten(value)}, expected a number in [0, 1)"
                 )
         alpha = options.get("alpha", 0.0)
-        if not (_is_number(alpha) and 0 <= alpha <= 1):
+        if not (is_number(alpha) and 0 <= alpha <= 1):
             raise ValueError(f"{name}: alpha={shorten(alpha)}, expected a number in [0, 1]")
         if options.get("nesterov") and momentum == 0:
             raise ValueError(f"{name}: nesterov=True needs a momentum above 0")
@@ -316,7 +317,7 @@ class Optimizer:
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of every group."""
-        _check_number(type(self).__name__, "lr", lr)
+        check_number(type(self).__name__, "lr", lr)
         for group in self.groups:
             group.options["lr"] = lr
 
@@ -415,17 +416,8 @@ def _trains(parameter: Tensor) -> bool:
     return parameter.grad is not None and parameter.requires_grad
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number)
-
-
-def _check_number(name: str, option: str, value: float) -> None:
-    if not (_is_number(value) and 0 <= value <= sys.float_info.max):
-        raise ValueError(f"{name}: {option}={shorten(value)}, expected a finite number >= 0")
-
-
 def _check_max_norm(name: str, max_norm: float) -> None:
-    if not (_is_number(max_norm) and (0 < max_norm <= sys.float_info.max or max_norm == math.inf)):
+    if not (is_number(max_norm) and (0 < max_norm <= sys.float_info.max or max_norm == math.inf)):
         raise ValueError(f"{name}: max_norm={shorten(max_norm)}, expected a number above 0")
 
 
@@ -608,34 +600,3 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
         for g in grads:
             g.copy_(g * scale)
     return norm
-
-
-def constant(lr: float) -> Schedule:
-    """Return the schedule that gives `lr` at every step; ValueError if it cannot be one."""
-    _check_number("constant", "lr", lr)
-    return lambda step: lr
-
-
-def warmup_cosine(lr: float, warmup: int, total: int, floor: float) -> Schedule:
-    """Return a schedule: linear warm-up, then a cosine down to `floor` (arXiv:1608.03983).
-
-    Steps count from 0. Step i < warmup gives lr (i + 1) / (warmup + 1); then
-    floor + (lr - floor) (1 + cos(pi (i - warmup) / (total - warmup))) / 2; from `total` on, floor.
-
-    Raises
-    ------
-    ValueError
-        A rate or a number of steps is negative or not finite.
-    """
-    for option, value in (("lr", lr), ("warmup", warmup), ("total", total), ("floor", floor)):
-        _check_number("warmup_cosine", option, value)
-
-    def schedule(step: int) -> float:
-        if step < warmup:
-            return lr * (step + 1) / (warmup + 1)
-        if step >= total:
-            return floor
-        progress = (step - warmup) / (total - warmup)
-        return floor + (lr - floor) * (1 + math.cos(math.pi * progress)) / 2
-
-    return schedule
