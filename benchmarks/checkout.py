@@ -29,6 +29,7 @@ REDUCED: tuple[tuple[tuple[int, ...], int], ...] = (
     ((64, 256, 64), 1),
 )
 """Shapes that are summed, and the axis."""
+UPDATES = 50
 CHAIN = 20
 """Operations of a kind on one small array: what is timed is the tape."""
 
@@ -44,6 +45,22 @@ def train_step(size: str) -> dict[str, tuple[Run, Run]]:
     module = benchmark("train_step")
     task = module.prepare(module.CONFIGS[size])["step"]
     return {f"step {size}": (task.run, task.check)}
+
+
+def train(size: str) -> dict[str, tuple[Run, Run]]:
+    """Return updates with dropout, and what a checkpoint would hold after some tens of them."""
+    module = benchmark("train_step")
+    config, vocabulary = module.CONFIGS[size], module.VOCABULARY
+
+    def after() -> tuple[Any, ...]:
+        trainer = module.Trainer(config, vocabulary, module.random_split())
+        for _ in range(UPDATES):
+            trainer.update()
+        states = trainer.model.state_dict(), trainer.optimizer.state_dict()
+        return tuple(state[name] for state in states for name in sorted(state))
+
+    trainer = module.Trainer(config, vocabulary, module.random_split())
+    return {f"train {size}": (trainer.update, after)}
 
 
 def generate(size: str) -> dict[str, tuple[Run, Run]]:
@@ -118,6 +135,7 @@ def sums(size: str) -> dict[str, tuple[Run, Run]]:
 
 TASKS: dict[str, Callable[..., dict[str, tuple[Run, Run]]]] = {
     "step": train_step,
+    "train": train,
     "generate": generate,
     "ops": ops,
     "tape": tape,

@@ -31,7 +31,7 @@ from tinygrad_char.benchmarks.import_time import PROGRAM, run
 from tinygrad_char.benchmarks.measure import ContenderError, difference
 from tinygrad_char.benchmarks.report import WIDTH, duration, machine
 
-Kind = Literal["step", "generate", "ops", "tape", "sums", "import"]
+Kind = Literal["step", "train", "generate", "ops", "tape", "sums", "import"]
 Size = Literal["smoke", "tiny", "small", "full"]
 BOUND = 1e-4
 """Of the difference of results, over the largest element: rounding, after a few updates."""
@@ -43,7 +43,7 @@ class Compare:
 
     other: Annotated[Path, tyro.conf.Positional]
     """Folder of the other checkout, its C extension built."""
-    tasks: tuple[Kind, ...] = ("step", "generate", "ops", "tape", "sums", "import")
+    tasks: tuple[Kind, ...] = ("step", "train", "generate", "ops", "tape", "sums", "import")
     """What is timed."""
     sizes: tuple[Size, ...] = ("tiny", "small")
     """Presets of steps and generation; kernels take small, or smoke where that is all."""
@@ -117,7 +117,7 @@ def prepare(side: Side, options: Compare) -> list[str]:
     """Let a side make its tasks and return their names."""
     names: list[str] = []
     for kind in options.tasks:
-        if kind in ("step", "generate"):
+        if kind in ("step", "train", "generate"):
             names += [name for size in options.sizes for name in side.ask("prepare", kind, size)]
         elif kind in ("ops", "sums"):
             smoke = set(options.sizes) == {"smoke"}
