@@ -32,37 +32,43 @@ static void give_back(Held *held)
         PyBuffer_Release(&held->buffers[--held->count]);
 }
 
-static int is_view(char letter) { return letter == 'v' || letter == 'V'; }
-
-static int is_written(char letter) { return strchr("FGTDV", letter) != NULL; }
-
-/* The items that a letter stands for: as struct's formats name them, in bytes, and in words. */
+/* What a letter asks of a buffer: how it is taken, and its items as struct's formats name them (two
+ * names, of which one may be the other), in bytes, and in words. */
 typedef struct {
-    const char *formats, *name;
+    int flags;
+    char format, other;
     Py_ssize_t size;
+    const char *name;
 } Items;
 
-static Items items_of(char letter)
-{
-    switch (letter) {
-    case 't':
-    case 'T':
-        return (Items){"lq", "int64", 8};
-    case 'd':
-    case 'D':
-        return (Items){"d", "float64", 8};
-    default:
-        return (Items){"f", "float32", 4};
-    }
-}
+enum {
+    READ = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS,
+    WRITTEN = READ | PyBUF_WRITABLE,
+    VIEWED = PyBUF_FORMAT | PyBUF_STRIDES,
+};
 
-static int is_of(const Py_buffer *buffer, Items items)
+static const Items items_of[] = {
+    ['f'] = {READ, 'f', 'f', 4, "float32"},
+    ['F'] = {WRITTEN, 'f', 'f', 4, "float32"},
+    ['g'] = {READ, 'f', 'f', 4, "float32"},
+    ['G'] = {WRITTEN, 'f', 'f', 4, "float32"},
+    ['v'] = {VIEWED, 'f', 'f', 4, "float32"},
+    ['V'] = {VIEWED | PyBUF_WRITABLE, 'f', 'f', 4, "float32"},
+    ['t'] = {READ, 'l', 'q', 8, "int64"},
+    ['T'] = {WRITTEN, 'l', 'q', 8, "int64"},
+    ['d'] = {READ, 'd', 'd', 8, "float64"},
+    ['D'] = {WRITTEN, 'd', 'd', 8, "float64"},
+};
+
+static int is_view(char letter) { return letter == 'v' || letter == 'V'; }
+
+static int is_of(const Py_buffer *buffer, const Items *items)
 {
     const char *format = buffer->format;
     if (format && (*format == '@' || *format == '='))
         format++;
-    return buffer->itemsize == items.size && format && format[0] &&
-           strchr(items.formats, format[0]) && !format[1];
+    return format && (*format == items->format || *format == items->other) && !format[1] &&
+           buffer->itemsize == items->size;
 }
 
 /* Sets the error that says what an argument is and what it should be; returns -1. */
@@ -91,23 +97,21 @@ static int take_buffer(const Kernel *kernel, int k, Arguments *to, Held *held, i
                        int64_t *size, PyObject *given)
 {
     const char letter = kernel->letters[k];
-    const Items items = items_of(letter);
+    const Items *const items = &items_of[(unsigned char)letter];
     Py_buffer *const buffer = &held->buffers[held->count];
-    const int flags = PyBUF_FORMAT | (is_view(letter) ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS) |
-                      (is_written(letter) ? PyBUF_WRITABLE : 0);
-    if (PyObject_GetBuffer(given, buffer, flags) < 0) {
+    if (PyObject_GetBuffer(given, buffer, items->flags) < 0) {
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "%s: %s is %R; expected a%s%s array of %s", kernel->name,
+        PyErr_Format(PyExc_TypeError, "%s: %s, of %R, is no%s%s array of %s", kernel->name,
                      kernel->names[k], (PyObject *)Py_TYPE(given),
-                     is_view(letter) ? "n" : " C-contiguous",
-                     is_written(letter) ? " writable" : "", items.name);
+                     is_view(letter) ? "" : " C-contiguous",
+                     items->flags & PyBUF_WRITABLE ? " writable" : "", items->name);
         return -1;
     }
     held->count++;
     if (!is_of(buffer, items)) {
         PyErr_Format(PyExc_TypeError, "%s: %s has items of format '%s', %zd bytes; expected %s",
                      kernel->name, kernel->names[k], buffer->format ? buffer->format : "",
-                     buffer->itemsize, items.name);
+                     buffer->itemsize, items->name);
         return -1;
     }
     if (is_view(letter)) {
@@ -117,7 +121,7 @@ static int take_buffer(const Kernel *kernel, int k, Arguments *to, Held *held, i
         *size = 0;
     } else {
         to->at[k].data = buffer->buf;
-        *size = buffer->len / buffer->itemsize;
+        *size = buffer->len / items->size;
     }
     return 0;
 }
