@@ -21,13 +21,6 @@ def forward(
     return losses if loss is None else loss, statistics
 
 
-def one_pass(
-    logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
-) -> tuple[Array, Array, Array | None]:
-    found = forward(logits, targets, reduction, ignore_index)
-    return found if found is NotImplemented else (*found, None)
-
-
 def backward(
     grad: Array,
     logits: Array,

@@ -69,13 +69,14 @@ def backward(
 
 def one_pass(
     logits: Array, targets: Array, reduction: str = "mean", ignore_index: int = -100
-) -> tuple[Array, Array, Array | None]:
-    """Return what forward returns, and what backward does for a cotangent of ones, or None.
+) -> tuple[Array, Array, Array]:
+    """Return what forward returns, and what backward does for a cotangent of ones.
 
     For versions that have both without reading the logits twice; `rescale` makes of this gradient
-    (N, V) that for another cotangent. Where it is None, backward has to be called.
+    (N, V) that for another cotangent. Any other version returns NotImplemented, as here: then
+    forward and backward have to be called.
     """
-    return *forward(logits, targets, reduction, ignore_index), None
+    return NotImplemented
 
 
 def rescale(grad: Array, grad_logits: Array) -> Array:

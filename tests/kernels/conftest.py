@@ -1,13 +1,23 @@
-"""Every test of an operation runs on each of its versions for the host: one body for all."""
+"""Every test of an operation runs on each of its versions for the host: one body for all.
 
+Loops in Python take a while: calls with more than LARGEST elements are none of theirs. Within an
+example of hypothesis the reference serves such a call instead, else the test is skipped.
+"""
+
+import math
+from functools import wraps
 from pathlib import Path
 
+import hypothesis
+import numpy as np
 import pytest
 
 from tinygrad_char import kernels
 from tinygrad_char.kernels.backend import CPU, status
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.operations import Settings, operations
+
+LARGEST = 15_000
 
 
 class Overlay:
@@ -18,6 +28,30 @@ class Overlay:
 
     def __getattr__(self, name):
         return getattr(self._package, name)
+
+
+def limited(functions, reference):
+    """Return the functions of a version for calls of at most LARGEST elements."""
+
+    def limit(function, instead):
+        @wraps(function)
+        def call(*arguments, **options):
+            arrays = [each for each in arguments if isinstance(each, np.ndarray)]
+            size = sum(math.prod(max(side, 1) for side in each.shape) for each in arrays)
+            if size <= LARGEST:
+                return function(*arguments, **options)
+            if hypothesis.currently_in_test_context():
+                return instead(*arguments, **options)
+            pytest.skip(f"{size} elements are too many for loops in Python")
+
+        return call
+
+    served = {
+        name: limit(function, getattr(reference, name))
+        for name, function in vars(functions).items()
+        if hasattr(function, "first")
+    }
+    return type(functions)(**{**vars(functions), **served})
 
 
 def tested(module):
@@ -51,4 +85,6 @@ def version(request, monkeypatch):
     for name in tested(request.module):
         if wanted != "reference" and wanted in operations()[name].versions:
             served = CPU.under(Settings(((name, wanted),))).operation(name)
+            if wanted == "loops":
+                served = limited(served, operations()[name].module("reference"))
             monkeypatch.setattr(request.module, name, Overlay(getattr(kernels, name), served))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tinygrad_char.kernels import running_mean
 from tinygrad_char.kernels.cpu import cores
-from tinygrad_char.kernels.running_mean import cpu, reference
+from tinygrad_char.kernels.running_mean import cpu, loops, reference
 
 AROUND_A_BLOCK = (511, 512, 513, 1025)
 
@@ -131,7 +131,8 @@ def test_the_number_of_cores_changes_no_bit(monkeypatch, processors):
 def test_the_version_is_the_one_that_its_name_says(request):
     name = request.node.callspec.params["version"]
     asked = getattr(running_mean.forward, "first", running_mean.forward)
-    assert asked is {"reference": reference.forward, "c": cpu.forward}[name]
+    versions = {"reference": reference, "loops": loops, "c": cpu}
+    assert asked is versions[name].forward
 
 
 @pytest.mark.parametrize("channels", [1, 3, 600])

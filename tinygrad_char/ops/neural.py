@@ -311,8 +311,9 @@ class CrossEntropy(Function):
         self.options = (reduction, ignore_index)
         kernels, gradient = self.backend.kernels, None
         given = (rows(logits), targets.reshape(-1), *self.options)
-        if self.needs[0]:
-            loss, statistics, gradient = kernels[cross_entropy.one_pass](*given)
+        both = kernels[cross_entropy.one_pass](*given) if self.needs[0] else NotImplemented
+        if both is not NotImplemented:
+            loss, statistics, gradient = both
         else:
             loss, statistics = kernels[cross_entropy.forward](*given)
         self.saved = (logits, targets, statistics, gradient)
