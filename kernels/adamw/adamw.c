@@ -1,6 +1,6 @@
 /* One step of Adam or AdamW: see reference.py for the equations and the meaning of the scalars. */
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     float *parameter, *exp_avg, *exp_avg_sq;
@@ -29,5 +29,5 @@ KERNEL_PLAIN(void, adamw_update, OUT(parameter, size), IN(grad, size), OUT(exp_a
 {
     Update job = {parameter,  exp_avg, exp_avg_sq, grad,       grad_scale, decay,    addition,
                   rate1,      beta2,   rate2,      correction, eps,        step_size};
-    spread(update, &job, size, threads);
+    parallel_for(update, &job, size, threads);
 }

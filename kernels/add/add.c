@@ -1,6 +1,6 @@
 /* Addition of rows: see reference.py. */
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     const float *a, *b;
@@ -29,7 +29,7 @@ KERNEL_PLAIN(void, add_rows, IN(a, rows * columns), IN(b, columns), OUT(y, rows 
 {
     Addition job = {a, b, y, columns};
     if (rows == 1)
-        spread(some_columns, &job, columns, threads);
+        parallel_for(some_columns, &job, columns, threads);
     else
-        spread(some_rows, &job, rows, threads);
+        parallel_for(some_rows, &job, rows, threads);
 }

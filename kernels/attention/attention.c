@@ -8,7 +8,7 @@
 
 #include "attention.h"
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDER_REGISTERS 1
@@ -198,7 +198,7 @@ static void some_heads(void *work, int64_t first, int64_t last)
 static int all_heads(HeadFunction *function, Attention attention, int64_t heads, int64_t threads)
 {
     Job job = {attention, function, 0};
-    spread(some_heads, &job, heads, threads);
+    parallel_for(some_heads, &job, heads, threads);
     return job.failed ? -1 : 0;
 }
 

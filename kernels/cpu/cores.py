@@ -56,5 +56,5 @@ def one_core() -> Iterator[None]:
 
 
 def threads_for(operations: float) -> int:
-    """Return how many threads a kernel of so many operations is spread over, see spread.h."""
+    """Return how many threads a kernel of so many operations runs on, see parallel_for.h."""
     return 1 if _state.alone or operations < WORTH_SPREADING else available_cores()

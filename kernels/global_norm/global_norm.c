@@ -1,6 +1,6 @@
 /* The squares of a flat buffer, added up: see reference.py. */
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     const float *numbers;
@@ -34,5 +34,5 @@ KERNEL_PLAIN(void, sums_of_squares, IN(numbers, size), OUT_DOUBLE(sums, (size + 
              COUNT(size), COUNT(chunk), COUNT(threads))
 {
     Squares job = {numbers, sums, size, chunk};
-    spread(some_chunks, &job, (size + chunk - 1) / chunk, threads);
+    parallel_for(some_chunks, &job, (size + chunk - 1) / chunk, threads);
 }

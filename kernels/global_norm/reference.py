@@ -24,7 +24,7 @@ def forward(grad: Array) -> Array:
     Squares that leave the range of the gradients' dtype are no harm: the norm is finite wherever
     the gradients are and it is in float64's range.
     """
-    # no product: a BLAS would spread it, and its threads then keep a core busy for a while
+    # no product: a BLAS would run it on threads, which then keep a core busy for a while
     total = sum(_sum_of_squares(part) for part in _chunks(grad))
     if not SAFE64[0] < total < SAFE64[1]:
         peak = float(abs(grad).max()) if grad.size else 0.0

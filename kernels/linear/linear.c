@@ -1,6 +1,6 @@
 /* A linear layer on few rows: see reference.py, and product.c for more rows. */
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     const float *x, *weight, *bias;
@@ -44,11 +44,11 @@ MULTIVERSION static void some_outputs(void *job, int64_t first, int64_t last)
     }
 }
 
-/* y (rows, outputs) = x (rows, inputs) weight^T + bias, the outputs spread over `threads`. */
+/* y (rows, outputs) = x (rows, inputs) weight^T + bias, the outputs shared by `threads`. */
 KERNEL_PLAIN(void, linear_few_rows, IN(x, rows * inputs), IN(weight, inputs * outputs),
              OPTIONAL(bias, outputs), OUT(y, rows * outputs), COUNT(rows), COUNT(inputs),
              COUNT(outputs), COUNT(threads))
 {
     Linear job = {x, weight, bias, y, rows, inputs, outputs};
-    spread(some_outputs, &job, outputs, threads);
+    parallel_for(some_outputs, &job, outputs, threads);
 }

@@ -20,7 +20,7 @@
 #include <stdlib.h>
 
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDER_REGISTERS 1
@@ -164,7 +164,7 @@ static void some_rows(void *job, int64_t first, int64_t last)
 }
 
 /* c (rows, columns) = [c +] a b, of which a (rows, depth) and b (depth, columns) may lie transposed
- * in memory: (depth, rows), (columns, depth). Spread over `threads`, or over those that a BLAS
+ * in memory: (depth, rows), (columns, depth). By `threads`, or by those that a BLAS
  * takes by itself. Returns -1 where there was no memory for it. */
 KERNEL_PLAIN(int, product, IN(a, rows * depth), IN(b, depth * columns), OUT(c, rows * columns),
              COUNT(rows), COUNT(columns), COUNT(depth), COUNT(transpose_a), COUNT(transpose_b),
@@ -179,7 +179,7 @@ KERNEL_PLAIN(int, product, IN(a, rows * depth), IN(b, depth * columns), OUT(c, r
         const int64_t part = threads > 1 ? share(rows, (rows + threads - 1) / threads, ROWS_TOGETHER)
                                          : rows;
         Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, part, 0};
-        spread(some_rows, &job, (rows + part - 1) / part, threads);
+        parallel_for(some_rows, &job, (rows + part - 1) / part, threads);
         return job.failed ? -1 : 0;
     }
     const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;

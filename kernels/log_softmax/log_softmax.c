@@ -1,7 +1,7 @@
 /* Logarithm of the softmax of rows: see reference.py for the equations. Arrays (rows, columns);
  * what is written may lie where x, grad or y is. */
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     const float *x, *grad, *y;
@@ -60,12 +60,12 @@ MULTIVERSION static void backward(void *job, int64_t first, int64_t last)
 KERNEL_PLAIN(void, log_softmax_forward, IN(x, rows * columns), OUT(y, rows * columns), COUNT(rows),
              COUNT(columns), COUNT(threads))
 {
-    spread(forward, &(Rows){.x = x, .to = y, .columns = columns}, rows, threads);
+    parallel_for(forward, &(Rows){.x = x, .to = y, .columns = columns}, rows, threads);
 }
 
 KERNEL_PLAIN(void, log_softmax_backward, IN(grad, rows * columns), IN(y, rows * columns),
              OUT(grad_x, rows * columns), COUNT(rows), COUNT(columns), COUNT(threads))
 {
     Rows job = {.grad = grad, .y = y, .to = grad_x, .columns = columns};
-    spread(backward, &job, rows, threads);
+    parallel_for(backward, &job, rows, threads);
 }

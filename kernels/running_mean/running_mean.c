@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     const float *from;
@@ -136,14 +136,14 @@ KERNEL_PLAIN(void, running_mean_forward, IN(x, sequences * length * channels),
              OUT(y, sequences * length * channels), COUNT(sequences), COUNT(length),
              COUNT(channels), COUNT(threads))
 {
-    spread(forward, &(Sequences){x, y, length, channels, 0}, sequences, threads);
+    parallel_for(forward, &(Sequences){x, y, length, channels, 0}, sequences, threads);
 }
 
 KERNEL_PLAIN(void, running_mean_backward, IN(grad, sequences * length * channels),
              OUT(grad_x, sequences * length * channels), COUNT(sequences), COUNT(length),
              COUNT(channels), COUNT(threads))
 {
-    spread(backward, &(Sequences){grad, grad_x, length, channels, 0}, sequences, threads);
+    parallel_for(backward, &(Sequences){grad, grad_x, length, channels, 0}, sequences, threads);
 }
 
 /* y (count, length, columns) = the running sums of x, in double precision. Returns 0, and -1 where
@@ -152,6 +152,6 @@ KERNEL_PLAIN(int, running_sum, IN(x, count * length * columns), OUT(y, count * l
              COUNT(count), COUNT(length), COUNT(columns), COUNT(threads))
 {
     Sequences job = {x, y, length, columns, 0};
-    spread(columns == 1 ? sums_of_numbers : sums_of_rows, &job, count, threads);
+    parallel_for(columns == 1 ? sums_of_numbers : sums_of_rows, &job, count, threads);
     return job.failed ? -1 : 0;
 }

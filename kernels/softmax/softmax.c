@@ -5,7 +5,7 @@
  * their sum, and to divide by it. Of a row that sees its first numbers only, the others are neither
  * read nor computed. */
 #include "kernel.h"
-#include "spread.h"
+#include "parallel_for.h"
 
 typedef struct {
     const float *x, *grad, *y;
@@ -94,7 +94,7 @@ KERNEL_PLAIN(void, softmax_forward, IN(x, count * columns), OUT(y, count * colum
     Rows job = {.x = x, .to = y, .rows = rows, .columns = columns, .scale = scale};
     job.causal = causal;
     job.masked = causal || masked;
-    spread(forward, &job, count, threads);
+    parallel_for(forward, &job, count, threads);
 }
 
 /* grad_x = scale * y * (grad - sum(grad * y)). */
@@ -105,5 +105,5 @@ KERNEL_PLAIN(void, softmax_backward, IN(grad, count * columns), IN(y, count * co
     Rows job = {.grad = grad, .y = y, .to = grad_x, .rows = rows, .columns = columns};
     job.causal = causal;
     job.scale = scale;
-    spread(backward, &job, count, threads);
+    parallel_for(backward, &job, count, threads);
 }

@@ -1,7 +1,7 @@
 /* Threads that wait for work: a while at full attention, since the next kernel comes soon, then
  * asleep. They are started when they are first needed; a forked process starts its own. */
 #define _GNU_SOURCE
-#include "spread.h"
+#include "parallel_for.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -18,7 +18,7 @@ enum { MOST = 64, PATIENCE = 20000, PIECES = 4 };
 enum { PIECE_BITS = 32, THREAD_BITS = 8 };
 
 static struct {
-    pthread_mutex_t taken; /* by the caller whose work is spread */
+    pthread_mutex_t taken; /* by the caller whose work is shared */
     pthread_mutex_t lock;  /* of `wake` */
     pthread_cond_t wake;
     int64_t helpers; /* threads besides the caller's */
@@ -111,7 +111,7 @@ static void start_helpers(int64_t wanted)
     }
 }
 
-void spread(Work work, void *job, int64_t count, int64_t threads)
+void parallel_for(Work work, void *job, int64_t count, int64_t threads)
 {
     if (threads <= 1 || count <= 1 || pthread_mutex_trylock(&pool.taken)) {
         work(job, 0, count);
@@ -138,7 +138,7 @@ void spread(Work work, void *job, int64_t count, int64_t threads)
 
 #else
 
-void spread(Work work, void *job, int64_t count, int64_t threads)
+void parallel_for(Work work, void *job, int64_t count, int64_t threads)
 {
     (void)threads;
     work(job, 0, count);
