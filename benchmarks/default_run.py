@@ -28,7 +28,7 @@ class DefaultRun:
 
     def __post_init__(self) -> None:
         if not self.seeds:
-            raise ValueError("--seeds is empty; expected at least one whole number")
+            raise ValueError("--seeds is empty; expected at least one integer")
 
 
 def run(seed: int, options: list[str]) -> dict[str, float]:

@@ -168,11 +168,11 @@ class Generate:
         ):
             if value < least:
                 raise UsageError(
-                    f"{name} is {shorten(value)}; expected a whole number from {least}"
+                    f"{name} is {shorten(value)}; expected an integer from {least}"
                 )
             if value > most:
                 raise UsageError(
-                    f"{name} is {shorten(value)}; expected a whole number up to {most}"
+                    f"{name} is {shorten(value)}; expected an integer up to {most}"
                 )
         streams = _usage(sampling_streams, self.seed, self.samples)
         loaded = _load(self.run, self.checkpoint, self.device)

@@ -74,12 +74,12 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(
-                    f"{name} is {shorten(value)}; expected a whole number from {least}"
+                    f"{name} is {shorten(value)}; expected an integer from {least}"
                 )
             bits = 64 if name == "seed" else 63
             if value >= 1 << bits:
                 raise UsageError(
-                    f"{name} is {shorten(value)}; expected a whole number below 2^{bits}"
+                    f"{name} is {shorten(value)}; expected an integer below 2^{bits}"
                 )
         for name, low, high in _RANGES:
             value = getattr(self, name)

@@ -41,10 +41,10 @@ class Sampling:
             )
         if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
             raise UsageError(
-                f"top-k is {shorten(self.top_k)}; expected a whole number of at least 1"
+                f"top-k is {shorten(self.top_k)}; expected an integer of at least 1"
             )
         if self.top_k is not None and self.top_k > LARGEST:
-            raise UsageError(f"top-k is {shorten(self.top_k)}; expected a whole number below 2^63")
+            raise UsageError(f"top-k is {shorten(self.top_k)}; expected an integer below 2^63")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}; expected a number above 0, up to 1")
 

@@ -62,10 +62,10 @@ class GPTConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(
-                    f"{name} is {shorten(value)}; expected a whole number of at least 1"
+                    f"{name} is {shorten(value)}; expected an integer of at least 1"
                 )
             if value > LARGEST:
-                raise UsageError(f"{name} is {shorten(value)}; expected a whole number below 2^63")
+                raise UsageError(f"{name} is {shorten(value)}; expected an integer below 2^63")
         if self.n_embd % self.n_head:
             raise UsageError(
                 f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: every head takes "
@@ -179,7 +179,7 @@ class GPT(Module):
         """Return logits (B, T, V) for idx (B, T), and the mean loss if targets (B, T) are given.
 
         With a cache from `new_cache`, idx continues the characters that the cache has seen. Their
-        positions (T,) may be given as whole numbers; they are what follows anyway.
+        positions (T,) may be given as integers; they are what follows anyway.
 
         Raises
         ------

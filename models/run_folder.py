@@ -555,7 +555,7 @@ def _expected(key: str, value: Any) -> str:
     """Return what a value of a record should be, or nothing where it is that."""
     kind = type(value)
     if key == "step":
-        return "" if kind is int and 0 <= value <= LARGEST else "a whole number"
+        return "" if kind is int and 0 <= value <= LARGEST else "an integer"
     if key in _LOSSES:
         whole = kind is int and abs(value) <= LARGEST
         number = kind is float or whole or (kind is str and value in _NOT_FINITE)

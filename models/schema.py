@@ -45,7 +45,7 @@ def parse(kind: Any, value: Any, where: str = "", *, extra: bool = False) -> Any
     Parameters
     ----------
     kind
-        bool, int, float (which takes a whole number, too), str, a Literal, a union of these, one
+        bool, int, float (which takes an integer, too), str, a Literal, a union of these, one
         of them Annotated with a Range or a Pattern, a dataclass of such kinds for a dict.
     value
         As `json.loads` gives it.
@@ -135,7 +135,7 @@ def _unexpected(where: str, value: Any, expected: str) -> SchemaError:
 
 _WORDS = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "a text",
     NoneType: "nothing",

@@ -57,7 +57,7 @@ class Workers:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = available_cores() if threads is None else threads
         if self.threads < 1:
-            raise ValueError(f"Workers: threads={threads}, expected a whole number of at least 1")
+            raise ValueError(f"Workers: threads={threads}, expected an integer of at least 1")
         self.renew()
         renew_in_forked_children(self)
 

@@ -228,9 +228,9 @@ def _shard_seed(seed: int, number: int) -> int:
 
 
 def check_seed(seed: int) -> int:
-    """Return the seed, or raise ValueError unless it is a whole number from 0 to 2^64 - 1."""
+    """Return the seed, or raise ValueError unless it is an integer from 0 to 2^64 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed {shorten(seed)}: expected a whole number from 0 to 2^64 - 1")
+        raise ValueError(f"seed {shorten(seed)}: expected an integer from 0 to 2^64 - 1")
     return int(seed)
 
 

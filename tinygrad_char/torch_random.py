@@ -45,7 +45,7 @@ class TorchGenerator:
     Parameters
     ----------
     seed
-        A whole number from 0 to 2^64 - 1; as in PyTorch, the twister takes its low 32 bits.
+        An integer from 0 to 2^64 - 1; as in PyTorch, the twister takes its low 32 bits.
     build
         Which PyTorch's choices to follow: "default", "mkl" or "cuda".
     exact

@@ -21,7 +21,7 @@ TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen
  * the bound of a loop over numbers into branches and blends that cost as much as the rest. */
 TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
 {
-    /* adding 1.5 * 2^23 rounds to a whole number, of which the exponent's bias of 127 is a part */
+    /* adding 1.5 * 2^23 rounds to an integer, of which the exponent's bias of 127 is a part */
     const float shift = 12582912.0f + 127.0f;
     const NAME(Vector) low = (NAME(Vector)){0} - 88.0f;
     const NAME(Vector) z = NAME(select)(x < low, low, x); /* a NaN stays what it is */

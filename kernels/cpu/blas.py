@@ -4,13 +4,13 @@ import ctypes
 from typing import Any
 
 SYMBOLS = (("scipy_cblas_sgemm64_", 8), ("cblas_sgemm64_", 8), ("cblas_sgemm", 4))
-"""Names of cblas_sgemm, and the bytes of its whole numbers."""
+"""Names of cblas_sgemm, and the bytes of its integers."""
 
 _libraries: list[Any] = []  # so that what was bound stays loaded
 
 
 def largest(whole_bytes: int) -> int:
-    """Return the largest size that whole numbers of so many bytes can tell; beyond it, no BLAS."""
+    """Return the largest size that integers of so many bytes can tell; beyond it, no BLAS."""
     return 2 ** (8 * whole_bytes - 1) - 1
 
 

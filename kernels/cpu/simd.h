@@ -38,7 +38,7 @@ INLINE int64_t part_end(int64_t start, int64_t end)
 INLINE float exp_float(float x)
 {
     const float low = -87.3f, high = 89.4f;
-    /* adding 1.5 * 2^23 rounds to a whole number; a float's exponent n - 1 is stored as n + 126 */
+    /* adding 1.5 * 2^23 rounds to an integer; a float's exponent n - 1 is stored as n + 126 */
     const float shift = 12582912.0f + 126.0f;
     float z = low > x ? low : x; /* a NaN stays what it is */
     z = high < z ? high : z;

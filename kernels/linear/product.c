@@ -124,7 +124,7 @@ __attribute__((constructor)) static void choose_widest(void)
 }
 #endif
 
-/* cblas_sgemm, with whole numbers of four or eight bytes: whose library NumPy uses, see blas.py. */
+/* cblas_sgemm, with integers of four or eight bytes: whose library NumPy uses, see blas.py. */
 typedef void Sgemm4(int order, int transpose_a, int transpose_b, int32_t rows, int32_t columns,
                     int32_t depth, float alpha, const float *a, int32_t a_row, const float *b,
                     int32_t b_row, float beta, float *c, int32_t c_row);
@@ -137,7 +137,7 @@ static int64_t largest_size;
 enum { ROW_MAJOR = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
 
 /* Takes the function at an address for product(), or none, and the largest size that it is given;
- * returns the bytes of its whole numbers, or 0. */
+ * returns the bytes of its integers, or 0. */
 KERNEL_PLAIN(int64_t, bind_sgemm, INTEGER(address), COUNT(integer_bytes), COUNT(largest))
 {
     largest_size = integer_bytes == 4 && largest > INT32_MAX ? INT32_MAX : largest;

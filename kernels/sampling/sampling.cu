@@ -9,7 +9,7 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 
-/* A number whose order among whole numbers is that of x. */
+/* A number whose order among integers is that of x. */
 __device__ __forceinline__ unsigned rank(float x)
 {
     const unsigned bits = __float_as_uint(x + 0.0f); /* both zeros are equal */

@@ -89,7 +89,7 @@ def test_default_run_is_shown_as_a_table(tmp_path, text):
 def test_default_run_says_why_a_run_failed(tmp_path, text):
     code, out, error = run("default_run", "--seeds", "1", text, "--steps", "0", cwd=tmp_path)
     assert (code, out) == (1, "")
-    assert "steps is 0; expected a whole number from 1" in error
+    assert "steps is 0; expected an integer from 1" in error
 
 
 def test_default_run_wants_a_seed(tmp_path):

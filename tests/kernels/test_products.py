@@ -56,7 +56,7 @@ def test_matmul_backward_is_the_adjoint(shapes, seed):
     da, db = matmul.backward(grad, a, b, (True, True))
     assert da.shape == a.shape
     assert db.shape == b.shape
-    # whole numbers, so every sum is exact: <dy, (a + e) b> - <dy, a b> = <da, e>
+    # integers, so every sum is exact: <dy, (a + e) b> - <dy, a b> = <da, e>
     e, f = (rng.integers(-9, 9, each.shape) for each in (a, b))
     assert (grad * np.matmul(e, b)).sum() == (da * e).sum()
     assert (grad * np.matmul(a, f)).sum() == (db * f).sum()

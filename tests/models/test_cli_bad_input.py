@@ -176,7 +176,7 @@ def test_whole_numbers_of_train(option, here, refuse):
     least = WHOLE_NUMBERS[option]
     for value in (str(least - 1), "-7"):
         message = refuse("train", "--data", "text.txt", f"--{option}", value)
-        says(message, f"{option.replace('-', '_')} is {value}", "expected a whole number")
+        says(message, f"{option.replace('-', '_')} is {value}", "expected an integer")
     for value in ("abc", "1.5", "nan", "inf", ""):
         says(refuse("train", "--data", "text.txt", f"--{option}", value), f"--{option}", value)
 
@@ -271,9 +271,9 @@ def test_top_p(value, run_folder, refuse):
     [
         ("--top-k", "0", ("top-k is 0", "at least 1")),
         ("--top-k", "-3", ("top-k is -3", "at least 1")),
-        ("--length", "-1", ("length is -1", "whole number from 0")),
-        ("--samples", "0", ("samples is 0", "whole number from 1")),
-        ("--seed", "-1", ("seed -1", "whole number from 0 to 2^64 - 1")),
+        ("--length", "-1", ("length is -1", "integer from 0")),
+        ("--samples", "0", ("samples is 0", "integer from 1")),
+        ("--seed", "-1", ("seed -1", "integer from 0 to 2^64 - 1")),
         ("--seed", str(2**64), ("seed 18446744073709551616", "2^64 - 1")),
     ],
 )

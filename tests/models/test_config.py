@@ -117,7 +117,7 @@ def test_a_number_of_things_that_is_not_one_is_refused(name, value):
     value = LEAST[name] - 1 if value == "one below" else value
     with pytest.raises(UsageError) as caught:
         TrainConfig(**{name: value})
-    assert str(caught.value) == (f"{name} is {value!r}; expected a whole number from {LEAST[name]}")
+    assert str(caught.value) == (f"{name} is {value!r}; expected an integer from {LEAST[name]}")
 
 
 @pytest.mark.parametrize("name", LEAST)
@@ -127,7 +127,7 @@ def test_the_least_number_of_things_is_accepted(name):
 
 def test_a_seed_of_more_than_64_bits_is_refused():
     assert TrainConfig(seed=2**64 - 1).seed == 2**64 - 1
-    with pytest.raises(UsageError, match=f"^seed is {2**64}; expected a whole number below 2"):
+    with pytest.raises(UsageError, match=f"^seed is {2**64}; expected an integer below 2"):
         TrainConfig(seed=2**64)
 
 

@@ -300,7 +300,7 @@ def test_an_impossible_temperature_is_refused(value):
 
 @pytest.mark.parametrize("value", [0, -3, 2.5])
 def test_an_impossible_top_k_is_refused(value):
-    with pytest.raises(UsageError, match=f"top-k is {value}; expected a whole number of at least"):
+    with pytest.raises(UsageError, match=f"top-k is {value}; expected an integer of at least"):
         Sampling(top_k=value)
 
 
@@ -308,7 +308,7 @@ def test_an_impossible_top_k_is_refused(value):
     "value", [2**63, 2**64, 10**399, 10**5000], ids=["63", "64", "400", "5001"]
 )
 def test_a_top_k_that_no_machine_counts_to_is_refused(value):
-    with pytest.raises(UsageError, match=r"top-k is .*; expected a whole number below 2\^63"):
+    with pytest.raises(UsageError, match=r"top-k is .*; expected an integer below 2\^63"):
         Sampling(top_k=value)
 
 

@@ -304,7 +304,7 @@ def test_targets_of_another_shape_are_refused():
 def test_a_size_that_is_no_whole_number_above_0_is_refused(name, value):
     with pytest.raises(UsageError) as caught:
         GPTConfig(**{name: value})
-    assert str(caught.value).startswith(f"{name} is {value!r}; expected a whole number")
+    assert str(caught.value).startswith(f"{name} is {value!r}; expected an integer")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.0, 2, math.nan, math.inf, "0.1", None, True])

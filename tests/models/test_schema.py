@@ -39,8 +39,8 @@ def test_values_that_fit_come_back_as_dataclasses():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"count": True}, "'count' is True, expected a whole number"),
-        ({"count": 1.0}, "'count' is 1.0, expected a whole number"),
+        ({"count": True}, "'count' is True, expected an integer"),
+        ({"count": 1.0}, "'count' is 1.0, expected an integer"),
         ({"count": -1}, "'count' is -1, expected a number from 0"),
         ({"count": 10**400}, "'count' is a number of 1329 bits, expected a number from 0"),
         ({"share": math.nan}, "'share' is nan, expected a number"),
@@ -49,7 +49,7 @@ def test_values_that_fit_come_back_as_dataclasses():
         ({"share": "0.5"}, "'share' is '0.5', expected a number"),
         ({"flag": 1}, "'flag' is 1, expected true or false"),
         ({"flag": None}, "'flag' is None, expected true or false"),
-        ({"limit": "x"}, "'limit' is 'x', expected a whole number"),
+        ({"limit": "x"}, "'limit' is 'x', expected an integer"),
         ({"inner": None}, "'inner' is None, expected an object"),
         ({"inner": [1, 2]}, "'inner' is [1, 2], expected an object"),
         ({"inner": {}}, "'inner.name' is missing"),

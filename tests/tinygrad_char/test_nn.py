@@ -451,7 +451,7 @@ class TestBadInput:
         ],
     )
     def test_sizes_are_whole_numbers(self, make, size):
-        with pytest.raises(ValueError, match=f"{size!r}, expected a whole number of at least 1"):
+        with pytest.raises(ValueError, match=f"{size!r}, expected an integer of at least 1"):
             make(size)
 
     @pytest.mark.parametrize("layer", [nn.SelfAttention, nn.CausalSelfAttention, nn.CrossAttention])

@@ -106,11 +106,11 @@ class ElementwiseMethods(TensorMethods):
     # Rounding, and division with a whole quotient
 
     def floor(self) -> Tensor:
-        """Return the largest whole number up to each element; its gradient is 0."""
+        """Return the largest integer up to each element; its gradient is 0."""
         return rounding.Floor.apply(self)
 
     def ceil(self) -> Tensor:
-        """Return the smallest whole number from each element on; its gradient is 0."""
+        """Return the smallest integer from each element on; its gradient is 0."""
         return rounding.Ceil.apply(self)
 
     def trunc(self) -> Tensor:

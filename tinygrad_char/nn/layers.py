@@ -18,11 +18,11 @@ from tinygrad_char.tensor import Tensor
 
 
 def check_size(layer: str, **sizes: int) -> None:
-    """Raise ValueError that names the layer and the size unless each is a whole number above 0."""
+    """Raise ValueError that names the layer and the size unless each is an integer above 0."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(
-                f"{layer}: {name}={shorten(size)}, expected a whole number of at least 1"
+                f"{layer}: {name}={shorten(size)}, expected an integer of at least 1"
             )
 
 

@@ -21,7 +21,7 @@ class _Step(Function):
     method: str
 
     def forward(self, x: Array) -> Array:
-        """Return whole numbers."""
+        """Return integers."""
         return getattr(self.backend.xp, self.method)(x) if is_floating(x.dtype) else x.copy()
 
     def backward(self, grad: Array) -> Array:
@@ -30,13 +30,13 @@ class _Step(Function):
 
 
 class Floor(_Step):
-    """The largest whole number up to x."""
+    """The largest integer up to x."""
 
     method = "floor"
 
 
 class Ceil(_Step):
-    """The smallest whole number from x on."""
+    """The smallest integer from x on."""
 
     method = "ceil"
 

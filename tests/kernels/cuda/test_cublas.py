@@ -176,7 +176,7 @@ def test_matmul_is_its_reference(a, b, seed):
     a, b = (rng.integers(-9, 9, shape).astype(np.float32) for shape in (a, b))
     ours = served("matmul", None, Products(NumpyCublas(lambda action: action()), lambda: None))
     y = ours.forward(a, b)
-    np.testing.assert_array_equal(y, matmul.forward(a, b))  # whole numbers, so sums are exact
+    np.testing.assert_array_equal(y, matmul.forward(a, b))  # integers, so sums are exact
     grad = rng.integers(-9, 9, y.shape).astype(np.float32)
     expected = matmul.backward(grad, a, b, (True, True))
     for mine, theirs in zip(ours.backward(grad, a, b, (True, True)), expected, strict=True):
