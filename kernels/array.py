@@ -41,7 +41,7 @@ def signed(indices: Array) -> Array:
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Return whether numbers of this dtype can have gradients; NumPy has no kind for bfloat16."""
+    """Return whether elements of this dtype can have gradients; NumPy has no kind for bfloat16."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 

@@ -12,7 +12,7 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def is_half(value: Any) -> bool:
-    """Return whether these are numbers of sixteen bits that nothing computes with as they are.
+    """Return whether these are elements of sixteen bits that nothing computes with as they are.
 
     float16 everywhere; bfloat16 on the host, whose adders round each partial sum to eight bits.
     The kernels of devices read bfloat16 and compute in float32 themselves.
@@ -32,7 +32,7 @@ def any_half(values: Sequence[Any]) -> bool:
 
 
 def widened(value: Any) -> Any:
-    """Return numbers of sixteen bits as float32, anything else as it is."""
+    """Return elements of sixteen bits as float32, anything else as it is."""
     return value.astype(FLOAT32) if is_half(value) else value
 
 

@@ -24,13 +24,13 @@ _add: Any = np.add.reduce
 BLOCK, FEW = 16, 64
 """Rows that are added one after the other, and so few that nothing else is done."""
 RUN, CACHED = 128, 1 << 15
-"""Numbers of a running sum that are added one after the other, and that are worked on at once."""
+"""Elements of a running sum that are added one after the other, and that are worked on at once."""
 FAR = 20
 """Standard deviations from which on a mean's own rounding could be seen in the variance."""
 SMALL = 1024
-"""Numbers of which moments are computed in double precision."""
+"""Elements of which moments are computed in double precision."""
 WIDTH, WIDE = 1024, 1 << 14
-"""Numbers of short rows that are taken side by side, and the most of a long row that are taken at
+"""Elements of short rows that are taken side by side, and the most of a long row that are taken at
 once, so that the sums stay in the cache."""
 
 
@@ -233,7 +233,7 @@ def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, A
 
 
 def _mean_of_shares(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return the mean of numbers of which the sum is beyond the range, as the sum of x / n."""
+    """Return the mean of elements of which the sum is beyond the range, as the sum of x / n."""
     return total(x / math.prod(x.shape[i] for i in axes), axes, True)
 
 

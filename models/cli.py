@@ -167,13 +167,9 @@ class Generate:
             ("samples", self.samples, 1, available_memory() // BYTES_OF_A_SAMPLE),
         ):
             if value < least:
-                raise UsageError(
-                    f"{name} is {shorten(value)}; expected an integer from {least}"
-                )
+                raise UsageError(f"{name} is {shorten(value)}; expected an integer from {least}")
             if value > most:
-                raise UsageError(
-                    f"{name} is {shorten(value)}; expected an integer up to {most}"
-                )
+                raise UsageError(f"{name} is {shorten(value)}; expected an integer up to {most}")
         streams = _usage(sampling_streams, self.seed, self.samples)
         loaded = _load(self.run, self.checkpoint, self.device)
         note = PlainConsole(stderr=True).note

@@ -73,14 +73,10 @@ class TrainConfig:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(
-                    f"{name} is {shorten(value)}; expected an integer from {least}"
-                )
+                raise UsageError(f"{name} is {shorten(value)}; expected an integer from {least}")
             bits = 64 if name == "seed" else 63
             if value >= 1 << bits:
-                raise UsageError(
-                    f"{name} is {shorten(value)}; expected an integer below 2^{bits}"
-                )
+                raise UsageError(f"{name} is {shorten(value)}; expected an integer below 2^{bits}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             number = isinstance(value, float | int) and not isinstance(value, bool)

@@ -40,9 +40,7 @@ class Sampling:
                 "finite number above"
             )
         if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise UsageError(
-                f"top-k is {shorten(self.top_k)}; expected an integer of at least 1"
-            )
+            raise UsageError(f"top-k is {shorten(self.top_k)}; expected an integer of at least 1")
         if self.top_k is not None and self.top_k > LARGEST:
             raise UsageError(f"top-k is {shorten(self.top_k)}; expected an integer below 2^63")
         if self.top_p is not None and not 0 < self.top_p <= 1:

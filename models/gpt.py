@@ -61,9 +61,7 @@ class GPTConfig:
         for name in ("block_size", "n_layer", "n_head", "n_embd"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(
-                    f"{name} is {shorten(value)}; expected an integer of at least 1"
-                )
+                raise UsageError(f"{name} is {shorten(value)}; expected an integer of at least 1")
             if value > LARGEST:
                 raise UsageError(f"{name} is {shorten(value)}; expected an integer below 2^63")
         if self.n_embd % self.n_head:

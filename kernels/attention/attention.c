@@ -17,7 +17,7 @@
 /* Sizes of a block: multiples of every ROWS and PANEL. */
 enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
 
-/* Numbers from one row of a block of weights to the next: room for a panel beyond what is seen,
+/* Elements from one row of a block of weights to the next: room for a panel beyond what is seen,
  * and an odd number of cache lines, so that a column's lines do not push each other out. */
 enum { WEIGHTS_ROW = KEYS + 3 * LINE };
 
@@ -72,7 +72,7 @@ INLINE void write_statistics(const Attention *a, int64_t head, int64_t query, fl
     to[1] = total == 0 ? 1 : total;
 }
 
-/* Returns `count` numbers of the room, from a cache line's beginning, and takes them off it. */
+/* Returns `count` elements of the room, from a cache line's beginning, and takes them off it. */
 INLINE float *take(float **room, int64_t count)
 {
     float *const taken = *room;

@@ -7,7 +7,7 @@
 /* An array (B, H, T, D) with any strides but that of its last axis, which is contiguous. */
 typedef struct {
     float *data;
-    int64_t sequence, head, row; /* strides, in numbers */
+    int64_t sequence, head, row; /* strides, in elements */
 } Heads;
 
 typedef struct {

@@ -18,7 +18,7 @@ TARGET INLINE NAME(Vector) NAME(select)(NAME(Integers) mask, NAME(Vector) chosen
  * score is below the greatest of its row. x = n log 2 + r with
  * |r| <= log(2) / 2; exp(r) by a polynomial whose greatest relative error, 3e-9, is the least for
  * its degree; times 2^n, which is 0 from x = -88 down. In whole vectors, since the compiler turns
- * the bound of a loop over numbers into branches and blends that cost as much as the rest. */
+ * the bound of a loop over elements into branches and blends that cost as much as the rest. */
 TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
 {
     /* adding 1.5 * 2^23 rounds to an integer, of which the exponent's bias of 127 is a part */
@@ -36,7 +36,7 @@ TARGET INLINE NAME(Vector) NAME(exponential)(NAME(Vector) x)
     return p * (NAME(Vector))((NAME(Integers))shifted << 23);
 }
 
-/* Returns the sum of the products of two rows' numbers. */
+/* Returns the sum of the products of two rows' elements. */
 TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
 {
     NAME(Vector) sums = {0};
@@ -51,7 +51,7 @@ TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
     return sum;
 }
 
-/* Copies rows into panels (see tile.h), `panel` numbers apart; fills up the last with zeros. */
+/* Copies rows into panels (see tile.h), `panel` elements apart; fills up the last with zeros. */
 TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows, int64_t columns,
                               float *to, int64_t panel)
 {
@@ -84,7 +84,7 @@ TARGET static void NAME(pack_transposed)(const float *from, int64_t from_row, in
         }
 }
 
-/* How many numbers of a row of weights are worked on: those that are seen, and those that a
+/* How many elements of a row of weights are worked on: those that are seen, and those that a
  * register tile may read beside them, which are to be 0. */
 INLINE int64_t NAME(worked_on)(int64_t seen, int64_t keys)
 {
@@ -133,7 +133,7 @@ TARGET static void NAME(exponentials)(float *scores, int64_t seen, int64_t queri
     }
 }
 
-/* Multiplies what is seen of each row, and some numbers beside it, by the factors of dropout. */
+/* Multiplies what is seen of each row, and some elements beside it, by the factors of dropout. */
 TARGET static void NAME(drop)(const Attention *a, int64_t head, int64_t query, int64_t queries,
                               int64_t key, int64_t keys, BitsRow *bits, float *weights)
 {

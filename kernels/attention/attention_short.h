@@ -5,7 +5,7 @@
  * panels would be mostly padding. Here scores and weights (keys, LANES) have a query in each lane,
  * so that maxima and sums over keys need nothing from other lanes. */
 
-/* Four numbers, as which the rows of short heads are moved. */
+/* Four elements, as which the rows of short heads are moved. */
 #ifndef QUARTER
 #define QUARTER 4
 typedef float Quarter __attribute__((vector_size(4 * QUARTER), aligned(4), may_alias));
@@ -20,7 +20,7 @@ INLINE void NAME(copy)(const float *from, float *to, int64_t count)
         to[j] = from[j];
 }
 
-/* Copies the rows of a head, one to `width` numbers, and fills up with zeros. */
+/* Copies the rows of a head, one to `width` elements, and fills up with zeros. */
 TARGET INLINE void NAME(copy_rows)(const float *from, int64_t from_row, int64_t rows,
                                    int64_t columns, float *to, int64_t width)
 {

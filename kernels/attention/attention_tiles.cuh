@@ -1,6 +1,6 @@
 /* What the passes of attention.cu share: tiles in shared memory and their products by warps.
  *
- * A tile is rows of HEAD numbers, padded by sixteen bytes so that the accesses of a warp, which go
+ * A tile is rows of HEAD elements, padded by sixteen bytes so that the accesses of a warp, which go
  * down a column of sixteen-byte units, meet no bank twice. Rows and columns that do not exist are
  * zeros.
  *
@@ -33,7 +33,7 @@ __device__ __forceinline__ int lane_member() { return threadIdx.x % 4; }
 /* Rows of a tile that the block copies at once. */
 constexpr int AT_ONCE = THREADS / UNITS;
 
-/* Starts to copy COUNT rows of `size` numbers, `stride` apart, of which `left` exist. */
+/* Starts to copy COUNT rows of `size` elements, `stride` apart, of which `left` exist. */
 template <int COUNT>
 __device__ __forceinline__ void copy_tile(SCALAR *tile, const SCALAR *source, long long stride,
                                           int left, int size)
@@ -67,7 +67,7 @@ template <int COUNT> __device__ __forceinline__ void round_tile(SCALAR *tile)
     }
 }
 
-/* Whether all numbers of a tile are finite that this thread has copied. */
+/* Whether all elements of a tile are finite that this thread has copied. */
 template <int COUNT> __device__ __forceinline__ bool copied_finite(const SCALAR *tile)
 {
     const int row = threadIdx.x / UNITS;
@@ -334,7 +334,7 @@ __device__ __forceinline__ void store_slopes(SCALAR *tile, const float (&w)[M][N
             }
 }
 
-/* Adds two numbers to neighbours in global memory, the first at a multiple of eight bytes. */
+/* Adds two elements to neighbours in global memory, the first at a multiple of eight bytes. */
 __device__ __forceinline__ void add_pair(float *target, float first, float second)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -348,7 +348,7 @@ __device__ __forceinline__ void add_pair(float *target, float first, float secon
 }
 
 /* sums += a^T b by atomic additions, for tiles a of COUNT rows and 32 columns, SLOPE_STRIDE apart,
- * and b of COUNT rows. `sums` has rows of HEAD numbers, of which `left` rows of `size` exist. Unless
+ * and b of COUNT rows. `sums` has rows of HEAD elements; `left` rows of `size` exist. Unless
  * all of b is `finite`, row i of the sums is of the rows up to i + shift alone.
  *
  * Each warp has sixteen of the 32 rows and half of the columns, over all rows of the tiles, so

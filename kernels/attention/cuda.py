@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     @property
     def backward_bytes(self) -> int:
-        """Shared memory of the backward passes, with three numbers for each query."""
+        """Shared memory of the backward passes, with three elements for each query."""
         return self._bytes(2 * self.own + 4 * BACKWARD_OTHERS) + 2 * BACKWARD_OTHERS * 12
 
     @property
@@ -258,7 +258,7 @@ class Attention(Operation):
 
 
 class _View(NamedTuple):
-    """All memory from a view's first to its last number, and its steps in numbers."""
+    """All memory from a view's first to its last element, and its strides in elements."""
 
     span: Array
     steps: tuple[int, ...]

@@ -15,7 +15,7 @@ from tinygrad_char.kernels.dropout import MaskSource, keep_mask
 from tinygrad_char.kernels.softmax import causal_mask, exponentials, split_scale
 
 BLOCK = 1 << 18
-"""Number of weights that are worked on at once, so that they stay in the processor's cache."""
+"""How many weights are worked on at once, so that they stay in the processor's cache."""
 
 
 def forward(
@@ -157,7 +157,7 @@ def _backward(
 
 
 def _is_finite(array: Array) -> bool:
-    """Return whether all numbers are finite; False on a device, which nobody waits for."""
+    """Return whether all elements are finite; False on a device, which nobody waits for."""
     return namespace(array) is np and bool(np.isfinite(array).all())
 
 

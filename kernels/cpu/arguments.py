@@ -48,7 +48,7 @@ def fits_rows(axis: int, *arrays: Array) -> bool:
 
 
 def with_room(array: Array) -> tuple[Array, Array]:
-    """Return the array, contiguous, and where to write as many numbers: a copy's own memory."""
+    """Return the array, contiguous, and where to write as many elements: a copy's own memory."""
     if array.flags.c_contiguous:
         return array, empty(array.shape)
     copy = np.ascontiguousarray(array)

@@ -1,7 +1,7 @@
 /* Products of small matrices that lie in the cache.
  *
  * Included once for each width of vector registers, with
- *   LANES    float32 numbers in a register
+ *   LANES    float32 elements in a register
  *   ROWS     rows of a result that are summed up in registers at once
  *   TARGET   the attribute that lets the compiler use such registers
  *   NAME(x)  a name of its own for everything that is defined here

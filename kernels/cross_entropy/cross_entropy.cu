@@ -1,7 +1,7 @@
 /* Cross-entropy from logits and integer targets: see reference.py for the equations.
  *
  * SCALAR, float or __nv_bfloat16, is the type of the logits (rows, classes) and their gradient;
- * losses and sums are float32. VECTOR numbers, which divide `classes`, are moved at a time. WARPS
+ * losses and sums are float32. VECTOR elements, which divide `classes`, are moved at a time. WARPS
  * warps, 1 or all 8, share a row. A target that is ignored gives a loss and a gradient of 0; one
  * that is no class, NaN.
  *

@@ -12,7 +12,7 @@ constexpr int TILES = 2, TILE_ROWS = 4, TILE_COLUMNS = 128, BLOCK_WARPS = 8;
 constexpr int N = WIDTH<SCALAR>, LANES = TILE_COLUMNS / N; /* of a row */
 constexpr int BESIDE = WARP / LANES, ROUNDS = TILE_ROWS / BESIDE;
 
-/* A thread's numbers: in each round one row's. */
+/* A thread's elements: in each round one row's. */
 typedef float Tile[ROUNDS][N];
 
 /* Where this thread's elements are. */
@@ -36,7 +36,7 @@ struct Place {
             use();
     }
 
-    /* Whether N numbers can be moved at once in arrays that begin at these addresses. */
+    /* Whether N elements can be moved at once in arrays that begin at these addresses. */
     template <typename... T> __device__ __forceinline__ bool whole(const T *...addresses) const
     {
         return columns % N == 0 && left > 0 && aligned<N>(addresses...);
@@ -60,7 +60,7 @@ struct Place {
         }
     }
 
-    /* The numbers of this thread's columns; zeros where there is no bias. */
+    /* The elements of this thread's columns; zeros where there is no bias. */
     __device__ __forceinline__ void load_bias(float (&values)[N], const float *bias,
                                               bool whole) const
     {
@@ -79,7 +79,7 @@ struct Place {
     }
 };
 
-/* Which numbers of a tile the mask keeps: bit j of kept[i] is that of the j-th in round i.
+/* Which elements of a tile the mask keeps: bit j of kept[i] is that of the j-th in round i.
  * `element` is the number of the warp's first; rows are `stride` apart. Each lane draws sixteen
  * columns of a row, which the others ask it for. Drawing comes before reading, so that registers
  * suffice for more warps: while some draw others wait. */

@@ -103,7 +103,7 @@ class Operation:
     ) -> Array:
         """Return the sum of partial (rows, ...) over its first axis, as an array of `shape`.
 
-        Where that has fewer numbers than a row, the row's first are meant. The sum is written to
+        Where that has fewer elements than a row, the row's first are meant. The sum is written to
         `out`, if given.
         """
         sums = namespace(partial).empty(shape, dtype) if out is None else out
@@ -151,7 +151,7 @@ def contiguous(array: Array) -> Array:
 
 
 def vector_width(columns: int, *arrays: Array | None) -> int:
-    """Return how many numbers kernels can move at a time in rows of these arrays: 4 or 8, or 1.
+    """Return how many elements kernels can move at a time in rows of these arrays: 4 or 8, or 1.
 
     The first array's dtype decides how many are sixteen bytes.
     """

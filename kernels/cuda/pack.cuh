@@ -1,6 +1,6 @@
-/* Numbers in memory and in registers: float32 or bfloat16 in memory, always float32 in registers.
+/* Elements in memory and in registers: float32 or bfloat16 in memory, always float32 in registers.
  *
- * Kernels move N numbers at a time: WIDTH<T> where everything is aligned, which is sixteen bytes,
+ * Kernels move N elements at a time: WIDTH<T> where everything is aligned, which is sixteen bytes,
  * the most that one instruction moves; one number otherwise. */
 #pragma once
 #include <cuda_bf16.h>
@@ -19,10 +19,10 @@ __device__ __forceinline__ void from_float(float x, __nv_bfloat16 &result)
     result = __float2bfloat16_rn(x);
 }
 
-/* How many of N numbers one access moves. */
+/* How many of N elements one access moves. */
 template <typename T, int N> constexpr int ACCESS = N < WIDTH<T> ? N : WIDTH<T>;
 
-/* Reads up to WIDTH<T> numbers as they are in memory, from a multiple of their size. */
+/* Reads up to WIDTH<T> elements as they are in memory, from a multiple of their size. */
 template <int N, typename T> __device__ __forceinline__ Pack<T, N> fetch(const T *source)
 {
     return *reinterpret_cast<const Pack<T, N> *>(source);
@@ -36,7 +36,7 @@ __device__ __forceinline__ void unpack(float (&values)[N], const Pack<T, N> &pac
         values[j] = to_float(pack.at[j]);
 }
 
-/* Reads N numbers from an address that is a multiple of the size of an access. */
+/* Reads N elements from an address that is a multiple of the size of an access. */
 template <int N, typename T>
 __device__ __forceinline__ void load(float (&values)[N], const T *source)
 {
@@ -89,7 +89,7 @@ __device__ __forceinline__ void write_words(void *target, const unsigned (&words
 #endif
 }
 
-/* Writes N numbers to global memory, at a multiple of the size of an access. */
+/* Writes N elements to global memory, at a multiple of the size of an access. */
 template <int N, typename T>
 __device__ __forceinline__ void store(T *target, const float (&values)[N])
 {
@@ -126,7 +126,7 @@ __device__ __forceinline__ void store_shared(T *target, const float (&values)[N]
     }
 }
 
-/* Whether an access to N numbers is aligned at each address. */
+/* Whether an access to N elements is aligned at each address. */
 template <int N, typename T, typename... Rest>
 __device__ __forceinline__ bool aligned(const T *address, const Rest *...rest)
 {
@@ -138,7 +138,7 @@ __device__ __forceinline__ bool aligned(const T *address, const Rest *...rest)
         return fits;
 }
 
-/* Reads the first `left` of N numbers, zeros for the others; at once where `whole`. */
+/* Reads the first `left` of N elements, zeros for the others; at once where `whole`. */
 template <int N, typename T>
 __device__ __forceinline__ void load_some(float (&values)[N], const T *source, long long left,
                                           bool whole)

@@ -32,7 +32,7 @@ template <typename Operation, typename T> __device__ __forceinline__ T reduce_wa
 }
 
 /* Returns to each of COUNT warps, all of the block unless it is one, what they have together.
- * `scratch` is shared memory for COUNT numbers. */
+ * `scratch` is shared memory for COUNT elements. */
 template <typename Operation, int COUNT, typename T>
 __device__ __forceinline__ T reduce_warps(T value, T *scratch)
 {

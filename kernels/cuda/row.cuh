@@ -1,6 +1,6 @@
-/* A row that a kernel goes over more than once. A thread's part are N numbers at `first`, at first
+/* A row that a kernel goes over more than once. A thread's part are N elements at `first`, at first
  * + STEP, and so on. Of these KEPT are read at once and stay in registers: with 32 the whole of
- * rows of up to 1,024 numbers does, or 8,192 where a block shares a row. What is beyond is read
+ * rows of up to 1,024 elements does, or 8,192 where a block shares a row. What is beyond is read
  * each time, from the cache if it is there. */
 #pragma once
 #include "pack.cuh"
@@ -16,7 +16,7 @@ template <typename T, int N, int STEP, int KEPT = 32> class Row {
                 kept[k] = fetch<N>(source + first + k * STEP);
     }
 
-    /* Calls use(c, values) for each N numbers, of which c is the place of the first. */
+    /* Calls use(c, values) for each N elements, of which c is the place of the first. */
     template <typename Use> __device__ __forceinline__ void each(Use use) const
     {
         places([&](int k, int c) {

@@ -129,7 +129,7 @@ def _bfloat16() -> np.dtype:
 
 
 def _read(matrix: np.ndarray, fast: bool) -> np.ndarray:
-    """Return the numbers as a product takes them: float32, rounded to TF32 where it is fast."""
+    """Return the elements as a product takes them: float32, rounded to TF32 where it is fast."""
     if matrix.dtype != np.float32:
         return matrix.astype(np.float32)
     if not fast:

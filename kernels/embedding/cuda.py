@@ -115,7 +115,7 @@ class Embedding(Operation):
 
 
 def _rounds(table: np.dtype, dtype: np.dtype) -> bool:
-    """Return whether kernels make numbers of this dtype from a table of that one."""
+    """Return whether kernels make elements of this dtype from a table of that one."""
     return dtype == table or (table.name, dtype.name) == ("float32", "bfloat16")
 
 

@@ -1,7 +1,7 @@
 /* Rows of a table by index: see reference.py.
  *
  * SCALAR is the type of what is made of them, and of its gradient: float or __nv_bfloat16; TABLE
- * that of the table, of what is added and of their gradients. VECTOR numbers, which divide
+ * that of the table, of what is added and of their gradients. VECTOR elements, which divide
  * `columns`, are moved at a time.
  *
  * Variants: SCALAR=float TABLE=float VECTOR=1|4
@@ -112,7 +112,7 @@ embedding_backward(const SCALAR *__restrict__ grad, const long long *__restrict_
 }
 
 /* sums[indices[i]] += grad[i], for sums (rows, columns) that begin at zero. Each row of `grad` is a
- * warp's, whose lanes add to numbers side by side. Additions are in the order in which they happen
+ * warp's, whose lanes add to elements side by side. Additions are in the order in which they happen
  * to reach memory, so sums differ from run to run in their last digits. */
 extern "C" __global__ void __launch_bounds__(BLOCK)
 embedding_backward_atomic(const SCALAR *__restrict__ grad, const long long *__restrict__ indices,

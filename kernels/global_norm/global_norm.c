@@ -29,7 +29,7 @@ MULTIVERSION static void some_chunks(void *job, int64_t first, int64_t last)
     }
 }
 
-/* Writes the sum of the squares of each `chunk` numbers: what it is does not depend on threads. */
+/* Writes the sum of the squares of each `chunk` elements: what it is does not depend on threads. */
 KERNEL_PLAIN(void, sums_of_squares, IN(numbers, size), OUT_DOUBLE(sums, (size + chunk - 1) / chunk),
              COUNT(size), COUNT(chunk), COUNT(threads))
 {

@@ -2,7 +2,7 @@
 #include "column_sums.h"
 #include "kernel.h"
 
-enum { LANES = 16, PART = 4096 }; /* numbers of a row that are added up in single precision */
+enum { LANES = 16, PART = 4096 }; /* elements of a row that are added up in single precision */
 
 static const float FAR = 4; /* deviations from zero: see reference.py */
 

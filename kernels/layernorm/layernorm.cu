@@ -1,7 +1,7 @@
 /* Layer normalisation over the last axis: see reference.py for the equations.
  *
  * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns);
- * weight, bias, mean, rstd and all sums are float32. VECTOR numbers, which divide `columns`, are
+ * weight, bias, mean, rstd and all sums are float32. VECTOR elements, which divide `columns`, are
  * moved at a time. WARPS warps, 1 or all 8, share a row.
  *
  * Variants: SCALAR=float VECTOR=1|4 WARPS=1|8
@@ -26,7 +26,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
     y += row * columns;
     const int first = N * (threadIdx.x % (WARPS * WARP));
 
-    /* of single numbers so many that passes over them leave registers for what they add up */
+    /* of single elements so many that passes over them leave registers for what they add up */
     const Row<SCALAR, N, STEP, N == 1 ? 24 : 32> own(x, first, columns);
     float sum = 0.0f;
     own.each([&](int, const float (&values)[N]) {
@@ -92,7 +92,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
  * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
  * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
  * left to chance. An atomicAdd for each column and block would save the second stage, but its sums
- * would have to begin at zero: as many launches, and all blocks adding to the same few numbers. */
+ * would have to begin at zero: as many launches, and all blocks adding to the same few elements. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
                    const float *__restrict__ weight, const float *__restrict__ mean,

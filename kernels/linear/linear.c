@@ -8,7 +8,7 @@ typedef struct {
     int64_t rows, inputs, outputs;
 } Linear;
 
-enum { LANES = 32, AHEAD = 256, PART = 8192 }; /* numbers that are added up by themselves */
+enum { LANES = 32, AHEAD = 256, PART = 8192 }; /* elements that are added up by themselves */
 
 /* The weights are read once, in the order in which they lie in memory: that is what takes the time,
  * and goes best if a processor is asked for them early. */

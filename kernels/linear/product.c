@@ -4,7 +4,7 @@
  * tile of a few rows of the result then goes through all panels, one after the other: the processor
  * foresees that, and has them in its nearest cache in time, though only the second or third has
  * room for them. The left operand is read where it lies: a tile's few rows stay in the nearest
- * cache, and of a transposed operand the numbers that a tile needs at a time are neighbours. The
+ * cache, and of a transposed operand the elements that a tile needs at a time are neighbours. The
  * first block of the depth writes the result, and later ones add to it. A BLAS made for large
  * matrices also copies the left operand and begins with a result of zeros, which takes a tenth of
  * its time at the sizes of a small model.

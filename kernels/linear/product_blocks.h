@@ -7,7 +7,7 @@
 typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* Two registers of the numbers in two others, in turns: those of their lower or higher halves. */
+/* Two registers of the elements in two others, in turns: those of their lower or higher halves. */
 #if LANES == 16
 #define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGHER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
@@ -19,7 +19,7 @@ typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4)
 #define HIGHER 2, 6, 3, 7
 #endif
 
-/* Writes a square of numbers transposed. Reading rows i and i + LANES / 2 in turns moves the last
+/* Writes a square of elements transposed. Reading rows i and i + LANES / 2 in turns moves the last
  * bit of a number's place in the square to the front; as many times as a row's number has bits,
  * and rows have become columns. */
 TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, float *to, int64_t to_row)
@@ -64,7 +64,7 @@ TARGET static void NAME(pack)(const float *b, int64_t b_row, int64_t depth, int6
     }
 }
 
-/* The same of a b that lies transposed, in rows of numbers that are multiplied one by one. */
+/* The same of a b that lies transposed, in rows of elements that are multiplied one by one. */
 TARGET static void NAME(pack_transposed)(const float *b, int64_t b_row, int64_t depth,
                                                int64_t columns, float *to)
 {

@@ -1,4 +1,4 @@
-"""Softmax along one axis, of scaled numbers, with an optional mask."""
+"""Softmax along one axis, of scaled elements, with an optional mask."""
 
 from tinygrad_char.kernels.softmax.reference import (
     backward,

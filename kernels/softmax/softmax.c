@@ -2,7 +2,7 @@
  * `rows` rows each. What is written may lie where x, grad or y is.
  *
  * A row that is in the cache is passed over three times: for the peak, for the exponentials and
- * their sum, and to divide by it. Of a row that sees its first numbers only, the others are neither
+ * their sum, and to divide by it. Of a row that sees its first ones only, the others are neither
  * read nor computed. */
 #include "kernel.h"
 #include "parallel_for.h"
@@ -14,7 +14,7 @@ typedef struct {
     float scale;
 } Rows;
 
-/* How many numbers row i sees: with a causal mask the last row of a matrix sees all. */
+/* How many elements row i sees: with a causal mask the last row of a matrix sees all. */
 INLINE int64_t seen_of(const Rows *a, int64_t i)
 {
     const int64_t hidden = a->causal ? a->rows - 1 - i % a->rows : 0;

@@ -1,7 +1,7 @@
 /* Softmax over the last axis, with an optional mask: see reference.py for the equations.
  *
  * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns); sums
- * are float32. VECTOR numbers, which divide `columns`, are moved at a time. WARPS warps, 1 or all
+ * are float32. VECTOR elements, which divide `columns`, are moved at a time. WARPS warps, 1 or all
  * 8, share a row: one pass finds the peak and the sum together (Milakov and Gimelshein 2018,
  * arXiv:1805.02867), the second writes.
  *
@@ -13,7 +13,7 @@
 
 constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
 
-/* Multiplies N numbers by the sign of the scale, and makes those -infinity that are masked. */
+/* Multiplies N elements by the sign of the scale, and makes those -infinity that are masked. */
 __device__ __forceinline__ void prepare(float (&values)[N], float sign, const bool *mask)
 {
 #pragma unroll

@@ -21,9 +21,7 @@ def check_size(layer: str, **sizes: int) -> None:
     """Raise ValueError that names the layer and the size unless each is an integer above 0."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(
-                f"{layer}: {name}={shorten(size)}, expected an integer of at least 1"
-            )
+            raise ValueError(f"{layer}: {name}={shorten(size)}, expected an integer of at least 1")
 
 
 class Linear(Module):

@@ -228,7 +228,7 @@ class Module:
         return self._named("buffer")
 
     def num_parameters(self) -> int:
-        """Return the number of trained numbers; a shared parameter counts once."""
+        """Return how many elements all parameters have; a shared parameter counts once."""
         return sum(parameter.size for parameter in self.parameters())
 
     def zero_grad(self, set_to_none: bool = True) -> None:

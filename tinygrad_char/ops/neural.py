@@ -190,7 +190,7 @@ class Gelu(Function):
 
 
 class Softmax(Function):
-    """Softmax of scaled numbers with an optional mask, see kernels/softmax/reference.py."""
+    """Softmax of scaled elements with an optional mask, see kernels/softmax/reference.py."""
 
     upcasts = True
 
