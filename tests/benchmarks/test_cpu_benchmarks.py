@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from tinygrad_char.benchmarks import averaging, ops, scaling, train_step
 from tinygrad_char.benchmarks.measure import difference, resident
 from tinygrad_char.benchmarks.report import QUIET, without_folder
-from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu.cores import available_cores
+from tinygrad_char.kernels.operations import VARIABLE
 from tinygrad_char.models.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -115,7 +116,7 @@ def test_generate(against, tmp_path):
         assert row["characters_per_second"] == row["length"] / row["seconds"]
 
 
-@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+@pytest.mark.skipif(not ops.fused(), reason=status())
 @EVERY
 def test_ops(against, tmp_path):
     values = measure("ops", *against, cwd=tmp_path)
@@ -129,7 +130,7 @@ def test_ops(against, tmp_path):
     tasks = {task for task, _ in found}
     assert found == {(task, side) for task in tasks for side in sides}
     measured = {task.partition(" ")[0] for task in tasks}
-    assert measured == set(fused.TABLE), f"no benchmark of {set(fused.TABLE) - measured}"
+    assert measured == set(ops.fused()), f"no benchmark of {set(ops.fused()) - measured}"
     amounts = ops.work(ops.SIZES["smoke"])
     for row in rows:
         if row["contender"] == "machine":
@@ -161,13 +162,13 @@ def test_every_case_does_what_pytorch_does(name):
 
 
 def test_ops_without_fused_kernels_exits_with_1(tmp_path, monkeypatch):
-    monkeypatch.setenv(fused.VARIABLE, "reference")
+    monkeypatch.setenv(VARIABLE, "reference")
     code, out, error = run("ops", "--size", "smoke", cwd=tmp_path)
     assert (code, out) == (1, "")
     assert error.startswith("error: there is nothing to measure: references in NumPy")
 
 
-@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+@pytest.mark.skipif(not ops.fused(), reason=status())
 def test_ops_measures_some_kernels_only(tmp_path):
     values = measure("ops", "--only", "layernorm", cwd=tmp_path)
     tasks = {row["task"] for row in values["results"] if row["contender"] != "machine"}
@@ -181,7 +182,7 @@ def test_ops_measures_some_kernels_only(tmp_path):
 def test_averaging(against, tmp_path):
     values = measure("averaging", *against, cwd=tmp_path)
     ways = ["running sum", "softmax weights", "triangular product", "Python loops"]
-    if fused.TABLE:
+    if ops.fused():
         ways.insert(0, "fused")
     torch = [f"PyTorch, {way}" for way in ("cumsum", "softmax", "product")] if against else []
     assert contenders(values) == [*ways, *torch, "copy"]
@@ -193,7 +194,7 @@ def test_averaging(against, tmp_path):
 
 
 def test_averaging_without_fused_kernels_has_the_reference(tmp_path, monkeypatch):
-    monkeypatch.setenv(fused.VARIABLE, "reference")
+    monkeypatch.setenv(VARIABLE, "reference")
     assert contenders(measure("averaging", cwd=tmp_path))[0] == "running sum"
 
 

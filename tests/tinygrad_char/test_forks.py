@@ -15,8 +15,9 @@ import threadpoolctl
 import tinygrad_char as tg
 from tinygrad_char import autograd, nn, optim, parallel, random
 from tinygrad_char import functional as F
-from tinygrad_char.kernels import fused
+from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu import forks
+from tinygrad_char.kernels.cpu.extension import wanted
 from tinygrad_char.kernels.cpu.forks import cached_property
 from tinygrad_char.parallel import Workers
 
@@ -271,7 +272,7 @@ for each in threads:
 """Forks while NumPy computes products on several threads of BLAS in several threads of Python."""
 
 
-@pytest.mark.skipif(not fused.TABLE, reason=fused.status())
+@pytest.mark.skipif(wanted is None, reason=status())
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a fork waits for nobody")
 def test_a_fork_waits_for_those_who_compute():
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
