@@ -83,7 +83,7 @@ def test_queries_and_keys_of_different_number(queries, keys, causal):
 @pytest.mark.parametrize("block", [1, 100, 250, 1 << 18])
 @pytest.mark.parametrize("causal", [False, True])
 def test_batch_in_several_blocks(monkeypatch, block, causal):
-    monkeypatch.setattr("tinygrad_char.kernels.attention.BLOCK", block)
+    monkeypatch.setattr("tinygrad_char.kernels.attention.reference.BLOCK", block)
     check(*draw(5, 2, 7, 7, 3, 3), causal)
 
 
@@ -91,7 +91,7 @@ def test_batch_in_several_blocks(monkeypatch, block, causal):
 @pytest.mark.parametrize("block", [1, 1 << 18])
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout_falls_on_the_weights(monkeypatch, block, causal, p):
-    monkeypatch.setattr("tinygrad_char.kernels.attention.BLOCK", block)
+    monkeypatch.setattr("tinygrad_char.kernels.attention.reference.BLOCK", block)
     q, k, v, grad = draw(3, 2, 5, 9, 4, 4)
     kept = keep_mask(np, (3, 2, 5, 9), p, KEY) * keep_scale(p)
     assert 0 < kept.mean() < keep_scale(p)

@@ -447,7 +447,7 @@ def test_the_module_is_a_program(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["models", "--help"])
     monkeypatch.delitem(sys.modules, "tinygrad_char.models.__main__", raising=False)
     with pytest.raises(SystemExit) as end:
-        runpy.run_module("models", run_name="__main__")
+        runpy.run_module("tinygrad_char.models", run_name="__main__")
     assert end.value.code == 0
     assert "usage: tinygrad-char" in capsys.readouterr().out
 
@@ -554,7 +554,7 @@ def test_an_output_that_is_full_is_said(command, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="closing streams before the start is for shells")
 def test_closed_streams_are_no_error(trained, tmp_path):
-    command = f"exec {sys.executable} -m models evaluate {trained} >&- 2>&-"
+    command = f"exec {sys.executable} -m tinygrad_char.models evaluate {trained} >&- 2>&-"
     assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == 0
 
 

@@ -88,7 +88,10 @@ def test_what_a_process_does_to_files_is_seen(tmp_path, monkeypatch):
     library = disk_log.build(tmp_path)
     root = tmp_path / "root"
     root.mkdir()
-    (root / "tinygrad_char.models.py").write_text(
+    program = tmp_path / "program" / "tinygrad_char"
+    program.mkdir(parents=True)
+    (program / "__init__.py").touch()
+    (program / "models.py").write_text(
         "import os\n"
         "from pathlib import Path\n"
         "with open('a', 'wb') as file:\n"
@@ -107,7 +110,7 @@ def test_what_a_process_does_to_files_is_seen(tmp_path, monkeypatch):
         "open('/dev/null', 'wb').write(b'x')\n"
         "os.write(1, b'said')\n"
     )
-    monkeypatch.setattr(disk_log, "ROOT", root)
+    monkeypatch.setattr(disk_log, "ROOT", program.parent)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     log = tmp_path / "log"
     assert disk_log.run(library, log, root, []) == 0

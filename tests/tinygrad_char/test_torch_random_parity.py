@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tinygrad_char import functional as F
 from tinygrad_char import nn
-from tinygrad_char.kernels import attention
+from tinygrad_char.kernels.attention import reference as attention
 from tinygrad_char.tensor import Tensor
 from tinygrad_char.torch_random import TorchGenerator
 
