@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from tinygrad_char.kernels import reduce
 from tinygrad_char.kernels.reduce import unbroadcast
@@ -207,3 +208,19 @@ def test_what_is_not_finite_is_added_at_its_index():
     values[7, 1], values[8, 0] = np.inf, np.nan
     found = reduce.total_at((3, 2), np.arange(1000) % 3, values)
     np.testing.assert_array_equal(found, [[334, 334], [333, np.inf], [np.nan, 333]])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    shapes=hnp.mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=4),
+    seed=st.integers(0, 1000),
+)
+def test_unbroadcast_is_the_adjoint_of_broadcasting(shapes, seed):
+    rng = np.random.default_rng(seed)
+    grad = rng.integers(-9, 9, shapes.result_shape).astype(np.float32)
+    for shape in shapes.input_shapes:
+        x = rng.integers(-9, 9, shape).astype(np.float32)
+        result = unbroadcast(grad, shape)
+        assert result.shape == shape
+        assert result.dtype == grad.dtype
+        assert (result * x).sum() == (grad * np.broadcast_to(x, grad.shape)).sum()

@@ -1,12 +1,13 @@
-"""Softmax and its logarithm against their definitions in float64."""
+"""Softmax against its definition in float64."""
 
 import numpy as np
 import pytest
 from closeness import SIZES, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import LAYOUTS, draw
 
-from tinygrad_char.kernels import log_softmax, softmax
+from tinygrad_char.kernels import softmax
 from tinygrad_char.kernels import softmax as reference_softmax  # conftest replaces the other name
 
 
@@ -54,25 +55,6 @@ def test_softmax_agrees_with_float64(columns, scale, masked):
     assert (dx[~seen] == 0).all()
 
 
-@pytest.mark.parametrize("columns", SIZES)
-@pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_log_softmax_agrees_with_float64(columns, scale):
-    rng = np.random.default_rng(columns)
-    x = (scale * rng.standard_normal((5, columns))).astype(np.float32)
-    grad = rng.standard_normal((5, columns)).astype(np.float32)
-    wide = x.astype(np.float64)
-    peak = wide.max(-1, keepdims=True)
-    truth = wide - peak - np.log(np.exp(wide - peak).sum(-1, keepdims=True))
-    y = log_softmax.forward(x)
-    assert_close(y, truth, 1 + np.abs(truth))
-    dx = log_softmax.backward(grad, y)
-    total = grad.astype(np.float64).sum(-1, keepdims=True)
-    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (
-        1 - np.maximum(truth, -88)
-    )
-    assert_close(dx, grad - np.exp(truth) * total, bound)
-
-
 def assert_softmax(x, grad, seen, y, dx, scale):
     """Assert that y and dx, of rows (N, C), are the softmax of scale * x and its gradient."""
     truth = reference(scale * x.astype(np.float64), seen)
@@ -84,18 +66,6 @@ def assert_softmax(x, grad, seen, y, dx, scale):
     bound = scale * np.abs(wide).max(-1, keepdims=True, initial=0) * (1 + size) * (y + truth)
     assert_close(dx, scale * vector_jacobian(wide, truth), bound + 1e-38)
     assert (dx[~seen] == 0).all()
-
-
-def draw(rng, shape, laid_out):
-    """Return float32 numbers whose memory is contiguous, or that of another order of the axes."""
-    if laid_out == "contiguous":
-        return rng.standard_normal(shape, np.float32)
-    if laid_out == "transposed":
-        return rng.standard_normal((*shape[:-2], *shape[:-3:-1]), np.float32).swapaxes(-1, -2)
-    return rng.standard_normal((*shape[:-1], 2 * shape[-1]), np.float32)[..., ::2]
-
-
-LAYOUTS = st.sampled_from(["contiguous", "transposed", "stepped"])
 
 
 @settings(deadline=None, max_examples=60)
@@ -151,15 +121,6 @@ def test_softmax_of_scaled_rows(batch, rows, columns, scale, laid_out, masked, s
     dx = softmax.backward(grad, y, scale=scale)
     seen = np.broadcast_to(mask if masked else True, shape)
     assert_softmax(*[each.reshape(-1, columns) for each in (x, grad, seen, y, dx)], scale)
-    y = log_softmax.forward(x)
-    wide = x.astype(np.float64)
-    peak = wide.max(-1, keepdims=True)
-    truth = wide - peak - np.log(np.exp(wide - peak).sum(-1, keepdims=True))
-    assert_close(y, truth, 1 + np.abs(truth))
-    dx = log_softmax.backward(grad, y)
-    total = grad.astype(np.float64).sum(-1, keepdims=True)
-    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (1 + np.abs(truth))
-    assert_close(dx, grad - np.exp(truth) * total, bound)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
@@ -203,28 +164,6 @@ def test_causal_softmax_along_the_last_axis_but_one():
     np.testing.assert_array_equal(dx, softmax.backward(x, y, 1))
 
 
-def test_many_rows_are_those_of_few(monkeypatch):
-    """More than one thread is worth, with matrices that begin within a thread's part."""
-    monkeypatch.setattr("tinygrad_char.kernels.cpu.cores.available_cores", lambda: 3)
-    x, grad = np.random.default_rng(0).standard_normal((2, 41, 33, 65)).astype(np.float32)
-    y = softmax.forward(x, causal=True)
-    dx = softmax.backward(grad, y, causal=True)
-    log, dlog = log_softmax.forward(x), log_softmax.backward(grad, x)
-    for i in range(len(x)):
-        np.testing.assert_array_equal(y[i], softmax.forward(x[i], causal=True))
-        np.testing.assert_array_equal(dx[i], softmax.backward(grad[i], y[i], causal=True))
-        np.testing.assert_array_equal(log[i], log_softmax.forward(x[i]))
-        np.testing.assert_array_equal(dlog[i], log_softmax.backward(grad[i], x[i]))
-
-
-def test_minus_infinity_has_no_weight():
-    x = np.array([[-np.inf, 0.0, -np.inf, 0.0]], np.float32)
-    y = softmax.forward(x)
-    assert y.tolist() == [[0, 0.5, 0, 0.5]]
-    assert softmax.backward(np.ones_like(x) * 3, y).tolist() == [[0, 0, 0, 0]]
-    assert log_softmax.forward(x)[0, 0] == -np.inf
-
-
 @pytest.mark.parametrize("hidden", [np.inf, np.nan, 3e38, -np.inf])
 def test_what_the_mask_hides_is_ignored(hidden):
     x = np.array([[hidden, 1.0, 1.0], [hidden, hidden, hidden]], np.float32)
@@ -252,22 +191,38 @@ def test_causal_mask_ends_with_the_last_row_seeing_all(rows, columns):
     assert mask.tolist() == expected
 
 
+def test_many_rows_are_those_of_few(monkeypatch):
+    """More than one thread is worth, with matrices that begin within a thread's part."""
+    monkeypatch.setattr("tinygrad_char.kernels.cpu.cores.available_cores", lambda: 3)
+    x, grad = np.random.default_rng(0).standard_normal((2, 41, 33, 65)).astype(np.float32)
+    y = softmax.forward(x, causal=True)
+    dx = softmax.backward(grad, y, causal=True)
+    for i in range(len(x)):
+        np.testing.assert_array_equal(y[i], softmax.forward(x[i], causal=True))
+        np.testing.assert_array_equal(dx[i], softmax.backward(grad[i], y[i], causal=True))
+
+
+def test_minus_infinity_has_no_weight():
+    x = np.array([[-np.inf, 0.0, -np.inf, 0.0]], np.float32)
+    y = softmax.forward(x)
+    assert y.tolist() == [[0, 0.5, 0, 0.5]]
+    assert softmax.backward(np.ones_like(x) * 3, y).tolist() == [[0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_axis(axis):
     x = np.random.default_rng(0).standard_normal((3, 4, 5))
     moved = np.moveaxis(x, axis, -1)
-    for kernel in (softmax, log_softmax):
-        y = kernel.forward(x, axis=axis)
-        np.testing.assert_array_equal(y, np.moveaxis(kernel.forward(moved), -1, axis))
-        dx = kernel.backward(x, y, axis)
-        again = kernel.backward(moved, np.moveaxis(y, axis, -1))
-        np.testing.assert_allclose(dx, np.moveaxis(again, -1, axis), rtol=1e-14)
+    y = softmax.forward(x, axis=axis)
+    np.testing.assert_array_equal(y, np.moveaxis(softmax.forward(moved), -1, axis))
+    dx = softmax.backward(x, y, axis)
+    again = softmax.backward(moved, np.moveaxis(y, axis, -1))
+    np.testing.assert_allclose(dx, np.moveaxis(again, -1, axis), rtol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_empty(shape):
     x = np.zeros(shape, np.float32)
-    for kernel in (softmax, log_softmax):
-        y = kernel.forward(x)
-        assert y.shape == shape
-        assert kernel.backward(x, y).shape == shape
+    y = softmax.forward(x)
+    assert y.shape == shape
+    assert softmax.backward(x, y).shape == shape

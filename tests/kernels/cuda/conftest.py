@@ -4,8 +4,10 @@ from functools import cache
 
 import pytest
 
+from tinygrad_char.kernels.cuda.cublas import Products
 from tinygrad_char.kernels.cuda.launcher import Launcher
 from tinygrad_char.kernels.cuda.variants import variants
+from tinygrad_char.kernels.cuda_on_cpu.numpy_cublas import NumpyCublas
 from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError
 from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
 
@@ -39,3 +41,8 @@ def launcher():
 @pytest.fixture(scope="session")
 def checking_launcher():
     return _launcher("check")
+
+
+@pytest.fixture
+def products():
+    return Products(NumpyCublas(lambda action: action()), lambda: None)

@@ -1,14 +1,13 @@
-"""AdamW and the norm of all gradients in CUDA against their references."""
+"""AdamW in CUDA against its reference."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from precision import DTYPES, assert_precise, draw
+from precision import assert_precise, draw
 from served import served
 
 from tinygrad_char.kernels import adamw as reference_adamw
-from tinygrad_char.kernels import global_norm as reference_global_norm
 from tinygrad_char.kernels.adamw import FACTORS
 
 OPTIONS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -84,40 +83,13 @@ def test_adamw_in_double_precision_is_the_reference(launcher):
         np.testing.assert_array_equal(one, other)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.sampled_from([0, 1, 2, 7, 255, 257, 4096, 50_001]), st.sampled_from(DTYPES))
-def test_norm_is_its_reference(launcher, size, dtype):
-    grad = draw(np.random.default_rng(size), size, dtype)
-    norm = served("global_norm", launcher).forward(grad)
-    assert norm.dtype == np.float64
-    assert_precise(norm, reference_global_norm.forward, (grad,))
-    np.testing.assert_array_equal(norm, served("global_norm", launcher).forward(grad))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [1e-30, 1e-20, 1e20, 1e30, 3e38])
-def test_squares_may_leave_the_range_of_the_gradients(launcher, dtype, value):
-    grad = np.full(1000, value).astype(dtype)
-    expected = float(grad[0]) * 1000**0.5
-    np.testing.assert_allclose(served("global_norm", launcher).forward(grad), expected, rtol=1e-6)
-
-
-def test_norm_of_what_is_not_finite_is_not_finite(launcher):
-    grad = np.ones(1000, np.float32)
-    for value in (np.nan, np.inf):
-        grad[321] = value
-        assert not np.isfinite(served("global_norm", launcher).forward(grad))
-    assert served("global_norm", launcher).forward(np.ones(4)).dtype == np.float64
-
-
 def test_check_mode_finds_nothing(checking_launcher):
     kernel, options = served("adamw", checking_launcher), dict(OPTIONS, decoupled=True)
     for size, start in ((1000, 0), (1001, 3)):
         kernel.update(*state(size, start, 0), step=1, lr=0.1, **options)
-    count, lr = np.zeros(1, np.int64), np.ones(1)
+    count, lr, norm = np.zeros(1, np.int64), np.ones(1), np.array(5001**0.5)
     factors = np.zeros(FACTORS, np.float32)
-    for dtype in DTYPES:
-        norm = served("global_norm", checking_launcher).forward(np.ones(5001, dtype))
     eps = options.pop("eps")
     kernel.count_step(count, lr, norm, factors, max_norm=1.0, **options)
     kernel.update_recorded(*state(1000, 0, 0), factors, eps=eps, **options)
+    assert count == 1

@@ -1,0 +1,80 @@
+"""The logarithm of the softmax against its definition in float64."""
+
+import numpy as np
+import pytest
+from closeness import SIZES, assert_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import LAYOUTS, draw
+
+from tinygrad_char.kernels import log_softmax
+
+
+@pytest.mark.parametrize("columns", SIZES)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_log_softmax_agrees_with_float64(columns, scale):
+    rng = np.random.default_rng(columns)
+    x = (scale * rng.standard_normal((5, columns))).astype(np.float32)
+    grad = rng.standard_normal((5, columns)).astype(np.float32)
+    wide = x.astype(np.float64)
+    peak = wide.max(-1, keepdims=True)
+    truth = wide - peak - np.log(np.exp(wide - peak).sum(-1, keepdims=True))
+    y = log_softmax.forward(x)
+    assert_close(y, truth, 1 + np.abs(truth))
+    dx = log_softmax.backward(grad, y)
+    total = grad.astype(np.float64).sum(-1, keepdims=True)
+    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (
+        1 - np.maximum(truth, -88)
+    )
+    assert_close(dx, grad - np.exp(truth) * total, bound)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 300), LAYOUTS, st.integers(0, 1000))
+def test_log_softmax_of_rows_in_any_layout(batch, rows, columns, laid_out, seed):
+    rng = np.random.default_rng(seed)
+    shape = (batch, rows, columns)
+    x, grad = draw(rng, shape, laid_out), draw(rng, shape, laid_out)
+    wide = x.astype(np.float64)
+    peak = wide.max(-1, keepdims=True)
+    truth = wide - peak - np.log(np.exp(wide - peak).sum(-1, keepdims=True))
+    y = log_softmax.forward(x)
+    assert_close(y, truth, 1 + np.abs(truth))
+    dx = log_softmax.backward(grad, y)
+    total = grad.astype(np.float64).sum(-1, keepdims=True)
+    bound = np.abs(grad) + np.abs(grad).sum(-1, keepdims=True) * np.exp(truth) * (1 + np.abs(truth))
+    assert_close(dx, grad - np.exp(truth) * total, bound)
+
+
+def test_many_rows_are_those_of_few(monkeypatch):
+    """More than one thread is worth, with matrices that begin within a thread's part."""
+    monkeypatch.setattr("tinygrad_char.kernels.cpu.cores.available_cores", lambda: 3)
+    x, grad = np.random.default_rng(0).standard_normal((2, 41, 33, 65)).astype(np.float32)
+    y, dx = log_softmax.forward(x), log_softmax.backward(grad, x)
+    for i in range(len(x)):
+        np.testing.assert_array_equal(y[i], log_softmax.forward(x[i]))
+        np.testing.assert_array_equal(dx[i], log_softmax.backward(grad[i], x[i]))
+
+
+def test_minus_infinity_has_no_weight():
+    x = np.array([[-np.inf, 0.0, -np.inf, 0.0]], np.float32)
+    assert log_softmax.forward(x)[0, 0] == -np.inf
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_axis(axis):
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    moved = np.moveaxis(x, axis, -1)
+    y = log_softmax.forward(x, axis=axis)
+    np.testing.assert_array_equal(y, np.moveaxis(log_softmax.forward(moved), -1, axis))
+    dx = log_softmax.backward(x, y, axis)
+    again = log_softmax.backward(moved, np.moveaxis(y, axis, -1))
+    np.testing.assert_allclose(dx, np.moveaxis(again, -1, axis), rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+def test_empty(shape):
+    x = np.zeros(shape, np.float32)
+    y = log_softmax.forward(x)
+    assert y.shape == shape
+    assert log_softmax.backward(x, y).shape == shape
