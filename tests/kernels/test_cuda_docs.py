@@ -64,14 +64,6 @@ def test_the_running_mean_is_quoted_as_it_is():
     assert all(each in code for each in kept)
 
 
-def test_files_that_are_named_exist():
-    for text in (CUDA, ON_CPU):
-        for name in set(
-            re.findall(r"`((?:kernels|tests|benchmarks|tinygrad_char)/[\w./-]+)`", text)
-        ):
-            assert (ROOT / name).exists(), name
-
-
 def test_every_kernel_is_in_the_table_and_no_other():
     text = section(CUDA, "What the compiler makes of the kernels")
     assert all(f"  {name}  " in text for name in gate.ARCHITECTURES)
