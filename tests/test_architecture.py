@@ -190,14 +190,17 @@ def test_importing_the_engine_loads_nothing_heavy():
 
 
 VERSIONS = ("cpu.py", "cuda.py", "loops.py")  # whose functions have the words of the reference's
+SPOKEN_FOR = ("forward", "backward", "result", "loss", "value", "extra_repr")
+"""Methods that the docstring of their class may speak for, in `tinygrad_char/ops` and `nn`."""
 
 
 def undocumented(path):
     """Yield the public modules, classes and functions of a file that have no docstring.
 
-    Functions of an operation's versions need none.
+    Functions of an operation's versions need none, nor do what a documented class speaks for.
     """
     is_version = path.name in VERSIONS and path.parent.parent.name == "kernels"
+    speaks = path.parent.name in ("ops", "nn")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if ast.get_docstring(tree) is None and tree.body:
         yield f"{path.relative_to(ROOT)}: module"
@@ -209,7 +212,8 @@ def undocumented(path):
                 continue
             if node.name.startswith("_") or _is_setter(node) or _is_overload(node):
                 continue
-            needs_none = is_version and not isinstance(node, ast.ClassDef)
+            needs_none = is_version and (prefix == "" or not isinstance(node, ast.ClassDef))
+            needs_none = needs_none or (speaks and prefix != "" and node.name in SPOKEN_FOR)
             if ast.get_docstring(node) is None and not needs_none:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}: {prefix}{node.name}"
             if isinstance(node, ast.ClassDef):
@@ -235,6 +239,15 @@ def test_the_docstring_finder_finds_what_lacks_one():
     with mock.patch.object(Path, "read_text", return_value=text):
         found = [each.split(": ")[1] for each in undocumented(path)]
     assert sorted(found) == ["A.f", "h", "module"]
+
+
+def test_a_class_speaks_for_its_passes_and_needs_words_itself():
+    text = "'x'\nclass A:\n    'x'\n    def forward(self): 1\n    def f(self): 1\nclass B:\n    1"
+    with mock.patch.object(Path, "read_text", return_value=text):
+        found = [each.split(": ")[1] for each in undocumented(ROOT / "tinygrad_char/ops/none.py")]
+        elsewhere = [each.split(": ")[1] for each in undocumented(ROOT / "tinygrad_char/none.py")]
+    assert sorted(found) == ["A.f", "B"]
+    assert sorted(elsewhere) == ["A.f", "A.forward", "B"]
 
 
 def test_setup_lists_the_packages_that_exist(setup_arguments):

@@ -12,8 +12,6 @@ THREADS = 256
 
 
 class AdamW(Operation):
-    """See reference.py and adamw.cu."""
-
     def update(
         self,
         parameter: Array,

@@ -79,9 +79,8 @@ def plan(precision: str, size: int) -> Plan:
 
 
 class Attention(Operation):
-    """See reference.py and attention.cu.
+    """Serves equal head sizes of queries, keys and values up to 128, a multiple of sixteen bytes.
 
-    Serves equal head sizes of queries, keys and values up to 128, a multiple of sixteen bytes.
     float32 products are exact, or with `tf32` those of the tensor cores, whose operands have ten
     bits after the point. With `atomics`, backward makes its weights once and adds up the gradient
     of the queries in whatever order is fastest.

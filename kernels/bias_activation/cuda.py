@@ -20,8 +20,6 @@ from tinygrad_char.kernels.cuda.operation import (
 
 
 class BiasActivation(Operation):
-    """See reference.py and bias_activation.cu."""
-
     def forward(self, x: Array, bias: Array | None, activation: str) -> tuple[Array, Kept]:
         if not (serves(x) and is_single(bias) and fits_tiles(x)):
             return NotImplemented

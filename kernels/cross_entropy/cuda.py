@@ -22,11 +22,10 @@ MOST_RESCALING = 1024
 
 
 class CrossEntropy(Operation):
-    """See reference.py and cross_entropy.cu.
+    """`one_pass` is forward and backward together: the logits are read once.
 
-    `one_pass` is forward and backward together: the logits are read once. With `check`, a target
-    that is no class raises IndexError, for which the host waits for the device. Without, as under
-    graph capture, its loss and its row of the gradient are NaN.
+    With `check`, a target that is no class raises IndexError, for which the host waits for the
+    device. Without, as under graph capture, its loss and its row of the gradient are NaN.
     """
 
     def forward(

@@ -119,7 +119,7 @@ class Nvcc:
         self.name = f"nvcc {version[1] if version else 'of unknown version'}"
 
     def compile(self, path: Path, architecture: str, macros: Iterable[str]) -> list[Usage]:
-        """See DeviceCompiler."""
+        """Compile for one architecture by the program nvcc; return what each kernel uses."""
         with tempfile.TemporaryDirectory() as folder:
             options = _options(architecture, macros, [path.parent, FOLDER])
             output = ["-cubin", "-o", f"{folder}/kernel.cubin"]
@@ -142,7 +142,7 @@ class Nvrtc:
         self._headers = _header_folders(path)
 
     def compile(self, path: Path, architecture: str, macros: Iterable[str]) -> list[Usage]:
-        """See DeviceCompiler."""
+        """Compile for one architecture in this process; return what each kernel uses."""
         program = ctypes.c_void_p()
         source = path.read_bytes()
         name = path.name.encode()

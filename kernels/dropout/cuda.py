@@ -19,8 +19,6 @@ BLOCK_ELEMENTS = TILE_ROWS * TILE_COLUMNS
 
 
 class Dropout(Operation):
-    """See reference.py and dropout.cu."""
-
     def forward(self, x: Array, p: float, key: MaskSource) -> Array:
         if not (serves(x) and can_draw(p, key)):
             return NotImplemented

@@ -20,12 +20,12 @@ class RecordedKey(NamedTuple):
     recorded: Array
 
     def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
-        """See DropoutKey.keep_mask; the host waits for the device."""
+        """Return the mask of this replay's call; the host waits for the device."""
         call = (self.call + int(self.recorded[0])) % (1 << 64)
         return DropoutKey(self.seed, call).keep_mask(shape, p, block)
 
     def keep_scale(self, p: float, dtype: np.dtype) -> float:
-        """See DropoutKey.keep_scale."""
+        """Return 1 / (1 - p), for the p that the mask really has."""
         return keep_scale(p)
 
 

@@ -24,11 +24,10 @@ MOST_BLOCKS = 1024
 
 
 class Embedding(Operation):
-    """See reference.py and embedding.cu.
+    """With `check`, an index that is no row raises IndexError; the host waits for the device.
 
-    With `check`, an index that is no row raises IndexError, for which the host waits for the
-    device. Without, as under graph capture, its result is NaN. With `atomics`, backward adds in
-    whatever order is fastest.
+    Without, as under graph capture, its result is NaN. With `atomics`, backward adds in whatever
+    order is fastest.
     """
 
     def forward(

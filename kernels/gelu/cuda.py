@@ -9,8 +9,6 @@ _ACTIVATION = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 class Gelu(Operation):
-    """See reference.py and bias_activation.cu."""
-
     def __init__(self, device: Device, settings: Settings) -> None:
         super().__init__(device, settings)
         self._fused = BiasActivation(device, settings)

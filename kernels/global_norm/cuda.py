@@ -12,8 +12,6 @@ MOST_PARTS = 1024
 
 
 class GlobalNorm(Operation):
-    """See reference.py and global_norm.cu."""
-
     def forward(self, grad: Array) -> Array:
         if not serves(grad):
             return NotImplemented

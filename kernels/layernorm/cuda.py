@@ -25,8 +25,6 @@ MOST_CHANNELS = 24 * 1024
 
 
 class LayerNorm(Operation):
-    """See reference.py and layernorm.cu."""
-
     def forward(
         self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
     ) -> tuple[Array, Array, Array]:

@@ -9,10 +9,9 @@ from tinygrad_char.kernels.cuda.operation import Operation, contiguous
 
 
 class Linear(Operation):
-    """See reference.py.
+    """With x in bfloat16, weight and bias may be float32.
 
-    With x in bfloat16, weight and bias may be float32: the products are of bfloat16, the
-    gradients of weight and bias float32.
+    The products are then of bfloat16, the gradients of weight and bias float32.
     """
 
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:

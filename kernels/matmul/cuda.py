@@ -8,8 +8,6 @@ from tinygrad_char.kernels.reduce import unbroadcast
 
 
 class MatMul(Operation):
-    """See reference.py."""
-
     def forward(self, a: Array, b: Array) -> Array:
         if not self.device.products.serves(a, b):
             return NotImplemented

@@ -7,8 +7,6 @@ from tinygrad_char.kernels.operations import Settings
 
 
 class Relu(Operation):
-    """See reference.py and bias_activation.cu."""
-
     def __init__(self, device: Device, settings: Settings) -> None:
         super().__init__(device, settings)
         self._fused = BiasActivation(device, settings)

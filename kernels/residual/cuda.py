@@ -19,8 +19,6 @@ from tinygrad_char.kernels.dropout.reference import MaskSource
 
 
 class Residual(Operation):
-    """See reference.py and residual.cu."""
-
     def forward(
         self,
         z: Array,

@@ -9,7 +9,7 @@ THREADS, CHANNELS = 512, 32
 
 
 class RunningMean(Operation):
-    """See reference.py and running_mean.cu. Sums are float32."""
+    """Sums are float32."""
 
     def forward(self, x: Array) -> Array:
         if not serves(x):

@@ -9,8 +9,6 @@ THREADS = 256
 
 
 class Sampling(Operation):
-    """See reference.py and sampling.cu."""
-
     def forward(
         self,
         logits: Array,

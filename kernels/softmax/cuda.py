@@ -17,7 +17,7 @@ from tinygrad_char.kernels.cuda.operation import (
 
 
 class Softmax(Operation):
-    """See reference.py and softmax.cu. Along another axis than the last the reference serves.
+    """Along another axis than the last the reference serves.
 
     A causal mask reaches the kernel as any other; in backward a scale is a pass of its own.
     """

@@ -9,7 +9,7 @@ from tinygrad_char.tensor import Tensor
 
 
 class Tanh(Module):
-    """The hyperbolic tangent."""
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tanh(x)."""
@@ -44,7 +44,6 @@ class LeakyReLU(Module):
         return F.leaky_relu(x, self.negative_slope)
 
     def extra_repr(self) -> str:
-        """Return the slope."""
         return f"negative_slope={self.negative_slope}"
 
 
@@ -60,7 +59,6 @@ class ELU(Module):
         return F.elu(x, self.alpha)
 
     def extra_repr(self) -> str:
-        """Return alpha."""
         return f"alpha={self.alpha}"
 
 
@@ -76,7 +74,6 @@ class Softplus(Module):
         return F.softplus(x, self.beta, self.threshold)
 
     def extra_repr(self) -> str:
-        """Return beta and the threshold."""
         return f"beta={self.beta}, threshold={self.threshold}"
 
 
@@ -93,12 +90,11 @@ class Softmax(Module):
         return F.softmax(x, self.axis)
 
     def extra_repr(self) -> str:
-        """Return the axis."""
         return f"axis={self.axis}"
 
 
 class LogSoftmax(Softmax):
-    """The logarithm of the softmax along an axis."""
+    """x - log(sum(exp(x))) along an axis, the last unless said otherwise."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log(softmax(x))."""

@@ -114,7 +114,6 @@ class SelfAttention(Module):
         return self.projection(y, residual)
 
     def extra_repr(self) -> str:
-        """Return the heads and dropout."""
         return f"n_head={self.n_head}" + (f", dropout={self.p}" if self.p else "")
 
 
@@ -174,5 +173,4 @@ class CrossAttention(Module):
         return self.projection(y.permute(0, 2, 1, 3).reshape(batch, length, width))
 
     def extra_repr(self) -> str:
-        """Return the heads and dropout."""
         return f"n_head={self.n_head}" + (f", dropout={self.p}" if self.p else "")

@@ -55,7 +55,6 @@ class Linear(Module):
         return F.linear(x, self.weight, self.bias, self.activation)
 
     def extra_repr(self) -> str:
-        """Return the sizes and what is not the default."""
         out_features, in_features = self.weight.shape
         bias = "" if self.bias is not None else ", bias=False"
         activation = f", activation={self.activation!r}" if self.activation else ""
@@ -89,7 +88,6 @@ class ResidualLinear(Linear):
         return F.linear_residual(x, self.weight, self.bias, residual, dropout=p, key=key)
 
     def extra_repr(self) -> str:
-        """Return the sizes and what is not the default."""
         return super().extra_repr() + (f", dropout={self.p}" if self.p else "")
 
 
@@ -109,7 +107,6 @@ class Embedding(Module):
         return F.embedding(idx, self.weight, addend, dtype)
 
     def extra_repr(self) -> str:
-        """Return the sizes."""
         return "{}, {}".format(*self.weight.shape)
 
 
@@ -135,7 +132,6 @@ class LayerNorm(Module):
         self.bias = Parameter(np.zeros(shape, np.float32)) if affine and bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised."""
         shape = self.normalized_shape
         if x.shape[-1:] != (shape,) and (isinstance(shape, int) or x.shape[-len(shape) :] != shape):
             raise ValueError(f"LayerNorm({shape}): x has shape {x.shape}")
@@ -143,7 +139,6 @@ class LayerNorm(Module):
         return F.layer_norm(x, self.weight, self.bias, self.eps, normalized_shape=axes)
 
     def extra_repr(self) -> str:
-        """Return the size."""
         if self.weight is None:
             return f"{self.normalized_shape}, elementwise_affine=False"
         return f"{self.normalized_shape}" + ("" if self.bias is not None else ", bias=False")
@@ -169,13 +164,11 @@ class RMSNorm(Module):
         self.weight = Parameter(ones) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised."""
         if x.shape[-len(self.normalized_shape) :] != self.normalized_shape:
             raise ValueError(f"RMSNorm({self.normalized_shape}): x has shape {x.shape}")
         return F.rms_norm(x, self.weight, self.eps, normalized_shape=self.normalized_shape)
 
     def extra_repr(self) -> str:
-        """Return the sizes and what is not the default."""
         eps = "" if self.eps is None else f", eps={self.eps}"
         affine = "" if self.weight is not None else ", elementwise_affine=False"
         return f"{self.normalized_shape}{eps}{affine}"
@@ -216,7 +209,6 @@ class BatchNorm1d(Module):
         self.register_buffer("num_batches_tracked", Tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised."""
         if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
             raise ValueError(
                 f"BatchNorm1d({self.num_features}): x has shape {x.shape}, expected "
@@ -238,7 +230,6 @@ class BatchNorm1d(Module):
         )
 
     def extra_repr(self) -> str:
-        """Return the sizes."""
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}{affine}"
 
@@ -259,7 +250,6 @@ class Dropout(Module):
         return F.dropout(x, self.p, self._generator.dropout.dropout_key())
 
     def extra_repr(self) -> str:
-        """Return the probability."""
         return f"p={self.p}"
 
 
@@ -285,7 +275,6 @@ class GELU(Module):
         return x.gelu(self.approximate)
 
     def extra_repr(self) -> str:
-        """Return the approximation."""
         return f"approximate={self.approximate!r}"
 
 
@@ -302,7 +291,6 @@ class Flatten(Module):
         return x.flatten(self.start, self.end)
 
     def extra_repr(self) -> str:
-        """Return the axes."""
         return f"start={self.start}, end={self.end}"
 
 

@@ -34,7 +34,6 @@ class MSELoss(_Loss):
     """The mean, sum, or each ("none") of (x - target)^2."""
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
-        """Return the loss."""
         return F.mse_loss(x, target, self.reduction)
 
 
@@ -42,39 +41,36 @@ class L1Loss(_Loss):
     """The mean, sum, or each ("none") of |x - target|."""
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
-        """Return the loss."""
         return F.l1_loss(x, target, self.reduction)
 
 
 class SmoothL1Loss(_Loss):
-    """A parabola where |x - target| < beta, else the distance, see functional.smooth_l1_loss."""
+    """d^2 / (2 beta) where d = |x - target| < beta, else d - beta / 2 (Girshick 2015)."""
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
         self.beta = beta
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
-        """Return the loss."""
         return F.smooth_l1_loss(x, target, self.reduction, beta=self.beta)
 
 
 class HuberLoss(_Loss):
-    """A parabola where |x - target| < delta, else delta times the distance."""
+    """d^2 / 2 where d = |x - target| < delta, else delta (d - delta / 2) (Huber 1964)."""
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
         self.delta = delta
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
-        """Return the loss."""
         return F.huber_loss(x, target, self.reduction, delta=self.delta)
 
 
 class CrossEntropyLoss(_Loss):
-    """Cross-entropy of logits and classes or probabilities, see functional.cross_entropy.
+    """log(sum_c exp(x_c)) - x_t of logits x and target t, or -sum_c q_c log(softmax(x))_c.
 
-    The classes lie along `axis` (or `dim`), the last one unless said otherwise; for PyTorch's
-    layout (N, C, d1, ...) say axis=1. `weight` is a buffer.
+    See functional.cross_entropy. The classes lie along `axis` (or `dim`), the last one unless said
+    otherwise; for PyTorch's layout (N, C, d1, ...) say axis=1. `weight` is a buffer.
     """
 
     weight: Tensor | None
@@ -98,7 +94,6 @@ class CrossEntropyLoss(_Loss):
         self._constant("weight", weight)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
-        """Return the loss."""
         return F.cross_entropy(
             logits,
             targets,
@@ -111,7 +106,7 @@ class CrossEntropyLoss(_Loss):
 
 
 class NLLLoss(_Loss):
-    """Minus the log-probability of each target, see functional.nll_loss; `weight` is a buffer."""
+    """-w_t x_t of log-probabilities x and target t, see functional.nll_loss; w is a buffer."""
 
     weight: Tensor | None
 
@@ -129,7 +124,6 @@ class NLLLoss(_Loss):
         self._constant("weight", weight)
 
     def forward(self, log_probabilities: Tensor, targets: Any) -> Tensor:
-        """Return the loss."""
         return F.nll_loss(
             log_probabilities,
             targets,
@@ -141,7 +135,7 @@ class NLLLoss(_Loss):
 
 
 class BCELoss(_Loss):
-    """Binary cross-entropy of probabilities, see functional.binary_cross_entropy."""
+    """-(t log p + (1 - t) log(1 - p)) of probabilities p and targets t."""
 
     weight: Tensor | None
 
@@ -150,12 +144,11 @@ class BCELoss(_Loss):
         self._constant("weight", weight)
 
     def forward(self, x: Tensor, target: Any) -> Tensor:
-        """Return the loss."""
         return F.binary_cross_entropy(x, target, self.reduction, weight=self.weight)
 
 
 class BCEWithLogitsLoss(_Loss):
-    """Binary cross-entropy of logits, see functional.binary_cross_entropy_with_logits."""
+    """log(1 + exp(x)) - t x of logits x and targets t: binary cross-entropy of sigmoid(x)."""
 
     weight: Tensor | None
     pos_weight: Tensor | None
@@ -168,7 +161,6 @@ class BCEWithLogitsLoss(_Loss):
         self._constant("pos_weight", pos_weight)
 
     def forward(self, logits: Tensor, target: Any) -> Tensor:
-        """Return the loss."""
         return F.binary_cross_entropy_with_logits(
             logits, target, self.reduction, weight=self.weight, pos_weight=self.pos_weight
         )

@@ -23,7 +23,6 @@ class Elementwise(Function):
     upcasts = True
 
     def forward(self, x: Array, **options: Any) -> Array:
-        """Return the result."""
         self.saved = (x,)
         self.options = options
         return self.result(self.backend.xp, x, **options)
@@ -61,7 +60,6 @@ class LeakyRelu(Elementwise):
     """x above 0, else negative_slope x (Maas, Hannun and Ng 2013)."""
 
     def result(self, xp: Any, x: Array, *, negative_slope: float) -> Array:  # type: ignore[override]
-        """Return y."""
         if negative_slope == 0:  # a gate: -infinity gives 0
             return xp.maximum(x, 0)
         return xp.where(x > 0, x, x * negative_slope)
@@ -89,7 +87,6 @@ class Softplus(Elementwise):
     def result(  # type: ignore[override]
         self, xp: Any, x: Array, *, beta: float, threshold: float
     ) -> Array:
-        """Return y."""
         scaled = x * beta
         return xp.where(scaled > threshold, x, softplus(xp, scaled) / beta)
 

@@ -29,7 +29,6 @@ class BatchNorm(Function):
         eps: float,
         note: Callable[[Array, Array, int], None],
     ) -> Array:
-        """Return y."""
         self.axes = (0, *range(2, x.ndim))
         self.count = math.prod(x.shape[i] for i in self.axes)
         self.of_batch = mean is None or var is None

@@ -27,7 +27,6 @@ class PairLoss(Function):
     upcasts = True
 
     def forward(self, x: Array, y: Array, **options: Any) -> Array:
-        """Return the loss of each pair."""
         self.saved = (x, y)
         self.options = options
         return self.loss(self.backend.xp, x, y, **options)
@@ -98,7 +97,6 @@ class SmoothAbsoluteError(_DifferenceLoss):
     def loss(  # type: ignore[override]
         self, xp: Any, x: Array, y: Array, *, beta: float, factor: float
     ) -> Array:
-        """Return the loss of each pair."""
         size = abs(x - y)
         near = size < beta
         square = xp.where(near, size, size.dtype.type(0))
@@ -152,7 +150,6 @@ class BinaryCrossEntropyWithLogits(Function):
     upcasts = True
 
     def forward(self, x: Array, y: Array, pos_weight: Array | None) -> Array:
-        """Return the loss of each pair."""
         self.saved = (x, y, pos_weight)
         xp, positive = self.backend.xp, 1 if pos_weight is None else pos_weight
         return gated(xp, positive * y, softplus(xp, -x)) + gated(xp, 1 - y, softplus(xp, x))
@@ -207,7 +204,6 @@ class SoftCrossEntropy(Function):
     upcasts = True
 
     def forward(self, logits: Array, q: Array) -> Array:
-        """Return the loss of each row."""
         xp = self.backend.xp
         self.saved = (logits, q)
         return total(gated(xp, q, -self._log_softmax(xp, logits)), (1,))

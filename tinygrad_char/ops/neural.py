@@ -1,4 +1,8 @@
-"""The operations of neural networks: each hands raw arrays to the backend's kernels."""
+"""The operations of neural networks: each hands raw arrays to the backend's kernels.
+
+Derivations are on the operations' pages, such as kernels/layernorm/README.md. Below, G is the
+cotangent of the result.
+"""
 
 from typing import Any
 
@@ -26,7 +30,10 @@ from tinygrad_char.kernels.linear import rows
 
 
 class MatMul(Function):
-    """a @ b, see kernels/matmul/reference.py."""
+    """C = A B: (..., M, K) @ (..., K, N) -> (..., M, N), see kernels/matmul/.
+
+    dA = G B^T, dB = A^T G, summed over batch axes that were broadcast. A and B are saved.
+    """
 
     upcasts = True
 
@@ -46,14 +53,16 @@ class MatMul(Function):
             ) from None
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        """Return dA, dB."""
         a, b = self.saved
         need_a, need_b = self.needs
         return self.backend.kernels[matmul.backward](grad, a, b, (need_a, need_b))
 
 
 class Linear(Function):
-    """x W^T + b, see kernels/linear/reference.py."""
+    """y = x W^T + b: x (..., I), W (O, I), b (O,), y (..., O), see kernels/linear/.
+
+    dx = G W, dW = G^T x, db = the sum of G's rows. x and W are saved, where they are needed.
+    """
 
     upcasts = True
 
@@ -64,7 +73,6 @@ class Linear(Function):
         return self.backend.kernels[linear.forward](x, weight, bias)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
-        """Return dx, dW, db."""
         x, weight = self.saved
         need_x, need_weight, need_bias = self.needs
         needs = (need_x, need_weight, need_bias)
@@ -72,7 +80,11 @@ class Linear(Function):
 
 
 class LinearActivation(Function):
-    """activation(x W^T + b), see kernels/linear/ and kernels/bias_activation/."""
+    """y = f(z + b), z = x W^T: shapes as Linear, see kernels/bias_activation/.
+
+    dz = G f'(z + b), from which dx, dW and db are those of Linear. Besides x and W, what dz needs
+    is saved: y for relu, else z and b.
+    """
 
     upcasts = True
 
@@ -86,7 +98,6 @@ class LinearActivation(Function):
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
-        """Return dx, dW, db."""
         x, weight, kept, bias = self.saved
         need_x, need_weight, need_bias = self.needs
         grad, grad_bias = self.backend.kernels[bias_activation.backward](
@@ -98,7 +109,10 @@ class LinearActivation(Function):
 
 
 class LinearResidual(Function):
-    """residual + dropout(x W^T + b), see kernels/linear/ and kernels/residual/."""
+    """y = r + dropout(x W^T + b): shapes as Linear, r (..., O), see kernels/residual/.
+
+    dr = G, and through the mask to dx, dW and db as in Linear. The mask is drawn again.
+    """
 
     upcasts = True
 
@@ -127,7 +141,6 @@ class LinearResidual(Function):
     def backward(
         self, grad: Array
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        """Return dx, dW, db, dresidual."""
         need_x, need_weight, need_bias, need_residual = self.needs
         dropped, grad_bias = self.backend.kernels[residual_connection.backward](
             grad, *self.options, need_bias
@@ -158,39 +171,38 @@ def _check_linear(x: Array, weight: Array, bias: Array | None) -> None:
 
 
 class Relu(Function):
-    """max(x, 0), see kernels/relu/reference.py."""
+    """y = max(x, 0): dx = G where y > 0, else 0, see kernels/relu/. y is saved."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return y."""
         y = self.backend.kernels[relu.forward](x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dx."""
         return self.backend.kernels[relu.backward](grad, self.saved[0])
 
 
 class Gelu(Function):
-    """x Phi(x), see kernels/gelu/reference.py."""
+    """y = x Phi(x): dx = G (Phi(x) + x Phi'(x)), see kernels/gelu/. x is saved."""
 
     upcasts = True
 
     def forward(self, x: Array, *, approximate: str) -> Array:
-        """Return y."""
         self.saved = (x,)
         self.approximate = approximate
         return self.backend.kernels[gelu.forward](x, approximate)
 
     def backward(self, grad: Array) -> Array:
-        """Return dx."""
         return self.backend.kernels[gelu.backward](grad, self.saved[0], self.approximate)
 
 
 class Softmax(Function):
-    """Softmax of scaled elements with an optional mask, see kernels/softmax/reference.py."""
+    """y_i = exp(s x_i) / sum_j exp(s x_j) along `axis`, over what the mask lets take part.
+
+    dx = s y (G - sum(G y)), see kernels/softmax/. y is saved.
+    """
 
     upcasts = True
 
@@ -203,7 +215,6 @@ class Softmax(Function):
         causal: bool = False,
         scale: float = 1.0,
     ) -> Array:
-        """Return y."""
         y = self.backend.kernels[softmax.forward](x, mask, axis, causal, scale)
         self.saved = (y, mask)
         self.options = (axis, causal, scale)
@@ -218,24 +229,29 @@ class Softmax(Function):
 
 
 class LogSoftmax(Function):
-    """log(softmax(x)), see kernels/log_softmax/reference.py."""
+    """y_i = x_i - log(sum_j exp(x_j)) along `axis`: dx = G - exp(y) sum(G). y is saved.
+
+    See kernels/log_softmax/.
+    """
 
     upcasts = True
 
     def forward(self, x: Array, *, axis: int) -> Array:
-        """Return y."""
         y = self.backend.kernels[log_softmax.forward](x, axis)
         self.saved = (y,)
         self.axis = axis
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dx."""
         return self.backend.kernels[log_softmax.backward](grad, self.saved[0], self.axis)
 
 
 class LayerNorm(Function):
-    """Normalisation over the last axis, see kernels/layernorm/reference.py."""
+    """y = n w + b, n = (x - mean) * rstd over the last axis: x, y (..., C), w, b (C,).
+
+    With g = G w: dx = rstd (g - mean(g) - n mean(g n)), dw = sum(G n), db = sum(G), see
+    kernels/layernorm/. x, mean and rstd are saved.
+    """
 
     upcasts = True
 
@@ -255,7 +271,6 @@ class LayerNorm(Function):
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
-        """Return dx, dweight, dbias."""
         x, weight, mean, rstd = self.saved
         need_x, need_weight, need_bias = self.needs
         return self.backend.kernels[layernorm.backward](
@@ -264,7 +279,10 @@ class LayerNorm(Function):
 
 
 class Embedding(Function):
-    """Rows of a table by index, see kernels/embedding/reference.py."""
+    """y = W[idx] + a: integers (...,), W (V, C), y (..., C), a of the last axes of y.
+
+    dW has the rows of G added up by index, da their sum, see kernels/embedding/. idx is saved.
+    """
 
     upcasts = True
 
@@ -285,7 +303,6 @@ class Embedding(Function):
         return self.backend.kernels[embedding.forward](idx, weight, addend, dtype)
 
     def backward(self, grad: Array) -> tuple[None, Array | None, Array | None]:
-        """Return dweight, daddend."""
         kernels, dtype = self.backend.kernels, self.table_dtype
         _, need_weight, need_addend = self.needs
         grad_weight = grad_addend = None
@@ -297,7 +314,13 @@ class Embedding(Function):
 
 
 class CrossEntropy(Function):
-    """The loss of logits against integer targets, see kernels/cross_entropy/reference.py."""
+    """loss_i = log(sum_j exp(x_ij)) - x_it, t the target of row i.
+
+    Logits x are (..., V), targets (...). dx = (softmax(x) - onehot(t)) G, and 0 where the target is
+    ignored; over the number of targets that count for the mean, see kernels/cross_entropy/. Two
+    statistics of each row are saved, and, of a version that computes it in the same pass, dx for G
+    = 1.
+    """
 
     upcasts = True
 
@@ -320,7 +343,6 @@ class CrossEntropy(Function):
         return loss.reshape(targets.shape) if reduction == "none" else loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
-        """Return dlogits."""
         logits, targets, statistics, gradient = self.saved
         kernels = self.backend.kernels
         grad = grad.reshape(-1) if self.options[0] == "none" else grad
@@ -336,7 +358,12 @@ class CrossEntropy(Function):
 
 
 class Attention(Function):
-    """Scaled dot-product attention, see kernels/attention/reference.py."""
+    """O = (P * M) V, P = softmax(s Q K^T): Q (B, H, T, D), K (B, H, S, D), V (B, H, S, E).
+
+    dV = (P * M)^T G, dS = P * ((G V^T) * M - sum(G * O)), dQ = s dS K, dK = s dS^T Q, with M the
+    mask of dropout over 1 - p, see kernels/attention/. Q, K, V, O and two statistics of each query
+    are saved; P is computed again.
+    """
 
     upcasts = True
 
@@ -368,7 +395,6 @@ class Attention(Function):
         return out
 
     def backward(self, grad: Array) -> tuple[Array, Array, Array]:
-        """Return dq, dk, dv."""
         q, k, v, out, statistics = self.saved
         grads = (
             self.backend.empty(q.shape, q.dtype),
@@ -417,7 +443,6 @@ class SelfAttention(Function):
         return self._join(out)
 
     def backward(self, grad: Array) -> Array:
-        """Return dqkv (B, T, 3C)."""
         qkv, out, statistics = self.saved
         batch, length, width = qkv.shape
         grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
@@ -446,15 +471,16 @@ class SelfAttention(Function):
 
 
 class Dropout(Function):
-    """Elements set to zero at random, see kernels/dropout/reference.py."""
+    """y = x / (1 - p) where the key's mask keeps x, else 0; dx is the same of G.
+
+    See kernels/dropout/. The key is saved, and the mask drawn again.
+    """
 
     upcasts = True
 
     def forward(self, x: Array, *, p: float, key: DropoutKey) -> Array:
-        """Return y."""
         self.options = (p, key)
         return self.backend.kernels[dropout.forward](x, *self.options)
 
     def backward(self, grad: Array) -> Array:
-        """Return dx."""
         return self.backend.kernels[dropout.backward](grad, *self.options)
