@@ -137,7 +137,7 @@ def load(
     path: str | os.PathLike[str],
     check: Callable[[Mapping[str, TensorInfo], dict[str, Any]], None] | None = None,
     *,
-    foreign: bool = False,
+    external: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `save` wrote: the arrays, by name in sorted order, and the metadata.
 
@@ -148,7 +148,7 @@ def load(
     check
         Called with the dtype and shape of each tensor and the metadata before memory is taken for
         any tensor, to raise what it likes where they are not what was expected.
-    foreign
+    external
         Whether a safetensors file of another program is read too; its metadata are then {}, and
         nothing says whether it was altered.
 
@@ -170,7 +170,7 @@ def load(
         file.seek(0)
         try:
             header, entries = safetensors_file.read_header(file, size)
-            own = not foreign or header.get("format") == FORMAT
+            own = not external or header.get("format") == FORMAT
             if own:
                 _check_origin(path, {key: text[:64] for key, text in header.items()})
             data = file.tell()

@@ -219,7 +219,7 @@ class RecordedProgram:
 
         with self.recording.recorded():
             loss, grads = self.program.compute(self.inputs, self.cotangent, see)
-        for array in self.recording.foreign():
+        for array in self.recording.external():
             see(array)
         for each in grads:
             if each is None or each.dtype != FLOAT32 or not self.recording.owns(each):

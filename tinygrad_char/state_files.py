@@ -88,7 +88,7 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
         return Tensor(backend.from_numpy(array), device=device)
 
     try:
-        arrays, metadata = checkpoint.load(path, check, foreign=True)
+        arrays, metadata = checkpoint.load(path, check, external=True)
         if metadata.get("kind") == KIND:
             return _Decoder(lambda name: arrays[name], tensor).root(metadata)
         return {name: tensor(array, None) for name, array in arrays.items()}

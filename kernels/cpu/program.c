@@ -2,7 +2,7 @@
  *
  * While a thread records, each kernel that it calls also becomes a part of its program, with the
  * addresses and numbers that it was given. The program keeps the arrays behind these addresses
- * alive, but for memory that was lent to it. What changes from one run to the next: the seed of
+ * alive, but for memory that it borrows. What changes from one run to the next: the seed of
  * dropout masks and the number of the call that draws one, which is counted from the first of the
  * run, and whatever is written into the arrays meanwhile. Results of kernels that tell something
  * about the data, such as whether all indices lie within a table, have to be those of the
@@ -29,8 +29,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     Call *calls;
-    Range *lent;
-    Py_ssize_t count, room, lent_count, lent_room;
+    Range *borrowed;
+    Py_ssize_t count, room, borrowed_count, borrowed_room;
     PyObject *kept; /* the arrays behind the addresses */
     uint64_t seed, first; /* of the recording */
 } Program;
@@ -52,10 +52,10 @@ static void *grown(void *items, Py_ssize_t count, Py_ssize_t *room, size_t size)
     return more;
 }
 
-static int is_lent(const Program *program, const void *data)
+static int is_borrowed(const Program *program, const void *data)
 {
-    for (Py_ssize_t i = 0; i < program->lent_count; i++) {
-        const Range *const range = &program->lent[i];
+    for (Py_ssize_t i = 0; i < program->borrowed_count; i++) {
+        const Range *const range = &program->borrowed[i];
         if ((const char *)data >= range->start && (const char *)data < range->start + range->size)
             return 1;
     }
@@ -91,7 +91,7 @@ Py_ssize_t program_record(const Kernel *kernel, const Arguments *arguments,
         const void *data = letter == 'v' || letter == 'V'
                                ? arguments->views[arguments->at[k].integer].data
                                : arguments->at[k].data;
-        if (!is_lent(program, data) && PyList_Append(program->kept, objects[k]) < 0)
+        if (!is_borrowed(program, data) && PyList_Append(program->kept, objects[k]) < 0)
             return -2;
     }
     return program->count++;
@@ -148,16 +148,17 @@ static PyObject *end(Program *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *lend(Program *self, PyObject *buffer)
+static PyObject *borrow(Program *self, PyObject *buffer)
 {
     Py_buffer view;
-    Range *const lent = grown(self->lent, self->lent_count, &self->lent_room, sizeof(Range));
-    if (!lent)
+    Range *const borrowed =
+        grown(self->borrowed, self->borrowed_count, &self->borrowed_room, sizeof(Range));
+    if (!borrowed)
         return NULL;
-    self->lent = lent;
+    self->borrowed = borrowed;
     if (PyObject_GetBuffer(buffer, &view, PyBUF_C_CONTIGUOUS) < 0)
         return NULL;
-    lent[self->lent_count++] = (Range){view.buf, view.len};
+    borrowed[self->borrowed_count++] = (Range){view.buf, view.len};
     PyBuffer_Release(&view);
     Py_RETURN_NONE;
 }
@@ -201,7 +202,7 @@ static void destroy(Program *self)
     PyTypeObject *const type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack((PyObject *)self);
     free(self->calls);
-    free(self->lent);
+    free(self->borrowed);
     clear_kept(self);
     PyObject_GC_Del(self);
     Py_DECREF((PyObject *)type);
@@ -210,14 +211,14 @@ static void destroy(Program *self)
 static PyMethodDef methods[] = {
     {"begin", (PyCFunction)begin, METH_VARARGS, "Record what this thread calls from now on."},
     {"end", (PyCFunction)end, METH_NOARGS, "Record no more."},
-    {"lend", (PyCFunction)lend, METH_O, "Take a buffer whose memory somebody else keeps."},
+    {"borrow", (PyCFunction)borrow, METH_O, "Take a buffer whose memory somebody else keeps."},
     {"run", (PyCFunction)repeat, METH_VARARGS, "Repeat the calls; return whether all went as then."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef members[] = {
     {"kept", T_OBJECT_EX, offsetof(Program, kept), READONLY,
-     "The arrays that calls were given and that do not lie in lent memory."},
+     "The arrays that calls were given and that do not lie in borrowed memory."},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -70,7 +70,7 @@ class Recording:
         self._free: list[np.ndarray] = []
         self.given: list[int] = []
         for each in places.values():
-            self._program.lend(each)
+            self._program.borrow(each)
 
     def __len__(self) -> int:
         return len(self._program)
@@ -94,7 +94,7 @@ class Recording:
         """
         return self._program.run(seed, first_call)
 
-    def foreign(self) -> list[Array]:
+    def external(self) -> list[Array]:
         """Return the arrays that kernels were given and that have not come from `empty`."""
         return list(self._program.kept)
 
@@ -130,7 +130,7 @@ class Recording:
         chunk = np.empty(size + LINE, np.uint8)
         chunk = chunk[-address_of(chunk) % LINE :][:size]
         self._memory.append(chunk)
-        self._program.lend(chunk)
+        self._program.borrow(chunk)
         return chunk
 
 

@@ -160,7 +160,7 @@ def test_arrays_that_were_read_stay_and_are_named():
     x = draw(6)
     before = sys.getrefcount(x)
     recording, _ = record(lambda: CPU.kernels[add.forward](CPU.kernels[add.forward](x, x), x))
-    assert all(each is x for each in recording.foreign())
+    assert all(each is x for each in recording.external())
     assert recording.owns(empty((2,))) is False
     del recording
     gc.collect()
