@@ -198,7 +198,7 @@ class Function:
             )
         node.backend = first.backend.chosen()
         state = thread.state
-        record = state.recording and True in needs
+        record = state.grad_enabled and True in needs
         node.needs = tuple(needs) if record else (False,) * len(needs)
         # Before forward: what another thread changes meanwhile may have been read already.
         versions = (
@@ -239,7 +239,7 @@ class Function:
             if derived:
                 node.derived = True
         elif derived:
-            result.derived = state.recording
+            result.derived = state.grad_enabled
         if state.trace is not None:
             state.trace.operations.append(Operation(node, inputs, options, result))
         return result
@@ -344,7 +344,7 @@ def _link_view(
 ) -> None:
     """Let a view share the version of the memory, and know the tensor that it is a view of."""
     version = view.version = first.version
-    if not thread.state.recording or len(inputs) > 1:
+    if not thread.state.grad_enabled or len(inputs) > 1:
         view._view = _UNKNOWN
         return
     base, steps = first._view or (first, ())
@@ -476,7 +476,7 @@ def grad(
     """Return the gradients of `outputs` by `inputs` and leave every `.grad` alone.
 
     They are constants: how they were computed is not recorded. A loss that is computed from one
-    while recording is on refuses backward, where its gradient would lack that part; take
+    while grad mode is on refuses backward, where its gradient would lack that part; take
     `.detach()` of the result, or compute under `no_grad()`, where a constant is meant.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What is on in a thread: recording, checks, and NumPy's silence about floating-point errors."""
+"""What is on in a thread: grad mode, checks, and NumPy's silence about floating-point errors."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ errors, IGNORED = _error_state()
 class _State:
     """What is on in a thread."""
 
-    __slots__ = ("checking", "quiet", "recording", "trace")
+    __slots__ = ("checking", "grad_enabled", "quiet", "trace")
 
     def __init__(self) -> None:
-        self.recording = True
+        self.grad_enabled = True
         self.checking = False
         self.quiet = False
         self.trace: Trace | None = None
@@ -178,13 +178,13 @@ class no_grad(_Guard):  # noqa: N801 (PyTorch's name)
     A context manager, and a decorator for functions, generators and coroutines.
     """
 
-    attribute, value = "recording", False
+    attribute, value = "grad_enabled", False
 
 
 class enable_grad(_Guard):  # noqa: N801
     """Record again, within `no_grad`: the same uses."""
 
-    attribute, value = "recording", True
+    attribute, value = "grad_enabled", True
 
 
 class detect_nonfinite(_Guard):  # noqa: N801
@@ -204,7 +204,7 @@ class detect_nonfinite(_Guard):  # noqa: N801
 
 def is_grad_enabled() -> bool:
     """Return whether operations of this thread are recorded."""
-    return thread.state.recording
+    return thread.state.grad_enabled
 
 
 def is_detecting_nonfinite() -> bool:

@@ -129,12 +129,12 @@ def _keeping_to_one_core(function: Callable[[Item], Result]) -> Callable[[Item],
 
 
 def _as_here(function: Callable[[Item], Result]) -> Callable[[Item], Result]:
-    """Return the function for the threads of `Workers`, recording only if this thread does."""
-    recording = is_grad_enabled()
+    """Return the function for the threads of `Workers`, in grad mode only if this thread is."""
+    enabled = is_grad_enabled()
 
     def work(item: Item) -> Result:
         _here.working = True
-        with nullcontext() if recording else no_grad():
+        with nullcontext() if enabled else no_grad():
             return function(item)
 
     return work

@@ -1,6 +1,6 @@
 """PyTorch's random streams, digit for digit, without PyTorch.
 
-A run that was published with its seed can be replayed if the same numbers are drawn in the same
+A run that was published with its seed can be reproduced if the same numbers are drawn in the same
 order. `TorchGenerator` draws what PyTorch's CPU generator draws: the words of the Mersenne Twister
 MT19937 (Matsumoto and Nishimura 1998), and from them integers, uniform and normal numbers,
 exponential numbers, choices and dropout masks. It takes the place of `random.Generator` in layers,

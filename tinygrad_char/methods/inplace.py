@@ -29,13 +29,13 @@ Steps = tuple[tuple[type[Function], dict[str, Any]], ...]
 class InPlaceMethods(TensorBase):
     """The methods of a tensor that change its values.
 
-    Each change is counted, so that a backward that needs the old values refuses. While recording
-    is on, a change of or by a tensor that needs a gradient is recorded as an operation.
+    Each change is counted, so that a backward that needs the old values refuses. In grad
+    mode, a change of or by a tensor that needs a gradient is recorded as an operation.
 
     Raises
     ------
     RuntimeError
-        The tensor is a leaf that needs a gradient, or a view of one, and recording is on; it is a
+        The tensor is a leaf that needs a gradient, or a view of one, and grad mode is on; it is a
         view that was taken under `no_grad`; its elements share memory with each other, as after
         `broadcast_to`; or its memory is read-only.
     TypeError, OverflowError
@@ -284,13 +284,13 @@ def _check_target(name: str, target: Any, recorded: bool) -> None:
     if recorded and base is None:
         raise RuntimeError(
             f"{name}: a view of shape {array.shape} that was taken under no_grad(), or by an "
-            "operation of several inputs, cannot be changed while recording is on: nothing knows "
+            "operation of several inputs, cannot be changed while grad mode is on: nothing knows "
             "of what it is a view; take it again, or change a .clone() of it"
         )
     if recorded and base.node is None and base.requires_grad:
         raise RuntimeError(
             f"{name}: in-place change of a leaf of shape {base.array.shape} that requires grad"
-            f"{'' if base is target else ', through a view of it,'} while recording is on; do it "
+            f"{'' if base is target else ', through a view of it,'} while grad mode is on; do it "
             "under no_grad(), or change a copy"
         )
     if _overlaps(array) or _repeats(base, steps):
