@@ -105,9 +105,8 @@ def test_layernorm_writes_the_gradient_of_its_weight_where_it_belongs(launcher):
     x, grad = draw(rng, (2, 40, 9))
     flat, grads = draw(rng, 20), np.zeros(20, np.float32)
     weight, buffer = flat[5:14], grads[5:14]
-    kernel = served("layernorm", launcher)
     own = SimpleNamespace(array=weight, grad=None, grad_buffer=SimpleNamespace(array=buffer))
-    kernel.flat = FlatParameters(flat, [own])
+    kernel = served("layernorm", launcher, parameters=FlatParameters(flat, [own]))
     _, mean, rstd = kernel.forward(x, weight, None)
     needs = (True, True, False)
     written = kernel.backward(grad, x, weight, mean, rstd, needs)[1]
