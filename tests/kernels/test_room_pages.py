@@ -93,6 +93,9 @@ def test_mathematics_is_closed_and_lines_are_short(room):
     assert text.count("```") % 2 == 0
     assert prose.count("$") % 2 == 0
     assert all(each.count("$") % 2 == 0 for each in prose.split("\n\n"))
+    # GitHub takes Markdown's escapes out of mathematics in lines, and knows no operatorname
+    assert not [each for each in re.findall(r"\$[^$]*\$", prose) if re.search(r"\\[,;{}!]", each)]
+    assert r"\operatorname" not in text
     for block in re.findall(r"```math\n(.*?)```", text, re.DOTALL):
         assert block.count("{") == block.count("}")
         assert block.count(r"\begin") == block.count(r"\end")
