@@ -338,8 +338,8 @@ attention_backward_queries(
  * weights are transposed, keys by queries.
  *
  * With WITH_QUERIES also dQ / scale, by atomic additions to q_sums (sequences, queries, HEAD),
- * which begins at zero: a tile's slopes go by way of shared memory to warps that add up what all of
- * the block's keys give to each query. */
+ * which begins at zero. A tile's slopes go to shared memory. There, warps add up what all of the
+ * block's keys give to each query. */
 template <bool WITH_QUERIES>
 __device__ __forceinline__ void walk_queries(
     const SCALAR *__restrict__ grad, const SCALAR *__restrict__ q, const SCALAR *__restrict__ k,

@@ -8,11 +8,15 @@
  *
  * makes the function `layernorm_forward(const float *x, const float *weight, float *y,
  * int64_t rows, int64_t channels, float eps)`, compiled for several instruction sets, and the
- * function of the same name in the Python module, see module.c. What is passed from Python is
- * checked: dtype, contiguity, whether it may be written to, and how many elements it has, for which
- * the second part of a buffer's argument is an expression of the others. What a kernel returns:
- * nothing (void), 0 or -1 where it had no memory for its work (int), or a number that Python gets,
- * and that must be the same whenever a recorded call is repeated (int64_t).
+ * function of the same name in the Python module, see module.c.
+ *
+ * What is passed from Python is checked: dtype, contiguity, whether it may be written to, and how
+ * many elements it has. The second part of a buffer's argument says how many, in terms of others.
+ *
+ * A kernel returns one of these:
+ *   void      nothing
+ *   int       0, or -1 where it had no memory for its work
+ *   int64_t   a number that Python gets; it must be the same whenever a recorded call is repeated
  *
  * The kinds of arguments:
  *   IN, OUT                  float32 that is read, and that is written to

@@ -2,9 +2,10 @@
  *
  * While a thread records, each kernel that it calls also becomes a part of its program, with the
  * addresses and numbers that it was given. The program keeps the arrays behind these addresses
- * alive, but for memory that it borrows. What changes from one run to the next: the seed of
- * dropout masks and the number of the call that draws one, which is counted from the first of the
- * run, and whatever is written into the arrays meanwhile. Results of kernels that tell something
+ * alive, but for memory that it borrows.
+ *
+ * From one run to the next change the seed of dropout masks, the number of the call that draws the
+ * first, and whatever is written into the arrays meanwhile. Results of kernels that tell something
  * about the data, such as whether all indices lie within a table, have to be those of the
  * recording. */
 #include "program.h"

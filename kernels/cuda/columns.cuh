@@ -1,8 +1,9 @@
-/* How the elements of a (rows, columns) array of SCALAR are dealt to threads, for kernels that add
- * up columns: a block has 64 rows of 128 columns, and each of its warps two tiles of four rows, one
- * after the other. A thread moves N neighbours at once, sixteen bytes, so a row is all lanes' in
- * float, and in bfloat16 one half's, beside the next row. blockIdx.x counts rows, blockIdx.y
- * columns. */
+/* How kernels that add up columns deal the elements of a (rows, columns) array of SCALAR.
+ *
+ * A block has 64 rows of 128 columns; blockIdx.x counts rows, blockIdx.y columns. Each of its warps
+ * has two tiles of four rows, one after the other. A thread moves N neighbours at once, sixteen
+ * bytes. So a row of float is all lanes', and one of bfloat16 is half of them's, beside the next
+ * row. */
 #pragma once
 #include "pack.cuh"
 #include "philox.cuh"

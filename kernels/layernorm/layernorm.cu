@@ -86,13 +86,16 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
     }
 }
 
-/* Writes grad_x, where not null, to which it adds `addend`, where that is not null: the gradient
- * that x has from elsewhere, such as the residual connection around a block, which would otherwise
- * be added by a pass of its own. And for each block the part (2, columns) of the sums over rows
- * that make dweight and dbias, where `partial` is not null; column_sum adds them up. Each row of
- * threads adds to sums of its own in shared memory, where only it ever reads them, so no order is
- * left to chance. An atomicAdd for each column and block would save the second stage, but its sums
- * would have to begin at zero: as many launches, and all blocks adding to the same few elements. */
+/* Writes grad_x and `partial`, each where it is not null.
+ *
+ * `addend`, where not null, is added to grad_x: the gradient that x has from elsewhere, such as the
+ * residual connection around a block. By itself that would be one more pass.
+ *
+ * `partial` gets from each block its part (2, columns) of the sums over rows that make dweight and
+ * dbias. column_sum adds them up. Each row of threads has sums of its own in shared memory, so no
+ * order is left to chance. An atomicAdd for each column and block would save the second stage. But
+ * its sums would have to begin at zero, which is as many launches, and all blocks would add to the
+ * same few elements. */
 extern "C" __global__ void __launch_bounds__(256, 3)
 layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x,
                    const float *__restrict__ weight, const float *__restrict__ mean,

@@ -1,13 +1,14 @@
 /* Matrix products: our own, or those of the BLAS that NumPy uses.
  *
- * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels. A
- * tile of a few rows of the result then goes through all panels, one after the other: the processor
- * foresees that, and has them in its nearest cache in time, though only the second or third has
- * room for them. The left operand is read where it lies: a tile's few rows stay in the nearest
- * cache, and of a transposed operand the elements that a tile needs at a time are neighbours. The
- * first block of the depth writes the result, and later ones add to it. A BLAS made for large
- * matrices also copies the left operand and begins with a result of zeros, which takes a tenth of
- * its time at the sizes of a small model.
+ * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels. A tile of a few
+ * rows of the result then goes through all panels, one after the other. The processor foresees that
+ * and has each in its nearest cache in time, though only the second or third has room for all.
+ *
+ * The left operand is read where it lies. A tile's few rows stay in the nearest cache, and of a
+ * transposed operand the elements that a tile needs at a time are neighbours. The first block of
+ * the depth writes the result, and later ones add to it. A BLAS made for large matrices copies the
+ * left operand, too, and begins with a result of zeros. That takes a tenth of its time at the sizes
+ * of a small model.
  *
  * The order of a sum depends on its length and on the processor, not on where the operands lie or
  * which thread computes it. */
