@@ -1,4 +1,5 @@
-/* Bias and activation: see reference.py, kernels/gelu/reference.py for the equations. z, y (rows, columns). */
+/* Bias and activation: see reference.py, and that of kernels/gelu/, for the equations. z and y are
+ * (rows, columns). */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("fp-contract=fast") /* a multiplication and an addition are one operation */
 #endif

@@ -3,7 +3,7 @@
 #include "parallel_for.h"
 
 typedef struct {
-    const float *numbers;
+    const float *grad;
     double *sums;
     int64_t size, chunk;
 } Squares;
@@ -14,7 +14,7 @@ MULTIVERSION static void some_chunks(void *job, int64_t first, int64_t last)
 {
     const Squares *const a = job;
     for (int64_t i = first; i < last; i++) {
-        const float *const x = a->numbers + i * a->chunk;
+        const float *const x = a->grad + i * a->chunk;
         const int64_t rest = a->size - i * a->chunk, count = rest < a->chunk ? rest : a->chunk;
         double sums[LANES] = {0}, sum = 0;
         int64_t j = 0;
@@ -30,9 +30,9 @@ MULTIVERSION static void some_chunks(void *job, int64_t first, int64_t last)
 }
 
 /* Writes the sum of the squares of each `chunk` elements: what it is does not depend on threads. */
-KERNEL_PLAIN(void, sums_of_squares, IN(numbers, size), OUT_DOUBLE(sums, (size + chunk - 1) / chunk),
+KERNEL_PLAIN(void, sums_of_squares, IN(grad, size), OUT_DOUBLE(sums, (size + chunk - 1) / chunk),
              COUNT(size), COUNT(chunk), COUNT(threads))
 {
-    Squares job = {numbers, sums, size, chunk};
+    Squares job = {grad, sums, size, chunk};
     parallel_for(some_chunks, &job, (size + chunk - 1) / chunk, threads);
 }

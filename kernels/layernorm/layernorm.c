@@ -1,4 +1,5 @@
-/* Layer normalisation: see reference.py for the equations. x, y (rows, channels); mean, rstd (rows). */
+/* Layer normalisation: see reference.py for the equations. x, y (rows, channels), mean, rstd
+ * (rows). */
 #include "column_sums.h"
 #include "kernel.h"
 
@@ -100,7 +101,7 @@ KERNEL(void, layernorm_forward, IN(x, rows * channels), OPTIONAL(weight, channel
     for (int64_t i = 0; i < rows; i++, x += channels, y += channels) {
         float m = quick_mean_of(x, channels), rest = 0;
         float variance = variance_of(x, m, 0, channels);
-        /* what m has lost, or was added up wrong, may show: of numbers near 1e38, as infinity or NaN */
+        /* What m has lost may show; of numbers near 1e38, m may be infinite or NaN. */
         if (!(m * m <= FAR * FAR * variance && variance < INFINITY)) {
             const double exact = mean_of(x, channels);
             m = (float)exact;

@@ -1,8 +1,8 @@
 /* Matrix products: our own, or those of the BLAS that NumPy uses.
  *
- * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels. A tile of a few
- * rows of the result then goes through all panels, one after the other. The processor foresees that
- * and has each in its nearest cache in time, though only the second or third has room for all.
+ * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels. A tile of a
+ * few rows of the result then goes through all panels, one after the other. The processor foresees
+ * that and has each in its nearest cache in time, though only the second or third has room for all.
  *
  * The left operand is read where it lies. A tile's few rows stay in the nearest cache, and of a
  * transposed operand the elements that a tile needs at a time are neighbours. The first block of

@@ -86,7 +86,7 @@ MULTIVERSION static void backward(void *job, int64_t first, int64_t last)
 }
 
 /* The sums of sequences of which each position is one number: TOGETHER of them at a time. */
-MULTIVERSION static void sums_of_numbers(void *job, int64_t first, int64_t last)
+MULTIVERSION static void sums_of_elements(void *job, int64_t first, int64_t last)
 {
     const Sequences *const a = job;
     const int64_t length = a->length;
@@ -152,6 +152,6 @@ KERNEL_PLAIN(int, running_sum, IN(x, count * length * columns), OUT(y, count * l
              COUNT(count), COUNT(length), COUNT(columns), COUNT(threads))
 {
     Sequences job = {x, y, length, columns, 0};
-    parallel_for(columns == 1 ? sums_of_numbers : sums_of_rows, &job, count, threads);
+    parallel_for(columns == 1 ? sums_of_elements : sums_of_rows, &job, count, threads);
     return job.failed ? -1 : 0;
 }

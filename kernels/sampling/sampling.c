@@ -44,11 +44,11 @@ static void put(Heap *heap, int64_t top, Entry entry)
     entries[place] = entry;
 }
 
-static Heap heap_of(const double *numbers, int64_t count, Entry *entries)
+static Heap heap_of(const double *values, int64_t count, Entry *entries)
 {
     Heap heap = {entries, count};
     for (int64_t j = 0; j < count; j++)
-        entries[j] = (Entry){numbers[j], j};
+        entries[j] = (Entry){values[j], j};
     for (int64_t j = count / 2 - 1; j >= 0; j--)
         put(&heap, j, entries[j]);
     return heap;
@@ -64,11 +64,11 @@ static Entry pop(Heap *heap)
     return first;
 }
 
-static double sum_of(const double *numbers, int64_t count)
+static double sum_of(const double *values, int64_t count)
 {
     double sum = 0;
     for (int64_t j = 0; j < count; j++)
-        sum += numbers[j];
+        sum += values[j];
     return sum;
 }
 
@@ -86,15 +86,15 @@ static int64_t likeliest(const float *logits, int64_t classes)
 }
 
 /* Leaves -infinity in the place of what is less than the k-th largest number. */
-static void keep_largest(double *numbers, int64_t classes, int64_t k, Entry *room)
+static void keep_largest(double *values, int64_t classes, int64_t k, Entry *room)
 {
-    Heap heap = heap_of(numbers, classes, room);
+    Heap heap = heap_of(values, classes, room);
     for (int64_t j = 1; j < k; j++)
         pop(&heap);
     const double least = room[0].number;
     for (int64_t j = 0; j < classes; j++)
-        if (numbers[j] < least)
-            numbers[j] = -INFINITY;
+        if (values[j] < least)
+            values[j] = -INFINITY;
 }
 
 /* Leaves 0 in the place of the weights before which, likeliest first, p of the total was reached. */
