@@ -160,5 +160,5 @@ def test_sizes_that_a_blas_cannot_be_told_are_not_given_to_it(whole_bytes, whole
         blas.bind(compiled)
 
 
-def test_the_largest_size_is_that_of_the_whole_numbers():
+def test_the_largest_size_is_that_of_the_integers():
     assert (blas.largest(4), blas.largest(8)) == (2**31 - 1, 2**63 - 1)

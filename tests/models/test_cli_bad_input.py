@@ -15,7 +15,7 @@ from tinygrad_char.models import cli
 from tinygrad_char.models.build import load_checkpoint
 from tinygrad_char.models.config import TrainConfig
 
-WHOLE_NUMBERS = {
+INTEGERS = {
     **dict.fromkeys(
         ["steps", "batch-size", "accumulate", "shards", "eval-every", "eval-batches"], 1
     ),
@@ -171,9 +171,9 @@ def test_text_too_short_for_the_context_and_the_shortest_that_is_not(model, here
     assert cli.run(["train", "--data", "short.txt", *options]) == 0
 
 
-@pytest.mark.parametrize("option", WHOLE_NUMBERS)
+@pytest.mark.parametrize("option", INTEGERS)
 def test_whole_numbers_of_train(option, here, refuse):
-    least = WHOLE_NUMBERS[option]
+    least = INTEGERS[option]
     for value in (str(least - 1), "-7"):
         message = refuse("train", "--data", "text.txt", f"--{option}", value)
         says(message, f"{option.replace('-', '_')} is {value}", "expected an integer")
@@ -199,7 +199,7 @@ LONG = {"400 digits": "9" * 400, "negative": "-" + "9" * 400, "5000 digits": "9"
 
 
 @pytest.mark.parametrize("value", LONG.values(), ids=LONG)
-@pytest.mark.parametrize("option", [*WHOLE_NUMBERS, *NUMBERS])
+@pytest.mark.parametrize("option", [*INTEGERS, *NUMBERS])
 def test_a_number_of_hundreds_of_digits(option, value, here, refuse):
     message = refuse("train", "--data", "text.txt", f"--{option}={value}")
     assert len(message) < 6000
@@ -215,7 +215,7 @@ def test_a_number_of_hundreds_of_digits_for_generate(option, value, run_folder, 
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64, 10**30])
-@pytest.mark.parametrize("option", [each for each in WHOLE_NUMBERS if each != "seed"])
+@pytest.mark.parametrize("option", [each for each in INTEGERS if each != "seed"])
 def test_a_number_beyond_63_bits(option, number, here, refuse):
     message = refuse("train", "--data", "text.txt", f"--{option}", number)
     says(message, f"{option.replace('-', '_')} is {number}", "below 2^63")
@@ -635,11 +635,11 @@ def test_every_number_of_the_settings_is_tried_here():
         for name, value in values.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    assert numbers == {*WHOLE_NUMBERS, *NUMBERS}
+    assert numbers == {*INTEGERS, *NUMBERS}
 
 
 @pytest.mark.parametrize("value", ["9" * 400, "-" + "9" * 400, "x" + "9" * 400, "9" * 5000])
-@pytest.mark.parametrize("option", [*WHOLE_NUMBERS, *NUMBERS])
+@pytest.mark.parametrize("option", [*INTEGERS, *NUMBERS])
 def test_long_values_of_train_are_shortened(option, value, here, capsys):
     assert cli.run(["train", "--data", "text.txt", f"--{option}={value}"]) == 2
     error = capsys.readouterr().err
