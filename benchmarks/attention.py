@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import Options, Report, parse
 from tinygrad_char.kernels import attention, softmax
 from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.cpu.cores import available_cores, one_core
 from tinygrad_char.models.memory import keep_freed_memory
 

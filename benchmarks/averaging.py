@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import COLUMNS, Options, Report, Row, parse
 from tinygrad_char.kernels import running_mean, softmax
 from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.operations import Settings
 from tinygrad_char.models.memory import keep_freed_memory

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import COLUMNS, Options, Report, Row, parse
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import PRESETS, TrainConfig
 from tinygrad_char.models.generate import Sampling, generate

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_char.benchmarks.gpu_kernels import Shape
 from tinygrad_char.benchmarks.gpu_timing import Case, Row, median_seconds, recorded_seconds
 from tinygrad_char.kernels import attention, matmul, running_mean, softmax
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend
+from tinygrad_char.kernels.cuda.bench import Shape
 
 BOUND = 1e-4
 """Of the largest number: some tens of times what float32 rounding leaves."""

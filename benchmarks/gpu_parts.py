@@ -29,7 +29,8 @@ from tinygrad_char.benchmarks import gpu_checks, gpu_kernels, gpu_ladders, gpu_t
 from tinygrad_char.benchmarks.gpu_timing import Case, Row
 from tinygrad_char.kernels.backend import Backend, DeviceError, bfloat16
 from tinygrad_char.kernels.cpu.cores import available_cores
-from tinygrad_char.kernels.cuda.launcher import FOLDER, Kernel
+from tinygrad_char.kernels.cuda.bench import Check
+from tinygrad_char.kernels.cuda.launcher import Kernel, sources
 from tinygrad_char.kernels.cuda.signature import parse
 from tinygrad_char.kernels.cuda.variants import variants
 from tinygrad_char.kernels.devices import get_backend
@@ -178,7 +179,7 @@ def _compile(settings: Settings) -> Iterator[Case]:
 def compile_files(device: str, names: str) -> Row:
     """Compile every variant; RuntimeError that names those that cannot be, after all others."""
     kernels = []
-    for path in sorted(FOLDER.glob(names)):
+    for path in sources(names):
         text = path.read_text(encoding="utf-8")
         for macros in variants(text):
             kernels.append(Kernel(path.stem, next(iter(parse(text, dict(macros)))), macros))
@@ -213,7 +214,7 @@ def _checks(settings: Settings) -> Iterator[Case]:
     for check in gpu_checks.checks(settings.quick or settings.device != "cuda"):
         for precision in check.precisions:
 
-            def run(check: gpu_checks.Check = check, precision: str = precision) -> Row:
+            def run(check: Check = check, precision: str = precision) -> Row:
                 outcome = gpu_checks.run(check, precision, backend)
                 return {
                     "precision": precision,

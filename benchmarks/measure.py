@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.cpu.cores import available_cores
 
 PAUSE = 0.03  # seconds after which the threads of the side that just ran no longer spin
@@ -30,14 +31,6 @@ PAUSE = 0.03  # seconds after which the threads of the side that just ran no lon
 
 class ContenderError(RuntimeError):
     """A contender could not do its work."""
-
-
-class Task(NamedTuple):
-    """What is timed, and what is compared: an array, a number, or a tuple of them."""
-
-    run: Callable[[], Any]
-    check: Callable[[], Any] | None = None
-    """None where what `run` returns is compared."""
 
 
 class Contender(NamedTuple):

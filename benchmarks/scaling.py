@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import TIMES, Options, Report, Row, parse
 from tinygrad_char.benchmarks.train_step import (
     BOUND,
@@ -28,6 +28,7 @@ from tinygrad_char.benchmarks.train_step import (
     prepare,
     random_split,
 )
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.models.config import TrainConfig
 

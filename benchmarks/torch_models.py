@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tinygrad_char.benchmarks.measure import Task
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.models.batches import Split, random_batch
 from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import TrainConfig

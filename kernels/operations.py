@@ -9,6 +9,7 @@ functions, with the same arguments, results and saved values:
     cuda        cuda.py, kernels in CUDA C: a subclass of cuda.operation.Operation
 
 A version that does not serve its arguments returns NotImplemented, and the reference serves.
+`bench.py` beside them holds what is timed and checked of the operation, see cpu/bench.py.
 """
 
 from __future__ import annotations
@@ -62,6 +63,15 @@ def operations() -> Mapping[str, Room]:
         file.parent for folder in kernels.__path__ for file in Path(folder).glob("*/reference.py")
     ]
     return {folder.name: Room(folder.name, folder) for folder in sorted(found)}
+
+
+def benches(part: str) -> dict[str, Callable[..., Any]]:
+    """Return the functions of that name in the operations' `bench.py`, by operation."""
+    return {
+        name: getattr(room.module("bench"), part)
+        for name, room in operations().items()
+        if (room.folder / "bench.py").is_file() and hasattr(room.module("bench"), part)
+    }
 
 
 def room_of(function: Callable[..., Any]) -> Room:

@@ -189,7 +189,8 @@ def test_importing_the_engine_loads_nothing_heavy():
     assert result.stderr == ""
 
 
-VERSIONS = ("cpu.py", "cuda.py", "loops.py")  # whose functions have the words of the reference's
+# Their functions have the words of the reference's, and those of cpu/bench.py and cuda/bench.py.
+VERSIONS = ("cpu.py", "cuda.py", "loops.py", "bench.py")
 SPOKEN_FOR = ("forward", "backward", "result", "loss", "value", "extra_repr")
 """Methods that the docstring of their class may speak for, in `tinygrad_char/ops` and `nn`."""
 
@@ -197,7 +198,8 @@ SPOKEN_FOR = ("forward", "backward", "result", "loss", "value", "extra_repr")
 def undocumented(path):
     """Yield the public modules, classes and functions of a file that have no docstring.
 
-    Functions of an operation's versions need none, nor do what a documented class speaks for.
+    Functions of an operation's versions and benchmark need none, nor do what a documented class
+    speaks for.
     """
     is_version = path.name in VERSIONS and path.parent.parent.name == "kernels"
     speaks = path.parent.name in ("ops", "nn")

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from tinygrad_char.benchmarks import averaging, ops, scaling, train_step
 from tinygrad_char.benchmarks.measure import difference, resident
 from tinygrad_char.benchmarks.report import QUIET, without_folder
-from tinygrad_char.kernels.backend import status
+from tinygrad_char.kernels.backend import references, status
 from tinygrad_char.kernels.cpu.cores import available_cores
-from tinygrad_char.kernels.operations import VARIABLE
+from tinygrad_char.kernels.operations import VARIABLE, benches
 from tinygrad_char.models.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -144,12 +144,10 @@ def test_ops(against, tmp_path):
 
 @pytest.mark.parametrize("name", ops.CASES)
 def test_every_case_does_what_pytorch_does(name):
-    torch_ops = pytest.importorskip("tinygrad_char.benchmarks.torch_ops")
-    op = getattr(ops.REFERENCE, name, None)
-    if op is None:
-        pytest.skip(f"there is no kernel {name}")
+    torch = pytest.importorskip("torch")
     at = ops.SIZES["smoke"]
-    expected, found = ops.CASES[name](op, at), torch_ops.CASES[name](at)
+    expected = ops.CASES[name](references().operation(name), at)
+    found = benches("torch_cases")[name](torch, at)
     assert list(expected) == list(found)
     assert set(expected) <= set(ops.work(at))
     for task, other in zip(expected.values(), found.values(), strict=True):
@@ -272,7 +270,7 @@ def test_options_choose_rounds_threads_and_batch(tmp_path):
 
 
 WRONG_BOUND = """
-import sys, benchmarks.{0} as benchmark
+import sys, tinygrad_char.benchmarks.{0} as benchmark
 if __name__ == "__main__":
     benchmark.BOUND = -1.0
     sys.argv[0] = "{0}.py"

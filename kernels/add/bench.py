@@ -1,0 +1,30 @@
+"""The addition of positions to each sequence of characters, measured."""
+
+from typing import Any
+
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+
+
+def cases(op: Any, at: Dimensions) -> dict[str, Task]:
+    a, b, grad = operands(*_shapes(at))
+    return {
+        "add forward": Task(lambda: op.forward(a, b)),
+        "add backward": Task(lambda: op.backward(grad, a.shape, b.shape, (True, True))),
+    }
+
+
+def work(at: Dimensions) -> Work:
+    return {
+        "add forward": ("bytes", 2 * at.stream + at.stream / at.batch),
+        "add backward": ("bytes", at.stream + at.stream / at.batch),
+    }
+
+
+def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
+    a, b, grad = tensors(torch, *_shapes(at))
+    return torch_tasks(torch, "add", lambda a, b: a + b, [a, b], grad)
+
+
+def _shapes(at: Dimensions) -> tuple[tuple[int, ...], ...]:
+    shape = (at.batch, at.length, at.channels)
+    return shape, shape[1:], shape

@@ -1,0 +1,28 @@
+"""The logarithms of the probabilities that logits give, measured."""
+
+from functools import partial
+from typing import Any
+
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+
+
+def cases(op: Any, at: Dimensions) -> dict[str, Task]:
+    x, grad = operands(*[(at.rows, at.classes)] * 2)
+    y = op.forward(x)
+    return {
+        "log_softmax forward": Task(lambda: op.forward(x)),
+        "log_softmax backward": Task(lambda: op.backward(grad, y)),
+    }
+
+
+def work(at: Dimensions) -> Work:
+    return {
+        "log_softmax forward": ("bytes", 2 * at.logits),
+        "log_softmax backward": ("bytes", 3 * at.logits),
+    }
+
+
+def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
+    x, grad = tensors(torch, *[(at.rows, at.classes)] * 2)
+    function = partial(torch.nn.functional.log_softmax, dim=-1)
+    return torch_tasks(torch, "log_softmax", function, [x], grad)

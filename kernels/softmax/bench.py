@@ -1,0 +1,73 @@
+"""The weights of attention by its scores, of all and of the past, measured and checked."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
+
+
+def cases(op: Any, at: Dimensions) -> dict[str, Task]:
+    x, grad = operands(*[_shape(at)] * 2)
+    scale = _scale(at)
+
+    def tasks(name: str, causal: bool) -> dict[str, Task]:
+        y = op.forward(x, None, -1, causal, scale)
+        return {
+            f"{name} forward": Task(lambda: op.forward(x, None, -1, causal, scale)),
+            f"{name} backward": Task(lambda: op.backward(grad, y, -1, causal, scale)),
+        }
+
+    return {**tasks("softmax", False), **tasks("softmax causal", True)}
+
+
+def work(at: Dimensions) -> Work:
+    # The upper half of causal weights is written, and not read.
+    weights = 4.0 * at.batch * at.heads * at.length**2
+    past = 2.0 * at.batch * at.heads * at.length * (at.length + 1)
+    return {
+        "softmax forward": ("bytes", 2 * weights),
+        "softmax backward": ("bytes", 3 * weights),
+        "softmax causal forward": ("bytes", past + weights),
+        "softmax causal backward": ("bytes", 2 * past + weights),
+    }
+
+
+def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
+    x, grad = tensors(torch, *[_shape(at)] * 2)
+    scale, softmax = _scale(at), torch.nn.functional.softmax
+    later = torch.tril(torch.ones(at.length, at.length)) == 0
+
+    def causal(x: Any) -> Any:
+        return softmax((x * scale).masked_fill(later, float("-inf")), dim=-1)
+
+    return {
+        **torch_tasks(torch, "softmax", lambda x: softmax(x * scale, dim=-1), [x], grad),
+        **torch_tasks(torch, "softmax causal", causal, [x], grad),
+    }
+
+
+def _shape(at: Dimensions) -> tuple[int, ...]:
+    return at.batch, at.heads, at.length, at.length
+
+
+def _scale(at: Dimensions) -> float:
+    return (at.channels // at.heads) ** -0.5
+
+
+def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
+    x, y, grad = on.x, on.y, on.grad
+    yield Timed("softmax", lambda op: op.forward(x), 2 * x.nbytes)
+    yield Timed("softmax backward", lambda op: op.backward(grad, y), 3 * x.nbytes)
+
+
+def checks(at: Ragged) -> Iterator[Check]:
+    for length in at.lengths:
+        arrays = {"x": at.draw(5, length), "grad": at.draw(5, length)}
+        yield Check("softmax", f"(5, {length})", _check, arrays)
+
+
+def _check(op: Any, i: Any) -> list[Array]:
+    y = op.forward(i.x)
+    return [y, op.backward(i.grad, y)]
