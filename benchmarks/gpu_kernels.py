@@ -178,5 +178,5 @@ def attention_row(backend: Backend, shape: Shape, precision: str, rounds: int) -
 
 
 def root_mean_square(array: np.ndarray) -> float:
-    """Return how large the numbers of an array are."""
+    """Return how large the elements of an array are."""
     return float(np.sqrt(np.mean(np.square(array.astype(np.float32)), dtype=np.float64)))

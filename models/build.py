@@ -43,7 +43,7 @@ def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> G
 
 
 def parameter_count(config: TrainConfig, vocab_size: int) -> tuple[int, int]:
-    """Return how many parameters the model of these settings has, and numbers in them.
+    """Return how many parameters the model of these settings has, and elements in them.
 
     It is what a file is compared with before anything of that size is made.
     """
@@ -53,12 +53,12 @@ def parameter_count(config: TrainConfig, vocab_size: int) -> tuple[int, int]:
     width, layers, bias = shape.n_embd, shape.n_layer, int(shape.bias)
     norms = 2 * layers + 1
     tensors = 2 + (1 + bias) * (norms + 3 * layers) + layers
-    numbers = (vocab_size + shape.block_size) * width + (1 + bias) * norms * width
-    numbers += layers * (12 * width * width + bias * 6 * width)  # attention, feed-forward
+    elements = (vocab_size + shape.block_size) * width + (1 + bias) * norms * width
+    elements += layers * (12 * width * width + bias * 6 * width)  # attention, feed-forward
     if not shape.tied:
         tensors += 1 + bias
-        numbers += vocab_size * (width + bias)
-    return tensors, numbers
+        elements += vocab_size * (width + bias)
+    return tensors, elements
 
 
 @dataclass
@@ -119,7 +119,7 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
         if given != expected:
             raise RunError(
                 f"{str(path)!r} does not hold the model that its settings describe: {given[0]:,} "
-                f"parameters with {given[1]:,} numbers, expected {expected[0]:,} with "
+                f"parameters with {given[1]:,} elements, expected {expected[0]:,} with "
                 f"{expected[1]:,}"
             )
 
@@ -155,6 +155,6 @@ def check_finite(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             wrong = array.size - int(np.isfinite(array).sum())
             raise RunError(
-                f"{str(path)!r} cannot be used: {wrong:,} of the {array.size:,} numbers in "
+                f"{str(path)!r} cannot be used: {wrong:,} of the {array.size:,} elements of "
                 f"{name!r} are not finite. Use another checkpoint."
             )

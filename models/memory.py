@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST_KEPT = 32 << 20  # bytes; glibc takes no more
 KEPT_IN_ALL = 1 << 30
 BYTES_OF_A_SAMPLE = 4096  # of a text that is generated: its random stream alone takes as much
-BYTES_OF_A_LAYER = 8192  # of the objects of one block of a GPT, without its numbers
+BYTES_OF_A_LAYER = 8192  # of the objects of one block of a GPT, without its elements
 
 
 def available_memory() -> int:
@@ -44,11 +44,11 @@ def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
     """
     from tinygrad_char.models.build import parameter_count
 
-    _, numbers = parameter_count(config, vocab_size)
+    _, elements = parameter_count(config, vocab_size)
     batch = 16 * config.batch_size * config.gpt.block_size + 256  # two int64 for each character
     needed = batch * (config.accumulate + 2 * config.eval_batches)
     if on_host:
-        needed += 4 * 4 * numbers
+        needed += 4 * 4 * elements
     if config.model == "gpt":
         needed += BYTES_OF_A_LAYER * config.gpt.n_layer
     if needed > (available := available_memory()):

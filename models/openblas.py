@@ -1,7 +1,7 @@
 """The instruction set of matrix products, where OpenBLAS overlooks the best that there is.
 
 On some processors with AVX-512 OpenBLAS takes its kernels for older ones (Haswell, Zen), which
-compute half as many numbers by an instruction. Which kernels it takes is settled when NumPy loads
+compute half as many elements by an instruction. Which kernels it takes is settled when NumPy loads
 it, by the variable OPENBLAS_CORETYPE if the user has set one.
 """
 

@@ -415,7 +415,7 @@ def spoil_device(path):
 
 
 SPOILED = {
-    spoil_weights: "1 of the 8 numbers in 'norm.weight' are not finite",
+    spoil_weights: "1 of the 8 elements of 'norm.weight' are not finite",
     spoil_dtype: "does not hold the model that its settings describe",
     spoil_fifo: "not a regular file",
     spoil_device: "not a regular file",
