@@ -1,10 +1,10 @@
 """`Tensor`: an array that remembers how it was computed.
 
 Operators and methods follow NumPy's names and broadcasting; gradients follow PyTorch's rules.
-dtypes are kept: a float32 tensor and a float64 tensor do not mix, a Python number takes the
-tensor's dtype (OverflowError where that is one of integers and does not hold it), and integers or
-booleans that meet a floating tensor take its dtype. Infinities and NaN come out as IEEE 754 has
-them, without warnings; see `detect_nonfinite`.
+dtypes are kept: a float32 tensor and a float64 tensor do not mix. A Python number takes the
+tensor's dtype, and OverflowError is raised where that is one of integers and does not hold it.
+Integers and booleans that meet a floating tensor take its dtype. Infinities and NaN come out as
+IEEE 754 has them, without warnings; see `detect_nonfinite`.
 """
 
 from __future__ import annotations
