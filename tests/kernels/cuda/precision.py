@@ -28,17 +28,19 @@ def _flat(results):
     return [None if each is None else np.asarray(each) for each in results]
 
 
-def assert_precise(actual, reference, arguments, factor=4.0, units=4.0):
+def assert_precise(actual, reference, arguments, factor=4.0, units=4.0, sizes=()):
     """Assert that each result is about as near to the truth as the reference's.
 
     `reference` is called with `arguments` in float32 and in float64. The error may be `factor`
-    times that of float32, and `units` roundings of the largest number besides, in the precision
-    of `actual`.
+    times that of float32, and `units` roundings of the largest element besides, in the precision
+    of `actual`. Of a sum that may cancel, `sizes` has what its terms add up to without their signs,
+    which is what its roundings are relative to; None for other results.
     """
     single, truth = results_of(reference, *arguments)
     actual = _flat(actual)
     assert len(actual) == len(truth)
-    for mine, rounded, exact in zip(actual, single, truth, strict=True):
+    sizes = sizes or [None] * len(truth)
+    for mine, rounded, exact, size in zip(actual, single, truth, sizes, strict=True):
         assert (mine is None) == (exact is None)
         if mine is None:
             continue
@@ -51,5 +53,6 @@ def assert_precise(actual, reference, arguments, factor=4.0, units=4.0):
         error = np.abs(mine.astype(np.float64)[finite] - exact).max(initial=0)
         own = np.abs(rounded.astype(np.float64)[finite] - exact).max(initial=0)
         unit = 2.0**-9 if mine.dtype == BF16 else 2.0**-24
-        allowed = factor * own + units * unit * np.abs(exact).max(initial=0)
+        largest = np.abs(exact).max(initial=0) if size is None else np.max(size, initial=0)
+        allowed = factor * own + units * unit * largest
         assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}, reference's {own:.3g}"
