@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +18,19 @@ HEAVY = [
     *("filelock", "threadpoolctl", "charset_normalizer"),
 ]
 SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
+PARTS = [  # of kernels: each imports those before it, and rooms those that their references import
+    *("words", "array", "half", "operations", "cpu", "reduce", "backend", "cuda", "cuda_on_cpu"),
+    *("rooms", "devices"),
+]
+UP = {  # the arrows up that there are
+    # Products on the host round as the reference's do.
+    "kernels/cuda_on_cpu/numpy_cublas.py imports matmul",
+    # An activation alone is a bias and an activation without the bias: one kernel for both.
+    "kernels/gelu/cpu.py imports bias_activation",
+    "kernels/gelu/cuda.py imports bias_activation",
+    "kernels/relu/cuda.py imports bias_activation",
+}
+MEASURED = "benchmarks/results"  # stays in the checkout
 FINDER = "kernels/operations.py"  # imports modules of operations by their folders' names
 PICKLES = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
 
@@ -51,13 +65,11 @@ def imported_modules(path, root=ROOT):
 
     Of `from a import b` both `a` and `a.b`, which may be a module or a name in one.
     """
-    package = package_of(path, root)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *([node.module] if node.module else [])])
+            module = source_of(node, package_of(path, root))
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
             if module != PACKAGE:  # the names tell whose they are
                 yield node.lineno, module
@@ -65,6 +77,12 @@ def imported_modules(path, root=ROOT):
             target = node.args[0]
             if path.relative_to(root).as_posix() != FINDER:
                 yield node.lineno, target.value if isinstance(target, ast.Constant) else "?"
+
+
+def source_of(node, package):
+    """Return the full name of what an ImportFrom imports from, in a package of these parts."""
+    above = package[: len(package) - node.level + 1] if node.level else ()
+    return ".".join([*above, *([node.module] if node.module else [])])
 
 
 def _is_dynamic_import(function):
@@ -95,10 +113,85 @@ def arrows_up(root=ROOT):
     ]
 
 
+def imported_at_once(path, modules, root=ROOT):
+    """Return those of our modules that importing a file imports, by name.
+
+    What functions and type checking import is left out. So are the packages that a module is in:
+    their files run before it, but it needs nothing of them.
+    """
+    found = set()
+    nodes = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = source_of(node, package_of(path, root))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            found.update(name if name in modules else module for name in names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            nodes += ast.iter_child_nodes(node)
+    return found & modules.keys()
+
+
+def import_circle(root=ROOT):
+    """Return the names of modules of which each imports the next, and the last is the first."""
+    modules = {
+        ".".join([*package_of(path, root), *([] if path.stem == "__init__" else [path.stem])]): path
+        for path in python_files(*LAYERS, root=root)
+    }
+    graph = {name: imported_at_once(path, modules, root) for name, path in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def parts_of_kernels(root=ROOT):
+    """Return the names of the modules and folders in kernels, and of those that are rooms."""
+    paths = [path.relative_to(root / "kernels") for path in python_files("kernels", root=root)]
+    parts = {path.parts[0].removesuffix(".py") for path in paths} - {"__init__"}
+    return parts, {part for part in parts if (root / "kernels" / part / "reference.py").is_file()}
+
+
+def arrows_up_in_kernels(root=ROOT):
+    """Return the imports of a higher part of kernels by a lower one.
+
+    A room stands on those that its reference imports, and on those that these stand on.
+    """
+    parts, rooms = parts_of_kernels(root)
+    arrows = {
+        (path, path.relative_to(root / "kernels").parts[0].removesuffix(".py"), name.split(".")[2])
+        for path in python_files("kernels", root=root)
+        for _, name in imported_modules(path, root)
+        if name.startswith(f"{PACKAGE}.kernels.") and name.split(".")[2] in parts
+    }
+    imported = {room: set() for room in rooms}
+    for path, part, to in arrows:
+        if {part, to} <= rooms and path.name == "reference.py" and part != to:
+            imported[part].add(to)
+    below = {}
+    for room in TopologicalSorter(imported).static_order():
+        below[room] = imported[room].union(*(below[each] for each in imported[room]))
+
+    def is_up(low, high):
+        if {low, high} <= rooms:
+            return low in below[high]
+        heights = [PARTS.index("rooms" if each in rooms else each) for each in (low, high)]
+        return heights[0] < heights[1]
+
+    return {
+        f"{path.relative_to(root)} imports {to}" for path, part, to in arrows if is_up(part, to)
+    }
+
+
 def plant(root, **files):
-    """Write files, whose names have __ for each slash, below a root."""
+    """Write files below a root; their names may have __ for each slash."""
     for name, text in files.items():
-        path = root / f"{name.replace('__', '/')}.py"
+        path = root / f"{name if '/' in name else name.replace('__', '/')}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
@@ -148,6 +241,93 @@ def test_an_arrow_up_is_seen(tmp_path, low, high, form):
 )
 def test_an_import_of_the_tests_is_seen(tmp_path, layer, text):
     assert arrows_up(plant(tmp_path, **{f"{layer}__file": text})) != []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert import_circle() == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c"),
+    [
+        ("import tinygrad_char.kernels.b", "from tinygrad_char.models import c", "from . import a"),
+        (
+            "from ..kernels import b",
+            "from ..models.c import x",
+            "try:\n    from .a import x\nfinally: 1",
+        ),
+        (
+            "class A:\n    from ..kernels.b import x",
+            "import tinygrad_char.models.c",
+            "from .a import x",
+        ),
+    ],
+)
+def test_a_circle_is_found(tmp_path, a, b, c):
+    plant(tmp_path, models__a=a, kernels__b=b, models__c=c, models__d="from . import a")
+    circle = [f"tinygrad_char.{name}" for name in ("models.a", "kernels.b", "models.c")]
+    found = import_circle(tmp_path)
+    assert sorted(found[1:]) == sorted(circle)
+    assert found[0] == found[-1]
+    after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+    assert [after[name] for name in found[:-1]] == found[1:]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        "def f():\n    from . import a",
+        "if TYPE_CHECKING:\n    from . import a",
+        "import tinygrad_char.models",
+        "f = lambda: __import__('tinygrad_char.models.a')",
+    ],
+)
+def test_what_is_imported_later_makes_no_circle(tmp_path, late):
+    plant(tmp_path, **{"models/__init__": ""}, models__a="from . import b", models__b=late)
+    assert import_circle(tmp_path) == []
+
+
+def test_a_circle_through_the_file_of_a_package_is_found(tmp_path):
+    plant(tmp_path, **{"models/__init__": "from .a import x"}, models__a="from . import y")
+    assert sorted(set(import_circle(tmp_path))) == [
+        "tinygrad_char.models",
+        "tinygrad_char.models.a",
+    ]
+
+
+def test_kernels_import_downwards_with_few_exceptions():
+    parts, rooms = parts_of_kernels()
+    assert parts - rooms == set(PARTS) - {"rooms"}
+    assert arrows_up_in_kernels() == UP
+    assert len(UP) <= 4
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "to"),
+    [
+        ("cpu__x", "from tinygrad_char.kernels.softmax import reference", "softmax"),
+        ("array", "def f():\n    from tinygrad_char.kernels.cuda import x", "cuda"),
+        ("cpu__x", "import tinygrad_char.kernels.backend", "backend"),
+        ("softmax__cpu", "from tinygrad_char.kernels import devices", "devices"),
+        ("gelu__cpu", "from tinygrad_char.kernels.bias.cpu import x", "bias"),
+        ("gelu__cuda", "from ..softmax import cuda", "softmax"),
+    ],
+)
+def test_an_arrow_up_in_kernels_is_seen(tmp_path, file, text, to):
+    modules = {f"kernels__{name}": "" for name in ("array", "backend", "devices", "cuda__x")}
+    plant(
+        tmp_path,
+        **modules,
+        kernels__gelu__reference="from tinygrad_char.kernels.array import x",
+        kernels__bias__reference="from tinygrad_char.kernels.gelu import reference",
+        kernels__softmax__reference="from tinygrad_char.kernels.bias import reference",
+        kernels__bias__cpu="from tinygrad_char.kernels.gelu.cpu import x",
+        kernels__softmax__cuda="from tinygrad_char.kernels.cuda.x import y",
+    )
+    assert arrows_up_in_kernels(tmp_path) == set()
+    plant(tmp_path, **{f"kernels__{file}": text})
+    path = f"kernels/{file.replace('__', '/')}.py"
+    assert arrows_up_in_kernels(tmp_path) == {f"{path} imports {to}"}
 
 
 def test_nothing_imports_our_folders_by_their_own_names():
@@ -269,16 +449,41 @@ def folder_of(package, folders):
     return ROOT.joinpath(*parts)
 
 
+def not_shipped(packages, data, root=ROOT):
+    """Return the files in the folders of packages, by name, that package_data has no pattern for.
+
+    A file is one of the nearest package above it, and patterns are relative to that.
+    """
+    missing = []
+    for path in sorted(each for folder in LAYERS for each in (root / folder).rglob("*")):
+        if (
+            not path.is_file()
+            or path.suffix in (".py", ".pyc", ".so")
+            or root / MEASURED in path.parents
+        ):
+            continue
+        folder, name = next(each for each in packages if each[0] in path.parents)
+        patterns = [*data[""], *data.get(name, [])]
+        if not any(path in folder.glob(pattern) for pattern in patterns):
+            missing.append(str(path.relative_to(root)))
+    return missing
+
+
 def test_setup_ships_every_file_that_is_not_python(setup_arguments):
-    data = setup_arguments["package_data"]
-    missing = [
-        str(path.relative_to(ROOT))
-        for package in setup_arguments["packages"]
-        for path in folder_of(package, setup_arguments["package_dir"]).iterdir()
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".so", ".png")
-        if not any(path.match(pattern) for pattern in [*data[""], *data.get(package, [])])
-    ]
-    assert missing == []
+    names = sorted(setup_arguments["packages"], key=len, reverse=True)  # the inner ones first
+    packages = [(folder_of(name, setup_arguments["package_dir"]), name) for name in names]
+    assert not_shipped(packages, setup_arguments["package_data"]) == []
+
+
+def test_a_file_that_is_not_shipped_is_seen(tmp_path):
+    for name in ("a.c", "a.toml", "room/b.cu", "room/data/c.h", "room/data/d.bin", "room/e.png"):
+        path = tmp_path / "kernels" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    packages = [(tmp_path / "kernels/room", "k.room"), (tmp_path / "kernels", "k")]
+    data = {"": ["*.c", "*.cu", "*.h"], "k.room": ["data/*.bin"]}
+    missing = ["kernels/a.toml", "kernels/room/data/c.h", "kernels/room/e.png"]
+    assert not_shipped(packages, data, tmp_path) == missing
 
 
 def test_setup_declares_what_the_packages_import(setup_arguments):
