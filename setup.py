@@ -50,11 +50,15 @@ KERNELS = Extension(
 
 
 class BuildPackages(build_py):
-    """Copies the packages into an empty folder: what an earlier build left is not installed."""
+    """Copies the packages into an empty folder: what an earlier build left is not installed.
+
+    Only a folder in `build/` is emptied: one that was named may hold anything.
+    """
 
     def run(self):
-        if not self.editable_mode:
-            shutil.rmtree(self.build_lib, ignore_errors=True)
+        folder = Path(self.build_lib).resolve()
+        if not self.editable_mode and folder.parent == ROOT.resolve() / "build":
+            shutil.rmtree(folder, ignore_errors=True)
         super().run()
 
 
