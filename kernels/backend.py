@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, wraps
 from inspect import isfunction
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -237,7 +238,11 @@ def status() -> str:
         return "fused in C: " + ", ".join(served)
     if compiled is not None:
         return f"references in NumPy, as {VARIABLE}=reference asks"
-    return "references in NumPy: the C extension is not built (no compiler at installation?)"
+    said = "references in NumPy: the C extension is not built"
+    checkout = Path(__file__).parent.parent
+    if (checkout / "setup.py").is_file():
+        return f"{said} in {checkout} (python setup.py build_ext --inplace builds it there)"
+    return f"{said} (no compiler at installation?)"
 
 
 @cache
