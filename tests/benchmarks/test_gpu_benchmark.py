@@ -19,7 +19,7 @@ from tinygrad_char.kernels.array import namespace
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.cuda.bench import Check
 from tinygrad_char.kernels.devices import get_backend
-from tinygrad_char.kernels.operations import operations
+from tinygrad_char.kernels.operations import benches, operations
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -324,6 +324,14 @@ def test_variants_that_do_not_compile_are_named_after_all_others(monkeypatch):
     assert "not among the variants" in str(found.value)
 
 
+ON_DEVICES = {name for name, room in operations().items() if "cuda" in room.versions}
+
+
+def test_every_kernel_is_timed():
+    timed = {*benches("moving"), *benches("multiplying"), "matmul"}  # whose time is a ceiling
+    assert timed == ON_DEVICES
+
+
 def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
     names = set()
     for check in gpu_checks.checks(quick=True):
@@ -331,7 +339,7 @@ def test_the_checks_pass_and_are_of_every_kernel(on_cpu):
             outcome = gpu_checks.run(check, precision, on_cpu)
             assert outcome.passed, outcome
         names.add(check.name)
-    assert names == {name for name, room in operations().items() if "cuda" in room.versions}
+    assert names == ON_DEVICES
 
 
 def test_the_part_of_checks_is_made_of_them(monkeypatch, on_cpu):
