@@ -16,8 +16,8 @@
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
  *
- * q, k, v and the like are views: what a step along batch, head and position is, in elements, is in
- * the variables whose names end in b, h and t; the elements of a head are neighbours and begin at a
+ * q, k, v and the like are views. Their strides along batch, head and position, in elements, are in
+ * the variables whose names end in b, h and t. The elements of a head are neighbours and begin at a
  * multiple of sixteen bytes. */
 #include "attention_tiles.cuh"
 

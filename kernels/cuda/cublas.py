@@ -152,7 +152,7 @@ def _view(array: Array) -> _Operand | None:
 
 
 def _leading(length: int, step: int, count: int, distance: int) -> int:
-    """Return the distance of `count` runs of `length` elements, 0 if these are apart.
+    """Return the stride of `count` runs of `length` elements, 0 if these are apart.
 
     Or if cuBLAS does not take such a distance.
     """
