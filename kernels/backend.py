@@ -15,7 +15,7 @@ from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu import recording
 from tinygrad_char.kernels.cpu.extension import compiled
-from tinygrad_char.kernels.operations import REFERENCE, VARIABLE, Room, Settings
+from tinygrad_char.kernels.operations import REFERENCE, VARIABLE, Own, Room, Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,7 +99,9 @@ class Backend:
     def settings(self) -> Settings:
         """What is asked of operations here; of the environment, where nothing else was given."""
         if self._settings is None:
-            self._settings = Settings(tuple(operations.of_environment().items()))
+            settings = Settings(tuple(operations.of_environment().items()))
+            self._check(settings)
+            self._settings = settings
         return self._settings
 
     def chosen(self) -> Backend:
@@ -119,14 +121,14 @@ class Backend:
         Raises
         ------
         DeviceError
-            They ask for TF32 products, and this backend has none.
+            They ask for TF32 products, or a version for another device, and this backend has none.
         """
-        if settings not in self._under:
+        found = self._under.get(settings)
+        if found is None:
             if len(self._under) >= MOST_SETTINGS:
                 self._under.clear()
-            if settings.tf32 and self.version == "c":
-                raise DeviceError(f"device {self.name!r} has no TF32 products; use device 'cuda'")
-            self._under[settings] = Backend(
+            self._check(settings)
+            found = Backend(
                 self.name,
                 self.xp,
                 self.array_type,
@@ -136,7 +138,23 @@ class Backend:
                 self.device,
                 settings.over(self.settings),
             )
-        return self._under[settings]
+            found = self._under.setdefault(settings, found)  # another thread's, if that was first
+        return found
+
+    def _check(self, settings: Settings) -> None:
+        if settings.tf32 and self.version == "c":
+            raise DeviceError(f"device {self.name!r} has no TF32 products; use device 'cuda'")
+        for name, version in settings.versions:
+            if version in FOR_DEVICES and version != self.version:
+                fitting = [
+                    each
+                    for each in operations.operations()[name].versions
+                    if each not in FOR_DEVICES or each == self.version
+                ]
+                raise DeviceError(
+                    f"{name}={version} does not compute on device {self.name!r}; expected one of "
+                    f"{', '.join(fitting)}"
+                )
 
     def operation(self, name: str) -> SimpleNamespace:
         """Return what has the functions of an operation's reference, as they are served here."""
@@ -155,9 +173,31 @@ class Backend:
         found = self._version(room)
         if found is None:
             return REFERENCE
-        return found if isinstance(found, str) else type(found).__name__
+        return str(found)
 
-    def _version(self, room: Room) -> Any:
+    @property
+    def in_python(self) -> str:
+        """Of the versions asked for, those that are Python code, as in "layernorm=loops"."""
+        return ", ".join(
+            f"{name}={version}"
+            for name, version in self.settings.versions
+            if version == "loops" or isinstance(version, Own)
+        )
+
+    @property
+    def not_in_c(self) -> str | None:
+        """Why a step here is no program of kernels in C; None where it may be one."""
+        if compiled is None:
+            return "the kernels in C are not there"
+        others = [
+            f"{name}={version}"
+            for name, version in self.settings.versions
+            if version != "c" and "c" in operations.operations()[name].versions
+        ]
+        most = others if len(others) <= MOST_NAMED else [*others[:MOST_NAMED], "..."]
+        return f"{', '.join(most)} asked for, and not c" if others else None
+
+    def _version(self, room: Room) -> str | Own | None:
         """Return the version that is asked first, by name or as an object; None for no other."""
         wanted = dict(self.settings.versions).get(room.name, self.version)
         if wanted == REFERENCE or (isinstance(wanted, str) and wanted not in room.versions):
@@ -172,10 +212,10 @@ class Backend:
         first = getattr(self._functions(room, version), function.__name__, None)
         return function if first is None else _in_turn(first, function)
 
-    def _functions(self, room: Room, version: Any) -> Any:
+    def _functions(self, room: Room, version: str | Own) -> Any:
         """Return what has the functions of a version, the same each time."""
-        if not isinstance(version, str):
-            return version
+        if isinstance(version, Own):
+            return version.functions
         if version != self.version:
             return room.module(operations.FILES[version])
         if room.name not in self._bound:
@@ -184,7 +224,7 @@ class Backend:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         """Return an array of any content, for a kernel to write to."""
-        if self.on_host:
+        if self.in_host_memory:
             return recording.empty(shape, dtype)
         return self.xp.empty(shape, dtype)
 
@@ -197,13 +237,32 @@ class Backend:
         return array.get() if hasattr(array, "get") else array
 
     @property
-    def on_host(self) -> bool:
-        """Whether arrays are the host's own, and its cores compute."""
+    def in_host_memory(self) -> bool:
+        """Whether arrays lie in the host's own memory, as NumPy's do."""
         return self.xp is np
 
+    @property
+    def shards_batches(self) -> bool:
+        """Whether batches are cut in shards, which the host's cores compute side by side."""
+        return self.in_host_memory
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the operations of a call are repeated from a trace of them."""
+        return self.in_host_memory
+
+    @property
+    def captures(self) -> bool:
+        """Whether the recorder captures a whole step, from the batch to the updated weights."""
+        return self.recorder is not None
+
+
+FOR_DEVICES = ("c", "cuda")
+"""The versions that compute on the arrays of one kind of device alone."""
 MOST_SETTINGS = 64
 """Of a backend; what was made for these is made anew for more."""
+MOST_NAMED = 3
+"""Versions in a message."""
 
 
 def _in_turn(first: Callable[P, Any], reference: Callable[P, R]) -> Callable[P, R]:
@@ -233,9 +292,17 @@ def references() -> Backend:
 
 def status() -> str:
     """Say in words which kernels serve the CPU, and why."""
-    served = [name for name in operations.operations() if CPU.version_of(name) == "c"]
+    found: dict[str, list[str]] = {}
+    for name in operations.operations():
+        found.setdefault(CPU.version_of(name), []).append(name)
+    served = found.pop("c", [])
+    asked = [name for name, _ in CPU.settings.versions]
     if served:
-        return "fused in C: " + ", ".join(served)
+        words = ["fused in C: " + ", ".join(served)]
+        for version, names in found.items():
+            if named := [name for name in names if name in asked]:
+                words.append(f"{version}, as {VARIABLE} asks: {', '.join(named)}")
+        return "; ".join(words)
     if compiled is not None:
         return f"references in NumPy, as {VARIABLE}=reference asks"
     said = "references in NumPy: the C extension is not built"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -25,7 +26,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tinygrad_char import kernels
 from tinygrad_char.kernels.words import EnvironmentVariableError, shorten
 
 REFERENCE = "reference"
@@ -53,15 +53,14 @@ class Room:
 
     def module(self, name: str) -> ModuleType:
         """Return a module of the folder."""
-        return importlib.import_module(f"{kernels.__name__}.{self.name}.{name}")
+        return importlib.import_module(f"{__package__}.{self.name}.{name}")
 
 
 @cache
 def operations() -> Mapping[str, Room]:
     """Return the folders of all operations, by name."""
-    found = [
-        file.parent for folder in kernels.__path__ for file in Path(folder).glob("*/reference.py")
-    ]
+    folders = sys.modules[__package__].__path__
+    found = [file.parent for folder in folders for file in Path(folder).glob("*/reference.py")]
     return {folder.name: Room(folder.name, folder) for folder in sorted(found)}
 
 
@@ -92,19 +91,36 @@ def room_of(function: Callable[..., Any]) -> Room:
     return room
 
 
+class Own:
+    """A version that a user gives: an object with functions of the reference, equal to itself."""
+
+    def __init__(self, functions: Any) -> None:
+        self.functions = functions
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Own) and self.functions is other.functions
+
+    def __hash__(self) -> int:
+        return id(self.functions)
+
+    def __str__(self) -> str:
+        name = getattr(self.functions, "__name__", None)  # of modules, classes
+        return name if isinstance(name, str) else type(self.functions).__name__
+
+
 @dataclass(frozen=True)
 class Settings:
     """What one model, or one stretch of code, asks of the operations that it calls; None: nothing.
 
-    `versions` are pairs of an operation and a version, by name or as an object with functions of
-    the reference. `tf32` lets float32 products round their operands to ten bits after the point,
-    and `atomics` lets gradients be added up in whatever order is fastest, where a device can: else
-    the same computation gives the same bits each time. Without `check`, indices and targets are
-    taken as they are, since checking would wait for a device. `parameters` are those that lie side
-    by side in an optimizer's buffer, a cuda.parameters.FlatParameters.
+    `versions` are pairs of an operation and a version, see `checked`. `tf32` lets float32 products
+    round their operands to ten bits after the point, and `atomics` lets gradients be added up in
+    whatever order is fastest, where a device can: else the same computation gives the same bits
+    each time. Without `check`, indices and targets are taken as they are, since checking would wait
+    for a device. `parameters` are those that lie side by side in an optimizer's buffer, a
+    cuda.parameters.FlatParameters.
     """
 
-    versions: tuple[tuple[str, Any], ...] = ()
+    versions: tuple[tuple[str, str | Own], ...] = ()
     tf32: bool | None = None
     atomics: bool | None = None
     check: bool | None = None
@@ -166,7 +182,8 @@ def using(
         loss.backward()  # by the versions that served forward
 
     Threads of `Workers` do as the thread does that gives them work. What is not named stays as it
-    is; see Settings for the ways. A version may be an object with functions of the reference.
+    is; see Settings for the ways. A version may be an object with functions of the reference; what
+    it does not have, or answers with NotImplemented, the reference does.
 
     Raises
     ------
@@ -178,22 +195,44 @@ def using(
         yield
 
 
-def checked(versions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the versions by operation; VersionError where one does not exist."""
+def checked(versions: Mapping[str, Any]) -> dict[str, str | Own]:
+    """Return the versions by operation, objects as `Own`; VersionError where one does not exist."""
+    found: dict[str, str | Own] = {}
     for name, version in versions.items():
         if name not in operations():
             raise VersionError(
                 f"there is no operation {shorten(name)}; expected one of {', '.join(operations())}"
             )
-        if isinstance(version, str) and version not in operations()[name].versions:
+        room = operations()[name]
+        if isinstance(version, str) and version in room.versions:
+            found[name] = version
+        elif isinstance(version, Own) or _serves(room, version):
+            found[name] = version if isinstance(version, Own) else Own(version)
+        else:
             raise VersionError(
                 f"{name} has no version {shorten(version)}; expected one of "
-                f"{', '.join(operations()[name].versions)}"
+                f"{', '.join(room.versions)}, or an object with functions of its reference"
             )
-    return dict(versions)
+    return found
 
 
-def parse(text: str) -> dict[str, str]:
+def _serves(room: Room, version: Any) -> bool:
+    """Return whether an object has a function of the room's reference."""
+    return any(
+        callable(getattr(version, name, None))
+        for name in vars(room.module(REFERENCE))
+        if callable(vars(room.module(REFERENCE))[name]) and not name.startswith("_")
+    )
+
+
+def described(versions: Mapping[str, str | Own]) -> str:
+    """Return what `parse` makes these versions of."""
+    if versions == dict.fromkeys(operations(), REFERENCE):
+        return REFERENCE
+    return ", ".join(f"{name}={version}" for name, version in versions.items())
+
+
+def parse(text: str) -> dict[str, str | Own]:
     """Return the versions that a text names: "reference" for all, or "layernorm=loops,...".
 
     Raises
@@ -206,7 +245,7 @@ def parse(text: str) -> dict[str, str]:
     if text == REFERENCE:
         return dict.fromkeys(operations(), REFERENCE)
     pairs = [each.strip().partition("=") for each in text.split(",") if each.strip()]
-    for _, equals, version in pairs:
+    for _, equals, version in pairs or [("", "", "")]:
         if not equals or not version:
             raise VersionError(
                 f"expected one of fused, {REFERENCE}, or operations and their versions, such as "
@@ -216,7 +255,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 @cache
-def of_environment() -> dict[str, str]:
+def of_environment() -> dict[str, str | Own]:
     """Return the versions that the environment asks for.
 
     Raises

@@ -8,6 +8,7 @@ import sys
 from tinygrad_char.kernels.operations import of_environment
 from tinygrad_char.kernels.words import EnvironmentVariableError
 from tinygrad_char.models.signals import Interrupts
+from tinygrad_char.repeating import way_of_environment
 
 NARROWEST = 20
 """Columns of a terminal for which help is laid out; tyro takes minutes for some that are less."""
@@ -19,6 +20,7 @@ def main() -> None:
         interrupts = Interrupts()
         _prepare_output()
         of_environment()
+        way_of_environment()
         from tinygrad_char.models.cli import run
 
         if _computes(sys.argv[1:]):

@@ -7,15 +7,17 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from tinygrad_char import __version__
+from tinygrad_char import __version__, repeating
+from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.backend import DeviceError
-from tinygrad_char.kernels.devices import DEVICES
+from tinygrad_char.kernels.devices import DEVICES, get_backend
 from tinygrad_char.kernels.words import EnvironmentVariableError, choice, shorten
 from tinygrad_char.models.build import Loaded, load_checkpoint
 from tinygrad_char.models.config import PRESETS, SMALL, Device, PresetName, TrainConfig
@@ -29,6 +31,7 @@ from tinygrad_char.models.run_folder import RunFolder, resolve_checkpoint
 from tinygrad_char.models.run_state import FolderState, ModelRecord, Step
 from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.models.tokenizer import UnknownPolicy
+from tinygrad_char.repeating import Way
 
 if TYPE_CHECKING:
     from tinygrad_char.models.train import Result
@@ -48,6 +51,7 @@ def _argument(metavar: str, default: str | None = None) -> Any:
 
 # The help shows a setting's text as it stands in the file, line breaks included: one line each.
 Run = Annotated[Path | None, _argument("[RUN]", f"the latest run under {RUNS}/")]
+Kernels = Annotated[str | None, _argument("OPERATION=VERSION,...", "the fastest")]
 Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_hint="")]]
 
 
@@ -68,6 +72,10 @@ class Train:
     """New folder for the run."""
     resume: Annotated[Path | None, _argument("RUN")] = None
     """Run folder or checkpoint to continue, with its settings unless changed here."""
+    kernels: Kernels = None
+    """Versions of operations, such as layernorm=loops,attention=reference; "reference" for all."""
+    step: Annotated[Way | None, _argument("{recorded,tape}", "recorded")] = None
+    """With "tape" every step meets a print or a breakpoint in a backward pass, and takes longer."""
     json: Flag = False
     """Print the result as JSON, and everything else to the standard error stream."""
     config: tyro.conf.OmitArgPrefixes[Annotated[TrainConfig, tyro.conf.arg(name="")]] = field(
@@ -76,8 +84,10 @@ class Train:
 
     def __call__(self) -> int:
         """Train; the exit code is 128 + N after signal N, which was answered by saving."""
+        stepping = contextlib.nullcontext() if self.step is None else repeating.stepping(self.step)
         try:
-            result = self._train(PlainConsole(stderr=self.json))
+            with _computing(self.kernels, self.config.device), stepping:
+                result = self._train(PlainConsole(stderr=self.json))
         except BrokenPipeError:  # nobody reads on; what there was is saved
             return BROKEN_PIPE
         try:
@@ -152,11 +162,17 @@ class Generate:
     """When the context is full, forget one character at a time (slow), not the older half."""
     device: Device = "cpu"
     """Where to compute."""
+    kernels: Kernels = None
+    """Versions of operations, such as layernorm=loops,attention=reference; "reference" for all."""
     json: Flag = False
     """Print the texts as JSON when they are complete."""
 
     def __call__(self) -> int:
         """Generate; the first text is shown as it comes, the others after it."""
+        with _computing(self.kernels, self.device):
+            return self._generate()
+
+    def _generate(self) -> int:
         from tinygrad_char.models.generate import Sampling, StopFilter, encode_prompt, generate
         from tinygrad_char.models.memory import BYTES_OF_A_SAMPLE, available_memory
         from tinygrad_char.random import sampling_streams
@@ -221,11 +237,17 @@ class Evaluate:
     """What to do with characters that the model never saw."""
     device: Device = "cpu"
     """Where to compute."""
+    kernels: Kernels = None
+    """Versions of operations, such as layernorm=loops,attention=reference; "reference" for all."""
     json: Flag = False
     """Print the result as JSON."""
 
     def __call__(self) -> int:
         """Print the loss in nats and bits per character, and the perplexity."""
+        with _computing(self.kernels, self.device):
+            return self._evaluate()
+
+    def _evaluate(self) -> int:
         from tinygrad_char.models.batches import split_corpus
         from tinygrad_char.models.evaluate import whole_split_loss
 
@@ -475,6 +497,25 @@ def _load(run: Path | None, which: Literal["best", "last"], device: Device) -> L
             remedy = f"train it with `tinygrad-char train --resume {quoted(path.parent)}`"
         note(f"the model in {str(path)!r} is untrained (step 0); {remedy}")
     return loaded
+
+
+@contextlib.contextmanager
+def _computing(kernels: str | None, device: str) -> Iterator[None]:
+    """Compute with the versions that --kernels names; UsageError where that is not possible."""
+    if kernels is None:
+        yield
+        return
+    try:
+        versions = operations.parse(kernels)
+    except operations.VersionError as error:
+        raise UsageError(f"--kernels is {shorten(kernels)}; {error}") from error
+    backend = get_backend(device)
+    with operations.using(versions):
+        try:
+            backend.chosen()
+        except DeviceError as error:
+            raise UsageError(f"--kernels is {shorten(kernels)}; {error}") from error
+        yield
 
 
 def _usage(function: Any, *arguments: Any) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 import threadpoolctl
 
 from tinygrad_char import __version__
-from tinygrad_char.kernels.backend import DeviceError, status
+from tinygrad_char.kernels.backend import CPU, DeviceError, status
 from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.corpus import corpus_status
 from tinygrad_char.models.openblas import VARIABLE, better_core_type
+from tinygrad_char.repeating import describe_step
 
 SHOWN = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch")
 
@@ -28,6 +29,7 @@ def examine() -> dict[str, Any]:
         "processors": available_cores(),
         "matrix_products": _describe_blas(),
         "kernels": status(),
+        "steps": describe_step(CPU),
         "gpu": _describe_gpu(),
         "corpus": corpus_status(),
     }

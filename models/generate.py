@@ -115,7 +115,7 @@ class Context:
         seen = tokens[:, -model.block_size :]
         self._length, self._read = seen.shape[1], 0  # of the room; of that, what the cache holds
         self._room = np.array(seen, np.int64)  # grows to block_size, which may be immense
-        self._on_host = next(model.parameters()).backend.on_host
+        self._repeats = next(model.parameters()).backend.repeats
 
     @property
     def window(self) -> np.ndarray:
@@ -149,7 +149,7 @@ class Context:
         if self._cache is None:
             return self._on_tape(self.window)[:, -1]
         unread = self.window[:, self._read :]
-        if self._on_host and unread.shape[1] == 1:
+        if self._repeats and unread.shape[1] == 1:
             logits = self._next(unread, np.arange(self._read, self._length))
         else:
             logits = self._on_tape(unread, cache=self._cache)

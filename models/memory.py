@@ -31,7 +31,7 @@ def _physical_memory() -> int:
         return sys.maxsize
 
 
-def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
+def check_memory(config: TrainConfig, vocab_size: int, in_host_memory: bool) -> None:
     """Find out before anything is made what could never fit.
 
     Counted is what certainly lies in memory at once: on the host the parameters, their gradients
@@ -47,7 +47,7 @@ def check_memory(config: TrainConfig, vocab_size: int, on_host: bool) -> None:
     _, elements = parameter_count(config, vocab_size)
     batch = 16 * config.batch_size * config.gpt.block_size + 256  # two int64 for each character
     needed = batch * (config.accumulate + 2 * config.eval_batches)
-    if on_host:
+    if in_host_memory:
         needed += 4 * 4 * elements
     if config.model == "gpt":
         needed += BYTES_OF_A_LAYER * config.gpt.n_layer

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char import checkpoint
+from tinygrad_char.kernels.devices import get_backend
+from tinygrad_char.kernels.operations import described
 from tinygrad_char.models.batches import split_corpus
 from tinygrad_char.models.build import Loaded, load_checkpoint
 from tinygrad_char.models.config import TrainConfig
@@ -31,6 +33,7 @@ from tinygrad_char.models.signals import StopRequest, stop_on_signals
 from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.models.trainer import DivergedError, Trainer
 from tinygrad_char.random import sampling_streams
+from tinygrad_char.repeating import describe_step, why_on_tape
 
 SAMPLE_LENGTH = 200
 
@@ -147,6 +150,11 @@ class _Run:
         )
         self.note(f"text    {self.corpus.name}, {len(self.corpus):,} characters")
         self.note(f"folder  {str(self.folder.path)!r}")
+        backend = get_backend(self.config.device)
+        if versions := dict(backend.chosen().settings.versions):
+            self.note(f"kernels {described(versions)}")
+        if versions or why_on_tape(backend):
+            self.note(f"steps   {describe_step(backend)}")
         if resumed:
             before = resumed.part(ModelRecord).config
             for line in describe_resumption(before, self.config, self.trainer.step):

@@ -76,12 +76,12 @@ class Trainer:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config, self.tokenizer, self.split = config, tokenizer, split
-        on_host = get_backend(config.device).on_host
-        check_memory(config, len(tokenizer), on_host)
+        backend = get_backend(config.device)
+        check_memory(config, len(tokenizer), backend.in_host_memory)
         self.generator = Generator(config.seed)
         self.model = build_model(config, len(tokenizer), self.generator)
-        self.workers = Workers(threads if on_host else 1)
-        self.shards = config.shards if on_host else 1
+        self.workers = Workers(threads if backend.shards_batches else 1)
+        self.shards = config.shards if backend.shards_batches else 1
         self.optimizer = AdamW(
             decay_groups(self.model.parameters(), config.weight_decay),
             lr=config.lr,
@@ -91,7 +91,7 @@ class Trainer:
             config.lr, config.warmup, config.steps, config.lr * config.min_lr
         )
         self.recorded = None
-        if not on_host:
+        if backend.captures:
             self.recorded = TrainingStep(
                 lambda x, y: self.model(x, y)[1],
                 self.optimizer,
@@ -102,8 +102,8 @@ class Trainer:
         self.loss = TracedLoss(
             lambda shard: self.model(*shard)[1], self.optimizer.parameters, self.generator.dropout
         )
-        if not on_host:
-            self.loss.reason = f"device {config.device!r} is not the host"
+        if not backend.repeats:
+            self.loss.reason = f"operations of device {config.device!r} are not repeated one by one"
         self.step = 0
         self.best_loss, self.best_step = math.inf, 0
         self.evaluated = False

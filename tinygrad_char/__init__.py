@@ -185,6 +185,7 @@ from tinygrad_char.functions import (
     var,
 )
 from tinygrad_char.gradcheck import GradcheckError, gradcheck
+from tinygrad_char.kernels import using
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.modes import detect_nonfinite, enable_grad, is_grad_enabled, no_grad
 from tinygrad_char.random import Generator, manual_seed
@@ -374,6 +375,7 @@ __all__ = [
     "trunc",
     "unbind",
     "unsqueeze",
+    "using",
     "var",
     "vstack",
     "where",

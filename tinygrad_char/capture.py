@@ -22,10 +22,9 @@ from tinygrad_char.kernels.cuda.operation import ACCESS_BYTES
 from tinygrad_char.kernels.cuda.parameters import FlatParameters
 from tinygrad_char.kernels.dropout.mask import RecordedKey
 from tinygrad_char.kernels.operations import using
-from tinygrad_char.modes import is_detecting_nonfinite
-from tinygrad_char.nn.module import has_forward_hooks
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream
+from tinygrad_char.repeating import why_on_tape
 from tinygrad_char.tensor import Tensor
 
 Batch = tuple[np.ndarray, ...]
@@ -93,7 +92,7 @@ class TrainingStep:
         A replay calls `meanwhile` while the device computes.
         """
         batches = [tuple(map(native, batch)) for batch in batches]
-        alone = is_detecting_nonfinite() or has_forward_hooks()
+        alone = why_on_tape(self.optimizer.backend) is not None
         if alone or self.reason is not None or not self._computed:
             self._computed = True
             return self._compute(batches)
@@ -196,9 +195,13 @@ class _Fixed:
 
 
 def _settings(optimizer: Optimizer) -> Any:
-    """Return what a recorded update has fixed: what is frozen, and all options but the rates."""
+    """Return what a recorded update has fixed.
+
+    That is what is frozen, all options but the rates, and which versions of operations serve.
+    """
     frozen = [not each.requires_grad for group in optimizer.groups for each in group.members]
-    return frozen, [{**group.options, "lr": None} for group in optimizer.groups]
+    options = [{**group.options, "lr": None} for group in optimizer.groups]
+    return frozen, options, optimizer.backend.chosen()
 
 
 class _RecordedStep:

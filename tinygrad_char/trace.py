@@ -19,8 +19,8 @@ import numpy as np
 
 from tinygrad_char.autograd import Trace, leaf_gradients, tracing
 from tinygrad_char.kernels.array import Array, native
-from tinygrad_char.modes import is_detecting_nonfinite, no_grad, quiet
-from tinygrad_char.nn.module import has_forward_hooks
+from tinygrad_char.kernels.backend import CPU, Backend
+from tinygrad_char.modes import no_grad, quiet
 from tinygrad_char.program import (
     Batch,
     Computed,
@@ -30,6 +30,7 @@ from tinygrad_char.program import (
     RecordedProgram,
 )
 from tinygrad_char.random import Stream
+from tinygrad_char.repeating import why_on_tape
 from tinygrad_char.tensor import Tensor
 
 
@@ -72,7 +73,7 @@ class TracedLoss:
         self.not_recorded: str | None = None
         self._idle: dict[Any, list[_Repeated]] = defaultdict(
             list
-        )  # by shapes, and what the leaves are
+        )  # by shapes, what the leaves are, and the versions that serve
 
     def gradients(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
         """Return weight * loss(batch) and its gradients, for a batch of NumPy arrays.
@@ -87,12 +88,12 @@ class TracedLoss:
     def compute(self, batch: Batch, weight: float) -> Computed:
         """Return the same in arrays that are used again after `release` is called."""
         batch = tuple(map(native, batch))
-        if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
+        if self.reason is not None or why_on_tape(CPU) is not None:
             return self._on_tape(batch, weight)
         shapes = tuple((each.shape, each.dtype) for each in batch)
         trained = tuple([each.requires_grad for each in self.leaves])  # quicker than generators
         dtypes = tuple([each.array.dtype for each in self.leaves])
-        idle = self._idle[shapes, trained, dtypes]
+        idle = self._idle[shapes, trained, dtypes, CPU.chosen()]
         try:
             repeated = idle.pop()
         except IndexError:  # the first of its shape, or all are at work in other threads
@@ -151,7 +152,7 @@ class TracedLoss:
     def _repeat(self, repeated: _Repeated, batch: Batch, weight: float) -> Computed:
         program, recorded = repeated.program, repeated.recorded
         if recorded is None:
-            if self.not_recorded is None:
+            if self.not_recorded is None and CPU.chosen().not_in_c is None:
                 try:
                     repeated.recorded = RecordedProgram(program, batch)
                 except NotRecordableError as error:
@@ -194,24 +195,25 @@ class TracedCall:
     def __init__(self, function: Callable[..., Tensor], undo: Callable[[], None]) -> None:
         self.function, self.undo = function, undo
         self.reason: str | None = None
-        self._program: Program | None = None
+        self._programs: dict[Backend, Program] = {}  # by the versions that serve
 
     def __call__(self, *arrays: np.ndarray) -> Array:
         """Return the result's array."""
         arrays = tuple(map(native, arrays))
-        if self.reason is not None or is_detecting_nonfinite() or has_forward_hooks():
+        if self.reason is not None or why_on_tape(CPU) is not None:
             return self._on_tape(arrays)
-        if self._program is None:
+        program = self._programs.get(CPU.chosen())
+        if program is None:
             return self._trace(arrays)
-        if self._program.checked:
-            return self._program.forward(arrays)
-        if self._program.is_from(arrays):
+        if program.checked:
+            return program.forward(arrays)
+        if program.is_from(arrays):
             return self._on_tape(arrays)
         expected = self._on_tape(arrays)
         self.undo()
-        found = self._program.forward(arrays)
-        self._program.checked = np.array_equal(found, expected, equal_nan=True)
-        if not self._program.checked:
+        found = program.forward(arrays)
+        program.checked = np.array_equal(found, expected, equal_nan=True)
+        if not program.checked:
             self.reason = "its operations, repeated on other arrays, gave other results"
         return expected
 
@@ -227,7 +229,7 @@ class TracedCall:
             result = self.function(*inputs)
         self.reason = trace.obstacle or _obstacle(trace, inputs, result)
         if self.reason is None:
-            self._program = Program(trace, inputs)
+            self._programs[CPU.chosen()] = Program(trace, inputs)
         return result.array
 
 
@@ -248,6 +250,8 @@ def _obstacle(trace: Trace, inputs: Sequence[Tensor], result: Tensor) -> str | N
         if id(each) not in taken:
             return f"array {position} of the batch reaches no operation"
     for operation in trace.operations:
+        if versions := operation.node.backend.in_python:
+            return f"{versions} is Python code, which nothing records"
         if operation.node.hooks:
             return f"a result of {type(operation.node).__name__.lower()} has hooks"
     return None

@@ -83,7 +83,7 @@ def test_newer_gpus_are_served(with_cupy, capability):
     loaded = with_cupy(FakeCupy(capability))
     assert loaded.name == "cuda"
     assert loaded.array_type is FakeCupy.ndarray
-    assert not loaded.on_host
+    assert not loaded.in_host_memory
 
 
 def test_missing_cublas_is_an_error_of_the_device(with_cupy, monkeypatch):

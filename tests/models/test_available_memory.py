@@ -33,11 +33,11 @@ def test_where_nothing_tells(monkeypatch):
 
 def test_what_cannot_fit_is_refused_by_what_limits_it(monkeypatch):
     limit(monkeypatch, 1 << 30, math.inf)
-    memory.check_memory(SMALL, 100, on_host=True)
+    memory.check_memory(SMALL, 100, in_host_memory=True)
     limit(monkeypatch, 1 << 30, 1 << 16)
     refused = r"needed, and the control group of this process may have 6\.104e-05"
     with pytest.raises(MemoryError, match=refused):
-        memory.check_memory(SMALL, 100, on_host=True)
+        memory.check_memory(SMALL, 100, in_host_memory=True)
     limit(monkeypatch, 1 << 16, 1 << 30)
     with pytest.raises(MemoryError, match=re.escape("needed, and this machine has 6.104e-05")):
-        memory.check_memory(SMALL, 100, on_host=True)
+        memory.check_memory(SMALL, 100, in_host_memory=True)

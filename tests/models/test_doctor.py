@@ -10,7 +10,7 @@ from tinygrad_char.models import cli, doctor
 
 NAMES = [
     *("tinygrad_char", "python", "numpy", "cupy-cuda13x", "cupy-cuda12x", "torch"),
-    *("processors", "matrix_products", "kernels", "gpu", "corpus"),
+    *("processors", "matrix_products", "kernels", "steps", "gpu", "corpus"),
 ]
 
 
