@@ -84,6 +84,7 @@ class Backend:
         self.name, self.xp, self.array_type = name, xp, array_type
         self.version, self.recorder, self.device = version, recorder, device
         self._settings = settings
+        self._in_python: str | None = None  # until somebody asks, which every step does
         self._bind = bind
         self._bound: dict[str, Any] = {}
         self._under: dict[Settings, Backend] = {}
@@ -178,11 +179,13 @@ class Backend:
     @property
     def in_python(self) -> str:
         """Of the versions asked for, those that are Python code, as in "layernorm=loops"."""
-        return ", ".join(
-            f"{name}={version}"
-            for name, version in self.settings.versions
-            if version == "loops" or isinstance(version, Own)
-        )
+        if self._in_python is None:
+            self._in_python = ", ".join(
+                f"{name}={version}"
+                for name, version in self.settings.versions
+                if version == "loops" or isinstance(version, Own)
+            )
+        return self._in_python
 
     @property
     def not_in_c(self) -> str | None:

@@ -32,3 +32,13 @@ def test_cuda_without_cupy_says_what_to_install(monkeypatch):
     get_backend.cache_clear()
     with pytest.raises(DeviceError, match=r"needs CuPy.*pip install -e .*cuda13.* in the checkout"):
         get_backend("cuda")
+
+
+def test_what_a_backend_does_with_a_batch_is_said_by_its_properties():
+    names = ("in_host_memory", "shards_batches", "repeats", "captures")
+    assert [getattr(CPU, name) for name in names] == [True, True, True, False]
+    try:
+        device = get_backend("cuda-on-cpu")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    assert [getattr(device, name) for name in names] == [False, False, False, True]

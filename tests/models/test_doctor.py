@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from importlib import metadata
 
 import numpy as np
@@ -75,3 +78,46 @@ def test_corpus_is_found_or_announced(examined, monkeypatch, tmp_path):
     assert "not downloaded yet" in examined()["corpus"]
     monkeypatch.setenv("TINYGRAD_CHAR_DATA", str(tmp_path))
     assert f"TINYGRAD_CHAR_DATA={str(tmp_path)!r} is not used" in examined()["corpus"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "kernels", "steps"),
+    [
+        (
+            {"TINYGRAD_CHAR_KERNELS": "layernorm=loops"},
+            "loops, as TINYGRAD_CHAR_KERNELS asks: layernorm",
+            "each on the tape: layernorm=loops is Python code, which nothing records",
+        ),
+        (
+            {"TINYGRAD_CHAR_STEP": "tape"},
+            "",
+            "each on the tape: TINYGRAD_CHAR_STEP=tape in the environment",
+        ),
+        ({"TINYGRAD_CHAR_KERNELS": "attention=reference"}, "", "repeated by Python: "),
+        ({}, "", "recorded, and repeated without Python"),
+    ],
+)
+@pytest.mark.skipif(backend.compiled is None, reason="the C extension is not built")
+def test_which_versions_serve_and_how_steps_are_computed(variables, kernels, steps):
+    done = subprocess.run(
+        [sys.executable, "-m", "tinygrad_char.models", "doctor", "--json"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    values = json.loads(done.stdout)
+    assert kernels in values["kernels"]
+    assert values["steps"].startswith(steps)
+
+
+def test_an_unknown_way_of_steps_is_wrong_usage(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tinygrad_char.models", "doctor"],
+        env={**os.environ, "TINYGRAD_CHAR_STEP": "slow"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: TINYGRAD_CHAR_STEP='slow' in the environment; expected")
