@@ -65,7 +65,7 @@ def test_a_file_is_compiled_once_for_each_device_and_set_of_macros(cupy):
         launch(launcher, "larger")
     assert len(cupy.modules) == 1
     assert cupy.modules[0]["code"] == FILE.read_text()
-    assert cupy.modules[0]["options"][:2] == ("--std=c++17", f"-I{FOLDER}")
+    assert cupy.modules[0]["options"][:3] == ("--std=c++17", f"-I{FILE.parent}", f"-I{FOLDER}")
     launch(launcher, defines=(("BLOCK", 64),))
     assert cupy.modules[1]["options"][-1] == "-DBLOCK=64"
     cupy.device = 1

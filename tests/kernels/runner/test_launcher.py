@@ -137,9 +137,13 @@ def test_an_unknown_kernel_or_file_is_refused():
         launch(file=FILE.with_name("nothing.cu"))
 
 
-def test_a_stem_names_a_file_beside_the_launcher():
+def test_a_stem_names_a_file_of_a_room_or_beside_the_launcher():
     path = Kernel("layernorm", "layernorm_forward").path
     assert path.name == "layernorm.cu"
+    assert (path.parent / "reference.py").is_file()
+    assert path.parent.name == "layernorm"
+    path = Kernel("column_sum", "column_sum").path
+    assert path.name == "column_sum.cu"
     assert (path.parent / "launcher.py").is_file()
 
 
