@@ -244,7 +244,31 @@ static PyObject *fork_expected(PyObject *self, PyObject *with_others)
     Py_RETURN_NONE;
 }
 
+/* Calls the first of a pair of functions, and where that returns NotImplemented the second. */
+static PyObject *call_in_turn(PyObject *pair, PyObject *given, PyObject *named)
+{
+    PyObject *const result = PyObject_Call(PyTuple_GetItem(pair, 0), given, named);
+    if (result != Py_NotImplemented)
+        return result;
+    Py_DECREF(result);
+    return PyObject_Call(PyTuple_GetItem(pair, 1), given, named);
+}
+
+static PyMethodDef calls_in_turn = {
+    "in_turn", (PyCFunction)(void (*)(void))call_in_turn, METH_VARARGS | METH_KEYWORDS, NULL};
+
+static PyObject *in_turn(PyObject *self, PyObject *pair)
+{
+    (void)self;
+    if (!PyTuple_Check(pair) || PyTuple_Size(pair) != 2) {
+        PyErr_SetString(PyExc_TypeError, "in_turn takes a tuple of two functions");
+        return NULL;
+    }
+    return PyCFunction_NewEx(&calls_in_turn, pair, NULL);
+}
+
 static PyMethodDef methods[] = {
+    {"in_turn", in_turn, METH_O, "Return a function that asks the first of two, then the second."},
     {"expect_fork", fork_expected, METH_O, "Say whether Python forks now, with other threads."},
     {NULL, NULL, 0, NULL},
 };

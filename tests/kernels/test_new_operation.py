@@ -66,12 +66,12 @@ class Checkout:
 SERVED = """
 import numpy as np
 from tinygrad_char.kernels import toy
-from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.backend import CPU, asked_first
 from tinygrad_char.kernels.operations import using
 from tinygrad_char.models.doctor import examine
 
 forward = CPU.kernels[toy.forward]
-served = getattr(forward, "first", forward).__module__
+served = asked_first(forward).__module__
 with using(toy="reference"):
     chosen = CPU.chosen().kernels[toy.forward].__module__
 values = [forward(np.array([3], dtype)).tolist() for dtype in (np.float32, np.float64)]
@@ -89,7 +89,7 @@ backend = get_backend("cuda-on-cpu")
 checks = [each for each in gpu_checks.checks(quick=True) if each.name == "toy"]
 cases = {each.name: each for each in gpu_kernels.kernels(backend, quick=True)}
 found = [
-    type(backend.kernels[toy.forward].first.__self__).__name__,
+    type(asked_first(backend.kernels[toy.forward]).__self__).__name__,
     [gpu_checks.run(check, "float32", backend).passed for check in checks],
     [cases[f"toy{way} float32"].run()["bytes"] for way in ("", " backward")],
 ]

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_char.kernels import running_mean
+from tinygrad_char.kernels.backend import asked_first
 from tinygrad_char.kernels.cpu import cores
 from tinygrad_char.kernels.running_mean import cpu, loops, reference
 
@@ -130,7 +131,7 @@ def test_the_number_of_cores_changes_no_bit(monkeypatch, processors):
 
 def test_the_version_is_the_one_that_its_name_says(request):
     name = request.node.callspec.params["version"]
-    asked = getattr(running_mean.forward, "first", running_mean.forward)
+    asked = asked_first(running_mean.forward)
     versions = {"reference": reference, "loops": loops, "c": cpu}
     assert asked is versions[name].forward
 

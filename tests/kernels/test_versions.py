@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_char.kernels import dropout
-from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.backend import CPU, asked_first
 from tinygrad_char.kernels.dropout import DropoutKey, cpu, reference
 from tinygrad_char.kernels.operations import Settings, operations
 
@@ -17,7 +17,7 @@ def drawn(*shape, dtype=np.float32):
 
 def test_each_version_is_the_one_that_its_name_says(request):
     name = request.node.callspec.params["version"]
-    asked = getattr(dropout.forward, "first", dropout.forward)
+    asked = asked_first(dropout.forward)
     assert asked is {"reference": reference.forward, "c": cpu.forward}[name]
 
 
@@ -64,7 +64,7 @@ def test_loops_serve_what_numpy_has_on_the_host(name, function, dtype):
     loops = getattr(operations()[name].module("loops"), function)
     assert loops(*arguments) is not NotImplemented
     served = CPU.under(Settings(((name, "loops"),))).operation(name)
-    assert getattr(served, function).first is loops
+    assert asked_first(getattr(served, function)) is loops
 
 
 class OnDevice(np.ndarray):
