@@ -81,6 +81,7 @@ found = [toy.__file__, served, chosen, values, examine()["kernels"]]
 ON_CUDA = """
 import numpy as np
 from tinygrad_char.benchmarks import gpu_checks, gpu_kernels
+from tinygrad_char.kernels.backend import asked_first
 from tinygrad_char.kernels import toy
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.kernels.operations import operations
