@@ -42,7 +42,9 @@ class Table(dict):
             """Return what serves a function of a reference."""
 
     def __missing__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        found = self[function] = self._find(function)
+        pair = getattr(function, "__self__", None)  # of what a table, such as this one, has given
+        reference = pair[1] if isinstance(pair, tuple) else function
+        found = self[function] = self._find(reference)
         return found
 
 

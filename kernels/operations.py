@@ -81,7 +81,7 @@ def room_of(function: Callable[..., Any]) -> Room:
     VersionError
         It belongs to none.
     """
-    package, _, module = function.__module__.rpartition(".")
+    package, _, module = (function.__module__ or "").rpartition(".")
     room = operations().get(package.rpartition(".")[2])
     if room is None or module != REFERENCE:
         raise VersionError(
