@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import cache
 from inspect import isfunction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -42,9 +43,7 @@ class Table(dict):
             """Return what serves a function of a reference."""
 
     def __missing__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        pair = getattr(function, "__self__", None)  # of what a table, such as this one, has given
-        reference = pair[1] if isinstance(pair, tuple) else function
-        found = self[function] = self._find(reference)
+        found = self[function] = self._find(_asked(function)[-1])
         return found
 
 
@@ -90,6 +89,8 @@ class Backend:
         self._bind = bind
         self._bound: dict[str, Any] = {}
         self._under: dict[Settings, Backend] = {}
+        # Under settings that hold memory, for as long as somebody has these settings.
+        self._with_parameters: WeakKeyDictionary[Settings, Backend] = WeakKeyDictionary()
         self._last: tuple[Settings | None, Backend] = (None, self)  # at once, for other threads
         self.kernels = Table(self._serving)
 
@@ -115,7 +116,8 @@ class Backend:
         last, found = self._last
         if settings is not last:
             found = self.under(settings)
-            self._last = settings, found
+            if settings.parameters is None:
+                self._last = settings, found
         return found
 
     def under(self, settings: Settings) -> Backend:
@@ -126,7 +128,11 @@ class Backend:
         DeviceError
             They ask for TF32 products, or a version for another device, and this backend has none.
         """
-        found = self._under.get(settings)
+        if settings.parameters is None:
+            known: MutableMapping[Settings, Backend] = self._under
+        else:
+            known = self._with_parameters
+        found = known.get(settings)
         if found is None:
             if len(self._under) >= MOST_SETTINGS:
                 self._under.clear()
@@ -141,7 +147,7 @@ class Backend:
                 self.device,
                 settings.over(self.settings),
             )
-            found = self._under.setdefault(settings, found)  # another thread's, if that was first
+            found = known.setdefault(settings, found)  # another thread's, if that was first
         return found
 
     def _check(self, settings: Settings) -> None:
@@ -285,8 +291,13 @@ def _in_turn(first: Callable[P, Any], reference: Callable[P, R]) -> Callable[P, 
 
 def asked_first(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the version's function that a function of a table asks before the reference."""
+    return _asked(function)[0]
+
+
+def _asked(function: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Return what a function of a table asks, one after the other; the reference is the last."""
     pair = getattr(function, "__self__", None)
-    return pair[0] if isinstance(pair, tuple) else function
+    return pair if isinstance(pair, tuple) else (function,)
 
 
 def _in_c(room: Room, settings: Settings) -> ModuleType:

@@ -18,7 +18,7 @@
  *
  * Spills: up to 120 bytes, where backward for heads of 128 (PLAIN, sm_90) and of 64 (BF16, sm_90 and
  * sm_100) needs more than the 255 registers that there are; the loops that leave out what is not
- * seen are seldom run, and smaller blocks would read every tile more often.
+ * seen need them, and are seldom run.
  *
  * q, k, v and the like are views. Their strides along batch, head and position, in elements, are in
  * the variables whose names end in b, h and t. The elements of a head are neighbours and begin at a

@@ -1,6 +1,8 @@
 """The CUDA backend: what it says where it cannot be used, and its double on the CPU."""
 
+import gc
 import sys
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -235,6 +237,18 @@ def test_operations_know_where_parameters_lie_for_a_while(on_cpu):
     with using(parameters=parameters):
         assert on_cpu.chosen().settings.parameters is parameters
     assert on_cpu.chosen().settings.parameters is None
+
+
+def test_nobody_keeps_what_operations_know_of_parameters(on_cpu):
+    parameters = FlatParameters(np.zeros(3, np.float32), [])
+    forgotten = weakref.ref(parameters)
+    with using(parameters=parameters):
+        chosen = on_cpu.chosen()
+        assert on_cpu.chosen() is chosen  # the same at every operation
+        assert chosen.settings.parameters is parameters
+    del parameters, chosen
+    gc.collect()
+    assert forgotten() is None
 
 
 @pytest.fixture
