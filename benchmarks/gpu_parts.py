@@ -31,6 +31,7 @@ from tinygrad_char.kernels.backend import Backend, DeviceError, bfloat16
 from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.cuda.bench import Check
 from tinygrad_char.kernels.cuda.launcher import Kernel, sources
+from tinygrad_char.kernels.cuda.operation import Device
 from tinygrad_char.kernels.cuda.signature import parse
 from tinygrad_char.kernels.cuda.variants import variants
 from tinygrad_char.kernels.devices import get_backend
@@ -203,7 +204,10 @@ def compile_one(device: str, kernel: Kernel) -> tuple[float, str]:
     """Compile a kernel; return the seconds that took, and why it failed where it did."""
     started = time.perf_counter()
     try:
-        get_backend(device).device.launcher.executor.limits(kernel)
+        launching = get_backend(device).device
+        if not isinstance(launching, Device):
+            raise ValueError("it launches no kernels; expected cuda or cuda-on-cpu")
+        launching.launcher.executor.limits(kernel)
     except Exception as error:  # whatever the compiler says
         return 0.0, f"{kernel.source} {dict(kernel.defines)}: {error}"
     return time.perf_counter() - started, ""

@@ -30,6 +30,8 @@ def recorded_seconds(backend: Backend, compute: Callable[[], Any], rounds: int) 
 
     It is recorded and replayed, so that no time between launches is counted.
     """
+    if backend.recorder is None:
+        raise ValueError(f"device {backend.name!r} has no recorder; expected cuda or cuda-on-cpu")
     with using(check=False):
         backend.recorder.warm_up(compute)
         kept, replay = backend.recorder.record(compute)

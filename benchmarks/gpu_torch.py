@@ -20,7 +20,6 @@ from tinygrad_char.benchmarks.gpu_kernels import (
     FULL,
     QUICK,
     SMOKE,
-    Shape,
     attention_inputs,
     attention_shapes,
     root_mean_square,
@@ -36,6 +35,7 @@ from tinygrad_char.benchmarks.gpu_training import (
     step_count,
 )
 from tinygrad_char.benchmarks.torch_models import TorchGPT
+from tinygrad_char.kernels.cuda.bench import Shape
 from tinygrad_char.models.batches import RandomBatches
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.gpt import GPT

@@ -21,10 +21,11 @@ import numpy as np
 import tyro
 
 from tinygrad_char.benchmarks import gpu_checks, train_step
-from tinygrad_char.benchmarks.measure import Contender, Task
+from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import TIMES, Columns, Options, Report, Row, parse
 from tinygrad_char.benchmarks.train_step import CONFIGS, VOCABULARY, checked, random_split
 from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.cuda.bench import Ragged
 from tinygrad_char.kernels.operations import REFERENCE, VersionError, benches, operations, using
 from tinygrad_char.models.config import TrainConfig

@@ -2,12 +2,11 @@
 
 import sys
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-Array = Any
-"""A numpy.ndarray or a cupy.ndarray."""
+Array = np.ndarray
+"""A numpy.ndarray, or a cupy.ndarray, which has its interface and may not be installed."""
 
 
 def namespace(array: Array) -> ModuleType:

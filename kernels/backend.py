@@ -7,7 +7,7 @@ from functools import cache
 from inspect import isfunction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,7 +26,7 @@ class DeviceError(RuntimeError):
     """A device that was asked for cannot be used."""
 
 
-class Table(dict):
+class Table(dict[Callable[..., Any], Callable[..., Any]]):
     """Which function serves each function of a reference.
 
     `table[layernorm.forward]` takes what `layernorm.forward` takes and returns what that returns.
@@ -47,6 +47,19 @@ class Table(dict):
         return found
 
 
+class Recorder(Protocol):
+    """Records what a function does on a device, and replays it: see cuda.graph.Recorder."""
+
+    def warm_up(self, function: Callable[[], R]) -> R:
+        """Call the function where recordings are made, so that all it needs is there."""
+
+    def record(self, function: Callable[[], R]) -> tuple[R, Callable[[], None]]:
+        """Return what the function returns, with arrays not filled yet, and what replays it."""
+
+    def host_buffer(self, size: int) -> np.ndarray:
+        """Return so many bytes of the host, of memory that the device reads at once."""
+
+
 class Backend:
     """Where arrays live and what computes on them.
 
@@ -61,7 +74,7 @@ class Backend:
     bind
         Makes of an operation's folder and settings what has that version's functions.
     recorder
-        Records what is done on the device and replays it, see cuda.graph.Recorder.
+        Records what is done on the device and replays it; None where nothing does.
     device
         What launches kernels there, a cuda.operation.Device.
     settings
@@ -75,11 +88,11 @@ class Backend:
         self,
         name: str,
         xp: ModuleType,
-        array_type: type,
+        array_type: type[Array],
         version: str = REFERENCE,
-        bind: Callable[[Room, Settings], Any] = lambda room, settings: None,
-        recorder: Any = None,
-        device: Any = None,
+        bind: Callable[[Room, Settings], object] = lambda room, settings: None,
+        recorder: Recorder | None = None,
+        device: object = None,
         settings: Settings | None = None,
     ) -> None:
         self.name, self.xp, self.array_type = name, xp, array_type
@@ -87,7 +100,7 @@ class Backend:
         self._settings = settings
         self._in_python: str | None = None  # until somebody asks, which every step does
         self._bind = bind
-        self._bound: dict[str, Any] = {}
+        self._bound: dict[str, object] = {}
         self._under: dict[Settings, Backend] = {}
         # Under settings that hold memory, for as long as somebody has these settings.
         self._with_parameters: WeakKeyDictionary[Settings, Backend] = WeakKeyDictionary()
@@ -223,7 +236,7 @@ class Backend:
         first = getattr(self._functions(room, version), function.__name__, None)
         return function if first is None else _in_turn(first, function)
 
-    def _functions(self, room: Room, version: str | Own) -> Any:
+    def _functions(self, room: Room, version: str | Own) -> object:
         """Return what has the functions of a version, the same each time."""
         if isinstance(version, Own):
             return version.functions

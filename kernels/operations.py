@@ -24,8 +24,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.words import EnvironmentVariableError, shorten
 
 REFERENCE = "reference"
@@ -94,7 +97,7 @@ def room_of(function: Callable[..., Any]) -> Room:
 class Own:
     """A version that a user gives: an object with functions of the reference, equal to itself."""
 
-    def __init__(self, functions: Any) -> None:
+    def __init__(self, functions: object) -> None:
         self.functions = functions
 
     def __eq__(self, other: object) -> bool:
@@ -108,6 +111,16 @@ class Own:
         return name if isinstance(name, str) else type(self.functions).__name__
 
 
+class FlatParameters(Protocol):
+    """Parameters that lie side by side in an optimizer's buffer: see cuda.parameters."""
+
+    def rounded(self, parameter: Array, dtype: np.dtype) -> Array | None:
+        """Return a parameter in another dtype, all being rounded at once; None for a stranger."""
+
+    def buffer(self, parameter: Array) -> Array | None:
+        """Return where a parameter's gradient belongs, if nothing has been written there yet."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What one model, or one stretch of code, asks of the operations that it calls; None: nothing.
@@ -116,15 +129,14 @@ class Settings:
     round their operands to ten bits after the point, and `atomics` lets gradients be added up in
     whatever order is fastest, where a device can: else the same computation gives the same bits
     each time. Without `check`, indices and targets are taken as they are, since checking would wait
-    for a device. `parameters` are those that lie side by side in an optimizer's buffer, a
-    cuda.parameters.FlatParameters.
+    for a device. `parameters` are those of an optimizer, while a step computes with them.
     """
 
     versions: tuple[tuple[str, str | Own], ...] = ()
     tf32: bool | None = None
     atomics: bool | None = None
     check: bool | None = None
-    parameters: Any = None
+    parameters: FlatParameters | None = None
 
     @property
     def checks(self) -> bool:
@@ -167,13 +179,13 @@ def within(settings: Settings) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def using(
-    versions: Mapping[str, Any] | None = None,
+    versions: Mapping[str, object] | None = None,
     *,
     tf32: bool | None = None,
     atomics: bool | None = None,
     check: bool | None = None,
-    parameters: Any = None,
-    **named: Any,
+    parameters: FlatParameters | None = None,
+    **named: object,
 ) -> Iterator[None]:
     """Compute with certain versions of operations, or in certain ways, while the context lasts.
 
@@ -195,7 +207,7 @@ def using(
         yield
 
 
-def checked(versions: Mapping[str, Any]) -> dict[str, str | Own]:
+def checked(versions: Mapping[str, object]) -> dict[str, str | Own]:
     """Return the versions by operation, objects as `Own`; VersionError where one does not exist."""
     found: dict[str, str | Own] = {}
     for name, version in versions.items():
@@ -216,7 +228,7 @@ def checked(versions: Mapping[str, Any]) -> dict[str, str | Own]:
     return found
 
 
-def _serves(room: Room, version: Any) -> bool:
+def _serves(room: Room, version: object) -> bool:
     """Return whether an object has a function of the room's reference."""
     return any(
         callable(getattr(version, name, None))

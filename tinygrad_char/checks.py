@@ -28,7 +28,7 @@ def check_result(name: str, array: Any) -> None:
     )
 
 
-def check_gradient(name: str, expected: Any, grad: Any, array_type: type) -> None:
+def check_gradient(name: str, expected: Any, grad: Any, array_type: type[Array]) -> None:
     """Raise RuntimeError unless a gradient has the shape and dtype of what it is of."""
     is_array = isinstance(grad, (array_type, np.generic))
     if not is_array or grad.shape != expected.shape or grad.dtype != expected.dtype:

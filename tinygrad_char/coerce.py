@@ -72,7 +72,7 @@ def _check_integers(data: Any) -> None:
         raise overflow("tensor", max(numbers, key=abs), np.dtype(np.int64))
 
 
-def _plain(data: Sequence) -> list:
+def _plain(data: Sequence[Any]) -> list[Any]:
     """Return nested sequences in which tensors have become lists."""
     return [
         each.array.tolist()

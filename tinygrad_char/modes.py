@@ -91,11 +91,11 @@ class _Guard:
     attribute: ClassVar[str]
     value: ClassVar[bool]
 
-    def __new__(cls, function: Callable | None = None) -> Any:
+    def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
         """Return a guard, or with `@no_grad` instead of `@no_grad()` the function with one."""
         return super().__new__(cls) if function is None else cls()(function)
 
-    def __init__(self, function: Callable | None = None) -> None:
+    def __init__(self, function: Callable[..., Any] | None = None) -> None:
         self._before: list[tuple[_State, bool]] = []  # with whose it is
 
     def __enter__(self) -> None:
@@ -110,7 +110,7 @@ class _Guard:
                 setattr(state, self.attribute, self._before.pop(position)[1])
                 return
 
-    def __call__(self, function: Callable) -> Callable:
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function, run under a guard of this kind."""
         if not callable(function) or isinstance(function, type):
             raise TypeError(
@@ -135,7 +135,7 @@ class _Guard:
             return await _Awaited(guard, function(*args, **options))
 
         if inspect.isgeneratorfunction(function):
-            wrapped: Callable = generator
+            wrapped: Callable[..., Any] = generator
         else:
             wrapped = coroutine if inspect.iscoroutinefunction(function) else plain
         return functools.wraps(function)(wrapped)

@@ -36,7 +36,7 @@ def spelled(function: Any = None, /, **others: Any) -> Any:
     return _spelled(function, {})
 
 
-def _spelled(function: Callable, others: dict[str, Any]) -> Callable:
+def _spelled(function: Callable[..., Any], others: dict[str, Any]) -> Callable[..., Any]:
     own = list(inspect.signature(function).parameters)
     names: dict[str, tuple[int, str]] = {}  # another name: the parameter's position and name
     for position, parameter in enumerate(own):

@@ -420,7 +420,7 @@ class Tensor(
         """Return a copy with history."""
         return shape.Copy.apply(self)
 
-    def __deepcopy__(self, memo: dict) -> Tensor:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if self.node is not None:
             raise RuntimeError("only leaves can be copied deeply: detach() first")
         result = type(self).__new__(type(self))
@@ -485,7 +485,7 @@ _hook_numbers = itertools.count()
 class HookHandle:
     """A registered hook, which `remove()` ends."""
 
-    def __init__(self, hooks: dict[int, Callable], hook: Callable) -> None:
+    def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
         self._hooks = hooks
         self._number = next(_hook_numbers)  # an id could be taken again once a handle is forgotten
         hooks[self._number] = hook

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.plain import in_python
-from tinygrad_char.kernels.dropout.mask import MaskSource
+from tinygrad_char.kernels.dropout import MaskSource
 
 Vector = list[float]
 

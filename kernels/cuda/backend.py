@@ -4,10 +4,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import Backend, DeviceError, Recorder
 from tinygrad_char.kernels.cuda.cublas import Handles, Products, load_library
 from tinygrad_char.kernels.cuda.cupy_executor import CupyExecutor
-from tinygrad_char.kernels.cuda.graph import Recorder
+from tinygrad_char.kernels.cuda.graph import Recorder as GraphRecorder
 from tinygrad_char.kernels.cuda.launcher import Launcher
 from tinygrad_char.kernels.cuda.operation import Device, Operation
 from tinygrad_char.kernels.words import how_to_install
@@ -45,17 +46,17 @@ def load() -> Backend:
         cupy.ndarray,
         Launcher(CupyExecutor(cupy)),
         Products(library, Handles(library, cupy)),
-        Recorder(cupy, explaining),
+        GraphRecorder(cupy, explaining),
     )
 
 
 def assemble(
     name: str,
     xp: ModuleType,
-    array_type: type,
+    array_type: type[Array],
     launcher: Launcher,
     products: Products,
-    recorder: Any,
+    recorder: Recorder,
 ) -> Backend:
     """Return a backend whose kernels run on the launcher and whose products are these."""
     device = Device(launcher, products)

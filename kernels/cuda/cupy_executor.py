@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.forks import renew_in_forked_children
 from tinygrad_char.kernels.cuda.launcher import FOLDER, Kernel, Launch, Limits
 
@@ -19,7 +20,7 @@ class CupyExecutor:
     """Runs kernels on the current device and stream of CuPy, the module that it is given."""
 
     def __init__(self, cupy: Any) -> None:
-        self.array_type: type = cupy.ndarray
+        self.array_type: type[Array] = cupy.ndarray
         self._cupy = cupy
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._functions: dict[tuple[int, Kernel], Any] = {}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -34,7 +34,7 @@ FOLDER = Path(__file__).resolve().parent
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_THREADS = (1024, 1024, 64)
 
-Argument = Any
+Argument = Array | np.generic | None
 """An array, a NumPy scalar, or None for a null pointer."""
 
 
@@ -120,7 +120,7 @@ class Limits:
 class Executor(Protocol):
     """What carries out launches: CuPy on a GPU, or the runner on the CPU."""
 
-    array_type: type
+    array_type: type[Array]
 
     def limits(self, kernel: Kernel) -> Limits:
         """Compile the kernel, unless that is done, and return its limits."""
@@ -150,7 +150,7 @@ class Launcher:
             self.executor.run(launch)
 
 
-def check_arguments(launch: Launch, array_type: type) -> None:
+def check_arguments(launch: Launch, array_type: type[Array]) -> None:
     """Compare the arguments with the kernel's parameters.
 
     Raises
@@ -174,7 +174,7 @@ def check_arguments(launch: Launch, array_type: type) -> None:
             )
 
 
-def _problem(parameter: Parameter, argument: Argument, array_type: type) -> str | None:
+def _problem(parameter: Parameter, argument: Argument, array_type: type[Array]) -> str | None:
     if not parameter.pointer:
         if isinstance(argument, np.generic) and _name(argument.dtype) == parameter.dtype:
             return None

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend, DeviceError
 from tinygrad_char.kernels.cuda.backend import assemble
 from tinygrad_char.kernels.cuda.cublas import Products
@@ -38,7 +39,7 @@ def load() -> Backend:
 class RecordedExecutor:
     """Runs kernels with another executor, now or when a recording is replayed."""
 
-    array_type: type = DeviceArray
+    array_type: type[Array] = DeviceArray
 
     def __init__(self, executor: CpuExecutor) -> None:
         self.executor = executor

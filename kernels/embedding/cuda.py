@@ -90,17 +90,18 @@ class Embedding(Operation):
         parts = max(1, min(-(-idx.size // ROW_BLOCK), MOST_BLOCKS // max(1, down * across)))
         part = -(-idx.size // (parts * ROW_BLOCK)) * ROW_BLOCK
         partial = xp.empty((parts, rows, columns), np.float32) if parts > 1 else None
-        result = xp.empty((rows, columns), dtype) if partial is None else None
+        result = xp.empty((rows, columns), dtype)
         self.launch(
             "embedding",
             "embedding_backward",
             (down, across, parts),
             ROW_BLOCK,
-            *(grad, indices, result, partial, np.int64(idx.size), np.int64(part)),
+            *(grad, indices, result if partial is None else None, partial),
+            *(np.int64(idx.size), np.int64(part)),
             *sizes,
             **macros,
         )
-        return result if partial is None else self.sum_rows(partial, (rows, columns), dtype)
+        return result if partial is None else self.sum_rows(partial, result.shape, dtype, result)
 
     def backward_addend(
         self, grad: Array, shape: tuple[int, ...], dtype: np.dtype | None = None

@@ -101,7 +101,7 @@ class _ArrayUfunc:
     NumPy would, but then no function could say what to call in its place.
     """
 
-    def __get__(self, instance: Any, owner: type) -> Callable | None:
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any] | None:
         return _array_ufunc if instance is None else None
 
 
@@ -112,7 +112,9 @@ class NumpyMethods(TensorMethods):
 
     __array_ufunc__ = _ArrayUfunc()
 
-    def __array_function__(self, function: Any, types: Any, args: tuple, kwargs: dict) -> Any:
+    def __array_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         name = function.__name__
         asks_only = function in (np.shape, np.ndim, np.size)  # for what has no history
         instead = None if asks_only else _instead(name)

@@ -82,13 +82,13 @@ class ReductionMethods(TensorMethods):
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the index of the first maximum along `axis`, or of the flattened tensor."""
         axis = self._search_axis("argmax", axis)
-        return self._result(self.array.argmax(axis=axis, keepdims=keepdims))
+        return self._result(self.backend.xp.argmax(self.array, axis=axis, keepdims=keepdims))
 
     @spelled
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the index of the first minimum along `axis`, or of the flattened tensor."""
         axis = self._search_axis("argmin", axis)
-        return self._result(self.array.argmin(axis=axis, keepdims=keepdims))
+        return self._result(self.backend.xp.argmin(self.array, axis=axis, keepdims=keepdims))
 
     def _search_axis(self, name: str, axis: int | None) -> int | None:
         if axis is not None:
@@ -101,13 +101,13 @@ class ReductionMethods(TensorMethods):
     def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return whether every element is true, over `axis`."""
         axes = normalize_axes("all", axis, self.ndim)
-        return self._result(self.array.all(axis=axes, keepdims=keepdims))
+        return self._result(self.backend.xp.all(self.array, axis=axes, keepdims=keepdims))
 
     @spelled
     def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return whether any element is true, over `axis`."""
         axes = normalize_axes("any", axis, self.ndim)
-        return self._result(self.array.any(axis=axes, keepdims=keepdims))
+        return self._result(self.backend.xp.any(self.array, axis=axes, keepdims=keepdims))
 
     @spelled
     def cumsum(self, axis: int, dtype: Any = None) -> Tensor:

@@ -30,8 +30,8 @@ class Parameter(Tensor):
 class _Hooks(NamedTuple):
     """What is called before and after forward, by number."""
 
-    before: dict[int, Callable]
-    after: dict[int, Callable]
+    before: dict[int, Callable[..., Any]]
+    after: dict[int, Callable[..., Any]]
 
 
 _hooked: set[weakref.ref[Module]] = set()  # those that have had a hook, while they are held
@@ -138,7 +138,9 @@ class Module:
             result = result if changed is None else changed
         return result
 
-    def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> HookHandle:
+    def register_forward_pre_hook(
+        self, hook: Callable[[Module, tuple[Any, ...]], Any]
+    ) -> HookHandle:
         """Call `hook(module, args)` before each forward; what it returns replaces the arguments.
 
         A tuple of the positional arguments, the only one of them, or None to keep them. The
@@ -147,7 +149,9 @@ class Module:
         """
         return HookHandle(self._hook_lists().before, hook)
 
-    def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> HookHandle:
+    def register_forward_hook(
+        self, hook: Callable[[Module, tuple[Any, ...], Any], Any]
+    ) -> HookHandle:
         """Call `hook(module, args, result)` after each forward; as `register_forward_pre_hook`.
 
         What it returns, if not None, replaces the result.

@@ -66,7 +66,7 @@ class BatchNorm(Function):
             grad_bias = reduce.total(grad, self.axes)
         if need_x:
             grad_x = grad
-            if self.of_batch:
+            if self.of_batch and grad_weight is not None and grad_bias is not None:
                 normalized *= self._beside(grad_weight, x) / self.count
                 normalized += self._beside(grad_bias, x) / self.count
                 grad_x = grad - normalized

@@ -4,6 +4,7 @@ from threading import Lock
 
 import numpy as np
 
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.forks import renew_in_forked_children
 from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Limits
 from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import MODES
@@ -33,7 +34,7 @@ class CpuExecutor:
         The mode that the environment names is none of these.
     """
 
-    array_type: type = np.ndarray
+    array_type: type[Array] = np.ndarray
 
     def __init__(self, mode: str | None = None, order: str = "forward", seed: int = 0) -> None:
         self.mode = mode or choice(VARIABLE, tuple(MODES), "fast")
