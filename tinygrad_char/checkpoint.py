@@ -94,6 +94,29 @@ def save(
     """
     text = _exact_json(metadata)
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
+    # Widest items first: then every array starts at a multiple of its item size.
+    arrays = dict(sorted(arrays.items(), key=lambda pair: -pair[1].itemsize))
+    header = _header(text, arrays)
+    if len(header) > _LONGEST_HEADER:
+        raise CheckpointError(
+            f"the metadata and tensor names take {len(header):,} bytes, but a safetensors header "
+            f"holds at most {_LONGEST_HEADER:,}: store large values as tensors"
+        )
+    if safetensors_file.too_many_values(header):
+        raise CheckpointError(
+            f"the metadata have more than {safetensors_file.MOST_VALUES:,} values: store long "
+            f"lists as tensors"
+        )
+    _publish(
+        Path(path),
+        [len(header).to_bytes(8, "little"), header, *(_bytes_of(each) for each in arrays.values())],
+        8 + len(header) + sum(each.nbytes for each in arrays.values()),
+        follow_links,
+    )
+
+
+def _header(text: str, arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the header of a file with this metadata and these arrays, one after the other."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": FORMAT,
@@ -102,35 +125,17 @@ def save(
             "sha256": _digest(text, arrays),
         }
     }
-    # Widest items first: then every array starts at a multiple of its item size.
-    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
     offset = 0
-    for name in order:
-        end = offset + arrays[name].nbytes
+    for name, array in arrays.items():
+        end = offset + array.nbytes
         header[name] = {
-            "dtype": _DTYPES[arrays[name].dtype],
-            "shape": arrays[name].shape,
+            "dtype": _DTYPES[array.dtype],
+            "shape": array.shape,
             "data_offsets": [offset, end],
         }
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    if len(encoded) > _LONGEST_HEADER:
-        raise CheckpointError(
-            f"the metadata and tensor names take {len(encoded):,} bytes, but a safetensors header "
-            f"holds at most {_LONGEST_HEADER:,}: store large values as tensors"
-        )
-    if safetensors_file.too_many_values(encoded):
-        raise CheckpointError(
-            f"the metadata have more than {safetensors_file.MOST_VALUES:,} values: store long "
-            f"lists as tensors"
-        )
-    _publish(
-        Path(path),
-        [len(encoded).to_bytes(8, "little"), encoded, *(_bytes_of(arrays[name]) for name in order)],
-        8 + len(encoded) + offset,
-        follow_links,
-    )
+    return encoded + b" " * (-len(encoded) % 8)
 
 
 def load(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tinygrad_char.autograd import grad
+from tinygrad_char.kernels.array import Array
 from tinygrad_char.modes import no_grad
 from tinygrad_char.tensor import Tensor
 
@@ -83,15 +84,13 @@ def gradcheck(
     rng = np.random.default_rng(seed)
     outputs = _outputs(fn, tensors)
     cotangents = [rng.standard_normal(each.shape) for each in outputs]
-    recorded = [
-        (each, w) for each, w in zip(outputs, cotangents, strict=True) if each.requires_grad
-    ]
-    if not recorded:
+    linked = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+    if not linked:
         raise GradcheckError("gradcheck: no output is linked to the inputs, so backward gives none")
     gradients = grad(
-        [each for each, _ in recorded],
+        [output for output, _ in linked],
         [tensors[i] for i in checked],
-        [w for _, w in recorded],
+        [cotangent for _, cotangent in linked],
         allow_unused=True,
     )
 
@@ -109,15 +108,7 @@ def gradcheck(
         raise GradcheckError("gradcheck: the function gives another result each time it is called")
     worst = GradcheckReport(checked[0], (), 0.0, 0.0, 0.0)
     for i, gradient in zip(checked, gradients, strict=True):
-        array = tensors[i].array
-        for index in np.ndindex(array.shape):
-            before = array[index]
-            array[index] = before + eps
-            above = value()
-            array[index] = before - eps
-            below = value()
-            array[index] = before
-            numerical = (above - below) / (2 * eps)
+        for index, numerical in _differences(value, tensors[i].array, eps):
             ours = 0.0 if gradient is None else float(gradient.array[index])
             ratio = abs(ours - numerical) / (atol + rtol * abs(numerical))
             if math.isnan(ratio):
@@ -127,6 +118,20 @@ def gradcheck(
     if worst.ratio > 1:
         raise GradcheckError(f"gradcheck: {worst}")
     return worst
+
+
+def _differences(
+    value: Callable[[], float], array: Array, eps: float
+) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Yield each element's index and the central difference of the value, the array as it was."""
+    for index in np.ndindex(array.shape):
+        before = array[index]
+        array[index] = before + eps
+        above = value()
+        array[index] = before - eps
+        below = value()
+        array[index] = before
+        yield index, (above - below) / (2 * eps)
 
 
 def _outputs(fn: Callable[..., Any], tensors: list[Tensor]) -> list[Tensor]:

@@ -74,13 +74,24 @@ def cross_entropy(
     if is_floating(targets.array.dtype):
         return _soft_cross_entropy(logits, targets, reduction, weight, label_smoothing, axis)
     targets = integers(name, "targets", targets, logits)
+    _check_targets(name, logits, targets)
     if weight is None and label_smoothing == 0:
-        _check_targets(name, logits, targets)
         return neural.CrossEntropy.apply(
             logits, targets, reduction=reduction, ignore_index=ignore_index
         )
-    _check_targets(name, logits, targets)
-    classes = logits.shape[-1]
+    return _smooth_cross_entropy(logits, targets, reduction, ignore_index, weight, label_smoothing)
+
+
+def _smooth_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    reduction: str,
+    ignore_index: int,
+    weight: Any,
+    label_smoothing: float,
+) -> Tensor:
+    """Return the loss of integer targets with weights or smoothing: logits (..., C)."""
+    name, classes = "cross_entropy", logits.shape[-1]
     xp, dtype = logits.backend.xp, logits.dtype
     weights = _class_weights(name, weight, logits)
     flat = targets.array.reshape(-1)
@@ -104,6 +115,7 @@ def _soft_cross_entropy(
     label_smoothing: float,
     axis: int,
 ) -> Tensor:
+    """Return the loss of probabilities as targets: logits (..., C)."""
     name = "cross_entropy"
     if targets.ndim != logits.ndim:
         raise ValueError(
