@@ -372,7 +372,10 @@ def test_importing_the_engine_loads_nothing_heavy():
 
 # Their functions have the words of the reference's, and those of cpu/bench.py and cuda/bench.py.
 VERSIONS = ("cpu.py", "cuda.py", "loops.py", "bench.py")
-SPOKEN_FOR = ("forward", "backward", "result", "loss", "value", "extra_repr")
+SPOKEN_FOR = (
+    *("forward", "backward", "result", "gradients", "better", "value", "loss", "slope"),
+    "extra_repr",
+)
 """Methods that the docstring of their class may speak for, in `tinygrad_char/ops` and `nn`."""
 
 

@@ -12,7 +12,6 @@ class Tanh(Module):
     """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return tanh(x)."""
         return x.tanh()
 
 
@@ -20,7 +19,6 @@ class Sigmoid(Module):
     """1 / (1 + exp(-x))."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return sigmoid(x)."""
         return x.sigmoid()
 
 
@@ -28,7 +26,6 @@ class SiLU(Module):
     """x sigmoid(x), see functional.silu."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x sigmoid(x)."""
         return F.silu(x)
 
 
@@ -40,7 +37,6 @@ class LeakyReLU(Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, or negative_slope x."""
         return F.leaky_relu(x, self.negative_slope)
 
     def extra_repr(self) -> str:
@@ -55,7 +51,6 @@ class ELU(Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, or alpha (exp(x) - 1)."""
         return F.elu(x, self.alpha)
 
     def extra_repr(self) -> str:
@@ -70,7 +65,6 @@ class Softplus(Module):
         self.beta, self.threshold = beta, threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return softplus(x)."""
         return F.softplus(x, self.beta, self.threshold)
 
     def extra_repr(self) -> str:
@@ -86,7 +80,6 @@ class Softmax(Module):
         self.axis = axis
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the softmax of x."""
         return F.softmax(x, self.axis)
 
     def extra_repr(self) -> str:
@@ -97,5 +90,4 @@ class LogSoftmax(Softmax):
     """x - log(sum(exp(x))) along an axis, the last unless said otherwise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return log(softmax(x))."""
         return F.log_softmax(x, self.axis)

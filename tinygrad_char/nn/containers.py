@@ -97,7 +97,6 @@ class Sequential(_Listed):
                 setattr(self, str(number), require_module("Sequential", each))
 
     def forward(self, x: Any) -> Any:
-        """Return the last module's result."""
         for module in self:
             x = module(x)
         return x

@@ -244,7 +244,6 @@ class Dropout(Module):
         self._generator = generator or default_generator()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with elements dropped, or x itself in evaluation."""
         if not self.training or self.p == 0:
             return x
         return F.dropout(x, self.p, self._generator.dropout.dropout_key())
@@ -257,7 +256,6 @@ class ReLU(Module):
     """max(x, 0)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return max(x, 0)."""
         return x.relu()
 
 
@@ -271,7 +269,6 @@ class GELU(Module):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x Phi(x)."""
         return x.gelu(self.approximate)
 
     def extra_repr(self) -> str:
@@ -287,7 +284,6 @@ class Flatten(Module):
         self.start, self.end = start, end
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with these axes as one."""
         return x.flatten(self.start, self.end)
 
     def extra_repr(self) -> str:
@@ -301,5 +297,4 @@ class Identity(Module):
         super().__init__()
 
     def forward(self, x: Any) -> Any:
-        """Return x."""
         return x

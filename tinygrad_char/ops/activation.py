@@ -43,15 +43,16 @@ class Elementwise(Function):
 
 
 class Silu(Elementwise):
-    """x sigmoid(x) (Elfwing, Uchibe and Doya 2017, arXiv:1702.03118), 0 at -infinity."""
+    """x s of s = sigmoid(x), 0 at -infinity (Elfwing, Uchibe and Doya 2017, arXiv:1702.03118).
+
+    The slope is s (1 + x (1 - s)): 1 and 0 where 1 - s or s is 0.
+    """
 
     def result(self, xp: Any, x: Array) -> Array:  # type: ignore[override]
-        """Return x s, where s = sigmoid(x) is not 0."""
         s = sigmoid(xp, x)
         return xp.where(s == 0, s, x * s)
 
     def slope(self, xp: Any, x: Array) -> Array:  # type: ignore[override]
-        """Return s (1 + x (1 - s)); 1 and 0 where 1 - s or s is 0."""
         s, rest = sigmoid(xp, x), sigmoid(xp, -x)
         return s * (1 + xp.where((rest == 0) | (s == 0), rest.dtype.type(0), x * rest))
 
@@ -65,19 +66,19 @@ class LeakyRelu(Elementwise):
         return xp.where(x > 0, x, x * negative_slope)
 
     def slope(self, xp: Any, x: Array, *, negative_slope: float) -> Array:  # type: ignore[override]
-        """Return 1 above 0, else negative_slope."""
         return xp.where(x > 0, x.dtype.type(1), x.dtype.type(negative_slope))
 
 
 class Elu(Elementwise):
-    """x above 0, else alpha (exp(x) - 1) (Clevert, Unterthiner and Hochreiter 2015)."""
+    """x above 0, else alpha (exp(x) - 1) (Clevert, Unterthiner and Hochreiter 2015).
+
+    From expm1, which keeps the digits of small x.
+    """
 
     def result(self, xp: Any, x: Array, *, alpha: float) -> Array:  # type: ignore[override]
-        """Return y; from expm1, which keeps the digits of small x."""
         return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
 
     def slope(self, xp: Any, x: Array, *, alpha: float) -> Array:  # type: ignore[override]
-        """Return 1 above 0, else alpha exp(x)."""
         return xp.where(x > 0, x.dtype.type(1), alpha * xp.exp(xp.minimum(x, 0)))
 
 
@@ -93,6 +94,5 @@ class Softplus(Elementwise):
     def slope(  # type: ignore[override]
         self, xp: Any, x: Array, *, beta: float, threshold: float
     ) -> Array:
-        """Return sigmoid(beta x), and 1 above the threshold."""
         scaled = x * beta
         return xp.where(scaled > threshold, x.dtype.type(1), sigmoid(xp, scaled))

@@ -12,6 +12,7 @@ from tinygrad_char.kernels.array import Array, select
 from tinygrad_char.kernels.half import rounded
 from tinygrad_char.kernels.reduce import unbroadcast
 from tinygrad_char.modes import quiet
+from tinygrad_char.ops.activation import sigmoid
 
 
 def _shape(operand: Any) -> tuple[int, ...]:
@@ -69,60 +70,52 @@ class Binary(Function):
 
 
 class Add(Binary):
-    """a + b."""
+    """a + b: da = db = dy, see kernels/add/."""
 
     uses = ((False, False), (False, False))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a + b, see kernels/add/reference.py."""
         return self.backend.kernels[add.forward](a, b)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        """Return dy for both, summed over the axes that were broadcast."""
         a_shape, b_shape = self.shapes
         need_a, need_b = self.needs
         return self.backend.kernels[add.backward](grad, a_shape, b_shape, (need_a, need_b))
 
 
 class Subtract(Binary):
-    """a - b."""
+    """a - b: da = dy, db = -dy."""
 
     uses = ((False, False), (False, False))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a - b."""
         return a - b
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy, -dy."""
         return grad if self.needs[0] else None, -grad if self.needs[1] else None
 
 
 class Multiply(Binary):
-    """a * b."""
+    """a b: da = dy b, db = dy a."""
 
     uses = ((False, True), (True, False))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a * b."""
         return a * b
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy b, dy a."""
         return grad * b if self.needs[0] else None, grad * a if self.needs[1] else None
 
 
 class Divide(Binary):
-    """a / b."""
+    """a / b: da = dy / b, db = -dy (a / b) / b, which is 0 for a = 0 however small b is."""
 
     uses = ((False, True), (True, True))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a / b."""
         return a / b
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy / b, -dy (a / b) / b, which is 0 for a = 0 however small b is."""
         return (
             grad / b if self.needs[0] else None,
             -grad * (a / b / b) if self.needs[1] else None,
@@ -130,17 +123,15 @@ class Divide(Binary):
 
 
 class Power(Binary):
-    """a ** b."""
+    """a^b: da = dy b a^(b - 1), db = dy a^b log(a).
+
+    Whatever dy is, da is 0 where b is, and db where a is and b is not negative.
+    """
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a ** b."""
         return a**b
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy b a^(b-1), dy a^b log(a).
-
-        Whatever dy is, the first is 0 where b is, and the second where a is and b is not negative.
-        """
         xp = self.backend.xp
         grad_a = grad_b = None
         if self.needs[0]:
@@ -155,11 +146,12 @@ class Power(Binary):
 
 
 class _Extremum(Binary):
-    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy where the operand was chosen, else 0: half of it to each where they are equal.
+    """The operand that is `better`: dy goes to it, and half to each where they are equal.
 
-        Where either is NaN, so is the result, and both get dy.
-        """
+    Where either is NaN, so is the result, and both get dy.
+    """
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
         shared = self.backend.xp.where(a == b, grad * grad.dtype.type(0.5), grad)
         return (
             select(~self.better(b, a), shared) if self.needs[0] else None,
@@ -167,40 +159,34 @@ class _Extremum(Binary):
         )
 
     def better(self, a: Any, b: Any) -> Any:
-        """Return where a alone is chosen."""
         raise NotImplementedError
 
 
 class Maximum(_Extremum):
-    """The larger of a and b, NaN where either is."""
+    """max(a, b), NaN where either is."""
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return max(a, b)."""
         return self.backend.xp.maximum(a, b)
 
     def better(self, a: Any, b: Any) -> Array:
-        """Return a > b."""
         return a > b
 
 
 class Minimum(_Extremum):
-    """The smaller of a and b, NaN where either is."""
+    """min(a, b), NaN where either is."""
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return min(a, b)."""
         return self.backend.xp.minimum(a, b)
 
     def better(self, a: Any, b: Any) -> Array:
-        """Return a < b."""
         return a < b
 
 
 class Where(Function):
-    """a where the condition holds, else b."""
+    """a where the condition holds, else b: dy goes to whichever was taken."""
 
     @quiet  # a number beyond the dtype's range becomes infinite
     def forward(self, condition: Array, a: Any, b: Any) -> Array:
-        """Return where(condition, a, b)."""
         self.saved = (condition, _shape(a), _shape(b))
         # NumPy lets a number widen dtypes that it does not know, such as bfloat16
         a, b = (
@@ -216,7 +202,6 @@ class Where(Function):
             ) from None
 
     def backward(self, grad: Array) -> tuple[None, Array | None, Array | None]:
-        """Return dy where the operand was taken, else 0."""
         condition, shape_a, shape_b = self.saved
         where, zero = self.backend.xp.where, grad.dtype.type(0)
         return (
@@ -227,127 +212,109 @@ class Where(Function):
 
 
 class Negate(Function):
-    """-x."""
+    """-x: dx = -dy."""
 
     def forward(self, x: Array) -> Array:
-        """Return -x."""
         return -x
 
     def backward(self, grad: Array) -> Array:
-        """Return -dy."""
         return -grad
 
 
 class Exp(Function):
-    """The exponential function."""
+    """y = exp(x): dx = dy y."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return exp(x)."""
         y = self.backend.xp.exp(x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dy y."""
         return grad * self.saved[0]
 
 
 class Log(Function):
-    """The natural logarithm."""
+    """log(x): dx = dy / x."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return log(x)."""
         self.saved = (x,)
         return self.backend.xp.log(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / x."""
         return grad / self.saved[0]
 
 
 class Sqrt(Function):
-    """The square root."""
+    """y = sqrt(x): dx = dy / (2 y)."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return sqrt(x)."""
         y = self.backend.xp.sqrt(x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / (2 y)."""
         return grad / (2 * self.saved[0])
 
 
 class Tanh(Function):
-    """The hyperbolic tangent."""
+    """y = tanh(x): dx = dy (1 - y^2)."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return tanh(x)."""
         y = self.backend.xp.tanh(x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dy (1 - y^2)."""
         y = self.saved[0]
         return grad * (1 - y * y)
 
 
 class Sigmoid(Function):
-    """The logistic function."""
+    """y = 1 / (1 + exp(-x)): dx = dy y (1 - y)."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return 1 / (1 + exp(-x)), from exp(-|x|), which cannot overflow."""
-        xp = self.backend.xp
-        small = xp.exp(-abs(x))
-        y = xp.where(x >= 0, x.dtype.type(1), small) / (1 + small)
+        y = sigmoid(self.backend.xp, x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dy y (1 - y)."""
         y = self.saved[0]
         return grad * (y * (1 - y))
 
 
 class Absolute(Function):
-    """The absolute value."""
+    """|x|: dx = dy sign(x), 0 where x is 0 or NaN."""
 
     def forward(self, x: Array) -> Array:
-        """Return |x|."""
         self.saved = (x,)
         return abs(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy sign(x), 0 where x is 0 or NaN."""
         x = self.saved[0]
         return select(x > 0, grad) - select(x < 0, grad)
 
 
 class Clip(Function):
-    """x limited to [low, high]; either may be None."""
+    """min(max(x, low), high), either may be None: dx = dy from low to high, else 0."""
 
     upcasts = True
 
     def forward(self, x: Array, *, low: float | None, high: float | None) -> Array:
-        """Return min(max(x, low), high)."""
         self.saved = (x,)
         self.low, self.high = low, high = limits("clip", low, high, x.dtype)
         return x.copy() if low is high is None else self.backend.xp.clip(x, low, high)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy where x lies within the limits (ends included), else 0."""
         x = self.saved[0]
         if self.low is not None:
             grad = select(x >= self.low, grad)
@@ -357,13 +324,11 @@ class Clip(Function):
 
 
 class Cast(Function):
-    """x with another floating dtype."""
+    """x in another floating dtype: dx = dy in x's."""
 
     def forward(self, x: Array, *, dtype: Any) -> Array:
-        """Return x converted."""
         self.source = x.dtype
         return rounded(x, dtype)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy converted back."""
         return rounded(grad, self.source)

@@ -64,34 +64,31 @@ class _DifferenceLoss(PairLoss):
 
 
 class SquaredError(_DifferenceLoss):
-    """(x - y)^2."""
+    """d^2 of d = x - y: the slope is 2 d."""
 
     def loss(self, xp: Any, x: Array, y: Array) -> Array:  # type: ignore[override]
-        """Return (x - y)^2."""
         difference = x - y
         return difference * difference
 
     def slope(self, xp: Any, difference: Array) -> Array:  # type: ignore[override]
-        """Return 2 (x - y)."""
         return 2 * difference
 
 
 class AbsoluteError(_DifferenceLoss):
-    """|x - y|."""
+    """|d| of d = x - y: the slope is the sign of d, 0 where they are equal or NaN."""
 
     def loss(self, xp: Any, x: Array, y: Array) -> Array:  # type: ignore[override]
-        """Return |x - y|."""
         return abs(x - y)
 
     def slope(self, xp: Any, difference: Array) -> Array:  # type: ignore[override]
-        """Return the sign of x - y, 0 where they are equal or NaN."""
         return xp.where(abs(difference) > 0, xp.sign(difference), difference.dtype.type(0))
 
 
 class SmoothAbsoluteError(_DifferenceLoss):
     """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, of d = x - y; times `factor`.
 
-    Girshick 2015, arXiv:1504.08083; with factor = beta, Huber 1964.
+    The slope is d / beta there, else the sign of d. Girshick 2015, arXiv:1504.08083; with factor =
+    beta, Huber 1964.
     """
 
     def loss(  # type: ignore[override]
@@ -105,7 +102,6 @@ class SmoothAbsoluteError(_DifferenceLoss):
     def slope(  # type: ignore[override]
         self, xp: Any, difference: Array, *, beta: float, factor: float
     ) -> Array:
-        """Return d / beta where |d| < beta, else the sign of d; times `factor`."""
         near = abs(difference) < beta
         return factor * xp.where(near, difference / (beta or 1), xp.sign(difference))
 
@@ -174,14 +170,16 @@ class BinaryCrossEntropyWithLogits(Function):
 
 
 class NegativeLogLikelihood(Function):
-    """-weight[t] logp[t] of each row of logp (N, C), with integer targets t (N,)."""
+    """-weight[t] logp[t] of each row of logp (N, C), with integer targets t (N,).
+
+    0 where the target is `ignore_index`. dlogp = -dloss weight[t] at the target, else 0.
+    """
 
     upcasts = True
 
     def forward(
         self, logp: Array, targets: Array, weight: Array | None, *, ignore_index: int
     ) -> Array:
-        """Return the loss of each row, 0 where the target is `ignore_index`."""
         xp = self.backend.xp
         self.source = logp.shape
         counted, safe = counted_targets(xp, "nll_loss", targets, logp.shape[1], ignore_index)
@@ -190,7 +188,6 @@ class NegativeLogLikelihood(Function):
         return gated(xp, factor, -logp[xp.arange(len(safe)), safe])
 
     def backward(self, grad: Array) -> tuple[Array, None, None]:
-        """Return -dloss weight[t] at the target, 0 elsewhere."""
         xp = self.backend.xp
         safe, factor = self.saved
         dlogp = xp.zeros(self.source, grad.dtype)
@@ -199,7 +196,10 @@ class NegativeLogLikelihood(Function):
 
 
 class SoftCrossEntropy(Function):
-    """-sum_c q_c log(softmax(x))_c of each row of logits x (N, C), for any numbers q (N, C)."""
+    """-sum_c q_c log(softmax(x))_c of each row of logits x (N, C), for any q (N, C).
+
+    dx = dloss (softmax(x) sum(q) - q), dq = -dloss log(softmax(x)).
+    """
 
     upcasts = True
 
@@ -209,7 +209,6 @@ class SoftCrossEntropy(Function):
         return total(gated(xp, q, -self._log_softmax(xp, logits)), (1,))
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        """Return dloss (softmax(x) sum(q) - q), and -dloss log(softmax(x))."""
         xp = self.backend.xp
         logits, q = self.saved
         grad = grad[:, None]

@@ -23,15 +23,13 @@ MODES = {
 
 
 class Flip(Function):
-    """The elements in reverse order along axes."""
+    """The elements in reverse order along axes; dy likewise."""
 
     def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
-        """Return x reversed."""
         self.axes = axes
         return self.backend.xp.flip(x, axes).copy()
 
     def backward(self, grad: Array) -> Array:
-        """Return dy reversed."""
         return self.backend.xp.flip(grad, self.axes)
 
 
@@ -39,40 +37,41 @@ class Roll(Function):
     """The elements moved on along axes; those that leave at the end come in at the start."""
 
     def forward(self, x: Array, *, shifts: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-        """Return x rolled."""
         self.shifts, self.axes = shifts, axes
         return self.backend.xp.roll(x, shifts, axes)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy rolled back."""
         return self.backend.xp.roll(grad, tuple(-each for each in self.shifts), self.axes)
 
 
 class Tile(Function):
-    """Copies side by side: so many along each axis, as many axes as x has or more."""
+    """Copies side by side: so many along each axis, as many axes as x has or more.
+
+    dx is the sum of dy over the copies.
+    """
 
     upcasts = True
 
     def forward(self, x: Array, *, times: tuple[int, ...]) -> Array:
-        """Return the copies."""
         lengths = (1,) * (len(times) - x.ndim) + x.shape
         self.source = x.shape
         self.copies = [each for pair in zip(times, lengths, strict=True) for each in pair]
         return self.backend.xp.tile(x, times)
 
     def backward(self, grad: Array) -> Array:
-        """Return the sum over the copies."""
         copies = tuple(range(0, len(self.copies), 2))
         return total(grad.reshape(self.copies), copies).reshape(self.source)
 
 
 class Repeat(Function):
-    """Each element along an axis several times, or as often as its number says."""
+    """Each element along an axis several times, or as often as its number says.
+
+    dx is the sum of dy over the repetitions.
+    """
 
     upcasts = True
 
     def forward(self, x: Array, *, repeats: Sequence[int], axis: int) -> Array:
-        """Return the elements, repeated."""
         before = (slice(None),) * axis
         self.source = x.shape
         self.index = (
@@ -82,7 +81,6 @@ class Repeat(Function):
         return x[self.index]
 
     def backward(self, grad: Array) -> Array:
-        """Return the sum over the repetitions."""
         return total_at(self.source, self.index, grad)
 
 
@@ -152,12 +150,14 @@ def _cut(before: int, behind: int, length: int) -> slice:
 
 
 class Diagonal(Function):
-    """The elements x[i, i + offset] of two axes, which become the last axis."""
+    """The elements x[i, i + offset] of two axes, which become the last axis.
+
+    dx is zeros with dy on the diagonal.
+    """
 
     is_view = True
 
     def forward(self, x: Array, *, offset: int, axis1: int, axis2: int) -> Array:
-        """Return the diagonal."""
         self.source = x.shape
         self.options = (offset, axis1, axis2)
         y = self.backend.xp.diagonal(x, *self.options)
@@ -166,7 +166,6 @@ class Diagonal(Function):
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return zeros with dy on the diagonal."""
         xp = self.backend.xp
         offset, axis1, axis2 = self.options
         result = xp.zeros(self.source, grad.dtype)
@@ -177,10 +176,9 @@ class Diagonal(Function):
 
 
 class DiagonalMatrix(Function):
-    """A matrix with the last axis on a diagonal, and zeros."""
+    """Zeros but for y[..., i, i + offset] = x[..., i]; dx is the diagonal of dy."""
 
     def forward(self, x: Array, *, offset: int) -> Array:
-        """Return y with y[..., i, i + offset] = x[..., i]."""
         xp = self.backend.xp
         size = x.shape[-1] + abs(offset)
         steps = xp.arange(x.shape[-1])
@@ -190,5 +188,4 @@ class DiagonalMatrix(Function):
         return y
 
     def backward(self, grad: Array) -> Any:
-        """Return the diagonal of dy."""
         return grad[self.index]

@@ -24,7 +24,7 @@ class Logsumexp(Reduction):
         added = total(xp.exp(x - peak), self.axes, keepdims=True)
         self.saved = (x, peak, added)
         y = xp.log(added) + peak
-        return y if keepdims else _dropped(y, self.axes)
+        return y if keepdims else y.reshape(self.reduced)
 
     def backward(self, grad: Array) -> Array:
         """Return dy exp(x - peak) / sum(exp(x - peak)): 0 of only -inf, shared by those of +inf."""
@@ -67,7 +67,7 @@ class Norm(Reduction):
             if order != math.inf:
                 y = self._sum_of_powers(size, y)
         self.saved = (x, y)
-        return y if keepdims else _dropped(y, self.axes)
+        return y if keepdims else y.reshape(self.reduced)
 
     def _sum_of_powers(self, size: Array, peak: Array) -> Array:
         """Return the norm from powers of |x| / peak, which neither overflow nor vanish."""
@@ -77,12 +77,11 @@ class Norm(Reduction):
         if self.p < 0:
             peak = size.min(axis=self.axes, keepdims=True)
         peak = xp.where((peak == 0) | (peak == math.inf), size.dtype.type(1), peak)
-        added = total(self.powers(size / peak, self.p), self.axes, keepdims=True)
+        added = total(self._powers(size / peak, self.p), self.axes, keepdims=True)
         root = xp.sqrt(added) if self.p == 2 else added ** (1 / self.p)
         return peak * root
 
-    def powers(self, size: Array, order: float) -> Array:
-        """Return size^order."""
+    def _powers(self, size: Array, order: float) -> Array:
         return size * size if order == 2 else size**order
 
     def backward(self, grad: Array) -> Array:
@@ -107,8 +106,3 @@ class Norm(Reduction):
         slope = xp.where(x < 0, -slope, slope)
         still = (x == 0) | (x != x) if self.p == 1 else x == 0  # |x| of NaN has the gradient 0
         return xp.where(still, zero, slope)
-
-
-def _dropped(y: Array, axes: tuple[int, ...]) -> Array:
-    """Return y without its axes of length 1 that were reduced."""
-    return y.reshape([n for i, n in enumerate(y.shape) if i not in axes])

@@ -10,63 +10,58 @@ from tinygrad_char.ops.elementwise import Binary
 
 
 class Square(Function):
-    """x^2."""
+    """x^2: dx = 2 dy x."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return x x."""
         self.saved = (x,)
         return x * x
 
     def backward(self, grad: Array) -> Array:
-        """Return 2 dy x."""
         return grad * (2 * self.saved[0])
 
 
 class Reciprocal(Function):
-    """1 / x."""
+    """y = 1 / x: dx = -dy y^2."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return 1 / x."""
         y = 1 / x
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return -dy y^2."""
         y = self.saved[0]
         return -grad * (y * y)
 
 
 class Rsqrt(Function):
-    """1 / sqrt(x)."""
+    """y = 1 / sqrt(x): dx = -dy y^3 / 2."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return 1 / sqrt(x)."""
         y = 1 / self.backend.xp.sqrt(x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return -dy y^3 / 2."""
         y = self.saved[0]
         return grad * (-0.5 * (y * y * y))
 
 
 class Hypot(Binary):
-    """sqrt(a^2 + b^2), whose squares neither overflow nor vanish."""
+    """y = sqrt(a^2 + b^2), whose squares neither overflow nor vanish.
+
+    da = dy a / y, db = dy b / y; 0 where both are 0.
+    """
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return hypot(a, b)."""
         return self.backend.xp.hypot(a, b)
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy a / y, dy b / y; 0 where both are 0."""
         xp = self.backend.xp
         y = xp.hypot(a, b)
         slope = select(y != 0, grad)
@@ -78,30 +73,26 @@ class Hypot(Binary):
 
 
 class Sign(Function):
-    """-1, 0 or 1, as x is below, at or above 0."""
+    """-1, 0 or 1, as x is below, at or above 0: dx = 0."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return sign(x)."""
         return x.copy() if x.dtype == bool else self.backend.xp.sign(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return 0."""
         return self.backend.xp.zeros_like(grad)
 
 
 class Erf(Function):
-    """The error function, see kernels/gelu/erf.py."""
+    """erf(x), see kernels/gelu/erf.py: dx = dy 2 / sqrt(pi) exp(-x^2)."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return erf(x)."""
         self.saved = (x,)
         return erf(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy 2 / sqrt(pi) exp(-x^2)."""
         x = self.saved[0]
         return grad * (2 / math.sqrt(math.pi) * self.backend.xp.exp(-x * x))

@@ -8,18 +8,16 @@ from tinygrad_char.ops.reduction import Axis, Reduction, normalize_axis
 
 
 class Prod(Reduction):
-    """The product over axes."""
+    """The product over axes, 1 of nothing: dx = dy times the product of the other factors."""
 
     upcasts = True
 
     def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        """Return prod(x), 1 where there is nothing to multiply."""
         self.start(x, axis)
         self.saved = (x,)
         return x.prod(axis=self.axes, keepdims=keepdims)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy times the product of the other factors: of those before and those behind."""
         x = self.saved[0]
         xp = self.backend.xp
         rest = [i for i in range(x.ndim) if i not in self.axes]

@@ -91,15 +91,13 @@ class Reduction(Function):
 
 
 class Sum(Reduction):
-    """The sum over axes."""
+    """The sum over axes: dx = dy."""
 
     def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        """Return sum(x)."""
         self.start(x, axis)
         return reduce.total(x, self.axes, keepdims)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy for every element that was added."""
         return self.spread(grad)
 
 
@@ -119,10 +117,9 @@ class Mean(Reduction):
 
 
 class Var(Reduction):
-    """The variance over axes."""
+    """sum((x - mean)^2) / (n - correction) over axes: dx = dy 2 (x - mean) / (n - correction)."""
 
     def forward(self, x: Array, *, axis: Axis, keepdims: bool, correction: float) -> Array:
-        """Return sum((x - mean)^2) / (n - correction)."""
         self.start(x, axis)
         self.divisor = self.count - correction
         if self.divisor <= 0:
@@ -136,7 +133,6 @@ class Var(Reduction):
         return y if keepdims else y.reshape(self.reduced)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy 2 (x - mean) / (n - correction)."""
         return self.by_variance(grad)
 
     def by_variance(self, grad: Array) -> Array:
@@ -146,17 +142,15 @@ class Var(Reduction):
 
 
 class Std(Var):
-    """The standard deviation over axes."""
+    """y = sqrt(var(x)) over axes: dx = dy (x - mean) / ((n - correction) y), 0 where y is."""
 
     def forward(self, x: Array, *, axis: Axis, keepdims: bool, correction: float) -> Array:
-        """Return sqrt(var(x))."""
         variance = super().forward(x, axis=axis, keepdims=keepdims, correction=correction)
         y = self.backend.xp.sqrt(variance)
         self.saved = (*self.saved, y)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dy (x - mean) / ((n - correction) y), 0 where all elements are equal."""
         y = self.saved[2]
         constant = y == 0
         where = self.backend.xp.where
@@ -165,10 +159,11 @@ class Std(Var):
 
 
 class _Extreme(Reduction):
+    """The extreme element over axes: dy goes to it, in equal parts where several are, or NaN."""
+
     method: str
 
     def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        """Return the extreme element; ValueError where there is none."""
         self.start(x, axis)
         if self.count == 0:
             raise ValueError(f"{self.method}: shape {x.shape} holds no element along axis {axis}")
@@ -177,7 +172,6 @@ class _Extreme(Reduction):
         return y if keepdims else y.reshape(self.reduced)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy for the extreme element, else 0; in equal parts where several are, or NaN."""
         x, y = self.saved
         extreme = (x == y) | ((x != x) & (y != y))
         share = extreme.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
@@ -197,17 +191,15 @@ class Min(_Extreme):
 
 
 class Cumsum(Function):
-    """The running sum along one axis."""
+    """y_i = x_0 + ... + x_i along one axis: dx_i = dy_i + ... + dy_n."""
 
     upcasts = True
 
     def forward(self, x: Array, *, axis: int) -> Array:
-        """Return y_i = x_0 + ... + x_i."""
         self.axis = normalize_axis("cumsum", axis, x.ndim, scalars=True)
         return reduce.running_total(x, self.axis).reshape(x.shape)
 
     def backward(self, grad: Array) -> Any:
-        """Return dx_i = dy_i + ... + dy_n."""
         if grad.ndim == 0:
             return grad
         xp = self.backend.xp

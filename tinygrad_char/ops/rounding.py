@@ -17,15 +17,15 @@ MOST_DECIMALS = 400
 
 
 class _Step(Function):
+    """Integers: dx = 0."""
+
     upcasts = True
     method: str
 
     def forward(self, x: Array) -> Array:
-        """Return integers."""
         return getattr(self.backend.xp, self.method)(x) if is_floating(x.dtype) else x.copy()
 
     def backward(self, grad: Array) -> Array:
-        """Return 0."""
         return self.backend.xp.zeros_like(grad)
 
 
@@ -95,19 +95,19 @@ def _nearest(number: int, step: int) -> int:
 
 
 class _WholeQuotient(Binary):
+    """A whole quotient: da = db = 0."""
+
     uses = ((False, False), (False, False))
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return 0, 0."""
         zero = self.backend.xp.zeros_like(grad)
         return zero if self.needs[0] else None, zero if self.needs[1] else None
 
 
 class FloorDivide(_WholeQuotient):
-    """floor(a / b)."""
+    """floor(a / b); ZeroDivisionError for integers divided by 0, as of the others here."""
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a // b; ZeroDivisionError for integers divided by 0."""
         _refuse_zero("floor_divide", a, b)
         return self.backend.xp.floor_divide(a, b)
 
@@ -116,7 +116,6 @@ class TruncDivide(_WholeQuotient):
     """trunc(a / b): the whole part of the quotient."""
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return the quotient towards 0; ZeroDivisionError for integers divided by 0."""
         _refuse_zero("div", a, b)
         xp = self.backend.xp
         if any(is_floating(each.dtype) for each in (a, b) if hasattr(each, "dtype")):
@@ -125,17 +124,15 @@ class TruncDivide(_WholeQuotient):
 
 
 class Remainder(Binary):
-    """a - b floor(a / b), which has the sign of b."""
+    """a - b floor(a / b), which has the sign of b: da = dy, db = -dy floor(a / b)."""
 
     uses = ((False, False), (True, True))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return a % b; ZeroDivisionError for integers divided by 0."""
         _refuse_zero("remainder", a, b)
         return self.backend.xp.remainder(a, b)
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy, -dy floor(a / b)."""
         return (
             grad if self.needs[0] else None,
             -grad * self.backend.xp.floor_divide(a, b) if self.needs[1] else None,
@@ -143,17 +140,15 @@ class Remainder(Binary):
 
 
 class Fmod(Binary):
-    """a - b trunc(a / b), which has the sign of a."""
+    """a - b trunc(a / b), which has the sign of a: da = dy, db = -dy trunc(a / b)."""
 
     uses = ((False, False), (True, True))
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return fmod(a, b); ZeroDivisionError for integers divided by 0."""
         _refuse_zero("fmod", a, b)
         return self.backend.xp.fmod(a, b)
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy, -dy trunc(a / b)."""
         return (
             grad if self.needs[0] else None,
             -grad * self.backend.xp.trunc(a / b) if self.needs[1] else None,

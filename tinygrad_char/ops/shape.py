@@ -14,11 +14,9 @@ class Copy(Function):
     """The same elements in memory of their own, in order."""
 
     def forward(self, x: Array) -> Array:
-        """Return a copy of x."""
         return x.copy()
 
     def backward(self, grad: Array) -> Array:
-        """Return dy."""
         return grad
 
 
@@ -28,7 +26,6 @@ class Reshape(Function):
     is_view = True
 
     def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
-        """Return x.reshape(shape)."""
         self.source = x.shape
         try:
             return x.reshape(shape)
@@ -38,17 +35,15 @@ class Reshape(Function):
             ) from None
 
     def backward(self, grad: Array) -> Array:
-        """Return dy in the input's shape."""
         return grad.reshape(self.source)
 
 
 class Permute(Function):
-    """The axes in another order."""
+    """The axes in another order: axis i of the result is axes[i] of x."""
 
     is_view = True
 
     def forward(self, x: Array, *, axes: Sequence[int]) -> Array:
-        """Return x with axis i taken from axis axes[i]."""
         order = normalize_axes("permute", tuple(axes), x.ndim)
         if len(axes) != x.ndim:
             raise ValueError(f"permute: axes {tuple(axes)} for a tensor of shape {x.shape}")
@@ -58,17 +53,15 @@ class Permute(Function):
         return x.transpose(order)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy with the axes put back."""
         return grad.transpose(self.inverse)
 
 
 class BroadcastTo(Function):
-    """Axes of length 1 repeated, and new axes in front."""
+    """Axes of length 1 repeated, and new axes in front: dx is dy summed over the repetitions."""
 
     is_view = True
 
     def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
-        """Return broadcast_to(x, shape)."""
         self.source = x.shape
         try:
             return self.backend.xp.broadcast_to(x, shape)
@@ -78,15 +71,13 @@ class BroadcastTo(Function):
             ) from None
 
     def backward(self, grad: Array) -> Array:
-        """Return dy summed over the repetitions."""
         return unbroadcast(grad, self.source)
 
 
 class Concatenate(Function):
-    """Several arrays one after the other along an existing axis."""
+    """Several arrays one after the other along an existing axis; each gets its part of dy."""
 
     def forward(self, *arrays: Array, axis: int) -> Array:
-        """Return concatenate(arrays, axis)."""
         shapes = [each.shape for each in arrays]
         if arrays[0].ndim == 0:
             raise ValueError("cat: tensors without axes; stack gives them one")
@@ -98,7 +89,6 @@ class Concatenate(Function):
         return self.backend.xp.concatenate(arrays, axis=self.axis)
 
     def backward(self, grad: Array) -> tuple[Array, ...]:
-        """Return the parts of dy."""
         parts = []
         start = 0
         for length in self.lengths:
@@ -108,10 +98,9 @@ class Concatenate(Function):
 
 
 class Stack(Function):
-    """Several arrays of one shape along a new axis."""
+    """Several arrays of one shape along a new axis; each gets its slice of dy."""
 
     def forward(self, *arrays: Array, axis: int) -> Array:
-        """Return stack(arrays, axis)."""
         shapes = [each.shape for each in arrays]
         if len(set(shapes)) > 1:
             raise ValueError(f"stack: expected equal shapes, got {shapes}")
@@ -119,15 +108,13 @@ class Stack(Function):
         return self.backend.xp.stack(arrays, axis=self.axis)
 
     def backward(self, grad: Array) -> tuple[Array, ...]:
-        """Return the slices of dy."""
         return tuple(self.backend.xp.moveaxis(grad, self.axis, 0))
 
 
 class Triangle(Function):
-    """The lower or upper triangle of the last two axes, the rest zero."""
+    """The lower or upper triangle of the last two axes, the rest zero; dy likewise."""
 
     def forward(self, x: Array, *, lower: bool, diagonal: int) -> Array:
-        """Return tril(x, diagonal) or triu(x, diagonal)."""
         if x.ndim < 2:
             name = "tril" if lower else "triu"
             raise ValueError(f"{name}: shape {x.shape} has fewer than two axes")
@@ -135,7 +122,6 @@ class Triangle(Function):
         return self._cut(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return the same triangle of dy."""
         return self._cut(grad)
 
     def _cut(self, x: Array) -> Any:

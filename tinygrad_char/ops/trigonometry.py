@@ -22,67 +22,57 @@ class _OfInput(Function):
 
 
 class Sin(_OfInput):
-    """The sine."""
+    """sin(x): dx = dy cos(x)."""
 
     def value(self, x: Array) -> Array:
-        """Return sin(x)."""
         return self.backend.xp.sin(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy cos(x)."""
         return grad * self.backend.xp.cos(self.saved[0])
 
 
 class Cos(_OfInput):
-    """The cosine."""
+    """cos(x): dx = -dy sin(x)."""
 
     def value(self, x: Array) -> Array:
-        """Return cos(x)."""
         return self.backend.xp.cos(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return -dy sin(x)."""
         return -grad * self.backend.xp.sin(self.saved[0])
 
 
 class Tan(Function):
-    """The tangent."""
+    """y = tan(x): dx = dy (1 + y^2)."""
 
     upcasts = True
 
     def forward(self, x: Array) -> Array:
-        """Return tan(x)."""
         y = self.backend.xp.tan(x)
         self.saved = (y,)
         return y
 
     def backward(self, grad: Array) -> Array:
-        """Return dy (1 + y^2)."""
         y = self.saved[0]
         return grad * (1 + y * y)
 
 
 class Arcsin(_OfInput):
-    """The angle from -pi/2 to pi/2 whose sine is x; NaN outside [-1, 1]."""
+    """The angle from -pi/2 to pi/2 whose sine is x, else NaN: dx = dy / sqrt(1 - x^2)."""
 
     def value(self, x: Array) -> Array:
-        """Return arcsin(x)."""
         return self.backend.xp.arcsin(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / sqrt(1 - x^2)."""
         return grad / _leg(self.backend.xp, self.saved[0])
 
 
 class Arccos(_OfInput):
-    """The angle from 0 to pi whose cosine is x; NaN outside [-1, 1]."""
+    """The angle from 0 to pi whose cosine is x, else NaN: dx = -dy / sqrt(1 - x^2)."""
 
     def value(self, x: Array) -> Array:
-        """Return arccos(x)."""
         return self.backend.xp.arccos(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return -dy / sqrt(1 - x^2)."""
         return -grad / _leg(self.backend.xp, self.saved[0])
 
 
@@ -92,27 +82,26 @@ def _leg(xp: Any, x: Array) -> Array:
 
 
 class Arctan(_OfInput):
-    """The angle between -pi/2 and pi/2 whose tangent is x."""
+    """The angle between -pi/2 and pi/2 whose tangent is x: dx = dy / (1 + x^2)."""
 
     def value(self, x: Array) -> Array:
-        """Return arctan(x)."""
         return self.backend.xp.arctan(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / (1 + x^2)."""
         x = self.saved[0]
         return grad / (1 + x * x)
 
 
 class Arctan2(Binary):
-    """The angle from -pi to pi of the point (b, a)."""
+    """The angle from -pi to pi of the point (b, a).
+
+    da = dy b / (a^2 + b^2), db = -dy a / (a^2 + b^2); 0 at the origin.
+    """
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return arctan2(a, b)."""
         return self.backend.xp.arctan2(a, b)
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        """Return dy b / (a^2 + b^2), -dy a / (a^2 + b^2); 0 at the origin."""
         xp = self.backend.xp
         radius = xp.hypot(a, b)  # squares of large or small numbers would be lost
         away = radius != 0
@@ -125,64 +114,54 @@ class Arctan2(Binary):
 
 
 class Sinh(_OfInput):
-    """The hyperbolic sine."""
+    """sinh(x): dx = dy cosh(x)."""
 
     def value(self, x: Array) -> Array:
-        """Return sinh(x)."""
         return self.backend.xp.sinh(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy cosh(x)."""
         return grad * self.backend.xp.cosh(self.saved[0])
 
 
 class Cosh(_OfInput):
-    """The hyperbolic cosine."""
+    """cosh(x): dx = dy sinh(x)."""
 
     def value(self, x: Array) -> Array:
-        """Return cosh(x)."""
         return self.backend.xp.cosh(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy sinh(x)."""
         return grad * self.backend.xp.sinh(self.saved[0])
 
 
 class Arcsinh(_OfInput):
-    """The number whose hyperbolic sine is x."""
+    """The number whose hyperbolic sine is x: dx = dy / sqrt(x^2 + 1)."""
 
     def value(self, x: Array) -> Array:
-        """Return arcsinh(x)."""
         return self.backend.xp.arcsinh(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / sqrt(x^2 + 1)."""
         x = self.saved[0]
         return grad / self.backend.xp.hypot(x, x.dtype.type(1))
 
 
 class Arccosh(_OfInput):
-    """The number of at least 0 whose hyperbolic cosine is x; NaN below 1."""
+    """The number of at least 0 whose hyperbolic cosine is x, else NaN: dx = dy / sqrt(x^2 - 1)."""
 
     def value(self, x: Array) -> Array:
-        """Return arccosh(x)."""
         return self.backend.xp.arccosh(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / sqrt(x^2 - 1)."""
         x = self.saved[0]
         sqrt = self.backend.xp.sqrt
         return grad / (sqrt(x - 1) * sqrt(x + 1))
 
 
 class Arctanh(_OfInput):
-    """The number whose hyperbolic tangent is x; NaN outside [-1, 1]."""
+    """The number whose hyperbolic tangent is x, else NaN: dx = dy / (1 - x^2)."""
 
     def value(self, x: Array) -> Array:
-        """Return arctanh(x)."""
         return self.backend.xp.arctanh(x)
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / (1 - x^2)."""
         x = self.saved[0]
         return grad / ((1 - x) * (1 + x))
