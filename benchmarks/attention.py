@@ -100,7 +100,7 @@ def prepare_products(shape: Shape) -> dict[str, Task]:
 
 
 def prepare_loops(shape: Shape) -> dict[str, Task]:
-    """Return attention one number at a time, in Python."""
+    """Return attention one element at a time, in Python."""
     arrays = [array.tolist() for array in operands(shape)]
 
     def each_head(function: Any) -> list[Any]:

@@ -111,7 +111,7 @@ def tape() -> dict[str, tuple[Run, Run]]:
 
 
 def sums(size: str) -> dict[str, tuple[Run, Run]]:
-    """Return sums, means, variances and running sums of float32: few numbers, many rows, long rows.
+    """Return sums, means, variances and running sums of float32: short, many and long rows.
 
     A mean far from zero, which "far" stands for, costs a variance further passes.
     """
@@ -121,10 +121,10 @@ def sums(size: str) -> dict[str, tuple[Run, Run]]:
 
     found: dict[str, tuple[Run, Run]] = {}
     for shape, axis in REDUCED[: 2 if size == "smoke" else None]:
-        numbers = np.random.default_rng(0).standard_normal(shape, np.float32)
+        values = np.random.default_rng(0).standard_normal(shape, np.float32)
         for name in ("sum", "mean", "var", "var far", "cumsum"):
             method = name.partition(" ")[0]
-            x = Tensor(numbers + np.float32(1000 if "far" in name else 0))
+            x = Tensor(values + np.float32(1000 if "far" in name else 0))
 
             def run(x: Any = x, method: str = method, axis: int = axis) -> Any:
                 return getattr(x, method)(axis).numpy()

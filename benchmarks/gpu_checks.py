@@ -1,7 +1,7 @@
 """What the kernels of a CUDA device compute, beside their references in float64.
 
 Sizes are ragged on purpose. A result may be a small multiple of the float32 reference's own error
-away from the truth, and a few roundings of its largest number in the precision at hand.
+away from the truth, and a few roundings of its largest element in the precision at hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is a number, and small enough."""
+        """Whether the error is finite, and small enough."""
         return self.error <= self.allowed
 
 

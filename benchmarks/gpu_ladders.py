@@ -2,7 +2,7 @@
 
 The mean of all positions so far, and causal attention, as benchmarks/averaging.py and
 benchmarks/attention.py have them on the CPU, in float32. What Python has a loop around is launched
-from Python, as it is written; the rest is recorded and replayed. Each result is compared with
+from Python, as it is written; the rest is recorded and repeated. Each result is compared with
 float64.
 """
 
@@ -20,7 +20,7 @@ from tinygrad_char.kernels.backend import Backend
 from tinygrad_char.kernels.cuda.bench import Shape
 
 BOUND = 1e-4
-"""Of the largest number: some tens of times what float32 rounding leaves."""
+"""Of the largest element: some tens of times what float32 rounding leaves."""
 
 Compute = Callable[..., Any]
 
@@ -187,4 +187,4 @@ def compare(result: np.ndarray, expected: np.ndarray) -> None:
     """Raise ValueError unless a result is what it should be."""
     error = float(np.abs(result.astype(np.float64) - expected).max() / np.abs(expected).max())
     if not error <= BOUND:
-        raise ValueError(f"the result differs from float64 by {error:.2g} of its largest number")
+        raise ValueError(f"the result differs from float64 by {error:.2g} of its largest element")

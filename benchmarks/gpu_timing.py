@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 WARM_SECONDS, LONG_SECONDS, MOST_REPEATS = 0.05, 0.002, 200
 """What is done before anything is timed, so that the clocks have risen; the least time between two
-events, so that neither their resolution nor the start of a replay counts; and its limit."""
+events, so that neither their resolution nor the start of a repetition counts; and its limit."""
 
 
 class Case(NamedTuple):
@@ -28,14 +28,14 @@ class Case(NamedTuple):
 def recorded_seconds(backend: Backend, compute: Callable[[], Any], rounds: int) -> float:
     """Return the median time of what `compute` does on the device, without Python's.
 
-    It is recorded and replayed, so that no time between launches is counted.
+    It is recorded and repeated, so that no time between launches is counted.
     """
     if backend.recorder is None:
         raise ValueError(f"device {backend.name!r} has no recorder; expected cuda or cuda-on-cpu")
     with using(check=False):
         backend.recorder.warm_up(compute)
-        kept, replay = backend.recorder.record(compute)
-    taken = median_seconds(backend, replay, rounds)
+        kept, repeat = backend.recorder.record(compute)
+    taken = median_seconds(backend, repeat, rounds)
     del kept
     return taken
 

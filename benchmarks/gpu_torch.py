@@ -65,7 +65,7 @@ def attention(device: str, quick: bool) -> Iterator[Case]:
 
 
 def attention_row(device: str, shape: Shape, kernel: SDPBackend, rounds: int) -> Row:
-    """Return the times of forward, and of forward with backward, replayed from a graph."""
+    """Return the times of forward, and of forward with backward, repeated from a graph."""
     q, k, v, grad = (
         torch.from_numpy(each).to(device, torch.bfloat16).requires_grad_(i < 3)
         for i, each in enumerate(attention_inputs(shape))

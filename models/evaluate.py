@@ -47,7 +47,7 @@ class Loss:
 
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
-    """Use the model in evaluation mode, recording nothing: for this thread, and no other one."""
+    """Use the model in evaluation mode and without the tape, in this thread and no other one."""
     with EvaluationMode(model).active(), no_grad():
         yield
 

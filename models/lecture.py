@@ -68,7 +68,7 @@ def walk(text: str, choices: Choices = Choices(), show: Show = print) -> None:
 
 
 def show_text(text: str, tokenizer: CharTokenizer, show: Show) -> None:
-    """Show the corpus as characters and as numbers."""
+    """Show the corpus as characters and as integers."""
     show(f"length of the text in characters: {len(text)}")
     show(text[:100])
     show(tokenizer.characters)

@@ -2,7 +2,7 @@
 
 NumPy has no integers of three bytes, so those of a vocabulary of more than 65,536 characters are
 records of their low 16 bits and their high 8. Like arrays of integers they are cut, taken from and
-concatenated; `integers` makes numbers of a part, and `packed` the other way round.
+concatenated; `integers` makes integers of a part, and `packed` the other way round.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What an operation returns, checked: arrays, shapes, and under `detect_nonfinite` each number."""
+"""What an operation returns, checked: arrays, shapes, and under `detect_nonfinite` each element."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -50,7 +50,7 @@ def from_python(data: Any, dtype: Any) -> np.ndarray:
 
 
 def _check_data(array: np.ndarray, dtype: np.dtype) -> None:
-    """Raise OverflowError unless an integer dtype holds the numbers, which may be Python's own."""
+    """Raise OverflowError unless an integer dtype holds the values, which may be Python's own."""
     if array.dtype != object:
         check_array("tensor", array, dtype)
     else:
@@ -60,7 +60,7 @@ def _check_data(array: np.ndarray, dtype: np.dtype) -> None:
 
 
 def check_array(name: str, array: Array, dtype: np.dtype) -> None:
-    """Raise OverflowError unless an integer dtype holds the numbers of an array of numbers."""
+    """Raise OverflowError unless an integer dtype holds the elements of an array."""
     if array.dtype.kind in "iu" or is_floating(array.dtype):
         check_values(name, array, dtype)
 

@@ -126,7 +126,7 @@ def linspace(
     dtype: Any = None,
     **options: Any,
 ) -> Tensor:
-    """Return `num` numbers at equal distances from start to stop, which belongs to them or not."""
+    """Return `num` elements at equal distances from start to stop, which belongs to them or not."""
     if num < 0:
         raise ValueError(f"linspace: {shorten(num)} numbers, expected at least 0")
     start, stop = _number(start), _number(stop)
@@ -165,10 +165,10 @@ def arange(
     if dtype is None:
         whole = all(isinstance(each, int | np.integer) for each in bounds)
         dtype = np.int64 if whole else DEFAULT_DTYPE
-    numbers = np.arange(*bounds)
-    for each in (*numbers[:1], *numbers[-1:]):
+    values = np.arange(*bounds)
+    for each in (*values[:1], *values[-1:]):
         check_fits("arange", each.item(), np.dtype(dtype))
-    return Tensor(numbers, dtype, **options)
+    return Tensor(values, dtype, **options)
 
 
 # Random numbers: of the generator's stream `sampling`, so that they do not change what layers begin

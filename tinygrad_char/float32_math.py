@@ -24,7 +24,7 @@ SINE_COEFFICIENTS = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
 
 
 def log(x: np.ndarray) -> np.ndarray:
-    """Return log(x) of float32 numbers above 0."""
+    """Return log(x) of float32 elements above 0."""
     mantissa, exponent = np.frexp(x)  # x = mantissa * 2^exponent, 0.5 <= mantissa < 1
     small = mantissa < np.float32(0.70710677)
     m = (mantissa - 1) + np.where(small, mantissa, np.float32(0))
@@ -38,7 +38,7 @@ def log(x: np.ndarray) -> np.ndarray:
 
 
 def sine_and_cosine(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sin(x), cos(x) of float32 numbers from 0 to about 2 pi."""
+    """Return sin(x), cos(x) of float32 elements from 0 to about 2 pi."""
     octant = (x * np.float32(1.27323954473516)).astype(np.int32)
     octant = (octant + 1) & ~1  # 0, 2, 4, 6 or 8
     multiple = octant.astype(np.float32)
@@ -59,7 +59,7 @@ def sine_and_cosine(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fma(a: np.ndarray, b: Numbers, c: Numbers) -> np.ndarray:
-    """Return a * b + c, rounded once to float32, of float32 numbers that are given as float64.
+    """Return a * b + c, rounded once to float32, of float32 elements that are given as float64.
 
     The product is exact. To round the sum to float64 and then to float32 differs from rounding it
     once only where the first gives a number midway between two float32 numbers; there the sum is

@@ -8,7 +8,7 @@ from tinygrad_char.kernels.words import shorten
 
 
 def fits(number: float, dtype: np.dtype) -> bool:
-    """Return whether a dtype holds a number, cut to a whole one where the dtype is of integers.
+    """Return whether a dtype holds a number, truncated where the dtype is one of integers.
 
     Floats hold what Python's own do, beyond their range as infinity, and booleans tell 0 from
     others.
@@ -31,7 +31,7 @@ def check_fits(name: str, number: float, dtype: np.dtype) -> None:
 
 
 def check_values(name: str, values: Any, dtype: np.dtype) -> None:
-    """Raise OverflowError unless an integer dtype holds all numbers of an array, cut to whole ones.
+    """Raise OverflowError unless an integer dtype holds all elements of an array, truncated.
 
     Other dtypes hold what they do, beyond their range as infinity.
     """
@@ -43,9 +43,9 @@ def check_values(name: str, values: Any, dtype: np.dtype) -> None:
 def limits(
     name: str, low: float | None, high: float | None, dtype: np.dtype
 ) -> tuple[float | None, float | None]:
-    """Return the ends of a range, None for one beyond all numbers of the dtype: it limits nothing.
+    """Return the ends of a range, None for one beyond all values of the dtype: it limits nothing.
 
-    OverflowError where numbers would have to become one that the dtype does not hold.
+    OverflowError where elements would have to become a value that the dtype does not hold.
     """
     for end, beyond in ((low, 1), (high, -1)):
         if end is not None and end * beyond > 0:

@@ -38,7 +38,7 @@ def cross_entropy(
     Parameters
     ----------
     logits
-        Any real numbers. Those of -infinity are classes that cannot be.
+        Any real values. Those of -infinity are classes that cannot be.
     targets
         Integers of the logits' shape without `axis`, then q is one-hot; or floats of the logits'
         shape, the probabilities q themselves, which may need a gradient.

@@ -203,7 +203,7 @@ class detect_nonfinite(_Guard):  # noqa: N801
 
 
 def is_grad_enabled() -> bool:
-    """Return whether operations of this thread are recorded."""
+    """Return whether operations of this thread go on the tape."""
     return thread.state.grad_enabled
 
 

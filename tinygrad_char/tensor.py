@@ -62,11 +62,11 @@ class Tensor(
         dtype; Python floats become float32, integers int64.
     dtype
         Another dtype, as NumPy names it: boolean, integer or floating. OverflowError where it is
-        one of integers and does not hold a number, cut to a whole one.
+        one of integers and does not hold an element, truncated.
     device
         "cpu", "cuda" or "cuda-on-cpu"; None keeps an array where it is.
     requires_grad
-        Whether operations on this tensor are recorded, so that `backward` fills `.grad`.
+        Whether operations on this tensor go on the tape, so that `backward` fills `.grad`.
     """
 
     __slots__ = ()
@@ -156,7 +156,7 @@ class Tensor(
 
     @property
     def is_leaf(self) -> bool:
-        """Whether no recorded operation made this tensor."""
+        """Whether no operation on the tape made this tensor."""
         return self.node is None
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ Build = Literal["default", "mkl", "cuda"]
 Shape = int | tuple[int, ...] | None
 
 CHUNK = 1 << 15
-"""How many numbers are made at a time, so that they stay in the processor's cache."""
+"""How many values are made at a time, so that they stay in the processor's cache."""
 
 
 class TorchGenerator:
@@ -349,7 +349,7 @@ def _check_dtype(dtype: Any) -> np.dtype:
 
 
 def _count(shape: Shape) -> int:
-    """Return how many numbers a shape holds."""
+    """Return how many elements a shape has."""
     sizes = () if shape is None else (shape,) if isinstance(shape, int | np.integer) else shape
     if any(size < 0 for size in sizes):
         raise ValueError(f"random numbers of shape {shape}: expected sizes of at least 0")

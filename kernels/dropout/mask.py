@@ -12,7 +12,7 @@ class RecordedKey(NamedTuple):
     """The source of the masks of a dropout call in a recorded graph.
 
     Its call's number is `call` plus what `recorded` (1,) uint64, on the device, holds whenever the
-    graph is replayed.
+    graph is repeated.
     """
 
     seed: int
@@ -20,7 +20,7 @@ class RecordedKey(NamedTuple):
     recorded: Array
 
     def keep_mask(self, shape: tuple[int, ...], p: float, block: int) -> np.ndarray:
-        """Return the mask of this replay's call; the host waits for the device."""
+        """Return the mask of this repetition's call; the host waits for the device."""
         call = (self.call + int(self.recorded[0])) % (1 << 64)
         return DropoutKey(self.seed, call).keep_mask(shape, p, block)
 

@@ -160,7 +160,7 @@ class TestFreezing:
 class TestHooks:
     @pytest.fixture(autouse=True)
     def free(self):
-        """Free the modules whose hooks hold them: while they are held, no step is replayed."""
+        """Free the modules whose hooks hold them: while they are held, no step is repeated."""
         yield
         gc.collect()
 

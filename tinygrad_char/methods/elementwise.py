@@ -103,7 +103,7 @@ class ElementwiseMethods(TensorMethods):
         mask = boolean_mask("masked_fill", mask, self)
         return elementwise.Where.apply(mask, *operands("masked_fill", value, self))
 
-    # Rounding, and division with a whole quotient
+    # Rounding, and division with an integer quotient
 
     def floor(self) -> Tensor:
         """Return the largest integer up to each element; its gradient is 0."""

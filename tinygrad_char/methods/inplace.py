@@ -1,4 +1,4 @@
-"""In-place changes: `t += x`, `t[i] = x`, `copy_` and `fill_`, recorded where a gradient follows.
+"""In-place changes: `t += x`, `t[i] = x`, `copy_`, `fill_`, on the tape where a gradient follows.
 
 To the tape, a changed tensor is the result of another operation: what was computed from it before
 keeps the old history, what is computed from then on has the new one. A view has no history of its
@@ -30,7 +30,7 @@ class InPlaceMethods(TensorBase):
     """The methods of a tensor that change its values.
 
     Each change is counted, so that a backward that needs the old values refuses. In grad
-    mode, a change of or by a tensor that needs a gradient is recorded as an operation.
+    mode, a change of or by a tensor that needs a gradient goes on the tape as an operation.
 
     Raises
     ------
@@ -158,10 +158,10 @@ def _select(backend: Backend, array: Array, steps: Steps) -> Array:
 
 def _update(target: Any, symbol: str, method: str, other: Any) -> Any:
     """Give the target the values of an operation on it and another operand."""
-    recorded = _is_recorded(target, other)
-    _check_target(symbol, target, recorded)
+    taped = _is_taped(target, other)
+    _check_target(symbol, target, taped)
     operation = getattr(type(target), method)
-    if recorded:
+    if taped:
         # Backward may want the old values: the operation gets them in memory of their own.
         shares = isinstance(other, TensorBase) and other.version is target.version
         result = operation(_snapshot(target), _snapshot(other) if shares else other)
@@ -180,7 +180,7 @@ def _update(target: Any, symbol: str, method: str, other: Any) -> Any:
             f"{symbol}: the result is {result.array.dtype}, and a tensor keeps its dtype {dtype} "
             f"in place; write t = t {symbol[:-1]} ..., or convert it before with .astype()"
         )
-    if recorded and target._view is None and result.array.dtype == dtype:
+    if taped and target._view is None and result.array.dtype == dtype:
         target.array[...] = result.array
         autograd.note_change(target)
         _become(target, result.node)
@@ -191,18 +191,18 @@ def _update(target: Any, symbol: str, method: str, other: Any) -> Any:
 
 def _assign(name: str, target: Any, index: Any, values: Any) -> None:
     """Write values, a tensor or a number, to a part of a tensor."""
-    recorded = _is_recorded(target, values)
-    _check_target(name, target, recorded)
+    taped = _is_taped(target, values)
+    _check_target(name, target, taped)
     raw = values
     if isinstance(values, TensorBase):
         raw = values.array
         if values.version is target.version:
-            same = not recorded or _base(values) is _base(target)
+            same = not taped or _base(values) is _base(target)
             if same and _is_part(target.array, index, raw):
                 return  # as in `t[i] += x`, which ends with assigning what was changed in place
             values = _snapshot(values)
     _check_range(name, raw, target.array.dtype)
-    if not recorded:
+    if not taped:
         _write(target.array, index, raw)
         autograd.note_change(target)
         target.derived = False
@@ -270,24 +270,24 @@ def _base(tensor: Any) -> Any:
     return tensor if tensor._view is None else tensor._view[0]
 
 
-def _is_recorded(target: Any, values: Any) -> bool:
+def _is_taped(target: Any, values: Any) -> bool:
     base = None if target._view is None else target._view[0]
     return modes.is_grad_enabled() and any(
         isinstance(each, TensorBase) and each.requires_grad for each in (target, base, values)
     )
 
 
-def _check_target(name: str, target: Any, recorded: bool) -> None:
+def _check_target(name: str, target: Any, taped: bool) -> None:
     """Raise RuntimeError where a tensor is not to be changed in place."""
     base, steps = target._view or (target, ())
     array = target.array
-    if recorded and base is None:
+    if taped and base is None:
         raise RuntimeError(
             f"{name}: a view of shape {array.shape} that was taken under no_grad(), or by an "
             "operation of several inputs, cannot be changed while grad mode is on: nothing knows "
             "of what it is a view; take it again, or change a .clone() of it"
         )
-    if recorded and base.node is None and base.requires_grad:
+    if taped and base.node is None and base.requires_grad:
         raise RuntimeError(
             f"{name}: in-place change of a leaf of shape {base.array.shape} that requires grad"
             f"{'' if base is target else ', through a view of it,'} while grad mode is on; do it "
@@ -325,7 +325,7 @@ def _repeats(base: Any, steps: Steps) -> bool:
 
 
 def _check_range(name: str, values: Any, dtype: np.dtype) -> None:
-    """Raise OverflowError for numbers that the dtype does not hold: integers would wrap."""
+    """Raise OverflowError for values that the dtype does not hold: integers would wrap."""
     if isinstance(values, bool | int | float):
         check_fits(name, values, dtype)
     else:

@@ -90,7 +90,7 @@ class OperatorMethods(TensorMethods):
     def _compare(self, other: Any, name: str) -> Tensor:
         number = other.item() if isinstance(other, np.generic) else other
         if isinstance(number, int) and self.dtype.kind in "iu" and not fits(number, self.dtype):
-            # Below or above all numbers of the dtype, which settles it for every element.
+            # Below or above all values of the dtype, which settles it for every element.
             answer = bool(getattr(np, name)(0, 1 if number > 0 else -1))
             return self._result(self.backend.xp.full(self.shape, answer))
         a, b = operands(name, self, other)
@@ -175,7 +175,7 @@ class OperatorMethods(TensorMethods):
         return elementwise.Multiply.apply(*operands("multiply", self, other))
 
     def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-        """Return self / other; with rounding_mode its floor ("floor") or whole part ("trunc").
+        """Return self / other; with rounding_mode its floor ("floor") or integer part ("trunc").
 
         Rounded quotients have a gradient of 0, and those of integers are integers.
         ZeroDivisionError where such a one would be divided by 0.

@@ -212,7 +212,7 @@ class ShapeMethods(TensorMethods):
         return moving.Roll.apply(self, shifts=counts, axes=axes)
 
     def tile(self, *times: Any) -> Tensor:
-        """Return copies side by side, so many along each axis; missing leading numbers are 1."""
+        """Return copies side by side, so many along each axis; missing leading counts are 1."""
         counts = _counts("tile", lengths(times))
         counts = (1,) * (self.ndim - len(counts)) + counts
         return moving.Tile.apply(self, times=counts)

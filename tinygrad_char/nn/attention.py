@@ -104,7 +104,7 @@ class SelfAttention(Module):
         Raises
         ------
         RuntimeError
-            With a cache, the operations are recorded: the gradients of what it holds would be
+            With a cache, the operations go on the tape: the gradients of what it holds would be
             missing.
         """
         qkv = self.qkv(x)  # (B, T, 3C)

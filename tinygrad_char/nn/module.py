@@ -38,7 +38,7 @@ _hooked: set[weakref.ref[Module]] = set()  # those that have had a hook, while t
 
 
 def has_forward_hooks() -> bool:
-    """Return whether any module has a forward hook, which a replay of a step would leave out."""
+    """Return whether any module has a forward hook, which a repeated step would leave out."""
     if not _hooked:
         return False
     modules = [each() for each in list(_hooked)]
@@ -144,7 +144,7 @@ class Module:
         """Call `hook(module, args)` before each forward; what it returns replaces the arguments.
 
         A tuple of the positional arguments, the only one of them, or None to keep them. The
-        handle's `remove()` ends it. While a module has hooks, steps are run and not replayed.
+        handle's `remove()` ends it. While a module has hooks, steps are run and not repeated.
         Copies have the same hooks, pickles none.
         """
         return HookHandle(self._hook_lists().before, hook)

@@ -64,7 +64,7 @@ class Tile(Function):
 
 
 class Repeat(Function):
-    """Each element along an axis several times, or as often as its number says.
+    """Each element along an axis several times, or as often as `repeats` says of it.
 
     dx is the sum of dy over the repetitions.
     """
@@ -126,12 +126,12 @@ class Pad(Function):
         """Return along each axis which elements the padded axis has."""
         sources = []
         for length, (a, b) in zip(shape, widths, strict=True):
-            numbers = np.arange(length)
+            positions = np.arange(length)
             border = [(max(a, 0), max(b, 0))]
             if self.mode == "wrap":  # which goes on with what is left, as in PyTorch
-                sources.append(np.pad(numbers[_cut(a, b, length)], border, mode="wrap"))
+                sources.append(np.pad(positions[_cut(a, b, length)], border, mode="wrap"))
             else:
-                padded = np.pad(numbers, border, mode=self.mode)  # type: ignore[call-overload]
+                padded = np.pad(positions, border, mode=self.mode)  # type: ignore[call-overload]
                 sources.append(padded[_cut(a, b, len(padded))])
         return sources
 

@@ -1,6 +1,6 @@
-"""Rounding, and division with a whole quotient.
+"""Rounding, and division with an integer quotient.
 
-Steps have a gradient of 0. Integers and booleans are whole already.
+Steps have a gradient of 0. Integers and booleans stay as they are.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class Ceil(_Step):
 
 
 class Trunc(_Step):
-    """The whole part of x: towards 0."""
+    """The integer part of x: rounded towards 0."""
 
     method = "trunc"
 
@@ -57,19 +57,19 @@ class Round(Function):
         if x.dtype == bool or (decimals >= 0 and not is_floating(x.dtype)):
             return x.copy()
         if not is_floating(x.dtype):
-            return self._whole(x, 10 ** min(-decimals, MOST_DECIMALS))
+            return self._multiples(x, 10 ** min(-decimals, MOST_DECIMALS))
         xp = self.backend.xp
         # Beyond the exponents of the dtype there is nothing to round, or nothing left.
         other = x if decimals > 0 else xp.where(xp.isfinite(x), x * x.dtype.type(0), x)
         if abs(decimals) > MOST_DECIMALS:
             return other.copy()
         y = xp.around(x, decimals)
-        if decimals > 0:  # numbers that have no digits there are not to lose their last one
+        if decimals > 0:  # elements without digits there are not to lose their last one
             digits = 24 if x.dtype.itemsize < 8 else 53
             y = xp.where(abs(x) < 2.0**digits * 10.0**-decimals, y, x)
         return xp.where(xp.isfinite(y), y, other) if decimals else y
 
-    def _whole(self, x: Array, step: int) -> Array:
+    def _multiples(self, x: Array, step: int) -> Array:
         """Return integers rounded to multiples of the step; OverflowError where one has no room."""
         xp, held = self.backend.xp, np.iinfo(x.dtype)
         if x.size:
@@ -94,8 +94,8 @@ def _nearest(number: int, step: int) -> int:
     return step * (quotient + (2 * rest > step or (2 * rest == step and quotient % 2 == 1)))
 
 
-class _WholeQuotient(Binary):
-    """A whole quotient: da = db = 0."""
+class _IntegerQuotient(Binary):
+    """An integer quotient: da = db = 0."""
 
     uses = ((False, False), (False, False))
 
@@ -104,7 +104,7 @@ class _WholeQuotient(Binary):
         return zero if self.needs[0] else None, zero if self.needs[1] else None
 
 
-class FloorDivide(_WholeQuotient):
+class FloorDivide(_IntegerQuotient):
     """floor(a / b); ZeroDivisionError for integers divided by 0, as of the others here."""
 
     def result(self, a: Any, b: Any) -> Array:
@@ -112,8 +112,8 @@ class FloorDivide(_WholeQuotient):
         return self.backend.xp.floor_divide(a, b)
 
 
-class TruncDivide(_WholeQuotient):
-    """trunc(a / b): the whole part of the quotient."""
+class TruncDivide(_IntegerQuotient):
+    """trunc(a / b): the integer part of the quotient."""
 
     def result(self, a: Any, b: Any) -> Array:
         _refuse_zero("div", a, b)

@@ -103,7 +103,7 @@ class Arctan2(Binary):
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
         xp = self.backend.xp
-        radius = xp.hypot(a, b)  # squares of large or small numbers would be lost
+        radius = xp.hypot(a, b)  # squares of large or small elements would be lost
         away = radius != 0
         radius = xp.where(away, radius, grad.dtype.type(1))
         # One after the other: dy / radius may be infinite, which times 0 would be NaN.
