@@ -65,10 +65,10 @@ def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSourc
 
 
 def _rows_fit(*arrays: Array) -> bool:
-    return all(
-        each.dtype == np.float32 and (each.strides[-1] == 4 or each.shape[-1] == 1)
-        for each in arrays
-    )
+    for each in arrays:
+        if each.dtype != FLOAT32 or (each.strides[-1] != 4 and each.shape[-1] != 1):
+            return False
+    return True
 
 
 def _dropout_arguments(p: float, key: Any) -> tuple[bool, int, int, int, float]:

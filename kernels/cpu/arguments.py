@@ -1,6 +1,7 @@
 """What the kernels in C take, and how it is made."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,21 +11,18 @@ from tinygrad_char.kernels.cpu.recording import empty
 
 FLOAT32 = np.dtype(np.float32)
 
+if TYPE_CHECKING:
 
-def fits(*arrays: Array | None) -> bool:
-    """Return whether these are C-contiguous float32 arrays, or None."""
-    for each in arrays:
-        if each is None:
-            continue
-        dtype = each.dtype
-        if (dtype is not FLOAT32 and dtype != FLOAT32) or not each.flags.c_contiguous:
-            return False
-    return True
+    def fits(*arrays: Any) -> bool:
+        """Return whether these are C-contiguous float32 arrays, or None."""
+else:
+    fits = getattr(compiled, "fits", None)
 
 
 def matrix(array: Array) -> tuple[int, int]:
     """Return the rows and columns of an array whose leading axes are all rows."""
-    return math.prod(array.shape[:-1]), array.shape[-1]
+    *leading, columns = array.shape
+    return array.size // columns if columns else math.prod(leading), columns
 
 
 def column_sums(array: Array) -> Array:

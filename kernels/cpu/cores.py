@@ -57,4 +57,4 @@ def one_core() -> Iterator[None]:
 
 def threads_for(operations: float) -> int:
     """Return how many threads a kernel of so many operations runs on, see parallel_for.h."""
-    return 1 if _state.alone or operations < WORTH_SPREADING else available_cores()
+    return 1 if operations < WORTH_SPREADING or _state.alone else available_cores()

@@ -267,7 +267,28 @@ static PyObject *in_turn(PyObject *self, PyObject *pair)
     return PyCFunction_NewEx(&calls_in_turn, pair, NULL);
 }
 
+/* Returns whether each argument is None or a C-contiguous array of float32. */
+static PyObject *fits(PyObject *self, PyObject *const *given, Py_ssize_t count)
+{
+    (void)self;
+    int all = 1;
+    for (Py_ssize_t k = 0; all && k < count; k++) {
+        Py_buffer buffer;
+        if (given[k] == Py_None)
+            continue;
+        if (PyObject_GetBuffer(given[k], &buffer, READ) < 0) {
+            PyErr_Clear();
+            Py_RETURN_FALSE;
+        }
+        all = is_of(&buffer, &items_of['f']);
+        PyBuffer_Release(&buffer);
+    }
+    return PyBool_FromLong(all);
+}
+
 static PyMethodDef methods[] = {
+    {"fits", (PyCFunction)(void (*)(void))fits, METH_FASTCALL,
+     "Return whether each argument is None or a C-contiguous array of float32."},
     {"in_turn", in_turn, METH_O, "Return a function that asks the first of two, then the second."},
     {"expect_fork", fork_expected, METH_O, "Say whether Python forks now, with other threads."},
     {NULL, NULL, 0, NULL},

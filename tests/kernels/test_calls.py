@@ -55,6 +55,17 @@ def call(name, position, replacement):
     getattr(compiled, name)(*arguments)
 
 
+def test_what_fits_is_contiguous_float32_or_nothing():
+    square = np.ones((3, 3), np.float32)
+    for each in (square, square[1:], square[:, :1][:1], np.float32(1), read_only(floats()), None):
+        assert compiled.fits(square, each)
+    for each in (square.T, square[:, 1:], np.ones(3), np.ones(3, ">f4"), np.ones(3, "i4"), 1.0):
+        assert not compiled.fits(square, each)
+        assert not compiled.fits(each, square)
+    assert compiled.fits(square.T[:0], floats(0))
+    assert not compiled.fits(np.ones(1, np.float16))
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_what_is_declared_is_taken(name):
     getattr(compiled, name)(*KERNELS[name][0])
