@@ -31,7 +31,6 @@ class AdamW(Operation):
         if any(each.dtype != np.float32 for each in (parameter, grad, exp_avg, exp_avg_sq)):
             return NotImplemented
         self.launch(
-            "adamw",
             "adamw_update",
             _grid(parameter),
             THREADS,
@@ -67,7 +66,6 @@ class AdamW(Operation):
     ) -> None:
         beta1, beta2 = betas
         self.launch(
-            "adamw",
             "adamw_update_recorded",
             _grid(parameter),
             THREADS,
@@ -97,7 +95,6 @@ class AdamW(Operation):
         decoupled: bool,
     ) -> None:
         self.launch(
-            "adamw",
             "adamw_factors",
             (1,),
             1,

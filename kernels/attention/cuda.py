@@ -114,7 +114,6 @@ class Attention(Operation):
         chosen = self._plan(q)
         views = [_view(each) for each in (q, k, v, out)]
         self.launch(
-            "attention",
             "attention_forward",
             (batch * heads, -(-queries // chosen.own)),
             THREADS,
@@ -168,7 +167,6 @@ class Attention(Operation):
         macros = chosen.macros(dropout > 0 and key is not None)
         out_view = _view(out)
         self.launch(
-            "attention",
             "attention_rows",
             (batch * heads, -(-padded // 32)),
             256,
@@ -191,7 +189,6 @@ class Attention(Operation):
         if self.settings.atomics:
             q_sums = xp.zeros((batch * heads, queries, chosen.head), np.float32)
             self.launch(
-                "attention",
                 "attention_backward_atomic",
                 over_keys,
                 THREADS,
@@ -206,7 +203,6 @@ class Attention(Operation):
                 **macros,
             )
             self.launch(
-                "attention",
                 "attention_scale_queries",
                 (batch * heads, -(-queries // 32)),
                 256,
@@ -219,7 +215,6 @@ class Attention(Operation):
             )
         else:
             self.launch(
-                "attention",
                 "attention_backward_queries",
                 over_queries,
                 THREADS,
@@ -232,7 +227,6 @@ class Attention(Operation):
                 **macros,
             )
             self.launch(
-                "attention",
                 "attention_backward_keys",
                 over_keys,
                 THREADS,

@@ -2,20 +2,15 @@
 
 from typing import Any
 
-import numpy as np
-
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.bias_activation.reference import Kept
 from tinygrad_char.kernels.cuda.operation import (
-    ROW_BLOCK,
-    SCALARS,
     Operation,
-    by_rows,
+    column_parts,
     contiguous,
     fits_tiles,
     is_single,
     serves,
-    tile_grid,
 )
 
 
@@ -24,21 +19,8 @@ class BiasActivation(Operation):
         if not (serves(x) and is_single(bias) and fits_tiles(x)):
             return NotImplemented
         x = contiguous(x)
-        rows, columns = by_rows(x)
         y = namespace(x).empty(x.shape, x.dtype)
-        self.launch(
-            "bias_activation",
-            "bias_activation_forward",
-            tile_grid(rows, columns),
-            ROW_BLOCK,
-            x,
-            bias,
-            y,
-            np.int32(rows),
-            np.int32(columns),
-            SCALAR=SCALARS[x.dtype.name],
-            ACTIVATION=activation.upper(),
-        )
+        self.launch_tiles("bias_activation_forward", x, (x, bias, y), ACTIVATION=activation.upper())
         return y, (y, None) if activation == "relu" else (x, bias)
 
     def backward(
@@ -47,30 +29,12 @@ class BiasActivation(Operation):
         saved, bias = kept
         if not (serves(grad, saved) and is_single(bias) and fits_tiles(grad)):
             return NotImplemented
-        xp = namespace(grad)
         grad, saved = contiguous(grad), contiguous(saved)
-        rows, columns = by_rows(grad)
-        grad_x = xp.empty(grad.shape, grad.dtype)
-        grid = tile_grid(rows, columns)
-        partial = xp.empty((grid[0], columns), np.float32) if need_bias else None
-        self.launch(
-            "bias_activation",
-            "bias_activation_backward",
-            grid,
-            ROW_BLOCK,
-            grad,
-            saved,
-            bias,
-            grad_x,
-            partial,
-            np.int32(rows),
-            np.int32(columns),
-            SCALAR=SCALARS[grad.dtype.name],
-            ACTIVATION=activation.upper(),
-        )
-        if partial is None:
-            return grad_x, None
-        return grad_x, self.sum_rows(partial, (columns,), partial.dtype)
+        grad_x = namespace(grad).empty(grad.shape, grad.dtype)
+        partial = column_parts(grad) if need_bias else None
+        arrays = grad, saved, bias, grad_x, partial
+        self.launch_tiles("bias_activation_backward", grad, arrays, ACTIVATION=activation.upper())
+        return grad_x, self.sum_parts(partial)
 
 
 def first(results: Any) -> Any:

@@ -7,13 +7,12 @@ import numpy as np
 from tinygrad_char.kernels.array import Array, namespace, signed
 from tinygrad_char.kernels.cuda.operation import (
     ROW_BLOCK,
-    SCALARS,
     Operation,
     contiguous,
     is_single,
+    row_macros,
     row_plan,
     serves,
-    vector_width,
 )
 from tinygrad_char.kernels.embedding.reference import check_indices
 
@@ -115,7 +114,7 @@ class CrossEntropy(Operation):
         self, function: str, logits: Array, *arguments: Any, most_blocks: int = 2**31 - 1
     ) -> None:
         grid = (min(row_plan(*logits.shape)[1], most_blocks),)
-        self.launch("cross_entropy", function, grid, ROW_BLOCK, *arguments, **_macros(logits))
+        self.launch(function, grid, ROW_BLOCK, *arguments, **row_macros(logits))
 
     def _share(
         self, logits: Array, targets: Array, reduction: str, ignore_index: int
@@ -141,15 +140,7 @@ class CrossEntropy(Operation):
 
     def _by_one_block(self, function: str, logits: Array, *arguments: Any) -> None:
         # Nothing in these kernels depends on the macros: those of the others, which are compiled.
-        self.launch("cross_entropy", function, (1,), 1024, *arguments, **_macros(logits))
-
-
-def _macros(logits: Array) -> dict[str, Any]:
-    return {
-        "SCALAR": SCALARS[logits.dtype.name],
-        "VECTOR": vector_width(logits.shape[1], logits),
-        "WARPS": row_plan(*logits.shape)[0],
-    }
+        self.launch(function, (1,), 1024, *arguments, **row_macros(logits))
 
 
 def _sizes(logits: Array) -> tuple[np.int64, np.int32]:

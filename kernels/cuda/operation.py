@@ -49,12 +49,14 @@ class Operation:
     """
 
     _classes: ClassVar[dict[str, type[Operation]]] = {}
+    _room: ClassVar[str]
 
     def __init__(self, device: Device, settings: Settings) -> None:
         self.device, self.settings = device, settings
 
     def __init_subclass__(cls) -> None:
         cls._classes[cls.__module__] = cls
+        cls._room = cls.__module__.split(".")[-2]
 
     @classmethod
     def of(cls, room: Room) -> type[Operation]:
@@ -63,36 +65,47 @@ class Operation:
 
     def launch(
         self,
-        source: str,
         function: str,
         grid: tuple[int, ...],
         threads: int,
         *arguments: Any,
+        source: str | None = None,
         shared_bytes: int = 0,
         **defines: int | str,
     ) -> None:
-        """Run a kernel of `source`.cu with these macros, on blocks of one dimension."""
+        """Run a kernel with these macros, on blocks of one dimension.
+
+        It stands in `source`.cu, which is the file of the operation's own name if none is given.
+        """
         macros = tuple((name, str(value)) for name, value in sorted(defines.items()))
-        kernel = _kernel(source, function, macros)
+        kernel = _kernel(source or self._room, function, macros)
         self.device.launcher.run(Launch(kernel, grid, (threads,), arguments, shared_bytes))
+
+    def launch_tiles(
+        self, function: str, x: Array, arrays: tuple[Array | None, ...], *rest: Any, **defines: Any
+    ) -> None:
+        """Run a kernel of (*arrays, rows, columns, *rest) on the tiles of x: columns.cuh."""
+        rows, columns = by_rows(x)
+        self.launch(
+            function,
+            tile_grid(rows, columns),
+            ROW_BLOCK,
+            *arrays,
+            *(np.int32(rows), np.int32(columns)),
+            *rest,
+            SCALAR=SCALARS[x.dtype.name],
+            **defines,
+        )
 
     def sum_columns(self, matrix: Array, dtype: np.dtype) -> Array:
         """Return the sum of a contiguous matrix (rows, columns) over its rows."""
-        rows, columns = matrix.shape
-        blocks = -(-rows // TILE_ROWS)
-        partial = namespace(matrix).empty((blocks, columns), np.float32)
-        self.launch(
-            "column_sum",
-            "column_parts",
-            (blocks, -(-columns // TILE_COLUMNS)),
-            ROW_BLOCK,
-            matrix,
-            partial,
-            np.int32(rows),
-            np.int32(columns),
-            SCALAR=SCALARS[matrix.dtype.name],
-        )
-        return self.sum_rows(partial, (columns,), dtype)
+        partial = column_parts(matrix)
+        self.launch_tiles("column_parts", matrix, (matrix, partial), source="column_sum")
+        return self.sum_rows(partial, partial.shape[1:], dtype)
+
+    def sum_parts(self, partial: Array | None) -> Array | None:
+        """Return the sums of what `column_parts` gave the memory for, if anything."""
+        return None if partial is None else self.sum_rows(partial, partial.shape[1:], partial.dtype)
 
     def sum_rows(
         self,
@@ -109,7 +122,6 @@ class Operation:
         sums = namespace(partial).empty(shape, dtype) if out is None else out
         self.launch(
             "column_sum",
-            "column_sum",
             (-(-sums.size // 32),),
             1024,
             partial,
@@ -117,6 +129,7 @@ class Operation:
             np.int32(len(partial)),
             np.int64(sums.size),
             np.int64(prod(partial.shape[1:])),
+            source="column_sum",
             SCALAR=SCALARS[dtype.name],
         )
         return sums
@@ -138,6 +151,11 @@ def is_single(*arrays: Array | None) -> bool:
 def tile_grid(rows: int, columns: int) -> tuple[int, int]:
     """Return the blocks of the kernels that work on tiles of a matrix: columns.cuh."""
     return -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
+
+
+def column_parts(x: Array) -> Array:
+    """Return memory for the sums of the columns of each row of tiles."""
+    return namespace(x).empty((tile_grid(*by_rows(x))[0], x.shape[-1]), np.float32)
 
 
 def fits_tiles(x: Array) -> bool:
@@ -165,6 +183,15 @@ def row_plan(rows: int, columns: int) -> tuple[int, int]:
     """Return how many warps share a row, and how many blocks that makes."""
     warps = 1 if columns <= WARP_COLUMNS else ROW_BLOCK // 32
     return warps, -(-rows * warps // (ROW_BLOCK // 32))
+
+
+def row_macros(x: Array, *others: Array | None) -> dict[str, Any]:
+    """Return the macros of kernels that work by rows of x, and of the others that lie beside it."""
+    return {
+        "SCALAR": SCALARS[x.dtype.name],
+        "VECTOR": vector_width(x.shape[-1], x, *others),
+        "WARPS": row_plan(*by_rows(x))[0],
+    }
 
 
 def by_rows(array: Array) -> tuple[int, int]:

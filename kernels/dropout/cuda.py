@@ -26,7 +26,6 @@ class Dropout(Operation):
         y = namespace(x).empty(x.shape, x.dtype)
         self.launch(
             "dropout",
-            "dropout",
             (-(-x.size // BLOCK_ELEMENTS),),
             ROW_BLOCK,
             x,

@@ -48,7 +48,6 @@ class Embedding(Operation):
         period = 1 if addend is None else max(1, prod(addend.shape[:-1]))
         out = namespace(weight).empty((*idx.shape, columns), dtype)
         self.launch(
-            "embedding",
             "embedding_forward",
             (-(-idx.size // BLOCK_ROWS),),
             ROW_BLOCK,
@@ -76,7 +75,6 @@ class Embedding(Operation):
         if self.settings.atomics:
             sums = xp.zeros((rows, columns), np.float32)
             self.launch(
-                "embedding",
                 "embedding_backward_atomic",
                 (-(-idx.size // BLOCK_ROWS),),
                 ROW_BLOCK,
@@ -92,7 +90,6 @@ class Embedding(Operation):
         partial = xp.empty((parts, rows, columns), np.float32) if parts > 1 else None
         result = xp.empty((rows, columns), dtype)
         self.launch(
-            "embedding",
             "embedding_backward",
             (down, across, parts),
             ROW_BLOCK,

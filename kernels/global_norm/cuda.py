@@ -20,7 +20,6 @@ class GlobalNorm(Operation):
         parts = min(-(-grad.size // (THREADS * 16)), MOST_PARTS)
         partial, norm = xp.empty(parts, np.float64), xp.empty((), np.float64)
         self.launch(
-            "global_norm",
             "sum_of_squares",
             (parts,),
             THREADS,
@@ -30,7 +29,6 @@ class GlobalNorm(Operation):
             SCALAR=scalar,
         )
         self.launch(
-            "global_norm",
             "global_norm",
             (1,),
             THREADS,

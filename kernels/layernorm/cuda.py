@@ -5,21 +5,18 @@ import numpy as np
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
     ROW_BLOCK,
-    SCALARS,
     Operation,
     by_rows,
     contiguous,
     is_single,
+    row_macros,
     row_plan,
     serves,
-    vector_width,
 )
 
 MOST_PARTS = 384
 """Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
 the device's size. Almost three for each multiprocessor of an H200."""
-
-
 MOST_CHANNELS = 24 * 1024
 """Channels that LayerNorm's backward has shared memory for."""
 
@@ -35,11 +32,9 @@ class LayerNorm(Operation):
         rows, columns = by_rows(x)
         y = xp.empty(x.shape, x.dtype)
         mean, rstd = (xp.empty((*x.shape[:-1], 1), np.float32) for _ in range(2))
-        warps, blocks = row_plan(rows, columns)
         self.launch(
-            "layernorm",
             "layernorm_forward",
-            (blocks,),
+            (row_plan(rows, columns)[1],),
             ROW_BLOCK,
             x,
             weight,
@@ -50,9 +45,7 @@ class LayerNorm(Operation):
             np.int64(rows),
             np.int32(columns),
             np.float32(eps),
-            SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector_width(columns, x, y, weight, bias),
-            WARPS=warps,
+            **row_macros(x, y, weight, bias),
         )
         return y, mean, rstd
 
@@ -79,7 +72,6 @@ class LayerNorm(Operation):
         grad_x = xp.empty(x.shape, x.dtype) if needs[0] else None
         partial = xp.empty((blocks, 2, columns), np.float32) if needs[1] or needs[2] else None
         self.launch(
-            "layernorm",
             "layernorm_backward",
             (blocks,),
             ROW_BLOCK,
@@ -94,9 +86,7 @@ class LayerNorm(Operation):
             np.int64(rows),
             np.int32(columns),
             shared_bytes=0 if partial is None else 8 // warps * 2 * columns * 4,
-            SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector_width(columns, x, grad, weight, addend, grad_x),
-            WARPS=warps,
+            **row_macros(x, grad, weight, addend, grad_x),
         )
         if partial is None:
             return grad_x, None, None

@@ -1,18 +1,15 @@
 """Residual connections in CUDA C. Biases and their gradients are float32."""
 
-import numpy as np
+from typing import Any
 
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
-    ROW_BLOCK,
-    SCALARS,
     Operation,
-    by_rows,
+    column_parts,
     contiguous,
     fits_tiles,
     is_single,
     serves,
-    tile_grid,
 )
 from tinygrad_char.kernels.dropout.mask import can_draw, mask_arguments
 from tinygrad_char.kernels.dropout.reference import MaskSource
@@ -32,23 +29,8 @@ class Residual(Operation):
         ):
             return NotImplemented
         x, z = contiguous(x), contiguous(z)
-        rows, columns = by_rows(z)
         y = namespace(z).empty(z.shape, z.dtype)
-        self.launch(
-            "residual",
-            "residual_forward",
-            tile_grid(rows, columns),
-            ROW_BLOCK,
-            x,
-            z,
-            bias,
-            y,
-            np.int32(rows),
-            np.int32(columns),
-            *mask_arguments(p, key),
-            SCALAR=SCALARS[z.dtype.name],
-            DROPOUT=int(p > 0 and key is not None),
-        )
+        self._launch("residual_forward", z, (x, z, bias, y), p, key)
         return y
 
     def backward(
@@ -56,26 +38,14 @@ class Residual(Operation):
     ) -> tuple[Array, Array | None]:
         if not (serves(grad) and can_draw(p, key) and fits_tiles(grad)):
             return NotImplemented
-        xp = namespace(grad)
         grad = contiguous(grad)
-        rows, columns = by_rows(grad)
-        grad_x = xp.empty(grad.shape, grad.dtype)
-        grid = tile_grid(rows, columns)
-        partial = xp.empty((grid[0], columns), np.float32) if need_bias else None
-        self.launch(
-            "residual",
-            "residual_backward",
-            grid,
-            ROW_BLOCK,
-            grad,
-            grad_x,
-            partial,
-            np.int32(rows),
-            np.int32(columns),
-            *mask_arguments(p, key),
-            SCALAR=SCALARS[grad.dtype.name],
-            DROPOUT=int(p > 0 and key is not None),
-        )
-        if partial is None:
-            return grad_x, None
-        return grad_x, self.sum_rows(partial, (columns,), partial.dtype)
+        grad_x = namespace(grad).empty(grad.shape, grad.dtype)
+        partial = column_parts(grad) if need_bias else None
+        self._launch("residual_backward", grad, (grad, grad_x, partial), p, key)
+        return grad_x, self.sum_parts(partial)
+
+    def _launch(
+        self, function: str, z: Array, arrays: tuple[Any, ...], p: float, key: MaskSource | None
+    ) -> None:
+        mask, drops = mask_arguments(p, key), int(p > 0 and key is not None)
+        self.launch_tiles(function, z, arrays, *mask, DROPOUT=drops)

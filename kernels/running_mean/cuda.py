@@ -25,7 +25,6 @@ class RunningMean(Operation):
         batch, length, channels = x.shape
         y = namespace(x).empty(x.shape, x.dtype)
         self.launch(
-            "running_mean",
             function,
             (batch * -(-channels // CHANNELS),),
             THREADS,

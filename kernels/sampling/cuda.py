@@ -24,7 +24,6 @@ class Sampling(Operation):
         tokens = namespace(logits).empty(rows, np.int64)
         self.launch(
             "sampling",
-            "sampling",
             (rows,),
             THREADS,
             contiguous(logits),

@@ -6,13 +6,12 @@ from tinygrad_char.kernels import softmax
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
     ROW_BLOCK,
-    SCALARS,
     Operation,
     by_rows,
     contiguous,
+    row_macros,
     row_plan,
     serves,
-    vector_width,
 )
 
 
@@ -41,11 +40,9 @@ class Softmax(Operation):
         if mask is not None:
             mask = _repeated(mask, x)
         y = namespace(x).empty(x.shape, x.dtype)
-        warps, blocks = row_plan(rows, columns)
         self.launch(
-            "softmax",
             "softmax_forward",
-            (blocks,),
+            (row_plan(rows, columns)[1],),
             ROW_BLOCK,
             x,
             mask,
@@ -54,19 +51,12 @@ class Softmax(Operation):
             np.int64(1 if mask is None else by_rows(mask)[0]),
             np.int32(columns),
             np.float32(scale),
-            SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector_width(columns, x, y, mask),
-            WARPS=warps,
+            **row_macros(x, y, mask),
         )
         return y
 
     def backward(
-        self,
-        grad: Array,
-        y: Array,
-        axis: int = -1,
-        causal: bool = False,
-        scale: float = 1.0,
+        self, grad: Array, y: Array, axis: int = -1, causal: bool = False, scale: float = 1.0
     ) -> Array:
         if not serves(grad, y) or axis not in (-1, y.ndim - 1) or y.size == 0:
             return NotImplemented
@@ -75,20 +65,16 @@ class Softmax(Operation):
         grad, y = contiguous(grad), contiguous(y)
         rows, columns = by_rows(y)
         grad_x = namespace(y).empty(y.shape, y.dtype)
-        warps, blocks = row_plan(rows, columns)
         self.launch(
-            "softmax",
             "softmax_backward",
-            (blocks,),
+            (row_plan(rows, columns)[1],),
             ROW_BLOCK,
             grad,
             y,
             grad_x,
             np.int64(rows),
             np.int32(columns),
-            SCALAR=SCALARS[y.dtype.name],
-            VECTOR=vector_width(columns, y, grad, grad_x),
-            WARPS=warps,
+            **row_macros(y, grad, grad_x),
         )
         if scale != 1:
             grad_x *= grad_x.dtype.type(scale)

@@ -24,5 +24,5 @@ class Toy(Operation):
     def _map(self, function: str, *arrays: Array) -> Array:
         result = namespace(arrays[0]).empty_like(arrays[0])
         blocks = -(-result.size // THREADS)
-        self.launch("toy", function, (blocks,), THREADS, *arrays, result, np.int64(result.size))
+        self.launch(function, (blocks,), THREADS, *arrays, result, np.int64(result.size))
         return result
