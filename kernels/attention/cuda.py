@@ -1,5 +1,6 @@
 """Attention by CUDA kernels: the (T, S) weights never leave the multiprocessors."""
 
+from collections.abc import Sequence
 from types import NotImplementedType
 from typing import Any, NamedTuple
 
@@ -12,8 +13,6 @@ from tinygrad_char.kernels.dropout.mask import can_draw, mask_arguments
 from tinygrad_char.kernels.dropout.reference import MaskSource
 
 WARPS, THREADS = 4, 128
-
-
 HEADS = (16, 32, 64, 128)
 """The head sizes that kernels are compiled for; others are filled up to the next."""
 
@@ -78,6 +77,13 @@ def plan(precision: str, size: int) -> Plan:
     return Plan(precision, SCALARS["float32"], head, 1, 32 if head == MOST_HEAD else 64)
 
 
+class _View(NamedTuple):
+    """All memory from a view's first to its last element, and its strides in elements."""
+
+    span: Array
+    steps: tuple[int, ...]
+
+
 class Attention(Operation):
     """Serves equal head sizes of queries, keys and values up to 128, a multiple of sixteen bytes.
 
@@ -101,31 +107,25 @@ class Attention(Operation):
             if q.dtype.name != "bfloat16":
                 return NotImplemented
             # CuPy multiplies no batches of bfloat16
-            q32, k32, v32 = (each.astype(np.float32) for each in (q, k, v))
-            options = (causal, scale, dropout, key)
-            wide = self.forward(q32, k32, v32, *options)
+            single = [each.astype(np.float32) for each in (q, k, v)]
+            arguments: list[Any] = [*single, causal, scale, dropout, key]
+            wide = self.forward(*arguments)
             if wide is NotImplemented:
-                wide = reference.forward(q32, k32, v32, *options)
+                wide = reference.forward(*arguments)
             return wide[0].astype(q.dtype), wide[1]
         xp = namespace(q)
         batch, heads, queries, size = q.shape
         out = xp.empty((batch, queries, heads, size), q.dtype).transpose(0, 2, 1, 3)
         statistics = xp.empty((batch, heads, queries, 2), np.float32)
         chosen = self._plan(q)
-        views = [_view(each) for each in (q, k, v, out)]
-        self.launch(
+        self._launch(
             "attention_forward",
             (batch * heads, -(-queries // chosen.own)),
-            THREADS,
-            *(each.span for each in views),
-            statistics,
-            *_strides(views),
-            *(np.int32(n) for n in (heads, queries, k.shape[2], size)),
-            np.bool_(causal),
-            np.float32(scale),
-            *mask_arguments(dropout, key),
+            chosen.macros(dropout > 0 and key is not None),
+            (*map(_view, (q, k, v, out)), statistics),
+            (heads, queries, k.shape[2], size),
+            (np.bool_(causal), np.float32(scale), *mask_arguments(dropout, key)),
             shared_bytes=chosen.forward_bytes,
-            **chosen.macros(dropout > 0 and key is not None),
         )
         return out, statistics
 
@@ -145,116 +145,93 @@ class Attention(Operation):
     ) -> NotImplementedType | None:
         xp = namespace(q)
         if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
-            options = (causal, scale, dropout, key)
             if q.dtype.name != "bfloat16":
                 return NotImplemented
             wide = [each.astype(np.float32) for each in (grad, q, k, v, out)]
-            results = tuple(xp.empty(each.shape, np.float32) for each in grads)
-            arguments: list[Any] = [*wide, statistics, results, *options]
+            results = [xp.empty(each.shape, np.float32) for each in grads]
+            arguments: list[Any] = [*wide, statistics, results, causal, scale, dropout, key]
             if self.backward(*arguments) is NotImplemented:
                 reference.backward(*arguments)
-            for target, result in zip(grads, results, strict=True):
-                target[...] = result
+            _copy(results, grads)
             return None
         batch, heads, queries, size = q.shape
-        keys = k.shape[2]
-        chosen = self._plan(q)
-        padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
-        rows = xp.empty((batch * heads, 3, padded), np.float32)
-        views = [_view(each) for each in (grad, q, k, v)]
-        targets = [each if fits_tiles(each) else xp.empty(each.shape, each.dtype) for each in grads]
-        written = [_view(each) for each in targets]
+        keys, pairs, chosen = k.shape[2], batch * heads, self._plan(q)
         macros = chosen.macros(dropout > 0 and key is not None)
-        out_view = _view(out)
-        self.launch(
+        padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
+        rows = xp.empty((pairs, 3, padded), np.float32)
+        d_out, *qkv = map(_view, (grad, q, k, v))
+        targets = [each if fits_tiles(each) else xp.empty(each.shape, each.dtype) for each in grads]
+        d_q, d_k, d_v = map(_view, targets)
+        self._launch(
             "attention_rows",
-            (batch * heads, -(-padded // 32)),
-            256,
-            views[0].span,
-            out_view.span,
-            statistics,
-            rows,
-            *_strides([views[0], out_view]),
-            *(np.int32(n) for n in (heads, queries, padded, size)),
-            **macros,
+            (pairs, -(-padded // 32)),
+            macros,
+            (d_out, _view(out), statistics, rows),
+            (heads, queries, padded, size),
+            threads=256,
         )
-        shared = (
-            *(np.int32(n) for n in (heads, queries, keys, padded, size)),
-            np.bool_(causal),
-            np.float32(scale),
-            *mask_arguments(dropout, key),
-        )
-        over_queries = (batch * heads, -(-queries // chosen.own))
-        over_keys = (batch * heads, -(-keys // chosen.own))
-        if self.settings.atomics:
-            q_sums = xp.zeros((batch * heads, queries, chosen.head), np.float32)
-            self.launch(
-                "attention_backward_atomic",
-                over_keys,
-                THREADS,
-                *(each.span for each in views),
-                rows,
-                written[1].span,
-                written[2].span,
-                q_sums,
-                *_strides([*views, *written[1:]]),
-                *shared,
-                shared_bytes=chosen.atomic_bytes,
-                **macros,
+
+        def walk(
+            name: str, own: int, written: tuple[_View | Array, ...], shared_bytes: int
+        ) -> None:
+            """Write the gradients of the queries or keys that blocks own."""
+            self._launch(
+                f"attention_backward_{name}",
+                (pairs, -(-own // chosen.own)),
+                macros,
+                (d_out, *qkv, rows, *written),
+                (heads, queries, keys, padded, size),
+                (np.bool_(causal), np.float32(scale), *mask_arguments(dropout, key)),
+                shared_bytes=shared_bytes,
             )
-            self.launch(
+
+        if self.settings.atomics:
+            sums = xp.zeros((pairs, queries, chosen.head), np.float32)
+            walk("atomic", keys, (d_k, d_v, sums), chosen.atomic_bytes)
+            self._launch(
                 "attention_scale_queries",
-                (batch * heads, -(-queries // 32)),
-                256,
-                q_sums,
-                written[0].span,
-                *_strides([written[0]]),
-                *(np.int32(n) for n in (heads, queries, size)),
-                np.float32(scale),
-                **macros,
+                (pairs, -(-queries // 32)),
+                macros,
+                (sums, d_q),
+                (heads, queries, size),
+                (np.float32(scale),),
+                threads=256,
             )
         else:
-            self.launch(
-                "attention_backward_queries",
-                over_queries,
-                THREADS,
-                *(each.span for each in views),
-                rows,
-                written[0].span,
-                *_strides([*views, written[0]]),
-                *shared,
-                shared_bytes=chosen.backward_bytes,
-                **macros,
-            )
-            self.launch(
-                "attention_backward_keys",
-                over_keys,
-                THREADS,
-                *(each.span for each in views),
-                rows,
-                written[1].span,
-                written[2].span,
-                *_strides([*views, *written[1:]]),
-                *shared,
-                shared_bytes=chosen.backward_bytes,
-                **macros,
-            )
-        for target, asked in zip(targets, grads, strict=True):
-            if target is not asked:
-                asked[...] = target
+            walk("queries", queries, (d_q,), chosen.backward_bytes)
+            walk("keys", keys, (d_k, d_v), chosen.backward_bytes)
+        _copy(targets, grads)
         return None
+
+    def _launch(
+        self,
+        function: str,
+        grid: tuple[int, int],
+        macros: dict[str, Any],
+        operands: tuple[_View | Array, ...],
+        sizes: tuple[int, ...],
+        options: tuple[Any, ...] = (),
+        threads: int = THREADS,
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run a kernel of these operands, the strides of those that are views, sizes, options."""
+        views = [each for each in operands if isinstance(each, _View)]
+        self.launch(
+            function,
+            grid,
+            threads,
+            *(each.span if isinstance(each, _View) else each for each in operands),
+            *(np.int64(step) for each in views for step in each.steps),
+            *map(np.int32, sizes),
+            *options,
+            shared_bytes=shared_bytes,
+            **macros,
+        )
 
     def _plan(self, q: Array) -> Plan:
         if q.dtype.name == "bfloat16":
             return plan("BF16", q.shape[3])
         return plan("TF32" if self.settings.tf32 else "PLAIN", q.shape[3])
-
-
-class _View(NamedTuple):
-    """All memory from a view's first to its last element, and its strides in elements."""
-
-    span: Array
-    steps: tuple[int, ...]
 
 
 def _view(array: Array) -> _View:
@@ -283,8 +260,11 @@ def fits_tiles(array: Array) -> bool:
     )
 
 
-def _strides(views: list[_View]) -> tuple[np.int64, ...]:
-    return tuple(np.int64(step) for each in views for step in each.steps)
+def _copy(results: Sequence[Array], targets: Sequence[Array]) -> None:
+    """Write results to the arrays that were asked for, where they are not these themselves."""
+    for result, target in zip(results, targets, strict=True):
+        if result is not target:
+            target[...] = result
 
 
 def _serves(
