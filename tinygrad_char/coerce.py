@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from tinygrad_char.kernels.array import Array, is_floating, native, signed
 from tinygrad_char.kernels.backend import CPU, DeviceError
 from tinygrad_char.kernels.devices import backend_of
 from tinygrad_char.modes import quiet
+
+Result = TypeVar("Result")
 
 DEFAULT_DTYPE = np.dtype(np.float32)
 """The dtype of tensors made from Python floats, and of means and quotients of integers."""
@@ -261,7 +263,7 @@ def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
 _OPERANDS = (TensorBase, bool, int, float, np.generic, np.ndarray, list, tuple)
 
 
-def binary_operator(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def binary_operator(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any], Result]:
     """Decorate an operator's method: it returns NotImplemented for an operand that is no operand.
 
     Then Python asks the other object's method, and == says False.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_char.autograd import TensorBase
-from tinygrad_char.coerce import binary_operator, boolean_mask, floating, operands
+from tinygrad_char.coerce import boolean_mask, floating, operands
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops import (
     clipping,
@@ -157,30 +157,6 @@ class ElementwiseMethods(TensorMethods):
         ZeroDivisionError where an integer would be divided by 0.
         """
         return rounding.Fmod.apply(*operands("fmod", self, other))
-
-    @binary_operator
-    def __floordiv__(self, other: Any) -> Tensor:
-        return self.floor_divide(other)
-
-    @binary_operator
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return rounding.FloorDivide.apply(*operands("floor_divide", other, self))
-
-    @binary_operator
-    def __mod__(self, other: Any) -> Tensor:
-        return self.remainder(other)
-
-    @binary_operator
-    def __rmod__(self, other: Any) -> Tensor:
-        return rounding.Remainder.apply(*operands("remainder", other, self))
-
-    @binary_operator
-    def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
-        return self // other, self % other
-
-    @binary_operator
-    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
-        return other // self, other % self
 
     # Powers, the sign, and the error function
 

@@ -7,7 +7,8 @@ own: a change of it is one of its base, of which all views then are taken again.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -23,7 +24,17 @@ from tinygrad_char.modes import quiet
 from tinygrad_char.ops.indexing import is_basic
 from tinygrad_char.ops.shape import BroadcastTo
 
+Changed = TypeVar("Changed")
 Steps = tuple[tuple[type[Function], dict[str, Any]], ...]
+
+
+def _changing(symbol: str, method: str) -> Callable[[Changed, Any], Changed]:
+    """Return the method of a sign that gives a tensor the values of an operation on it."""
+
+    def change(self: Changed, other: Any) -> Changed:
+        return _update(self, symbol, method, other)
+
+    return change
 
 
 class InPlaceMethods(TensorBase):
@@ -74,38 +85,17 @@ class InPlaceMethods(TensorBase):
         except (ValueError, IndexError) as error:
             raise type(error)(f"setitem on shape {self.array.shape}: {error}") from None
 
-    def __iadd__(self, other: Any) -> Self:
-        return _update(self, "+=", "__add__", other)
-
-    def __isub__(self, other: Any) -> Self:
-        return _update(self, "-=", "__sub__", other)
-
-    def __imul__(self, other: Any) -> Self:
-        return _update(self, "*=", "__mul__", other)
-
-    def __itruediv__(self, other: Any) -> Self:
-        return _update(self, "/=", "__truediv__", other)
-
-    def __ifloordiv__(self, other: Any) -> Self:
-        return _update(self, "//=", "__floordiv__", other)
-
-    def __imod__(self, other: Any) -> Self:
-        return _update(self, "%=", "__mod__", other)
-
-    def __ipow__(self, other: Any) -> Self:
-        return _update(self, "**=", "__pow__", other)
-
-    def __imatmul__(self, other: Any) -> Self:
-        return _update(self, "@=", "__matmul__", other)
-
-    def __iand__(self, other: Any) -> Self:
-        return _update(self, "&=", "__and__", other)
-
-    def __ior__(self, other: Any) -> Self:
-        return _update(self, "|=", "__or__", other)
-
-    def __ixor__(self, other: Any) -> Self:
-        return _update(self, "^=", "__xor__", other)
+    __iadd__ = _changing("+=", "__add__")
+    __isub__ = _changing("-=", "__sub__")
+    __imul__ = _changing("*=", "__mul__")
+    __itruediv__ = _changing("/=", "__truediv__")
+    __ifloordiv__ = _changing("//=", "__floordiv__")
+    __imod__ = _changing("%=", "__mod__")
+    __ipow__ = _changing("**=", "__pow__")
+    __imatmul__ = _changing("@=", "__matmul__")
+    __iand__ = _changing("&=", "__and__")
+    __ior__ = _changing("|=", "__or__")
+    __ixor__ = _changing("^=", "__xor__")
 
 
 class Overwrite(Function):

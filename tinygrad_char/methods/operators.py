@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tinygrad_char.autograd import TensorBase
+from tinygrad_char.autograd import Function, TensorBase
 from tinygrad_char.coerce import binary_operator, first_tensor, operands, tensor_like
 from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.kernels.array import is_floating
@@ -17,51 +18,45 @@ from tinygrad_char.ops import elementwise, neural, rounding
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
 
+Operator = Callable[[Any, Any], "Tensor"]
+
+
+def _signs(
+    operation: type[Function], name: str, *, quotient: bool = False
+) -> tuple[Operator, Operator]:
+    """Return the methods of a sign, for a tensor on its left and for one on its right."""
+
+    @binary_operator
+    def left(self: Any, other: Any) -> Tensor:
+        return operation.apply(*operands(name, self, other, quotient=quotient))
+
+    @binary_operator
+    def right(self: Any, other: Any) -> Tensor:
+        return operation.apply(*operands(name, other, self, quotient=quotient))
+
+    return left, right
+
 
 class OperatorMethods(TensorMethods):
     """What the signs + - * / ** @ == < & and so on do."""
 
     __slots__ = ()
 
-    @binary_operator
-    def __add__(self, other: Any) -> Tensor:
-        return elementwise.Add.apply(*operands("add", self, other))
+    __add__, __radd__ = _signs(elementwise.Add, "add")
+    __sub__, __rsub__ = _signs(elementwise.Subtract, "subtract")
+    __mul__, __rmul__ = _signs(elementwise.Multiply, "multiply")
+    __truediv__, __rtruediv__ = _signs(elementwise.Divide, "divide", quotient=True)
+    __floordiv__, __rfloordiv__ = _signs(rounding.FloorDivide, "floor_divide")
+    __mod__, __rmod__ = _signs(rounding.Remainder, "remainder")
+    __pow__, __rpow__ = _signs(elementwise.Power, "power")
 
     @binary_operator
-    def __radd__(self, other: Any) -> Tensor:
-        return elementwise.Add.apply(*operands("add", other, self))
+    def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return self // other, self % other
 
     @binary_operator
-    def __sub__(self, other: Any) -> Tensor:
-        return elementwise.Subtract.apply(*operands("subtract", self, other))
-
-    @binary_operator
-    def __rsub__(self, other: Any) -> Tensor:
-        return elementwise.Subtract.apply(*operands("subtract", other, self))
-
-    @binary_operator
-    def __mul__(self, other: Any) -> Tensor:
-        return elementwise.Multiply.apply(*operands("multiply", self, other))
-
-    @binary_operator
-    def __rmul__(self, other: Any) -> Tensor:
-        return elementwise.Multiply.apply(*operands("multiply", other, self))
-
-    @binary_operator
-    def __truediv__(self, other: Any) -> Tensor:
-        return elementwise.Divide.apply(*operands("divide", self, other, quotient=True))
-
-    @binary_operator
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return elementwise.Divide.apply(*operands("divide", other, self, quotient=True))
-
-    @binary_operator
-    def __pow__(self, other: Any) -> Tensor:
-        return elementwise.Power.apply(*operands("power", self, other))
-
-    @binary_operator
-    def __rpow__(self, other: Any) -> Tensor:
-        return elementwise.Power.apply(*operands("power", other, self))
+    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return other // self, other % self
 
     @binary_operator
     def __matmul__(self, other: Any) -> Tensor:
@@ -100,30 +95,40 @@ class OperatorMethods(TensorMethods):
         except ValueError:
             raise elementwise.broadcast_error(name, left, right) from None
 
+    def eq(self, other: Any) -> Tensor:
+        """Return where self == other."""
+        return self._compare(other, "equal")
+
+    def ne(self, other: Any) -> Tensor:
+        """Return where self != other."""
+        return self._compare(other, "not_equal")
+
+    def lt(self, other: Any) -> Tensor:
+        """Return where self < other."""
+        return self._compare(other, "less")
+
+    def le(self, other: Any) -> Tensor:
+        """Return where self <= other."""
+        return self._compare(other, "less_equal")
+
+    def gt(self, other: Any) -> Tensor:
+        """Return where self > other."""
+        return self._compare(other, "greater")
+
+    def ge(self, other: Any) -> Tensor:
+        """Return where self >= other."""
+        return self._compare(other, "greater_equal")
+
     @binary_operator
     def __eq__(self, other: Any) -> Any:
-        return self._compare(other, "equal")
+        return self.eq(other)
 
     @binary_operator
     def __ne__(self, other: Any) -> Any:
-        return self._compare(other, "not_equal")
+        return self.ne(other)
 
-    @binary_operator
-    def __lt__(self, other: Any) -> Tensor:
-        return self._compare(other, "less")
-
-    @binary_operator
-    def __le__(self, other: Any) -> Tensor:
-        return self._compare(other, "less_equal")
-
-    @binary_operator
-    def __gt__(self, other: Any) -> Tensor:
-        return self._compare(other, "greater")
-
-    @binary_operator
-    def __ge__(self, other: Any) -> Tensor:
-        return self._compare(other, "greater_equal")
-
+    __lt__, __le__ = binary_operator(lt), binary_operator(le)
+    __gt__, __ge__ = binary_operator(gt), binary_operator(ge)
     __hash__ = object.__hash__
 
     def _logical(self, other: Any, name: str) -> Tensor:
@@ -189,30 +194,6 @@ class OperatorMethods(TensorMethods):
     def neg(self) -> Tensor:
         """Return -self."""
         return elementwise.Negate.apply(self)
-
-    def eq(self, other: Any) -> Tensor:
-        """Return where self == other."""
-        return self._compare(other, "equal")
-
-    def ne(self, other: Any) -> Tensor:
-        """Return where self != other."""
-        return self._compare(other, "not_equal")
-
-    def lt(self, other: Any) -> Tensor:
-        """Return where self < other."""
-        return self._compare(other, "less")
-
-    def le(self, other: Any) -> Tensor:
-        """Return where self <= other."""
-        return self._compare(other, "less_equal")
-
-    def gt(self, other: Any) -> Tensor:
-        """Return where self > other."""
-        return self._compare(other, "greater")
-
-    def ge(self, other: Any) -> Tensor:
-        """Return where self >= other."""
-        return self._compare(other, "greater_equal")
 
 
 def added(name: str, a: Any, b: Any, alpha: float) -> Tensor:

@@ -221,56 +221,60 @@ class Negate(Function):
         return -grad
 
 
-class Exp(Function):
-    """y = exp(x): dx = dy y."""
+class OfInput(Function):
+    """A function of the array module, such as xp.log, with a gradient computed from its input."""
 
     upcasts = True
+    function: ClassVar[str]
 
     def forward(self, x: Array) -> Array:
-        y = self.backend.xp.exp(x)
+        self.saved = (x,)
+        return getattr(self.backend.xp, self.function)(x)
+
+
+class OfResult(Function):
+    """A function of the array module, such as xp.exp, with a gradient computed from its result."""
+
+    upcasts = True
+    function: ClassVar[str]
+
+    def forward(self, x: Array) -> Array:
+        y = getattr(self.backend.xp, self.function)(x)
         self.saved = (y,)
         return y
+
+
+class Exp(OfResult):
+    """y = exp(x): dx = dy y."""
+
+    function = "exp"
 
     def backward(self, grad: Array) -> Array:
         return grad * self.saved[0]
 
 
-class Log(Function):
+class Log(OfInput):
     """log(x): dx = dy / x."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        self.saved = (x,)
-        return self.backend.xp.log(x)
+    function = "log"
 
     def backward(self, grad: Array) -> Array:
         return grad / self.saved[0]
 
 
-class Sqrt(Function):
+class Sqrt(OfResult):
     """y = sqrt(x): dx = dy / (2 y)."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        y = self.backend.xp.sqrt(x)
-        self.saved = (y,)
-        return y
+    function = "sqrt"
 
     def backward(self, grad: Array) -> Array:
         return grad / (2 * self.saved[0])
 
 
-class Tanh(Function):
+class Tanh(OfResult):
     """y = tanh(x): dx = dy (1 - y^2)."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        y = self.backend.xp.tanh(x)
-        self.saved = (y,)
-        return y
+    function = "tanh"
 
     def backward(self, grad: Array) -> Array:
         y = self.saved[0]

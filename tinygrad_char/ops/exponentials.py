@@ -3,76 +3,53 @@
 import math
 from typing import Any
 
-from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.ops.elementwise import Binary
+from tinygrad_char.ops.elementwise import Binary, OfInput, OfResult
 
 
-class Exp2(Function):
+class Exp2(OfResult):
     """y = 2^x: dx = dy y log(2)."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        y = self.backend.xp.exp2(x)
-        self.saved = (y,)
-        return y
+    function = "exp2"
 
     def backward(self, grad: Array) -> Array:
         return grad * (self.saved[0] * math.log(2))
 
 
-class Expm1(Function):
+class Expm1(OfResult):
     """y = exp(x) - 1, exact for small x: dx = dy (y + 1)."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        y = self.backend.xp.expm1(x)
-        self.saved = (y,)
-        return y
+    function = "expm1"
 
     def backward(self, grad: Array) -> Array:
         return grad * (self.saved[0] + 1)
 
 
-class Log1p(Function):
+class Log1p(OfInput):
     """log(1 + x), exact for small x: dx = dy / (1 + x)."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        self.saved = (x,)
-        return self.backend.xp.log1p(x)
+    function = "log1p"
 
     def backward(self, grad: Array) -> Array:
         return grad / (self.saved[0] + 1)
 
 
-class _Logarithm(Function):
-    """The logarithm to a base: dx = dy / (x log(base))."""
+class Log2(OfInput):
+    """The logarithm to base 2: dx = dy / (x log(2))."""
 
-    upcasts = True
-    base: int
-
-    def forward(self, x: Array) -> Array:
-        self.saved = (x,)
-        return getattr(self.backend.xp, f"log{self.base}")(x)
+    function = "log2"
 
     def backward(self, grad: Array) -> Array:
-        return grad / (self.saved[0] * math.log(self.base))
+        return grad / (self.saved[0] * math.log(2))
 
 
-class Log2(_Logarithm):
-    """The logarithm to base 2."""
+class Log10(OfInput):
+    """The logarithm to base 10: dx = dy / (x log(10))."""
 
-    base = 2
+    function = "log10"
 
-
-class Log10(_Logarithm):
-    """The logarithm to base 10."""
-
-    base = 10
+    def backward(self, grad: Array) -> Array:
+        return grad / (self.saved[0] * math.log(10))
 
 
 class Logaddexp(Binary):

@@ -2,75 +2,51 @@
 
 from typing import Any
 
-from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array, select
-from tinygrad_char.ops.elementwise import Binary
+from tinygrad_char.ops.elementwise import Binary, OfInput, OfResult
 
 
-class _OfInput(Function):
-    """A function of one array whose derivative is computed from its input."""
-
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        self.saved = (x,)
-        return self.value(x)
-
-    def value(self, x: Array) -> Array:
-        """Return y."""
-        raise NotImplementedError
-
-
-class Sin(_OfInput):
+class Sin(OfInput):
     """sin(x): dx = dy cos(x)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.sin(x)
+    function = "sin"
 
     def backward(self, grad: Array) -> Array:
         return grad * self.backend.xp.cos(self.saved[0])
 
 
-class Cos(_OfInput):
+class Cos(OfInput):
     """cos(x): dx = -dy sin(x)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.cos(x)
+    function = "cos"
 
     def backward(self, grad: Array) -> Array:
         return -grad * self.backend.xp.sin(self.saved[0])
 
 
-class Tan(Function):
+class Tan(OfResult):
     """y = tan(x): dx = dy (1 + y^2)."""
 
-    upcasts = True
-
-    def forward(self, x: Array) -> Array:
-        y = self.backend.xp.tan(x)
-        self.saved = (y,)
-        return y
+    function = "tan"
 
     def backward(self, grad: Array) -> Array:
         y = self.saved[0]
         return grad * (1 + y * y)
 
 
-class Arcsin(_OfInput):
+class Arcsin(OfInput):
     """The angle from -pi/2 to pi/2 whose sine is x, else NaN: dx = dy / sqrt(1 - x^2)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.arcsin(x)
+    function = "arcsin"
 
     def backward(self, grad: Array) -> Array:
         return grad / _leg(self.backend.xp, self.saved[0])
 
 
-class Arccos(_OfInput):
+class Arccos(OfInput):
     """The angle from 0 to pi whose cosine is x, else NaN: dx = -dy / sqrt(1 - x^2)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.arccos(x)
+    function = "arccos"
 
     def backward(self, grad: Array) -> Array:
         return -grad / _leg(self.backend.xp, self.saved[0])
@@ -81,11 +57,10 @@ def _leg(xp: Any, x: Array) -> Array:
     return xp.sqrt((1 - x) * (1 + x))
 
 
-class Arctan(_OfInput):
+class Arctan(OfInput):
     """The angle between -pi/2 and pi/2 whose tangent is x: dx = dy / (1 + x^2)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.arctan(x)
+    function = "arctan"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
@@ -113,42 +88,38 @@ class Arctan2(Binary):
         )
 
 
-class Sinh(_OfInput):
+class Sinh(OfInput):
     """sinh(x): dx = dy cosh(x)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.sinh(x)
+    function = "sinh"
 
     def backward(self, grad: Array) -> Array:
         return grad * self.backend.xp.cosh(self.saved[0])
 
 
-class Cosh(_OfInput):
+class Cosh(OfInput):
     """cosh(x): dx = dy sinh(x)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.cosh(x)
+    function = "cosh"
 
     def backward(self, grad: Array) -> Array:
         return grad * self.backend.xp.sinh(self.saved[0])
 
 
-class Arcsinh(_OfInput):
+class Arcsinh(OfInput):
     """The number whose hyperbolic sine is x: dx = dy / sqrt(x^2 + 1)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.arcsinh(x)
+    function = "arcsinh"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
         return grad / self.backend.xp.hypot(x, x.dtype.type(1))
 
 
-class Arccosh(_OfInput):
+class Arccosh(OfInput):
     """The number of at least 0 whose hyperbolic cosine is x, else NaN: dx = dy / sqrt(x^2 - 1)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.arccosh(x)
+    function = "arccosh"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
@@ -156,11 +127,10 @@ class Arccosh(_OfInput):
         return grad / (sqrt(x - 1) * sqrt(x + 1))
 
 
-class Arctanh(_OfInput):
+class Arctanh(OfInput):
     """The number whose hyperbolic tangent is x, else NaN: dx = dy / (1 - x^2)."""
 
-    def value(self, x: Array) -> Array:
-        return self.backend.xp.arctanh(x)
+    function = "arctanh"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
