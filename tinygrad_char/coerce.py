@@ -260,7 +260,7 @@ def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
     return [each.astype(dtype) for each in given]
 
 
-_OPERANDS = (TensorBase, bool, int, float, np.generic, np.ndarray, list, tuple)
+OPERANDS = (TensorBase, bool, int, float, np.generic, np.ndarray, list, tuple)
 
 
 def binary_operator(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any], Result]:
@@ -271,10 +271,15 @@ def binary_operator(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any]
 
     @wraps(method)
     def checked(self: Any, other: Any) -> Any:
-        known = isinstance(other, _OPERANDS) or issubclass(type(other), self.backend.array_type)
+        known = isinstance(other, OPERANDS) or is_array_beside(other, self)
         return method(self, other) if known else NotImplemented
 
     return checked
+
+
+def is_array_beside(value: object, tensor: Any) -> bool:
+    """Return whether a value is an array of the tensor's device."""
+    return issubclass(type(value), tensor.backend.array_type)
 
 
 def _is_plain(value: Any) -> bool:

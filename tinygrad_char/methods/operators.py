@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tinygrad_char.autograd import Function, TensorBase
-from tinygrad_char.coerce import binary_operator, first_tensor, operands, tensor_like
+from tinygrad_char.coerce import (
+    OPERANDS,
+    binary_operator,
+    first_tensor,
+    is_array_beside,
+    operands,
+    tensor_like,
+)
 from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.kernels.array import is_floating
 from tinygrad_char.methods.base import TensorMethods
@@ -24,15 +31,20 @@ Operator = Callable[[Any, Any], "Tensor"]
 def _signs(
     operation: type[Function], name: str, *, quotient: bool = False
 ) -> tuple[Operator, Operator]:
-    """Return the methods of a sign, for a tensor on its left and for one on its right."""
+    """Return the methods of a sign, for a tensor on its left and for one on its right.
 
-    @binary_operator
+    They do as `binary_operator` says, without a call more for it.
+    """
+
     def left(self: Any, other: Any) -> Tensor:
-        return operation.apply(*operands(name, self, other, quotient=quotient))
+        if isinstance(other, OPERANDS) or is_array_beside(other, self):
+            return operation.apply(*operands(name, self, other, quotient=quotient))
+        return NotImplemented
 
-    @binary_operator
     def right(self: Any, other: Any) -> Tensor:
-        return operation.apply(*operands(name, other, self, quotient=quotient))
+        if isinstance(other, OPERANDS) or is_array_beside(other, self):
+            return operation.apply(*operands(name, other, self, quotient=quotient))
+        return NotImplemented
 
     return left, right
 
