@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import pkgutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -192,4 +193,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's is the other process's, too
     serve()

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinygrad_char.benchmarks import checkout
-from tinygrad_char.benchmarks.import_time import PROGRAM, run
+from tinygrad_char.benchmarks.import_time import IMPORTS, PROGRAM, run
 from tinygrad_char.benchmarks.measure import ContenderError, difference
 from tinygrad_char.benchmarks.report import WIDTH, duration, machine
 
@@ -96,7 +96,7 @@ class Side:
 
     def import_seconds(self) -> float:
         """Return the CPU time that a new process takes to import the package."""
-        program = PROGRAM.replace("perf_counter", "process_time").format("tinygrad_char")
+        program = PROGRAM.replace("perf_counter", "process_time").format(IMPORTS["tinygrad_char"])
         start = f"import sys; sys.path.insert(0, {str(self.folder)!r}); "
         return run(start + program)
 
@@ -187,9 +187,6 @@ def main() -> None:
             rows = compare((ours, other), options)
     except ContenderError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
-        sys.exit(130)
     found = machine()
     print(f"{found['processor']}, {found['processors']} processors; {found['python']}")
     show(rows)

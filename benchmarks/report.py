@@ -145,9 +145,6 @@ class Report:
             )
         except ContenderError as error:
             sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            sys.stderr.write("\ninterrupted\n")
-            sys.exit(130)
         self._introduce(contest)
         rows = [
             {**(case or {}), **row}

@@ -5,10 +5,8 @@ import os
 import shutil
 import sys
 
-from tinygrad_char.kernels.operations import of_environment
 from tinygrad_char.kernels.words import EnvironmentVariableError
 from tinygrad_char.models.signals import Interrupts
-from tinygrad_char.repeating import way_of_environment
 
 NARROWEST = 20
 """Columns of a terminal for which help is laid out; tyro takes minutes for some that are less."""
@@ -19,9 +17,8 @@ def main() -> None:
     try:
         interrupts = Interrupts()
         _prepare_output()
-        of_environment()
-        way_of_environment()
-        from tinygrad_char.models.cli import run
+        _check_environment()
+        from tinygrad_char.models.cli import run  # and NumPy: Ctrl-C is answered by now
 
         if _computes(sys.argv[1:]):
             from tinygrad_char.models.openblas import restart_with_better_core_type
@@ -36,6 +33,14 @@ def main() -> None:
         sys.stderr.write("\ninterrupted\n")
         code = 130
     sys.exit(code)
+
+
+def _check_environment() -> None:
+    from tinygrad_char.kernels.operations import of_environment
+    from tinygrad_char.repeating import way_of_environment
+
+    of_environment()
+    way_of_environment()
 
 
 def _computes(arguments: list[str]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from tinygrad_char.models.batches import random_batch, whole_split
 from tinygrad_char.models.errors import RunError
 from tinygrad_char.modes import no_grad
-from tinygrad_char.nn.module import EvaluationMode, Module
+from tinygrad_char.nn import EvaluationMode, Module
 from tinygrad_char.parallel import Workers
 
 Batch = tuple[np.ndarray, np.ndarray]

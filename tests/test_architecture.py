@@ -30,8 +30,12 @@ UP = {  # the arrows up that there are
     "kernels/gelu/cuda.py imports bias_activation",
     "kernels/relu/cuda.py imports bias_activation",
 }
+PAST = {"tinygrad_char/repeating.py imports tinygrad_char.nn.module"}  # past their packages
 MEASURED = "benchmarks/results"  # stays in the checkout
-FINDER = "kernels/operations.py"  # imports modules of operations by their folders' names
+FINDERS = {  # import modules by names that stand in no import
+    "kernels/operations.py",  # of operations, by their folders' names
+    "tinygrad_char/lazy.py",  # of public names
+}
 PICKLES = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib")
 
 
@@ -75,7 +79,7 @@ def imported_modules(path, root=ROOT):
                 yield node.lineno, module
         elif isinstance(node, ast.Call) and _is_dynamic_import(node.func) and node.args:
             target = node.args[0]
-            if path.relative_to(root).as_posix() != FINDER:
+            if path.relative_to(root).as_posix() not in FINDERS:
                 yield node.lineno, target.value if isinstance(target, ast.Constant) else "?"
 
 
@@ -130,24 +134,64 @@ def imported_at_once(path, modules, root=ROOT):
             names = [f"{module}.{alias.name}" for alias in node.names]
             found.update(name if name in modules else module for name in names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            nodes += node.orelse
+            nodes += node.body if isinstance(node.test, ast.UnaryOp) else node.orelse
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             nodes += ast.iter_child_nodes(node)
     return found & modules.keys()
 
 
-def import_circle(root=ROOT):
-    """Return the names of modules of which each imports the next, and the last is the first."""
+def import_graph(root=ROOT):
+    """Return the paths of our modules, and which modules each imports at once, by name."""
     modules = {
         ".".join([*package_of(path, root), *([] if path.stem == "__init__" else [path.stem])]): path
         for path in python_files(*LAYERS, root=root)
     }
-    graph = {name: imported_at_once(path, modules, root) for name, path in modules.items()}
+    return modules, {name: imported_at_once(path, modules, root) for name, path in modules.items()}
+
+
+def import_circle(root=ROOT):
+    """Return the names of modules of which each imports the next, and the last is the first."""
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter(import_graph(root)[1]).prepare()
     except CycleError as error:
         return error.args[1][::-1]
     return []
+
+
+def imported_past_their_packages(root=ROOT):
+    """Return the imports of modules past the file of their package, which imports them itself.
+
+    Python imports a package after it has locked the module. So of two threads, one in the package's
+    file and the other one on its way through it, each would wait for the other.
+    """
+    modules, graph = import_graph(root)
+    found = set()
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                entered = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                entered = [source_of(node, package_of(path, root))]
+            else:
+                continue
+            for module in set(entered) & modules.keys():
+                parts = module.split(".")
+                for package in (".".join(parts[:count]) for count in range(1, len(parts))):
+                    outside = name != package and not name.startswith(f"{package}.")
+                    if outside and module in reached(package, graph):
+                        found.add(f"{path.relative_to(root)} imports {module}")
+    return found
+
+
+def reached(package, graph):
+    """Return the modules that importing a package imports, itself among them."""
+    found, nodes = set(), [package]
+    while nodes:
+        node = nodes.pop()
+        if node not in found:
+            found.add(node)
+            nodes += graph.get(node, ())
+    return found
 
 
 def parts_of_kernels(root=ROOT):
@@ -296,6 +340,33 @@ def test_a_circle_through_the_file_of_a_package_is_found(tmp_path):
     ]
 
 
+def test_modules_that_their_packages_import_are_imported_by_these():
+    assert imported_past_their_packages() <= PAST
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("from tinygrad_char.kernels.gelu.reference import x", True),
+        ("from ..kernels.gelu.erf import x", True),
+        ("def f():\n    import tinygrad_char.kernels.gelu.reference", True),
+        ("from tinygrad_char.kernels.gelu import reference", False),
+        ("import tinygrad_char.kernels.gelu", False),
+        ("from tinygrad_char.kernels.gelu.cpu import x", False),
+    ],
+)
+def test_an_import_past_a_package_is_seen(tmp_path, text, seen):
+    plant(
+        tmp_path,
+        **{"kernels/gelu/__init__": "from tinygrad_char.kernels.gelu.reference import forward"},
+        kernels__gelu__reference="from tinygrad_char.kernels.gelu.erf import erf",
+        kernels__gelu__erf="",
+        kernels__gelu__cpu="from tinygrad_char.kernels.gelu.reference import forward",
+        models__a=text,
+    )
+    assert bool(imported_past_their_packages(tmp_path)) == seen
+
+
 def test_kernels_import_downwards_with_few_exceptions():
     parts, rooms = parts_of_kernels()
     assert parts - rooms == set(PARTS) - {"rooms"}
@@ -360,7 +431,9 @@ def test_an_import_of_what_is_not_allowed_is_seen(tmp_path, name):
 
 
 def test_importing_the_engine_loads_nothing_heavy():
-    program = "import sys, json, tinygrad_char; print(json.dumps(sorted(sys.modules)))"
+    program = (
+        "import sys, json; from tinygrad_char import *; print(json.dumps(sorted(sys.modules)))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )

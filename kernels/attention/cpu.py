@@ -10,7 +10,7 @@ from tinygrad_char.kernels.cpu.arguments import FLOAT32
 from tinygrad_char.kernels.cpu.cores import threads_for
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
-from tinygrad_char.kernels.dropout.reference import DropoutKey, MaskSource, keep_scale, threshold
+from tinygrad_char.kernels.dropout import DropoutKey, MaskSource, keep_scale, threshold
 
 
 def forward(

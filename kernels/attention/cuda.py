@@ -9,8 +9,8 @@ import numpy as np
 from tinygrad_char.kernels.array import Array, address, namespace
 from tinygrad_char.kernels.attention import reference
 from tinygrad_char.kernels.cuda.operation import ACCESS_BYTES, SCALARS, Operation, serves
+from tinygrad_char.kernels.dropout import MaskSource
 from tinygrad_char.kernels.dropout.mask import can_draw, mask_arguments
-from tinygrad_char.kernels.dropout.reference import MaskSource
 
 WARPS, THREADS = 4, 128
 HEADS = (16, 32, 64, 128)

@@ -14,7 +14,7 @@ from tinygrad_char.kernels.cuda.operation import (
     row_plan,
     serves,
 )
-from tinygrad_char.kernels.embedding.reference import check_indices
+from tinygrad_char.kernels.embedding import check_indices
 
 MOST_RESCALING = 1024
 """Blocks that look whether a gradient has to be multiplied at all: about as many as run at once."""

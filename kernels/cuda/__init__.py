@@ -1,1 +1,5 @@
 """What the kernels in CUDA C share: launches, their checks, cuBLAS, graphs, compilers."""
+
+from tinygrad_char.kernels.cpu.interrupts import answer_interrupts
+
+answer_interrupts()

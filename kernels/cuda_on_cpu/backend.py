@@ -9,8 +9,7 @@ from tinygrad_char.kernels.cuda.cublas import Products
 from tinygrad_char.kernels.cuda.launcher import Kernel, Launch, Launcher, Limits
 from tinygrad_char.kernels.cuda_on_cpu.device_array import NAMESPACE, DeviceArray, Recorder, perform
 from tinygrad_char.kernels.cuda_on_cpu.numpy_cublas import NumpyCublas
-from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError
-from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
+from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor, RunnerError, compiler
 
 
 def load() -> Backend:
@@ -22,7 +21,7 @@ def load() -> Backend:
         This machine has no C++ compiler to compile the kernels with.
     """
     try:
-        find_compiler()
+        compiler.find_compiler()
         executor = CpuExecutor()
     except RunnerError as error:
         raise DeviceError(f"device 'cuda-on-cpu': {error}") from error

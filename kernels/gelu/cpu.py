@@ -1,7 +1,7 @@
 """GELU in C, for contiguous float32 arrays of the host: see reference.py."""
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.bias_activation.reference import ACTIVATIONS, APPROXIMATE
+from tinygrad_char.kernels.bias_activation import ACTIVATIONS, APPROXIMATE
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty

@@ -4,8 +4,8 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import column_sums, fits, matrix
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
+from tinygrad_char.kernels.dropout import MaskSource
 from tinygrad_char.kernels.dropout.cpu import mask_arguments
-from tinygrad_char.kernels.dropout.reference import MaskSource
 
 
 def forward(

@@ -11,8 +11,8 @@ from tinygrad_char.kernels.cuda.operation import (
     is_single,
     serves,
 )
+from tinygrad_char.kernels.dropout import MaskSource
 from tinygrad_char.kernels.dropout.mask import can_draw, mask_arguments
-from tinygrad_char.kernels.dropout.reference import MaskSource
 
 
 class Residual(Operation):

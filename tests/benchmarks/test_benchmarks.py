@@ -60,7 +60,7 @@ def test_import_time_measures_both_modules_as_often_as_told(tmp_path):
 def test_import_time_is_shown_as_a_table(tmp_path):
     code, out, _ = run("import_time", "--repeat", "1", cwd=tmp_path)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["import", "import", "ratio"]
+    assert [line.split()[0] for line in out.splitlines()] == ["import", "from", "ratio"]
 
 
 def test_import_time_wants_something_to_measure(tmp_path):

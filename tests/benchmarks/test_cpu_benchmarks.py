@@ -355,7 +355,7 @@ def changed_checkout(folder):
     """Copy what a checkout needs into a folder, with a product that adds."""
     for name in ("kernels", "tinygrad_char", "models", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "tinygrad_char" / "__init__.py").open("a") as file:
+    with (folder / "tinygrad_char" / "tensor.py").open("a") as file:
         file.write("Tensor.__mul__ = lambda self, other: self + other\n")
     return folder
 

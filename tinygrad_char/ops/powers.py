@@ -5,7 +5,7 @@ from typing import Any
 
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array, select
-from tinygrad_char.kernels.gelu.erf import erf
+from tinygrad_char.kernels.gelu import erf
 from tinygrad_char.ops.elementwise import Binary
 
 
@@ -91,7 +91,7 @@ class Erf(Function):
 
     def forward(self, x: Array) -> Array:
         self.saved = (x,)
-        return erf(x)
+        return erf.erf(x)
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
