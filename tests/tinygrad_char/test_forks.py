@@ -246,7 +246,7 @@ def test_an_attribute_that_is_computed_once():
 PRODUCTS = """
 import os, sys, threading
 import numpy as np
-import tinygrad_char
+from tinygrad_char import Tensor
 
 a = np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32)
 b = np.random.default_rng(1).normal(size=(300, 500)).astype(np.float32)
