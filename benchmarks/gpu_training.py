@@ -20,10 +20,9 @@ from tinygrad_char.models.batches import (
     split_corpus,
     whole_split,
 )
-from tinygrad_char.models.build import build_model
+from tinygrad_char.models.build import build_model, build_optimizer, learning_rates
 from tinygrad_char.models.config import PRESETS, TrainConfig
 from tinygrad_char.modes import no_grad
-from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.random import Generator
 
 WARM_UP = 3
@@ -39,14 +38,8 @@ class Training:
         self.config, self.split = config, split
         self.generator = Generator(config.seed)
         self.model = build_model(config, vocab_size, self.generator)
-        self.optimizer = AdamW(
-            decay_groups(self.model.parameters(), config.weight_decay),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-        )
-        self.schedule = warmup_cosine(
-            config.lr, config.warmup, config.steps, config.lr * config.min_lr
-        )
+        self.optimizer = build_optimizer(config, self.model)
+        self.schedule = learning_rates(config)
         self.step = TrainingStep(
             self.loss, self.optimizer, self.generator.dropout, max_norm=config.clip or math.inf
         )

@@ -13,10 +13,9 @@ from torch import nn
 
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.models.batches import Split, random_batch
-from tinygrad_char.models.build import build_model
+from tinygrad_char.models.build import build_model, learning_rates
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.gpt import GPTConfig
-from tinygrad_char.optim import warmup_cosine
 from tinygrad_char.random import Generator
 
 Style = Literal["sdpa", "heads", "compiled"]
@@ -194,9 +193,7 @@ class TorchTrainer:
             betas=(config.beta1, config.beta2),
             fused=True,
         )
-        self.schedule = warmup_cosine(
-            config.lr, config.warmup, config.steps, config.lr * config.min_lr
-        )
+        self.schedule = learning_rates(config)
         self.step = 0
         self.model: Any = torch.compile(model, dynamic=False) if style == "compiled" else model
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tinygrad_char.models.build import learning_rates
 from tinygrad_char.models.config import TrainConfig
-from tinygrad_char.optim import warmup_cosine
 from tinygrad_char.regular_file import read_regular
 
 _LARGEST = 1 << 24  # bytes of a config.json
@@ -24,7 +24,7 @@ def describe_resumption(before: TrainConfig, now: TrainConfig, step: int) -> lis
     lines = [f"resumed at step {step:,} of {now.steps:,}"]
     if changed:
         lines.append(f"changed {', '.join(changed)}")
-    rates = [_schedule(each, step) for each in (before, now)]
+    rates = [learning_rates(each)(step) for each in (before, now)]
     if rates[0] != rates[1] and step < now.steps:
         lines.append(
             f"rate    of the next step {rates[1]:.3g}, by the former settings {rates[0]:.3g}"
@@ -75,8 +75,3 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     values = config.to_json()
     shape = values.pop("gpt")
     return {**values, **shape}
-
-
-def _schedule(config: TrainConfig, step: int) -> float:
-    rate = warmup_cosine(config.lr, config.warmup, config.steps, config.lr * config.min_lr)
-    return rate(step)

@@ -18,7 +18,9 @@ from tinygrad_char.models.build import (
     OPTIMIZER_PREFIX,
     Loaded,
     build_model,
+    build_optimizer,
     check_finite,
+    learning_rates,
 )
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.errors import RunError
@@ -27,7 +29,6 @@ from tinygrad_char.models.memory import check_memory
 from tinygrad_char.models.run_state import TrainerState
 from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.modes import detect_nonfinite
-from tinygrad_char.optim import AdamW, decay_groups, warmup_cosine
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
 from tinygrad_char.trace import TracedLoss
@@ -82,14 +83,8 @@ class Trainer:
         self.model = build_model(config, len(tokenizer), self.generator)
         self.workers = Workers(threads if backend.shards_batches else 1)
         self.shards = config.shards if backend.shards_batches else 1
-        self.optimizer = AdamW(
-            decay_groups(self.model.parameters(), config.weight_decay),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-        )
-        self.schedule = warmup_cosine(
-            config.lr, config.warmup, config.steps, config.lr * config.min_lr
-        )
+        self.optimizer = build_optimizer(config, self.model)
+        self.schedule = learning_rates(config)
         self.recorded = None
         if backend.captures:
             self.recorded = TrainingStep(

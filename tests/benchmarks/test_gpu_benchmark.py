@@ -18,20 +18,11 @@ from tinygrad_char.benchmarks.gpu_timing import Case
 from tinygrad_char.kernels.array import namespace
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.cuda.bench import Check
-from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.kernels.operations import benches, operations
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 MISSING = ("tyro", "rich", "safetensors", "threadpoolctl", "pooch", "matplotlib")
-
-
-@pytest.fixture
-def on_cpu():
-    try:
-        return get_backend("cuda-on-cpu")
-    except DeviceError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

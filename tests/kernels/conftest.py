@@ -90,3 +90,8 @@ def version(request, monkeypatch):
             if wanted == "loops":
                 served = limited(served, operations()[name].module("reference"))
             monkeypatch.setattr(request.module, name, Overlay(getattr(kernels, name), served))
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch")

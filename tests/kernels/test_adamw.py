@@ -13,11 +13,6 @@ SIZES = (1, 31, 1023, adamw.CHUNK, adamw.CHUNK + 1)
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch")
-
-
 def gradients(rng, size, dtype):
     return (rng.standard_normal(size) * 10.0 ** rng.integers(-6, 2, size)).astype(dtype)
 

@@ -119,14 +119,6 @@ def test_no_compiler_is_an_error_of_cuda_on_cpu(monkeypatch):
     find_compiler.cache_clear()
 
 
-@pytest.fixture
-def on_cpu():
-    try:
-        return get_backend("cuda-on-cpu")
-    except DeviceError as error:
-        pytest.skip(str(error))
-
-
 def test_arrays_know_their_device(on_cpu):
     host = np.arange(6, dtype=np.float32).reshape(2, 3)
     array = on_cpu.from_numpy(host)

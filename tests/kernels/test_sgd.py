@@ -11,11 +11,6 @@ from tinygrad_char.kernels import sgd
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch")
-
-
 def gradients(rng, size, dtype):
     return (rng.standard_normal(size) * 10.0 ** rng.integers(-6, 2, size)).astype(dtype)
 

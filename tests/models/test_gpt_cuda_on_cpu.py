@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinygrad_char.kernels.backend import CPU, DeviceError
+from tinygrad_char.kernels.backend import CPU
 from tinygrad_char.kernels.cuda_on_cpu.runner import CpuExecutor
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.kernels.operations import using
@@ -12,14 +12,6 @@ from tinygrad_char.optim import AdamW, decay_groups
 from tinygrad_char.random import Generator
 
 VOCABULARY = 29
-
-
-@pytest.fixture
-def on_cpu():
-    try:
-        return get_backend("cuda-on-cpu")
-    except DeviceError as error:
-        pytest.skip(str(error))
 
 
 def train(device, steps, config, batch=3, length=13):

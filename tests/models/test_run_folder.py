@@ -4,7 +4,6 @@ import math
 import os
 import re
 import resource
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -61,16 +60,9 @@ def holder(run):
 
 
 @pytest.fixture
-def read_only_folder(tmp_path):
-    """Return a folder on a read-only filesystem: permission bits do not bind root."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def read_only_folder(mounted):
+    """Return a folder on a read-only filesystem."""
+    return mounted("ro,size=64k")
 
 
 def fails_with(code):

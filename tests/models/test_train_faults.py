@@ -181,16 +181,9 @@ def limit_file_size():
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mounted):
     """Return a folder on a filesystem of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return mounted("size=256k")
 
 
 def launch(program, *arguments, cwd):

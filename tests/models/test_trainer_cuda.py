@@ -8,7 +8,6 @@ import pytest
 
 from tinygrad_char.kernels import backend
 from tinygrad_char.kernels.backend import DeviceError
-from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models import cli
 from tinygrad_char.models.batches import Split
 from tinygrad_char.models.build import load_checkpoint
@@ -30,14 +29,7 @@ CONFIG = TrainConfig(
     warmup=2,
     eval_batches=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def on_cpu():
-    try:
-        return get_backend("cuda-on-cpu")
-    except DeviceError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
 def trained(device, precision="float32", steps=5, **changes):

@@ -4,7 +4,6 @@ import os
 import pickle
 import random
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,16 +47,9 @@ def small(scratch):
 
 
 @pytest.fixture
-def tiny_disk(tmp_path):
+def tiny_disk(mounted):
     """Return a folder on a filesystem of 256 KiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user cannot mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return mounted("size=256k")
 
 
 def described(tensors):

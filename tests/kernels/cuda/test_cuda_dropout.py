@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, draw
-from served import served
+from served import Alternating, served
 
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char.kernels.dropout.mask import RecordedKey
@@ -38,16 +38,6 @@ def test_dropout_of_a_recorded_graph_counts_on_the_device(launcher):
         np.testing.assert_array_equal(y, expected)
         np.testing.assert_array_equal(y > 0, keep_mask(np, x.shape, 0.5, key))
         assert key.keep_scale(0.5, x.dtype) == 2
-
-
-class Alternating:
-    """A mask from elsewhere: every second element is kept."""
-
-    def keep_mask(self, shape, p, start):
-        return np.arange(np.prod(shape)).reshape(shape) % 2 == 0
-
-    def keep_scale(self, p, dtype):
-        return 3.0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

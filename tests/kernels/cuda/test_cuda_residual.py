@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import BF16, DTYPES, FLOAT, assert_precise, draw
-from served import served
+from served import Alternating, served
 
 from tinygrad_char.kernels import residual as reference_residual
 from tinygrad_char.kernels.cuda import operation
@@ -42,16 +42,6 @@ def test_residual_is_its_reference(launcher, rows, columns, dtype, p, shifted, n
     grads = kernel.backward(grad, p, KEY, need_bias)
     assert grads[0].dtype == dtype
     assert_precise(grads, reference_residual.backward, (grad, p, KEY, need_bias), units=16)
-
-
-class Alternating:
-    """A mask from elsewhere: every second element is kept."""
-
-    def keep_mask(self, shape, p, start):
-        return np.arange(np.prod(shape)).reshape(shape) % 2 == 0
-
-    def keep_scale(self, p, dtype):
-        return 3.0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
