@@ -97,13 +97,8 @@ INLINE int backward(const float *grad, const float *kept, const float *bias, flo
             for (int64_t j = 0; j < columns; j++)
                 grad_z[j] = gradient(grad[j], kept[j], kind);
         }
-        if (grad_bias) {
-            float *const block = sums.block;
-#pragma omp simd
-            for (int64_t j = 0; j < columns; j++)
-                block[j] += grad_z[j];
-            column_sums_end_row(&sums);
-        }
+        if (grad_bias)
+            column_sums_add(&sums, grad_z, columns);
     }
     if (grad_bias)
         column_sums_finish(&sums, grad_bias);

@@ -45,6 +45,16 @@ INLINE void column_sums_end_row(ColumnSums *sums)
         column_sums_end_block(sums);
 }
 
+/* Adds a row, of as many columns as `column_sums_begin` was told. */
+INLINE void column_sums_add(ColumnSums *sums, const float *row, int64_t columns)
+{
+    float *const block = sums->block;
+#pragma omp simd
+    for (int64_t j = 0; j < columns; j++)
+        block[j] += row[j];
+    column_sums_end_row(sums);
+}
+
 /* Writes the sums, and ends them. */
 INLINE void column_sums_finish(ColumnSums *sums, float *result)
 {

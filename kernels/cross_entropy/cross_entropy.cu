@@ -23,8 +23,6 @@
 #include "reduce.cuh"
 #include "row.cuh"
 
-constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
-
 /* What the gradient of each row is multiplied by, where only the target decides. */
 __device__ __forceinline__ float row_factor(float factor, long long target, int classes,
                                             long long ignore_index)
@@ -68,11 +66,11 @@ cross_entropy_forward(const SCALAR *__restrict__ logits, const long long *__rest
                       int classes, long long ignore_index)
 {
     __shared__ float scratch[WARPS];
-    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    const long long row = own_row();
     if (row >= rows)
         return;
     logits += row * classes;
-    const int first = N * (threadIdx.x % (WARPS * WARP));
+    const int first = own_column();
     Online online;
     for (int c = first; c < classes; c += STEP) {
         float values[N];
@@ -95,13 +93,13 @@ cross_entropy_one_pass(const SCALAR *__restrict__ logits, const long long *__res
                        long long rows, int classes, long long ignore_index)
 {
     __shared__ float scratch[WARPS];
-    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    const long long row = own_row();
     if (row >= rows)
         return;
     logits += row * classes;
     grad_logits += row * classes;
     const long long target = targets[row];
-    const int first = N * (threadIdx.x % (WARPS * WARP));
+    const int first = own_column();
 
     const Row<SCALAR, N, STEP> own(logits, first, classes);
     Online online;
@@ -157,9 +155,8 @@ extern "C" __global__ void __launch_bounds__(256)
 cross_entropy_rescale(const float *__restrict__ cotangent, SCALAR *__restrict__ grad_logits,
                       long long rows, int classes, bool for_each)
 {
-    const int first = N * (threadIdx.x % (WARPS * WARP));
-    for (long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP); row < rows;
-         row += (long long)gridDim.x * ROWS) {
+    const int first = own_column();
+    for (long long row = own_row(); row < rows; row += (long long)gridDim.x * ROWS) {
         const float factor = cotangent[for_each ? row : 0];
         if (factor == 1.0f)
             continue;
@@ -182,7 +179,7 @@ cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__rest
                        const float *__restrict__ statistics, SCALAR *__restrict__ grad_logits,
                        long long rows, int classes, long long ignore_index, bool for_each)
 {
-    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    const long long row = own_row();
     if (row >= rows)
         return;
     logits += row * classes;
@@ -191,7 +188,7 @@ cross_entropy_backward(const float *__restrict__ cotangent, const SCALAR *__rest
     const float peak = statistics[2 * row], inverse = 1.0f / statistics[2 * row + 1];
     const float scale = cotangent[for_each ? row : 0];
     const float factor = row_factor(share ? scale * *share : scale, target, classes, ignore_index);
-    for (int c = N * (threadIdx.x % (WARPS * WARP)); c < classes; c += STEP) {
+    for (int c = own_column(); c < classes; c += STEP) {
         float values[N];
         load<N>(values, logits + c);
         differentiate(values, c, peak, inverse, target, factor);

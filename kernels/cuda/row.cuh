@@ -5,6 +5,18 @@
 #pragma once
 #include "pack.cuh"
 
+/* VECTOR elements are moved at a time; WARPS warps, 1 or all 8, share a row; a block has ROWS. */
+constexpr int BLOCK_WARPS = 8, ROWS = BLOCK_WARPS / WARPS;
+constexpr int N = VECTOR, STEP = N * WARPS * WARP;
+
+/* The first row that this thread works on, and its first element there. */
+__device__ __forceinline__ long long own_row()
+{
+    return (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+}
+
+__device__ __forceinline__ int own_column() { return N * (threadIdx.x % (WARPS * WARP)); }
+
 template <typename T, int N, int STEP, int KEPT = 32> class Row {
   public:
     __device__ __forceinline__ Row(const T *source, int first, int columns)

@@ -9,7 +9,6 @@
 #include "reduce.cuh"
 #include "row.cuh"
 
-constexpr int N = VECTOR, STEP = N * WARPS * WARP, BLOCK_WARPS = 8;
 constexpr float FAR = 4.0f; /* see reference.py */
 
 extern "C" __global__ void __launch_bounds__(256, 3)
@@ -18,13 +17,12 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
                   float *__restrict__ rstd, long long rows, int columns, float eps)
 {
     __shared__ float scratch[WARPS];
-    const int group = threadIdx.x / (WARPS * WARP);
-    const long long row = (long long)blockIdx.x * (BLOCK_WARPS / WARPS) + group;
+    const long long row = own_row();
     if (row >= rows)
         return;
     x += row * columns;
     y += row * columns;
-    const int first = N * (threadIdx.x % (WARPS * WARP));
+    const int first = own_column();
 
     /* of single elements so many that passes over them leave registers for what they add up */
     const Row<SCALAR, N, STEP, N == 1 ? 24 : 32> own(x, first, columns);
@@ -103,11 +101,10 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
                    SCALAR *__restrict__ grad_x, float *__restrict__ partial, long long rows,
                    int columns)
 {
-    constexpr int GROUPS = BLOCK_WARPS / WARPS;
-    extern __shared__ __align__(16) float sums[]; /* (GROUPS, 2, columns) */
+    extern __shared__ __align__(16) float sums[]; /* (ROWS, 2, columns) */
     __shared__ float scratch[WARPS];
     const int group = threadIdx.x / (WARPS * WARP);
-    const int first = N * (threadIdx.x % (WARPS * WARP));
+    const int first = own_column();
     float *weight_sums = sums + group * 2 * columns, *bias_sums = weight_sums + columns;
     if (partial)
         for (int c = first; c < columns; c += STEP) {
@@ -117,8 +114,7 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
         }
 
     /* all warps that share a row meet in reduce_warps: `row` is the same for each of them */
-    for (long long row = (long long)blockIdx.x * GROUPS + group; row < rows;
-         row += (long long)gridDim.x * GROUPS) {
+    for (long long row = own_row(); row < rows; row += (long long)gridDim.x * ROWS) {
         const SCALAR *grad_row = grad + row * columns, *x_row = x + row * columns;
         const float center = mean[row], scale = rstd[row];
         float sum = 0.0f, projection = 0.0f, rest = 0.0f;
@@ -201,7 +197,7 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
     for (int c = threadIdx.x; c < 2 * columns; c += BLOCK_WARPS * WARP) {
         float sum = 0.0f;
 #pragma unroll
-        for (int each = 0; each < GROUPS; each++)
+        for (int each = 0; each < ROWS; each++)
             sum += sums[each * 2 * columns + c];
         partial[blockIdx.x * 2LL * columns + c] = sum;
     }

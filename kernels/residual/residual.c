@@ -33,13 +33,8 @@ KERNEL(int, residual_backward, IN(grad, rows * columns), OUT(grad_z, rows * colu
         return -1;
     for (int64_t i = 0; i < rows; i++, grad += columns, grad_z += columns) {
         dropout_apply(&mask, i * columns, columns, grad, grad_z);
-        if (grad_bias) {
-            float *const block = sums.block;
-#pragma omp simd
-            for (int64_t j = 0; j < columns; j++)
-                block[j] += grad_z[j];
-            column_sums_end_row(&sums);
-        }
+        if (grad_bias)
+            column_sums_add(&sums, grad_z, columns);
     }
     if (grad_bias)
         column_sums_finish(&sums, grad_bias);

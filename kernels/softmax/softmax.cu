@@ -11,8 +11,6 @@
 #include "reduce.cuh"
 #include "row.cuh"
 
-constexpr int N = VECTOR, ROWS = 8 / WARPS, STEP = N * WARPS * WARP;
-
 /* Multiplies N elements by the sign of the scale, and makes those -infinity that are masked. */
 __device__ __forceinline__ void prepare(float (&values)[N], float sign, const bool *mask)
 {
@@ -36,14 +34,14 @@ softmax_forward(const SCALAR *__restrict__ x, const bool *__restrict__ mask,
                 float scale)
 {
     __shared__ float scratch[WARPS];
-    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    const long long row = own_row();
     if (row >= rows)
         return;
     x += row * columns;
     y += row * columns;
     if (mask)
         mask += row % mask_rows * columns;
-    const Row<SCALAR, N, STEP> own(x, N * (threadIdx.x % (WARPS * WARP)), columns);
+    const Row<SCALAR, N, STEP> own(x, own_column(), columns);
     const float sign = scale == 0.0f ? 0.0f : copysignf(1.0f, scale);
     Online online{scale == 0.0f ? 1.0f : fabsf(scale)};
     own.each([&](int c, float (&values)[N]) {
@@ -69,13 +67,13 @@ softmax_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ y,
                  SCALAR *__restrict__ grad_x, long long rows, int columns)
 {
     __shared__ float scratch[WARPS];
-    const long long row = (long long)blockIdx.x * ROWS + threadIdx.x / (WARPS * WARP);
+    const long long row = own_row();
     if (row >= rows)
         return;
     grad += row * columns;
     y += row * columns;
     grad_x += row * columns;
-    const int first = N * (threadIdx.x % (WARPS * WARP));
+    const int first = own_column();
     const Row<SCALAR, N, STEP, 16> own_grad(grad, first, columns), own_y(y, first, columns);
     float projection = 0.0f;
     own_grad.each_with(own_y, [&](int, const float (&g)[N], const float (&weights)[N]) {
