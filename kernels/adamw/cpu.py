@@ -1,8 +1,9 @@
 """AdamW in C, for contiguous float32 arrays of the host: see reference.py."""
 
-import math
 from types import NotImplementedType
+from typing import Unpack
 
+from tinygrad_char.kernels.adamw.reference import Options, fused_arguments
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.cores import threads_for
@@ -10,37 +11,10 @@ from tinygrad_char.kernels.cpu.extension import compiled
 
 
 def update(
-    parameter: Array,
-    grad: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    *,
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    grad_scale: float = 1.0,
+    parameter: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, **options: Unpack[Options]
 ) -> NotImplementedType | None:
-    if not fits(parameter, grad, exp_avg, exp_avg_sq):
+    arrays, size = (parameter, grad, exp_avg, exp_avg_sq), parameter.size
+    if not fits(*arrays):
         return NotImplemented
-    beta1, beta2 = betas
-    compiled.adamw_update(
-        parameter,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        parameter.size,
-        grad_scale,
-        1 - lr * weight_decay if decoupled else 1.0,
-        0.0 if decoupled else weight_decay,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        math.sqrt(1 - beta2**step),
-        eps,
-        lr / (1 - beta1**step),
-        threads_for(8 * parameter.size),
-    )
+    compiled.adamw_update(*arrays, size, *fused_arguments(options), threads_for(8 * size))
     return None

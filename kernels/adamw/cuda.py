@@ -1,10 +1,11 @@
 """AdamW in CUDA C, in float32."""
 
-import math
 from types import NotImplementedType
+from typing import Unpack
 
 import numpy as np
 
+from tinygrad_char.kernels.adamw.reference import Options, fused_arguments
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cuda.operation import Operation
 
@@ -18,36 +19,18 @@ class AdamW(Operation):
         grad: Array,
         exp_avg: Array,
         exp_avg_sq: Array,
-        *,
-        step: int,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-        grad_scale: float = 1.0,
+        **options: Unpack[Options],
     ) -> NotImplementedType | None:
-        beta1, beta2 = betas
-        if any(each.dtype != np.float32 for each in (parameter, grad, exp_avg, exp_avg_sq)):
+        arrays = parameter, grad, exp_avg, exp_avg_sq
+        if any(each.dtype != np.float32 for each in arrays):
             return NotImplemented
         self.launch(
             "adamw_update",
             _grid(parameter),
             THREADS,
-            parameter,
-            grad,
-            exp_avg,
-            exp_avg_sq,
+            *arrays,
             np.int64(parameter.size),
-            np.float32(grad_scale),
-            np.float32(1 - lr * weight_decay if decoupled else 1.0),
-            np.float32(0.0 if decoupled else weight_decay),
-            np.float32(1 - beta1),
-            np.float32(beta2),
-            np.float32(1 - beta2),
-            np.float32(math.sqrt(1 - beta2**step)),
-            np.float32(eps),
-            np.float32(lr / (1 - beta1**step)),
+            *map(np.float32, fused_arguments(options)),
         )
         return None
 

@@ -5,6 +5,7 @@ Adam: Kingma and Ba 2015, arXiv:1412.6980. AdamW: Loshchilov and Hutter 2019, ar
 
 import math
 from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -15,6 +16,18 @@ FACTORS = 5
 """Numbers that a step depends on, see `count_step`: those of `enum Factor` in adamw.cu."""
 CHUNK = 1 << 15
 """Elements worked on at once, so that the passes over them stay in the processor's cache."""
+
+
+class Options(TypedDict):
+    """What `update` takes by name."""
+
+    step: int
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    decoupled: bool
+    grad_scale: NotRequired[float]
 
 
 @in_float32
@@ -98,6 +111,21 @@ def count_step(
     decay = 1 - rate * weight_decay if decoupled else 1.0
     corrections = math.sqrt(1 - betas[1] ** count), rate / (1 - betas[0] ** count)
     factors[:] = namespace(factors).asarray([scale, decay, *corrections, 1.0], factors.dtype)
+
+
+def fused_arguments(options: Options) -> tuple[float, ...]:
+    """Return the numbers of a step in the order in which the fused kernels take them."""
+    beta1, beta2 = options["betas"]
+    lr, step, weight_decay = options["lr"], options["step"], options["weight_decay"]
+    return (
+        options.get("grad_scale", 1.0),
+        1 - lr * weight_decay if options["decoupled"] else 1.0,
+        0.0 if options["decoupled"] else weight_decay,
+        *(1 - beta1, beta2, 1 - beta2),
+        math.sqrt(1 - beta2**step),
+        options["eps"],
+        lr / (1 - beta1**step),
+    )
 
 
 def _update(

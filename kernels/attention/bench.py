@@ -6,17 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
-from tinygrad_char.kernels.cpu.bench import (
-    DROPPED,
-    Dimensions,
-    Task,
-    Work,
-    operands,
-    tensors,
-    torch_tasks,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
 from tinygrad_char.kernels.cuda.bench import (
-    CHECKED_KEY,
     ORDERS,
     PRECISIONS,
     Arrays,
@@ -26,6 +17,7 @@ from tinygrad_char.kernels.cuda.bench import (
     Timed,
 )
 from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.dropout.bench import CHECKED_KEY, DROPPED
 
 HEADS = (16, 24, 32, 64, 80, 128)
 """Elements of a head."""

@@ -21,8 +21,6 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 
-DROPPED = 0.2
-"""Probability of dropout."""
 REFRESH = 50
 """Runs after which an array that is worked on in place gets its first values again."""
 

@@ -10,7 +10,7 @@ functions of the operation's reference, as the device serves them:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,13 +19,11 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend
-from tinygrad_char.kernels.dropout import DropoutKey
 
 LENGTHS = (1, 2, 31, 33, 127, 129, 1000, 1025)
 ORDERS = {"": False, " atomic": True}
 """In which gradients are added up, and whether any will do."""
 PRECISIONS = ("float32", "tf32", "bf16")
-TIMED_KEY, CHECKED_KEY = DropoutKey(1, 1), DropoutKey(0x0123456789ABCDEF, 77)
 
 Arrays = dict[str, np.ndarray]
 
@@ -158,3 +156,17 @@ class Ragged:
     def integers(self, below: int, *shape: int) -> np.ndarray:
         """Return integers from 0 on."""
         return self.rng.integers(0, below, shape)
+
+
+def checks_of_rows(
+    at: Ragged,
+    name: str,
+    compute: Callable[[Any, Any], list[Array]],
+    matrices: tuple[str, ...] = ("x", "grad"),
+    vectors: tuple[str, ...] = (),
+) -> Iterator[Check]:
+    """Yield checks of matrices of five rows, and vectors, of each length."""
+    for length in at.lengths:
+        arrays = {each: at.draw(5, length) for each in matrices}
+        arrays |= {each: at.draw(length) for each in vectors}
+        yield Check(name, f"(5, {length})", compute, arrays)

@@ -26,34 +26,12 @@ class NumpyCublas:
     def __init__(self, perform: Callable[[Callable[[], None]], None]) -> None:
         self._perform = perform
 
-    def cublasGemmEx(  # noqa: N802 (the library's name)
-        self,
-        handle: Any,
-        transpose_a: int,
-        transpose_b: int,
-        m: int,
-        n: int,
-        k: int,
-        alpha: Any,
-        a: int,
-        a_type: int,
-        lda: int,
-        b: int,
-        b_type: int,
-        ldb: int,
-        beta: Any,
-        c: int,
-        c_type: int,
-        ldc: int,
-        compute_type: int,
-        algorithm: int,
-    ) -> int:
-        """Compute C = alpha op(A) op(B) + beta C and return a status."""
-        return self.cublasGemmStridedBatchedEx(
-            *(handle, transpose_a, transpose_b, m, n, k, alpha),
-            *(a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc, 0),
-            *(1, compute_type, algorithm),
-        )
+    def cublasGemmEx(self, *arguments: Any) -> int:  # noqa: N802 (the library's name)
+        """Compute C = alpha op(A) op(B) + beta C and return a status: a batch of one product."""
+        *begin, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algorithm = arguments
+        operands = a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc, 0
+        batch: list[Any] = [*begin, *operands, 1, compute, algorithm]
+        return self.cublasGemmStridedBatchedEx(*batch)
 
     def cublasGemmStridedBatchedEx(  # noqa: N802
         self,

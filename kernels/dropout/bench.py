@@ -6,24 +6,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import (
-    DROPPED,
-    Dimensions,
-    Task,
-    Work,
-    operands,
-    tensors,
-    torch_tasks,
-)
-from tinygrad_char.kernels.cuda.bench import (
-    CHECKED_KEY,
-    TIMED_KEY,
-    Check,
-    OnDevice,
-    Ragged,
-    Timed,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 from tinygrad_char.kernels.dropout.reference import DropoutKey
+
+DROPPED = 0.2
+"""Probability of dropout."""
+TIMED_KEY, CHECKED_KEY = DropoutKey(1, 1), DropoutKey(0x0123456789ABCDEF, 77)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
@@ -65,9 +54,7 @@ def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
 
 
 def checks(at: Ragged) -> Iterator[Check]:
-    for length in at.lengths:
-        arrays = {"x": at.draw(5, length), "grad": at.draw(5, length)}
-        yield Check("dropout", f"(5, {length})", _check, arrays)
+    return checks_of_rows(at, "dropout", _check)
 
 
 def _check(op: Any, i: Any) -> list[Array]:

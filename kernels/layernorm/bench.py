@@ -5,7 +5,7 @@ from typing import Any
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
-from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
+from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 
 ALL = (True, True, True)
 
@@ -54,14 +54,7 @@ def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
 
 
 def checks(at: Ragged) -> Iterator[Check]:
-    for length in at.lengths:
-        arrays = {
-            "x": at.draw(5, length),
-            "grad": at.draw(5, length),
-            "weight_": at.draw(length),
-            "bias_": at.draw(length),
-        }
-        yield Check("layernorm", f"(5, {length})", _check, arrays)
+    return checks_of_rows(at, "layernorm", _check, vectors=("weight_", "bias_"))
 
 
 def _check(op: Any, i: Any) -> list[Array]:

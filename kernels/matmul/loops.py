@@ -4,37 +4,21 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.plain import in_python
-from tinygrad_char.kernels.reduce import unbroadcast
+from tinygrad_char.kernels.matmul.reference import gradients, of_matrices
 
 
 @in_python
 def forward(a: Array, b: Array) -> Array:
     if a.ndim == 0 or b.ndim == 0:
         return NotImplemented
-    left = a[None, :] if a.ndim == 1 else a
-    right = b[:, None] if b.ndim == 1 else b
-    y = product(left, right)
-    if a.ndim == 1:
-        y = y[..., 0, :]
-    return y[..., 0] if b.ndim == 1 else y
+    return of_matrices(product, a, b)
 
 
 @in_python
 def backward(
     grad: Array, a: Array, b: Array, needs: tuple[bool, bool]
 ) -> tuple[Array | None, Array | None]:
-    if a.ndim == 1:
-        grad = grad[..., None, :] if b.ndim > 1 else grad[..., None, None]
-    elif b.ndim == 1:
-        grad = grad[..., None]
-    left = a[None, :] if a.ndim == 1 else a  # (..., M, K)
-    right = b[:, None] if b.ndim == 1 else b  # (..., K, N)
-    grad_a = grad_b = None
-    if needs[0]:
-        grad_a = unbroadcast(product(grad, right.swapaxes(-1, -2)), left.shape).reshape(a.shape)
-    if needs[1]:
-        grad_b = unbroadcast(product(left.swapaxes(-1, -2), grad), right.shape).reshape(b.shape)
-    return grad_a, grad_b
+    return gradients(product, grad, a, b, needs)
 
 
 def product(a: Array, b: Array) -> Array:

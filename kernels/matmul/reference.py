@@ -1,5 +1,7 @@
 """Matrix product with NumPy's rules for vectors, batches and broadcasting."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
@@ -37,12 +39,7 @@ def forward(a: Array, b: Array) -> Array:
         return product(a, b)
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] < LONG:
         return a @ b
-    left = a[None, :] if a.ndim == 1 else a
-    right = b[:, None] if b.ndim == 1 else b
-    y = product(left, right)
-    if a.ndim == 1:
-        y = y[..., 0, :]
-    return y[..., 0] if b.ndim == 1 else y
+    return of_matrices(product, a, b)
 
 
 def backward(
@@ -52,6 +49,25 @@ def backward(
 
     dA = dC B^T,  dB = A^T dC, summed over the batch axes that were broadcast.
     """
+    return gradients(product, grad, a, b, needs)
+
+
+def of_matrices(product: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """Return a @ b by the product of arrays of at least two axes: vectors are rows, or columns."""
+    y = product(a[None, :] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b)
+    if a.ndim == 1:
+        y = y[..., 0, :]
+    return y[..., 0] if b.ndim == 1 else y
+
+
+def gradients(
+    product: Callable[[Array, Array], Array],
+    grad: Array,
+    a: Array,
+    b: Array,
+    needs: tuple[bool, bool],
+) -> tuple[Array | None, Array | None]:
+    """Return what `backward` does, by such a product."""
     if a.ndim == 1:
         grad = grad[..., None, :] if b.ndim > 1 else grad[..., None, None]
     elif b.ndim == 1:

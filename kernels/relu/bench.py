@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
+from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 
 
 def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
@@ -12,9 +12,7 @@ def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
 
 
 def checks(at: Ragged) -> Iterator[Check]:
-    for length in at.lengths:
-        arrays = {"x": at.draw(5, length), "grad": at.draw(5, length)}
-        yield Check("relu", f"(5, {length})", _check, arrays)
+    return checks_of_rows(at, "relu", _check)
 
 
 def _check(op: Any, i: Any) -> list[Array]:

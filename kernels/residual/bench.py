@@ -5,7 +5,6 @@ from typing import Any
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.bench import (
-    DROPPED,
     Dimensions,
     InPlace,
     Task,
@@ -14,15 +13,9 @@ from tinygrad_char.kernels.cpu.bench import (
     tensors,
     torch_tasks,
 )
-from tinygrad_char.kernels.cuda.bench import (
-    CHECKED_KEY,
-    TIMED_KEY,
-    Check,
-    OnDevice,
-    Ragged,
-    Timed,
-)
+from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 from tinygrad_char.kernels.dropout import DropoutKey
+from tinygrad_char.kernels.dropout.bench import CHECKED_KEY, DROPPED, TIMED_KEY
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
@@ -76,10 +69,7 @@ def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
 
 
 def checks(at: Ragged) -> Iterator[Check]:
-    for length in at.lengths:
-        arrays = {name: at.draw(5, length) for name in ("x", "grad", "z")}
-        arrays["bias_"] = at.draw(length)
-        yield Check("residual", f"(5, {length})", _check, arrays)
+    return checks_of_rows(at, "residual", _check, ("x", "grad", "z"), ("bias_",))
 
 
 def _check(op: Any, i: Any) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Operations as a launcher's kernels serve them, on NumPy's arrays."""
+"""Operations as a launcher's kernels serve them, on NumPy's arrays, and masks from elsewhere."""
 
 import numpy as np
 
