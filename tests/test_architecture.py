@@ -23,8 +23,6 @@ PARTS = [  # of kernels: each imports those before it, and rooms those that thei
     *("cuda_on_cpu", "devices"),
 ]
 UP = {  # the arrows up that there are
-    # What benchmarks give to kernels: a dropout's seed among it.
-    "kernels/cuda/bench.py imports dropout",
     # An activation alone is a bias and an activation without the bias: one kernel for both.
     "kernels/gelu/cpu.py imports bias_activation",
     "kernels/gelu/cuda.py imports bias_activation",
