@@ -19,9 +19,16 @@ from tinygrad_char.coerce import (
     promoted,
     tensor_like,
 )
-from tinygrad_char.functions import pad as pad
-from tinygrad_char.functions import sigmoid as sigmoid
-from tinygrad_char.functions import tanh as tanh
+from tinygrad_char.functions import (  # noqa: F401 (handed on)
+    gelu,
+    log_softmax,
+    maximum,
+    minimum,
+    pad,
+    relu,
+    sigmoid,
+    tanh,
+)
 from tinygrad_char.kernels.array import Array, is_floating
 from tinygrad_char.kernels.bias_activation import ACTIVATIONS
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
@@ -29,7 +36,7 @@ from tinygrad_char.kernels.embedding import check_indices
 from tinygrad_char.kernels.half import rounded, widened
 from tinygrad_char.kernels.softmax import causal_mask
 from tinygrad_char.kernels.words import shorten
-from tinygrad_char.losses import (  # noqa: F401 (given on)
+from tinygrad_char.losses import (  # noqa: F401 (handed on)
     REDUCTIONS,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -62,18 +69,6 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     return elementwise.Where.apply(condition, *operands("where", a, b))
 
 
-def maximum(a: Any, b: Any) -> Tensor:
-    """Return the larger of each pair of elements; equal ones share the gradient."""
-    first_tensor("maximum", a, b)
-    return elementwise.Maximum.apply(*operands("maximum", a, b))
-
-
-def minimum(a: Any, b: Any) -> Tensor:
-    """Return the smaller of each pair of elements; equal ones share the gradient."""
-    first_tensor("minimum", a, b)
-    return elementwise.Minimum.apply(*operands("minimum", a, b))
-
-
 @spelled
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Return the tensors one after the other along an existing axis; dtypes as of operators."""
@@ -98,16 +93,6 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Return the tensors one after the other along axis 1, vectors along their only axis."""
     given = [x.reshape(1) if x.ndim == 0 else x for x in promoted("hstack", tensors)]
     return cat(given, 0 if given[0].ndim == 1 else 1)
-
-
-def relu(x: Tensor) -> Tensor:
-    """Return max(x, 0) of each element."""
-    return x.relu()
-
-
-def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Return x Phi(x) of each element, exactly ("none") or by the "tanh" approximation."""
-    return x.gelu(approximate)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -203,12 +188,6 @@ def softmax(
         return neural.Softmax.apply(x, mask, axis=axis, causal=causal, scale=scale)
 
     return along(x, axes, apply, mask)
-
-
-@spelled
-def log_softmax(x: Tensor, axis: Axis = -1, dtype: Any = None) -> Tensor:
-    """Return the logarithm of the softmax over `axis`: one, several, or all for None."""
-    return x.log_softmax(axis, dtype)
 
 
 def linear(

@@ -40,11 +40,7 @@ def _binary(operation: Any, method: Callable[..., Result], **options: Any) -> Ca
 
     @wraps(method)
     def function(a: Any, b: Any) -> Any:
-        if not isinstance(a, TensorBase) and not isinstance(b, TensorBase):
-            raise TypeError(
-                f"{name}: expected at least one tensor, got {type(a).__name__} and "
-                f"{type(b).__name__}"
-            )
+        first_tensor(name, a, b)
         return operation.apply(*operands(name, a, b, **options))
 
     function.__module__ = __name__
@@ -90,6 +86,7 @@ floor = _of(Tensor.floor)
 floor_divide = _binary(rounding.FloorDivide, Tensor.floor_divide)
 fmod = _binary(rounding.Fmod, Tensor.fmod)
 gather = _of(Tensor.gather)
+gelu = _of(Tensor.gelu)
 hypot = _binary(powers.Hypot, Tensor.hypot, quotient=True)
 index_select = _of(Tensor.index_select)
 isfinite = _of(Tensor.isfinite)
@@ -99,13 +96,16 @@ log = _of(Tensor.log)
 log10 = _of(Tensor.log10)
 log1p = _of(Tensor.log1p)
 log2 = _of(Tensor.log2)
+log_softmax = _of(Tensor.log_softmax)
 logaddexp = _binary(exponentials.Logaddexp, Tensor.logaddexp, quotient=True)
 logsumexp = _of(Tensor.logsumexp)
 masked_fill = _of(Tensor.masked_fill)
 masked_select = _of(Tensor.masked_select)
 max = _of(Tensor.max)
+maximum = _binary(elementwise.Maximum, Tensor.maximum)
 mean = _of(Tensor.mean)
 min = _of(Tensor.min)
+minimum = _binary(elementwise.Minimum, Tensor.minimum)
 moveaxis = _of(Tensor.moveaxis)
 narrow = _of(Tensor.narrow)
 nonzero = _of(Tensor.nonzero)
@@ -115,6 +115,7 @@ permute = _of(Tensor.permute)
 prod = _of(Tensor.prod)
 ravel = _of(Tensor.ravel)
 reciprocal = _of(Tensor.reciprocal)
+relu = _of(Tensor.relu)
 remainder = _binary(rounding.Remainder, Tensor.remainder)
 repeat = _of(Tensor.repeat)
 repeat_interleave = _of(Tensor.repeat_interleave)
@@ -188,10 +189,16 @@ subtract = sub
 divide = true_divide = div
 
 
+def _tensors(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Return two operands as tensors, at least one of which is one."""
+    like = first_tensor(name, a, b)
+    return tensor_like(name, a, like), tensor_like(name, b, like)
+
+
 def matmul(a: Any, b: Any) -> Tensor:
     """Return a @ b."""
-    like = first_tensor("matmul", a, b)
-    return tensor_like("matmul", a, like) @ tensor_like("matmul", b, like)
+    a, b = _tensors("matmul", a, b)
+    return a @ b
 
 
 def einsum(subscripts: str, *tensors: Any) -> Tensor:
@@ -221,10 +228,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
 
     `axes` is the number of the last of a and the first of b, or the axes of a and those of b.
     """
-    like = first_tensor("tensordot", a, b)
-    a, b = operands(
-        "tensordot", tensor_like("tensordot", a, like), tensor_like("tensordot", b, like)
-    )
+    a, b = operands("tensordot", *_tensors("tensordot", a, b))
     if isinstance(axes, tuple | list):
         if len(axes) != 2:
             raise ValueError(f"tensordot: axes {axes!r}, expected the axes of a and those of b")
@@ -251,8 +255,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
 
 def outer(a: Any, b: Any) -> Tensor:
     """Return a_i b_j for all elements of a and b, flattened: (M, N)."""
-    like = first_tensor("outer", a, b)
-    a, b = tensor_like("outer", a, like), tensor_like("outer", b, like)
+    a, b = _tensors("outer", a, b)
     return a.reshape(-1, 1) * b.reshape(1, -1)
 
 
@@ -261,8 +264,7 @@ def dot(a: Any, b: Any) -> Tensor:
 
     The product where one of them has no axes.
     """
-    like = first_tensor("dot", a, b)
-    a, b = tensor_like("dot", a, like), tensor_like("dot", b, like)
+    a, b = _tensors("dot", a, b)
     if a.ndim == 0 or b.ndim == 0:
         return a * b
     if a.ndim <= 2 and b.ndim <= 2:
