@@ -166,7 +166,7 @@ def _dot(a: list[float], b: list[float]) -> float:
 def main() -> None:
     """Compare, time, and exit 1 where results differ."""
     options = parse(Attention)
-    report = Report("attention", options)
+    report = Report("attention", options, BOUND)
     shapes = SHAPES[options.size]
     for shape in shapes:
         contenders = {"ours": Contender(prepare_ours, (shape, False))}
@@ -182,7 +182,6 @@ def main() -> None:
         report.hold(
             f"(B, H, T, D) = {tuple(shape)}",
             contenders,
-            bound=BOUND,
             rounds=ROUNDS[options.size],
             case={"shape": list(shape), "length": shape.length},
         )

@@ -153,11 +153,10 @@ def main() -> None:
             arguments = (operand(shape), way)
             contenders[f"PyTorch, {way}"] = Contender(prepare_averaging, arguments)
     contenders["copy"] = Contender(prepare_copy, (shape,))
-    report = Report("averaging", options)
+    report = Report("averaging", options, BOUND)
     report.hold(
         f"(B, T, C) = {tuple(shape)}; published: on another machine",
         contenders,
-        bound=BOUND,
         rounds=ROUNDS[options.size],
         columns={
             **COLUMNS,

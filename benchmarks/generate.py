@@ -85,11 +85,10 @@ def main() -> None:
         for row in rows:
             row["characters_per_second"] = length / row["seconds"]
 
-    report = Report("generate", options)
+    report = Report("generate", options, BOUND)
     report.hold(
         f"{options.size}: {length} characters, context {size}, temperature {options.temperature:g}",
         contenders,
-        bound=BOUND,
         rounds=ROUNDS[options.size],
         columns={**COLUMNS, "characters/s": lambda row: f"{row['characters_per_second']:,.0f}"},
         complete=add_speed,

@@ -144,11 +144,10 @@ def main() -> None:
         from tinygrad_char.benchmarks.torch_ops import prepare_ops
 
         contenders["PyTorch"] = Contender(prepare_ops, (names, at))
-    report = Report("ops", options)
+    report = Report("ops", options, BOUND)
     report.hold(
         f"{options.size}: {at.batch} sequences of {at.length}, {at.channels} channels",
         contenders,
-        bound=BOUND,
         rounds=ROUNDS[options.size],
         columns=COLUMNS,
         complete=lambda rows: add_rates(rows, at),

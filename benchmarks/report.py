@@ -110,6 +110,8 @@ class Report:
 
     name: str
     options: Options
+    bound: float
+    """Of the difference of results: see measure.hold."""
     rows: list[Row] = field(default_factory=list)
     libraries: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -122,7 +124,6 @@ class Report:
         title: str,
         contenders: Mapping[str, Contender],
         *,
-        bound: float,
         rounds: int,
         columns: Columns = COLUMNS,
         complete: Callable[[list[Row]], None] | None = None,
@@ -139,7 +140,7 @@ class Report:
         try:
             contest = hold(
                 contenders,
-                bound=bound,
+                bound=self.bound,
                 rounds=options.rounds or rounds,
                 **{"threads": options.threads, **more},
             )

@@ -85,7 +85,7 @@ def prepare_steps(configs: dict[str, TrainConfig]) -> dict[str, Task]:
 def main() -> None:
     """Compare, time, fit, and exit 1 where results differ."""
     options = parse(Scaling)
-    report = Report("scaling", options)
+    report = Report("scaling", options, BOUND)
 
     def hold(axis: Axis, values: list[int], threads: int | None) -> None:
         """Time steps at some values of one quantity."""
@@ -107,7 +107,6 @@ def main() -> None:
         report.hold(
             f"{options.size}, but for {axis}",
             contenders,
-            bound=BOUND,
             rounds=ROUNDS[options.size],
             seconds=TURN,
             columns=TIMES,

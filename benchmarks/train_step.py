@@ -110,12 +110,11 @@ def main() -> None:
             arguments = (config, checked(config), *common, style)
             contenders[f"PyTorch, {style}"] = Contender(prepare_training, arguments)
     gpt = config.gpt
-    report = Report("train_step", options)
+    report = Report("train_step", options, BOUND)
     report.hold(
         f"{options.size}: batch {config.batch_size}, T {gpt.block_size}, C {gpt.n_embd}, "
         f"{gpt.n_layer} layers, {gpt.n_head} heads, dropout {gpt.dropout:g}",
         contenders,
-        bound=BOUND,
         rounds=ROUNDS[options.size],
         seconds=TURN,
         case={"size": options.size, "batch_size": config.batch_size},

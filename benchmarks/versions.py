@@ -199,7 +199,6 @@ def contest(
         f"{gpt.n_layer} layers, {gpt.n_head} heads; one thread, on the tape; loss after "
         f"{updates + 1} steps",
         contenders,
-        bound=train_step.BOUND,
         rounds=ROUNDS[pace],
         columns=COLUMNS,
         complete=complete,
@@ -246,7 +245,7 @@ def main() -> None:
             sys.exit(1)
         print(f"{version} computes {name} as the reference does, at ragged sizes, both ways")
         own[f"{name}: {version}"] = (name, version)
-    report = Report("versions", options)
+    report = Report("versions", options, train_step.BOUND)
     others = exchanged(called, REFERENCE) | exchanged(called, "c") | own
     contest(report, options.size, config, others, options.size)
     if report.agree:

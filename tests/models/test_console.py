@@ -86,15 +86,8 @@ def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     text = TEXT + "\x1b[35m\u202e\x9b\x07\r\n" * 40
     (folder / f"{NAME}.txt").write_text(text, encoding="utf-8", newline="")
-    command = [
-        sys.executable,
-        "-m",
-        "tinygrad_char.models",
-        "train",
-        "--data",
-        f"{NAME}.txt",
-        *TINY,
-    ]
+    program = [sys.executable, "-m", "tinygrad_char.models"]
+    command = [*program, "train", "--data", f"{NAME}.txt", *TINY]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
     return folder

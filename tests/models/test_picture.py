@@ -153,7 +153,7 @@ def test_a_chart_that_cannot_be_drawn_is_one_line(tmp_path, capsys, monkeypatch)
 
     monkeypatch.chdir(tmp_path)
     rows = [{"task": "t", "contender": "c", "difference": 0.0, "bound": 1.0, "agrees": True}]
-    made = report.Report("name", report.Options(chart=Path("found.png")))
+    made = report.Report("name", report.Options(chart=Path("found.png")), 0.0)
     made.rows = rows  # without seconds, which the picture needs
     assert made.finish() == 0
     assert capsys.readouterr().err == "'found.png' was not drawn: 'seconds'\n"

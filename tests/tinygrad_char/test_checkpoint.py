@@ -250,30 +250,36 @@ def test_first_save_that_fails_claims_no_former_file(tmp_path):
     assert "former" not in str(error.value)
 
 
-def test_folder_that_cannot_be_synced_is_reported_as_saved_but_unconfirmed(tmp_path, monkeypatch):
+@pytest.fixture
+def second_sync_fails(monkeypatch):
+    """Return what lets the second fsync, which is the folder's, fail with a code."""
+
+    def fail(code):
+        synced = []
+
+        def sync(descriptor):
+            synced.append(descriptor)
+            if len(synced) == 2:
+                raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", sync)
+        return synced
+
+    return fail
+
+
+def test_folder_that_cannot_be_synced_is_reported_as_saved_but_unconfirmed(
+    tmp_path, second_sync_fails
+):
     path = tmp_path / "a"
-    synced = []
-
-    def fail_second(descriptor):
-        synced.append(descriptor)
-        if len(synced) == 2:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fail_second)
+    second_sync_fails(errno.EIO)
     with pytest.raises(CheckpointError, match="did not confirm"):
         save(path, {}, {"step": 2})
     assert load(path) == ({}, {"step": 2})
 
 
-def test_folder_that_does_not_offer_sync_is_no_error(tmp_path, monkeypatch):
-    synced = []
-
-    def refuse_second(descriptor):
-        synced.append(descriptor)
-        if len(synced) == 2:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-    monkeypatch.setattr(os, "fsync", refuse_second)
+def test_folder_that_does_not_offer_sync_is_no_error(tmp_path, second_sync_fails):
+    synced = second_sync_fails(errno.EINVAL)
     save(tmp_path / "a", {}, {"step": 2})
     assert len(synced) == 2
 
