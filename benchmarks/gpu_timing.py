@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tinygrad_char.kernels.backend import Backend
 from tinygrad_char.kernels.operations import using
+from tinygrad_char.kernels.recorder import Capturing
 
 Row = dict[str, Any]
 
@@ -30,11 +31,11 @@ def recorded_seconds(backend: Backend, compute: Callable[[], Any], rounds: int) 
 
     It is recorded and repeated, so that no time between launches is counted.
     """
-    if backend.recorder is None:
-        raise ValueError(f"device {backend.name!r} has no recorder; expected cuda or cuda-on-cpu")
+    if not isinstance(backend.recorder, Capturing):
+        raise ValueError(f"device {backend.name!r} captures nothing; expected cuda or cuda-on-cpu")
     with using(check=False):
         backend.recorder.warm_up(compute)
-        kept, repeat = backend.recorder.record(compute)
+        kept, repeat = backend.recorder.capture(compute)
     taken = median_seconds(backend, repeat, rounds)
     del kept
     return taken

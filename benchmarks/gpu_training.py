@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.benchmarks.gpu_timing import Case, Row
-from tinygrad_char.capture import TrainingStep
 from tinygrad_char.kernels.backend import Backend
 from tinygrad_char.models.batches import (
     RandomBatches,
@@ -24,6 +23,7 @@ from tinygrad_char.models.build import build_model, build_optimizer, learning_ra
 from tinygrad_char.models.config import PRESETS, TrainConfig
 from tinygrad_char.modes import no_grad
 from tinygrad_char.random import Generator
+from tinygrad_char.training_step import TrainingStep
 
 WARM_UP = 3
 VOCABULARY = 65

@@ -26,7 +26,7 @@ from tinygrad_char.models.trainer import Trainer
 
 Size = Literal["smoke", "tiny", "small", "full"]
 Style = Literal["sdpa", "heads", "compiled"]
-Way = Literal["recorded", "repeated", "tape"]
+Way = Literal["recorded", "tape"]
 CONFIGS = {
     "smoke": TrainConfig(
         gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2), batch_size=2
@@ -38,7 +38,7 @@ VOCABULARY = CharTokenizer("".join(map(chr, range(ord(" "), ord(" ") + 65))))
 TURN = 0.5
 """Seconds of each side's turn: a processor that has been idle takes a while to come up to speed,
 and training does not stop after ten steps."""
-CHECKED_UPDATES, CHECKED_BATCH = 3, 4
+CHECKED_UPDATES, CHECKED_BATCH = 6, 4
 BOUND = 1e-4
 """Ten times what rounding leaves in the norm of `full`, and far below what a tenth more learning
 rate changes in the losses."""
@@ -53,7 +53,7 @@ class TrainStep(Options):
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Windows of text in a batch, where not the preset's."""
     tape: bool = False
-    """Time ours with operations on the tape, and repeated by Python, too, beside recorded ones."""
+    """Time ours on the tape, too, beside recorded steps."""
     styles: tuple[Style, ...] = ("sdpa", "heads", "compiled")
     """PyTorch's ways: one fused attention call, a loop over heads, the first one compiled."""
 
@@ -81,8 +81,6 @@ def prepare(config: TrainConfig, way: Way = "recorded") -> dict[str, Task]:
     trainer = Trainer(config, VOCABULARY, random_split())
     if way == "tape":
         trainer.loss.reason = "the tape is what is timed"
-    if way == "repeated":
-        trainer.loss.not_recorded = "Python's repetition is what is timed"
 
     def check() -> tuple[np.ndarray, float]:
         other = Trainer(checked(config), VOCABULARY, random_split())
@@ -100,7 +98,6 @@ def main() -> None:
         config = replace(config, batch_size=options.batch_size)
     contenders = {"ours": Contender(prepare, (config,))}
     if options.tape:
-        contenders["ours, by Python"] = Contender(prepare, (config, "repeated"))
         contenders["ours, on the tape"] = Contender(prepare, (config, "tape"))
     if options.against:
         from tinygrad_char.benchmarks.torch_models import prepare_training

@@ -32,7 +32,7 @@ from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.models.memory import keep_freed_memory
 from tinygrad_char.models.trainer import Trainer
-from tinygrad_char.repeating import Way, stepping
+from tinygrad_char.step import Way, stepping
 
 SERVED, RECORDED = "as served", "as served, recorded"
 LOOPS = TrainConfig(

@@ -7,7 +7,7 @@ from functools import cache
 from inspect import isfunction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,6 +17,7 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu import recording
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.operations import REFERENCE, VARIABLE, Own, Room, Settings
+from tinygrad_char.kernels.recorder import Recorder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,19 +48,6 @@ class Table(dict[Callable[..., Any], Callable[..., Any]]):
         return found
 
 
-class Recorder(Protocol):
-    """Records what a function does on a device, and replays it: see cuda.graph.Recorder."""
-
-    def warm_up(self, function: Callable[[], R]) -> R:
-        """Call the function where recordings are made, so that all it needs is there."""
-
-    def record(self, function: Callable[[], R]) -> tuple[R, Callable[[], None]]:
-        """Return what the function returns, with arrays not filled yet, and what replays it."""
-
-    def host_buffer(self, size: int) -> np.ndarray:
-        """Return so many bytes of the host, of memory that the device reads at once."""
-
-
 class Backend:
     """Where arrays live and what computes on them.
 
@@ -74,7 +62,7 @@ class Backend:
     bind
         Makes of an operation's folder and settings what has that version's functions.
     recorder
-        Records what is done on the device and replays it; None where nothing does.
+        Records what is done on the device and repeats it; None where nothing does.
     device
         What launches kernels there, a cuda.operation.Device.
     settings
@@ -209,10 +197,15 @@ class Backend:
         return self._in_python
 
     @property
-    def not_in_c(self) -> str | None:
-        """Why a step here is no program of kernels in C; None where it may be one."""
-        if compiled is None:
-            return "the kernels in C are not there"
+    def why_not_recorded(self) -> str | None:
+        """Why nothing that is computed here can be recorded; None where it may be."""
+        if self.in_python:
+            return f"{self.in_python} is Python code, which nothing records"
+        if self.recorder is None:
+            missing = self.in_host_memory and compiled is None
+            return "the kernels in C are not there" if missing else f"{self.name} records nothing"
+        if not self.in_host_memory:
+            return None
         others = [
             f"{name}={version}"
             for name, version in self.settings.versions
@@ -270,16 +263,6 @@ class Backend:
         """Whether batches are cut in shards, which the host's cores compute side by side."""
         return self.in_host_memory
 
-    @property
-    def repeats(self) -> bool:
-        """Whether the operations of a call are repeated from a trace of them."""
-        return self.in_host_memory
-
-    @property
-    def captures(self) -> bool:
-        """Whether the recorder captures a whole step, from the batch to the updated weights."""
-        return self.recorder is not None
-
 
 FOR_DEVICES = ("c", "cuda")
 """The versions that compute on the arrays of one kind of device alone."""
@@ -317,7 +300,7 @@ def _in_c(room: Room, settings: Settings) -> ModuleType:
     return room.module("cpu")
 
 
-CPU = Backend("cpu", np, np.ndarray, "c", _in_c)
+CPU = Backend("cpu", np, np.ndarray, "c", _in_c, None if compiled is None else recording.Recorder())
 
 
 def references() -> Backend:

@@ -37,7 +37,7 @@ def main() -> None:
 
 def _check_environment() -> None:
     from tinygrad_char.kernels.operations import of_environment
-    from tinygrad_char.repeating import way_of_environment
+    from tinygrad_char.step import way_of_environment
 
     of_environment()
     way_of_environment()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from tinygrad_char import __version__, repeating
+from tinygrad_char import __version__
 from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.devices import DEVICES, get_backend
@@ -31,7 +31,7 @@ from tinygrad_char.models.run_folder import RunFolder, resolve_checkpoint
 from tinygrad_char.models.run_state import FolderState, ModelRecord, Step
 from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.models.tokenizer import UnknownPolicy
-from tinygrad_char.repeating import Way
+from tinygrad_char.step import Way, stepping
 
 if TYPE_CHECKING:
     from tinygrad_char.models.train import Result
@@ -84,9 +84,9 @@ class Train:
 
     def __call__(self) -> int:
         """Train; the exit code is 128 + N after signal N, which was answered by saving."""
-        stepping = contextlib.nullcontext() if self.step is None else repeating.stepping(self.step)
+        step = contextlib.nullcontext() if self.step is None else stepping(self.step)
         try:
-            with _computing(self.kernels, self.config.device), stepping:
+            with _computing(self.kernels, self.config.device), step:
                 result = self._train(PlainConsole(stderr=self.json))
         except BrokenPipeError:  # nobody reads on; what there was is saved
             return BROKEN_PIPE

@@ -15,7 +15,7 @@ from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.corpus import corpus_status
 from tinygrad_char.models.openblas import VARIABLE, better_core_type
-from tinygrad_char.repeating import describe_step
+from tinygrad_char.step import describe_step
 
 SHOWN = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch")
 

@@ -18,8 +18,8 @@ from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.modes import no_grad, quiet
 from tinygrad_char.nn import EvaluationMode
 from tinygrad_char.random import Stream
+from tinygrad_char.repeated import RepeatedCall
 from tinygrad_char.tensor import Tensor
-from tinygrad_char.trace import TracedCall
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class Context:
         self.model, self.slide = model, slide
         self._evaluation = EvaluationMode(model)
         self._cache = model.new_cache() if cache and not slide else None
-        self._next = TracedCall(self._read_next, self._forget_last)
+        self._next = RepeatedCall(self._read_next, self._cached)
         seen = tokens[:, -model.block_size :]
         self._length, self._read = seen.shape[1], 0  # of the room; of that, what the cache holds
         self._room = np.array(seen, np.int64)  # grows to block_size, which may be immense
-        self._repeats = next(model.parameters()).backend.repeats
+        self._in_host_memory = next(model.parameters()).backend.in_host_memory
 
     @property
     def window(self) -> np.ndarray:
@@ -149,7 +149,7 @@ class Context:
         if self._cache is None:
             return self._on_tape(self.window)[:, -1]
         unread = self.window[:, self._read :]
-        if self._repeats and unread.shape[1] == 1:
+        if self._in_host_memory and unread.shape[1] == 1:
             logits = self._next(unread, np.arange(self._read, self._length))
         else:
             logits = self._on_tape(unread, cache=self._cache)
@@ -165,9 +165,8 @@ class Context:
         with self._evaluation.active():
             return self.model(token, cache=self._cache, positions=position)[0]
 
-    def _forget_last(self) -> None:
-        for each in self._cache or ():
-            each.length -= 1
+    def _cached(self) -> list[Array]:
+        return [array for each in self._cache or () for array in each.arrays()]
 
 
 def generate(

@@ -33,7 +33,7 @@ from tinygrad_char.models.signals import StopRequest, stop_on_signals
 from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.models.trainer import DivergedError, Trainer
 from tinygrad_char.random import sampling_streams
-from tinygrad_char.repeating import describe_step, why_on_tape
+from tinygrad_char.step import describe_step, why_on_tape
 
 SAMPLE_LENGTH = 200
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from tinygrad_char import checkpoint, parallel
-from tinygrad_char.capture import TrainingStep
 from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.batches import RandomBatches, Split, cut_batch
@@ -31,7 +30,8 @@ from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.modes import detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
-from tinygrad_char.trace import TracedLoss
+from tinygrad_char.repeated import RepeatedLoss
+from tinygrad_char.training_step import TrainingStep
 
 
 class DivergedError(RunError):
@@ -86,7 +86,7 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = learning_rates(config)
         self.recorded = None
-        if backend.captures:
+        if not backend.shards_batches:
             self.recorded = TrainingStep(
                 lambda x, y: self.model(x, y)[1],
                 self.optimizer,
@@ -94,11 +94,9 @@ class Trainer:
                 max_norm=config.clip or math.inf,
                 note=note,
             )
-        self.loss = TracedLoss(
+        self.loss = RepeatedLoss(
             lambda shard: self.model(*shard)[1], self.optimizer.parameters, self.generator.dropout
         )
-        if not backend.repeats:
-            self.loss.reason = f"operations of device {config.device!r} are not repeated one by one"
         self.step = 0
         self.best_loss, self.best_step = math.inf, 0
         self.evaluated = False

@@ -14,9 +14,10 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from tinygrad_char.checks import check_finite, check_gradient, check_result
+from tinygrad_char.kernels import add
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend, DeviceError
 from tinygrad_char.kernels.cpu.forks import in_forked_children
@@ -47,7 +48,7 @@ class Version:
 
     def __init__(self) -> None:
         self.value = 0
-        self.views: list[weakref.ref] = []  # the tensors with a `View`, while they are held
+        self.views: list[weakref.ref[Tensor]] = []  # the tensors with a `View`, while they are held
 
 
 View = tuple[Any, tuple[tuple[type["Function"], dict[str, Any]], ...]]
@@ -79,7 +80,7 @@ class TensorBase:
     backend: Backend
     derived: bool  # computed from a result of `grad`, whose own history is not recorded
     grad_buffer: Any  # the Tensor that becomes `grad`, where an optimizer has given one
-    hooks: dict[int, Callable] | None
+    hooks: dict[int, Callable[..., Any]] | None
     node: Function | None
     requires_grad: bool
     version: Version
@@ -123,7 +124,7 @@ class Function:
     saved: tuple[Any, ...] = ()
     edges: list[Edge] | None = None
     versions: Sequence[tuple[Version, int]] = ()
-    hooks: dict[int, Callable] | None = None
+    hooks: dict[int, Callable[..., Any]] | None = None
     retained: Any = None  # a weak reference to the result, where it keeps its gradient
     derived: bool = False  # whether an input is a result of `grad`, or computed from one
     shape: tuple[int, ...]
@@ -241,7 +242,7 @@ class Function:
         elif derived:
             result.derived = state.grad_enabled
         if state.trace is not None:
-            state.trace.operations.append(Operation(node, inputs, options, result))
+            state.trace.add(Operation(node, inputs, options, result))
         return result
 
     def _link(self, inputs: tuple[Any, ...], versions: list[tuple[Any, int]], result: Any) -> None:
@@ -383,14 +384,21 @@ class Trace:
         self.operations: list[Operation] = []
         self.obstacle: str | None = None
 
+    def add(self, operation: Operation) -> None:
+        """Take the next one."""
+        self.operations.append(operation)
+
+
+TraceType = TypeVar("TraceType", bound=Trace)
+
 
 @contextlib.contextmanager
-def tracing() -> Iterator[Trace]:
-    """List the operations of this thread, recorded for backward or not."""
+def tracing(trace: TraceType | None = None) -> Iterator[TraceType]:
+    """List the operations of this thread, recorded for backward or not, in a trace."""
     before = thread.state.trace
-    thread.state.trace = Trace()
+    thread.state.trace = Trace() if trace is None else trace
     try:
-        yield thread.state.trace
+        yield thread.state.trace  # type: ignore[misc]
     finally:
         thread.state.trace = before
 
@@ -425,7 +433,8 @@ class Accumulation:
         """Take a part of the leaf's gradient."""
         if leaf.hooks or is_half(grad):
             before = self._deferred.get(id(leaf))
-            self._deferred[id(leaf)] = (leaf, grad if before is None else _sum(before[1], grad))
+            total = grad if before is None else _sum(leaf.backend, before[1], grad)
+            self._deferred[id(leaf)] = (leaf, total)
         else:
             _accumulate(leaf, grad)
 
@@ -448,7 +457,7 @@ def leaf_gradients(
 
     def at_leaf(leaf: Tensor, grad: Array) -> None:
         before = found.get(id(leaf))
-        found[id(leaf)] = grad if before is None else _sum(before, grad)
+        found[id(leaf)] = grad if before is None else _sum(leaf.backend, before, grad)
 
     _walk((output,), (cotangent,), at_leaf, {}, False)
     totals = [found.get(id(each)) for each in leaves]
@@ -458,9 +467,9 @@ def leaf_gradients(
     ]
 
 
-def _sum(total: Array, grad: Array) -> Array:
+def _sum(backend: Backend, total: Array, grad: Array) -> Array:
     """Return the sum of two gradients, where they are float16 in float32, to be rounded later."""
-    return widened(total) + grad
+    return backend.kernels[add.forward](widened(total), grad)
 
 
 @quiet
@@ -523,7 +532,7 @@ def grad(
     def at_leaf(leaf: Tensor, grad: Array) -> None:
         if id(leaf) in wanted:
             before = found.get(id(leaf))
-            found[id(leaf)] = grad if before is None else _sum(before, grad)
+            found[id(leaf)] = grad if before is None else _sum(leaf.backend, before, grad)
 
     _walk(outputs, cotangents, at_leaf, found, retain_graph, wanted)
     for key in found:
@@ -582,9 +591,10 @@ def _walk(
             pending[edge] = grad
             heapq.heappush(heap, (-edge.order, edge))
         elif edge in owned:
-            pending[edge] += grad
+            edge.backend.kernels[add.into](pending[edge], grad, pending[edge])
         else:
-            pending[edge] = _sum(pending[edge], grad)
+            total = _sum(edge.backend, pending[edge], grad)
+            pending[edge] = edge.backend.xp.asarray(total)  # which takes additions in place
             owned.add(edge)
 
     for output, each in zip(outputs, grads, strict=True):
@@ -596,6 +606,9 @@ def _walk(
             total = rounded(total, node.dtype)
         owned.discard(node)
         if node.hooks:
+            if thread.state.trace is not None:
+                name = type(node).__name__.lower()
+                thread.state.trace.obstacle = f"a result of {name} has hooks"
             total = _run_hooks(node.hooks, total, outputs[0])
         if wanted is None and node.retained is not None and (result := node.retained()) is not None:
             _accumulate(result, total)
@@ -628,7 +641,7 @@ def _accumulate(leaf: Tensor, grad: Array) -> None:
             leaf._grad = leaf._result(leaf.backend.xp.array(grad))
 
 
-def _run_hooks(hooks: dict[int, Callable] | None, grad: Array, like: Tensor) -> Array:
+def _run_hooks(hooks: dict[int, Callable[..., Any]] | None, grad: Array, like: Tensor) -> Array:
     if not hooks:
         return grad
     # A copy, since the array may be on its way to other inputs too and a hook may write into it.

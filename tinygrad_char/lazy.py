@@ -1,9 +1,9 @@
 """Public names that are loaded when they are first used (PEP 562).
 
 A name is always the same, whatever has been imported before: also where a function is called as a
-module of the package is, such as `trace`, and also in threads that come at once. These need no lock
-of ours, as long as no package imports modules of its own that others import directly: each thread
-then takes Python's locks of modules in the order of imports, which has no circles.
+module of the package is, such as `tensor`, and in threads that come at once. These need no lock of
+ours, as long as no package imports modules of its own that others import directly: each thread then
+takes Python's locks of modules in the order of imports, which has no circles.
 """
 
 import importlib

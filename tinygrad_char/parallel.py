@@ -26,10 +26,9 @@ from tinygrad_char.kernels.backend import CPU
 from tinygrad_char.kernels.cpu.cores import allowed_cores, available_cores, one_core
 from tinygrad_char.kernels.cpu.forks import in_forked_children, renew_in_forked_children
 from tinygrad_char.modes import is_detecting_nonfinite, is_grad_enabled, no_grad
-from tinygrad_char.program import Computed
 from tinygrad_char.random import DropoutKeys, Stream
+from tinygrad_char.repeated import Computed, RepeatedLoss, loss_and_gradients
 from tinygrad_char.tensor import Tensor
-from tinygrad_char.trace import TracedLoss, loss_and_gradients
 
 if TYPE_CHECKING:
     import threadpoolctl
@@ -226,7 +225,7 @@ def _blas_libraries() -> list[threadpoolctl.LibController]:
 
 
 def backward(
-    loss: Callable[[Item], Tensor] | TracedLoss,
+    loss: Callable[[Item], Tensor] | RepeatedLoss,
     shards: Sequence[Item],
     weights: Sequence[float],
     parameters: Sequence[Tensor],
@@ -241,8 +240,8 @@ def backward(
     ----------
     loss
         Gives a tensor with one element; called on several threads at once. What it changes
-        besides, such as the running averages of a BatchNorm, is not kept in order. Or such a
-        loss traced, by the same parameters.
+        besides, such as the running averages of a BatchNorm, is not kept in order. Or a
+        RepeatedLoss, of the same parameters.
     weights
         For the mean over a batch, each shard's part of it.
     parameters
@@ -257,7 +256,7 @@ def backward(
     def compute(work: tuple[Item, float, DropoutKeys]) -> Computed:
         shard, weight, keys = work
         with dropout.using(keys):
-            if isinstance(loss, TracedLoss):
+            if isinstance(loss, RepeatedLoss):
                 return loss.compute(shard, weight)
             return loss_and_gradients(loss, shard, weight, parameters)
 
@@ -295,6 +294,8 @@ class _Sum:
             self._first = part
         else:
             before = self.flat_grad if self._first is None else self._first.flat
+            assert before is not None
+            assert self.flat_grad is not None
             with one_core() if self.shards else nullcontext():  # others may be at work still
                 CPU.kernels[add.into](before, part.flat, self.flat_grad)
             self._wrote(part)

@@ -256,6 +256,46 @@ KERNEL_PLAIN(int, attention_forward, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(
     return all_heads(forward_head, attention, q->shape[0] * q->shape[1], threads);
 }
 
+static int fits_cache(const View *new, const View *held)
+{
+    return alike(new, held, 2) && new->shape[3] == held->shape[3];
+}
+
+/* Copies the positions of one array (B, H, T, D) behind the first `length` of another. */
+static void append(const View *from, const View *to, int64_t length)
+{
+    const Heads source = heads_of(from), target = heads_of(to);
+    for (int64_t batch = 0; batch < from->shape[0]; batch++)
+        for (int64_t head = 0; head < from->shape[1]; head++)
+            for (int64_t t = 0; t < from->shape[2]; t++)
+                memcpy(target.data + batch * target.sequence + head * target.head +
+                           (length + t) * target.row,
+                       source.data + batch * source.sequence + head * source.head + t * source.row,
+                       (size_t)from->shape[3] * sizeof(float));
+}
+
+/* Writes k and v behind the `length` positions that keys and values hold, counts them, and has the
+ * queries attend to all. With fewer positions than `fewest` one thread does. -1, and nothing is
+ * written, where the cache has no room for them. */
+KERNEL_PLAIN(int, attention_cached, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v, alike(k, v, 3)),
+             OUT_VIEW(keys, fits_cache(k, keys)), OUT_VIEW(values, fits_cache(v, values)),
+             OUT_INT64(length, 1), OUT_VIEW(out, fits_results(q, v, out)),
+             OUT(statistics, 2 * q->shape[0] * q->shape[1] * q->shape[2]), COUNT(causal),
+             REAL(scale), COUNT(threads), COUNT(fewest))
+{
+    const int64_t end = *length + k->shape[2];
+    if (*length < 0 || end > keys->shape[2] || end > values->shape[2])
+        return -1;
+    append(k, keys, *length);
+    append(v, values, *length);
+    *length = end;
+    View seen_keys = *keys, seen_values = *values;
+    seen_keys.shape[2] = seen_values.shape[2] = end;
+    const Attention attention =
+        attention_of(q, &seen_keys, &seen_values, out, statistics, causal != 0, scale);
+    return all_heads(forward_head, attention, q->shape[0] * q->shape[1], end < fewest ? 1 : threads);
+}
+
 /* Writes the gradients of q, k and v. */
 KERNEL_PLAIN(int, attention_backward, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v, alike(k, v, 3)),
              VIEW(out, fits_results(q, v, out)),

@@ -1,13 +1,16 @@
 """Attention in C, for contiguous float32 arrays of the host: see reference.py."""
 
+import math
+from collections.abc import Callable
 from types import NotImplementedType
 from typing import Any
 
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import asked_first
 from tinygrad_char.kernels.cpu.arguments import FLOAT32
-from tinygrad_char.kernels.cpu.cores import threads_for
+from tinygrad_char.kernels.cpu.cores import WORTH_SPREADING, threads_for
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource, keep_scale, threshold
@@ -30,6 +33,30 @@ def forward(
     arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
     compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
     return out, statistics
+
+
+def cached(
+    q: Array,
+    k: Array,
+    v: Array,
+    keys: Array,
+    values: Array,
+    length: np.ndarray,
+    causal: bool,
+    scale: float,
+    attend: Callable[..., tuple[Array, Array]],
+) -> Array:
+    # where `attend` is the function above: else another version was asked for
+    if not _rows_fit(q, k, v, keys, values) or asked_first(attend) is not forward:
+        return NotImplemented
+    batch, heads, queries, _ = q.shape
+    out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
+    statistics = empty((batch, heads, queries, 2))
+    operations = 4 * q.size
+    arguments = (q, k, v, keys, values, length, out, statistics, causal, scale)
+    fewest = math.ceil(WORTH_SPREADING / max(1, operations))
+    compiled.attention_cached(*arguments, threads_for(operations * keys.shape[2]), fewest)
+    return out
 
 
 def backward(

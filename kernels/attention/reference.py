@@ -5,7 +5,7 @@ each row's peak and sum are kept, from which the weights are computed again (Dao
 arXiv:2205.14135).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,32 @@ def forward(
             _multiply_seen(weights, v[rows], seen, out[rows])
         out[rows] /= total
     return out, statistics
+
+
+def cached(
+    q: Array,
+    k: Array,
+    v: Array,
+    keys: Array,
+    values: Array,
+    length: np.ndarray,
+    causal: bool,
+    scale: float,
+    attend: Callable[..., tuple[Array, Array]],
+) -> Array:
+    """Return out (B, H, T, E) of positions that continue those of a cache, which takes them in.
+
+    The first length[0] positions of keys (B, H, capacity, D) and values (B, H, capacity, E) are
+    filled; k (B, H, T, D) and v (B, H, T, E) are written behind them, and `length`, an int64 array
+    of one element on the host, grows by T. q (B, H, T, D) sees all that are filled then. `attend`
+    is the forward function that serves.
+    """
+    start = int(length[0])
+    end = start + k.shape[2]
+    keys[:, :, start:end] = k
+    values[:, :, start:end] = v
+    length[0] = end
+    return attend(q, keys[:, :, :end], values[:, :, :end], causal, scale)[0]
 
 
 def backward(

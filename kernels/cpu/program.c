@@ -5,7 +5,8 @@
  * alive, but for memory that it borrows.
  *
  * From one run to the next change the seed of dropout masks, the number of the call that draws the
- * first, and whatever is written into the arrays meanwhile. Results of kernels that tell something
+ * first, and whatever is written into the arrays meanwhile. A mask of another seed than the
+ * recording's makes `other_seed` true: such a program is not to be run. Results of kernels that tell something
  * about the data, such as whether all indices lie within a table, have to be those of the
  * recording. */
 #include "program.h"
@@ -14,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
+
+#define BUFFERS "fFgGtTdD" /* the letters of arguments that are addresses */
 
 typedef struct {
     const Kernel *kernel;
@@ -34,6 +37,7 @@ typedef struct {
     Py_ssize_t count, room, borrowed_count, borrowed_room;
     PyObject *kept; /* the arrays behind the addresses */
     uint64_t seed, first; /* of the recording */
+    char other_seed;
 } Program;
 
 static _Thread_local Program *recording;
@@ -78,16 +82,13 @@ Py_ssize_t program_record(const Kernel *kernel, const Arguments *arguments,
     for (size_t k = 0; kernel->letters[k]; k++) {
         const char letter = kernel->letters[k];
         if (letter == 's' && arguments->at[k].natural != program->seed &&
-            arguments->at[k].natural != 0) {
-            PyErr_Format(PyExc_ValueError, "%s: a mask of another seed than the recording's",
-                         kernel->name);
-            return -2;
-        }
+            arguments->at[k].natural != 0)
+            program->other_seed = 1;
         if (letter == 'k') {
             call->mask = (Py_ssize_t)k;
             call->arguments.at[k].natural -= program->first;
         }
-        if (!strchr("fFgGtTdDvV", letter) || objects[k] == Py_None)
+        if (!strchr(BUFFERS "vV", letter) || objects[k] == Py_None)
             continue;
         const void *data = letter == 'v' || letter == 'V'
                                ? arguments->views[arguments->at[k].integer].data
@@ -164,6 +165,35 @@ static PyObject *borrow(Program *self, PyObject *buffer)
     Py_RETURN_NONE;
 }
 
+/* Moves a pointer that lies in a range by the distance to another one. */
+static void move_pointer(void *pointer, const Range *from, char *to)
+{
+    char **const at = pointer;
+    if (*at >= from->start && *at < from->start + from->size)
+        *at += to - from->start;
+}
+
+static PyObject *move(Program *self, PyObject *given)
+{
+    Py_ssize_t first;
+    unsigned long long from, to;
+    Range range;
+    if (!PyArg_ParseTuple(given, "nKKn:move", &first, &from, &to, &range.size))
+        return NULL;
+    range.start = (char *)(uintptr_t)from;
+    for (Py_ssize_t i = first < 0 ? 0 : first; i < self->count; i++) {
+        Call *const call = &self->calls[i];
+        for (size_t k = 0; call->kernel->letters[k]; k++) {
+            Argument *const at = &call->arguments.at[k];
+            if (strchr("vV", call->kernel->letters[k]))
+                move_pointer(&call->arguments.views[at->integer].data, &range, (char *)(uintptr_t)to);
+            else if (strchr(BUFFERS, call->kernel->letters[k]))
+                move_pointer(&at->data, &range, (char *)(uintptr_t)to);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *repeat(Program *self, PyObject *given)
 {
     unsigned long long seed, first;
@@ -213,6 +243,8 @@ static PyMethodDef methods[] = {
     {"begin", (PyCFunction)begin, METH_VARARGS, "Record what this thread calls from now on."},
     {"end", (PyCFunction)end, METH_NOARGS, "Record no more."},
     {"borrow", (PyCFunction)borrow, METH_O, "Take a buffer whose memory somebody else keeps."},
+    {"move", (PyCFunction)move, METH_VARARGS,
+     "Have calls, from one on, use another address for so many bytes from one on."},
     {"run", (PyCFunction)repeat, METH_VARARGS, "Repeat the calls; return whether all went as then."},
     {NULL, NULL, 0, NULL},
 };
@@ -220,6 +252,8 @@ static PyMethodDef methods[] = {
 static PyMemberDef members[] = {
     {"kept", T_OBJECT_EX, offsetof(Program, kept), READONLY,
      "The arrays that calls were given and that do not lie in borrowed memory."},
+    {"other_seed", T_BOOL, offsetof(Program, other_seed), READONLY,
+     "Whether a call drew a mask of another seed than the recording's."},
     {NULL, 0, 0, 0, NULL},
 };
 

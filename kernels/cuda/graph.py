@@ -1,4 +1,4 @@
-"""Recording what is done on a GPU as one CUDA graph, which replays it with a single call."""
+"""Recording what is done on a GPU as one CUDA graph, which repeats it with a single call."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_char.kernels.recorder import Capturing, R
+
 Allocator = Callable[[int], Any]
 
 
-class Recorder:
+class Recorder(Capturing):
     """Records what a function does on the device.
 
     Recorded work keeps its addresses, so its memory is a pool of its own, which nothing else is
@@ -21,7 +23,7 @@ class Recorder:
         self._allocator = allocator
         self._places: dict[int, tuple[Any, Allocator]] = {}
 
-    def warm_up(self, function: Callable[[], Any]) -> Any:
+    def warm_up(self, function: Callable[[], R]) -> R:
         """Call the function where recordings are made.
 
         So kernels are compiled, handles made and memory taken: none of it could be recorded.
@@ -31,18 +33,8 @@ class Recorder:
             stream.synchronize()
         return result
 
-    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """Return what the function returns, with arrays not filled yet, and what replays it.
-
-        Nothing that the function does is done before the first replay. Replays go to the stream
-        that is current then.
-
-        Raises
-        ------
-        Exception
-            Whatever the function, or CUDA, raises at something that cannot be recorded, such as
-            reading a value.
-        """
+    def capture(self, function: Callable[[], R]) -> tuple[R, Callable[[], None]]:
+        """See Capturing. Repetitions go to the stream that is current then."""
         with self._recording_stream() as stream:
             stream.begin_capture()
             try:

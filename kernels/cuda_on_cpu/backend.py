@@ -36,7 +36,7 @@ def load() -> Backend:
 
 
 class RecordedExecutor:
-    """Runs kernels with another executor, now or when a recording is replayed."""
+    """Runs kernels with another executor, now or when a recording is repeated."""
 
     array_type: type[Array] = DeviceArray
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_char.kernels.recorder import Capturing, R
+
 _Action = Callable[[], Any]
 
 _HOST_ALLOWED = ("array", "asarray")
@@ -83,19 +85,19 @@ class DeviceArray(np.ndarray):
         return np.array(_plain(self))
 
 
-class Recorder:
-    """Records what a function does on the device; has the methods of cuda_graph.Recorder."""
+class Recorder(Capturing):
+    """Records what a function does on the device, as a list of it."""
 
     def host_buffer(self, size: int) -> np.ndarray:
         """Return so many bytes of the host."""
         return np.empty(size, np.uint8)
 
-    def warm_up(self, function: Callable[[], Any]) -> Any:
+    def warm_up(self, function: Callable[[], R]) -> R:
         """Call the function."""
         return function()
 
-    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """Return what the function returns, with arrays not filled yet, and what replays it."""
+    def capture(self, function: Callable[[], R]) -> tuple[R, Callable[[], None]]:
+        """Return what the function returns, with arrays not filled yet, and what fills them."""
         actions: list[_Action] = []
         arrays: list[Any] = []
         _state.actions, _state.arrays = actions, arrays
@@ -103,10 +105,10 @@ class Recorder:
             result = function()
         finally:
             _state.actions, _state.arrays = None, []
-        return result, partial(_replay, actions, arrays)
+        return result, partial(_repeat, actions, arrays)
 
 
-def _replay(actions: list[_Action], arrays: list[Any]) -> None:
+def _repeat(actions: list[_Action], arrays: list[Any]) -> None:
     """Do what was noted; the arrays are those that an action may know by their address alone."""
     for action in actions:
         perform(action)
@@ -147,7 +149,7 @@ class _Namespace(ModuleType):
         return partial(_call, name, value)
 
 
-def _call(name: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+def _call(name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     host = [each for each in arguments if type(each) is np.ndarray]
     if name not in _HOST_ALLOWED:
         _refuse_host(name, arguments)
@@ -171,7 +173,7 @@ def _call(name: str, function: Callable, *arguments: Any, **options: Any) -> Any
 
 
 def _produce(compute: _Action, sources: list[DeviceArray] | None = None) -> Any:
-    """Return what `compute` does; where a recorder records, replays fill the result anew.
+    """Return what `compute` does; where a recorder records, repetitions fill the result anew.
 
     A result that is a view of one of the sources needs no filling.
     """
@@ -218,7 +220,7 @@ def _refuse_reading() -> None:
         )
 
 
-def _copying(name: str) -> Callable:
+def _copying(name: str) -> Callable[..., Any]:
     def method(self: DeviceArray, *arguments: Any, **options: Any) -> Any:
         if name == "astype" and options.get("copy") is False and self.dtype == arguments[0]:
             return self
@@ -228,7 +230,7 @@ def _copying(name: str) -> Callable:
     return method
 
 
-def _reading(name: str) -> Callable:
+def _reading(name: str) -> Callable[..., Any]:
     def method(self: DeviceArray, *arguments: Any) -> Any:
         _refuse_reading()
         return getattr(_plain(self), name)(*arguments)

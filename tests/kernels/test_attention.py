@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import unseen
 from closeness import SIZES, assert_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinygrad_char.kernels import attention
+from tinygrad_char.kernels.backend import status
+from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 
 KEY = DropoutKey(7, 3)
@@ -66,6 +70,54 @@ def check(q, k, v, grad, causal, scale=0.5, dropout=0.0, kept=1.0, grads=None):
     for mine, truth, size in zip((out, *grads), truths, scales, strict=True):
         assert_close(mine, truth, size)
     return out, statistics
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    *(st.integers(1, each) for each in (3, 3, 9, 9)),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_positions_are_added_to_a_cache_and_attend_to_all(
+    lengths, batch, heads, size, value_size, more, causal
+):
+    total = sum(lengths)
+    q, k, v, _ = draw(batch, heads, total, total, size, value_size)
+    capacity = total + more
+    keys = np.full((batch, heads, capacity, size), np.nan, np.float32)
+    values = np.full((batch, heads, capacity, value_size), np.nan, np.float32)
+    filled = np.zeros(1, np.int64)
+    start = 0
+    for length in lengths:
+        part, end = np.s_[:, :, start : start + length], start + length
+        options = (keys, values, filled, causal, 0.5, attention.forward)
+        out = attention.cached(q[part], k[part], v[part], *options)
+        seen = np.s_[:, :, :end]
+        expected, _ = attention.forward(q[part], k[seen], v[seen], causal, 0.5)
+        assert out.tobytes() == expected.tobytes()
+        np.testing.assert_array_equal(keys[seen], k[seen])
+        np.testing.assert_array_equal(values[seen], v[seen])
+        assert filled[0] == end
+        start = end
+    assert np.isnan(keys[:, :, total:]).all()
+    assert np.isnan(values[:, :, total:]).all()
+
+
+@pytest.mark.skipif(compiled is None, reason=status())
+@pytest.mark.parametrize(("length", "most"), [(3, 3), (-1, 3), (2**62, 3), (1, 1)])
+def test_the_kernel_in_c_writes_nothing_where_a_cache_has_no_room(length, most):
+    q = np.ones((1, 1, 1, 2), np.float32)
+    keys, values = np.zeros((2, 1, 1, 3, 2), np.float32)
+    out, filled = np.zeros_like(q), np.array([length], np.int64)
+    statistics = np.zeros((1, 1, 1, 2), np.float32)
+    with pytest.raises(MemoryError):
+        compiled.attention_cached(
+            *(q, q, q, keys[:, :, :most], values, filled, out, statistics, True, 1.0, 1, 9)
+        )
+    assert not keys.any()
+    assert not values.any()
+    assert filled[0] == length
 
 
 @pytest.mark.parametrize("length", SIZES)

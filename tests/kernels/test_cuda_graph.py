@@ -75,15 +75,15 @@ def recorder(cupy):
 
 
 def test_a_recording_is_made_on_a_stream_with_memory_of_its_own(cupy, recorder):
-    result, replay = recorder.record(lambda: cupy.log.append("work") or "arrays")
+    result, repeat = recorder.capture(lambda: cupy.log.append("work") or "arrays")
     assert result == "arrays"
     assert cupy.log == [
         *("wait for current", "use pool 0", "enter stream 0", "begin", "work", "end"),
         *("leave stream 0", "no longer pool 0"),
     ]
     del cupy.log[:]
-    replay()
-    replay()
+    repeat()
+    repeat()
     assert cupy.log == ["launch", "launch"]
 
 
@@ -92,7 +92,7 @@ def test_warming_up_happens_in_the_same_place_and_is_waited_for(cupy, recorder):
     place = cupy.log[:3]
     assert cupy.log[3:5] == ["work", "wait for stream 0"]
     del cupy.log[:]
-    recorder.record(lambda: None)
+    recorder.capture(lambda: None)
     assert cupy.log[:3] == place
     assert len(cupy.streams) == 1
 
@@ -120,6 +120,6 @@ def test_an_error_ends_the_recording_and_is_the_one_that_is_seen(cupy, recorder)
         cupy.streams[0].synchronize()
 
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        recorder.record(work)
+        recorder.capture(work)
     assert not cupy.streams[0].capturing
     assert cupy.log[-1] == "leave stream 0"

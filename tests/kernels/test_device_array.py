@@ -89,7 +89,7 @@ def test_numbers_of_numpy_mix(x):
     assert type(np.float32(2) * x) is DeviceArray
 
 
-def test_a_recording_does_nothing_until_it_is_replayed(x):
+def test_a_recording_does_nothing_until_it_is_repeated(x):
     total = device(0)
     scratch = device([7, 7])
 
@@ -103,12 +103,12 @@ def test_a_recording_does_nothing_until_it_is_replayed(x):
         np.add(total, 1, out=total)
         return moved, ones
 
-    (moved, ones), replay = Recorder().record(step)
+    (moved, ones), repeat = Recorder().capture(step)
     assert float(total) == 0
     assert scratch.get().tolist() == [7, 7]
     for round in (1, 2):
         x[...] = x * round
-        replay()
+        repeat()
         host = x.get()
         assert float(total) == round
         assert scratch.get().tolist() == [host.sum(), 0]
@@ -121,18 +121,18 @@ def test_a_recording_does_nothing_until_it_is_replayed(x):
 )
 def test_reading_cannot_be_recorded(x, read):
     with pytest.raises(RuntimeError, match="cannot be read while"):
-        Recorder().record(lambda: read(x[0, 0]))
+        Recorder().capture(lambda: read(x[0, 0]))
     assert read(x[0, 0]) == 1  # and the recording has ended
 
 
 def test_moving_from_the_host_cannot_be_recorded():
     with pytest.raises(RuntimeError, match=r"asarray: an array of shape \(3,\) cannot be copied"):
-        Recorder().record(lambda: xp.asarray(np.ones(3)))
+        Recorder().capture(lambda: xp.asarray(np.ones(3)))
 
 
 def test_copies_behind_the_recorders_back_are_refused(x):
     with pytest.raises(RuntimeError, match="copied in a way that cannot be recorded"):
-        Recorder().record(lambda: x.repeat(2))
+        Recorder().capture(lambda: x.repeat(2))
     assert x.repeat(2).size == 12
 
 

@@ -9,7 +9,7 @@ from tinygrad_char.kernels.backend import CPU
 from tinygrad_char.kernels.operations import current
 from tinygrad_char.models import cli
 from tinygrad_char.ops.neural import LayerNorm
-from tinygrad_char.repeating import why_on_tape
+from tinygrad_char.step import why_on_tape
 
 LINES = {
     ("--kernels", "layernorm=loops,attention=reference"): [

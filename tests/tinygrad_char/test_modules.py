@@ -11,10 +11,10 @@ import pytest
 import tinygrad_char as tg
 from tinygrad_char import functional as F
 from tinygrad_char import nn
-from tinygrad_char.capture import TrainingStep
 from tinygrad_char.optim import AdamW
 from tinygrad_char.random import Generator
-from tinygrad_char.trace import TracedCall, TracedLoss
+from tinygrad_char.repeated import RepeatedCall, RepeatedLoss
+from tinygrad_char.training_step import TrainingStep
 
 
 def tensor(*shape, seed=0, dtype=np.float32):
@@ -224,8 +224,10 @@ class TestHooks:
     def test_a_traced_loss_runs_the_hooks(self, when):
         generator = Generator(0)
         layer = nn.Embedding(5, 3, generator=generator)
-        loss = TracedLoss(
-            lambda batch: (layer(*batch) ** 2).mean(), list(layer.parameters()), generator.dropout
+        loss = RepeatedLoss(
+            lambda batch: F.cross_entropy(layer(batch[0]), batch[1]),
+            list(layer.parameters()),
+            generator.dropout,
         )
         calls = []
         handle = None
@@ -234,13 +236,13 @@ class TestHooks:
                 handle = layer.register_forward_hook(lambda *given: calls.append(1))
             if step == 8:
                 handle.remove()
-            loss.gradients((np.random.default_rng(step).integers(0, 5, (2, 3)),), 1.0)
+            loss.gradients(tuple(np.random.default_rng(step).integers(0, 3, (2, 2, 3))), 1.0)
         assert len(calls) == (8 if when == "before" else 2)
         assert loss.reason is None
 
     def test_a_traced_call_runs_the_hooks(self):
         layer = nn.Embedding(5, 3)
-        call = TracedCall(layer, lambda: None)
+        call = RepeatedCall(layer)
         calls = []
         for step in range(6):
             if step == 4:
@@ -260,7 +262,7 @@ class TestHooks:
         calls = []
         for number in range(8):
             if number == 5:
-                assert step.replays
+                assert step.repeats
                 layer.register_forward_hook(lambda *given: calls.append(1))
             step(np.random.default_rng(number).random((2, 3)).astype("f4"))
         assert len(calls) == 3

@@ -513,11 +513,11 @@ class TestCache:
         assert cache.length == 6
 
     def test_a_full_cache_says_so(self):
-        cache = nn.KeyValueCache(3)
-        keys = tensor(1, 2, 2, 4).numpy()
-        cache.append(keys, keys)
-        with pytest.raises(ValueError, match="cache of 3 positions cannot hold 4"):
-            cache.append(keys, keys)
+        cache, layer = nn.KeyValueCache(3), nn.CausalSelfAttention(8, 2)
+        with tg.no_grad():
+            layer(tensor(1, 2, 8), cache)
+            with pytest.raises(ValueError, match="cache of 3 positions cannot hold 4"):
+                layer(tensor(1, 2, 8), cache)
         assert cache.length == 2
 
     def test_recorded_operations_refuse_a_cache(self):

@@ -14,7 +14,7 @@ from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.modes import detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
-from tinygrad_char.trace import TracedLoss
+from tinygrad_char.repeated import RepeatedLoss
 
 
 def make(dropout=0.0, dtype=np.float64):
@@ -227,7 +227,7 @@ class Trained:
         self.model, self.generator = make(0.3, np.float32)
         self.parameters = list(self.model.parameters())
         self.flat_grad = optim.AdamW(self.parameters).flat_grad if optimizer else None
-        self.loss = TracedLoss(
+        self.loss = RepeatedLoss(
             lambda part: F.cross_entropy(self.model(part[0]), part[1]),
             self.parameters,
             self.generator.dropout,
@@ -250,10 +250,10 @@ class Trained:
 @pytest.mark.parametrize("shards", [1, 2, 3, 6])
 def test_gradients_that_lie_in_one_buffer_are_the_same_bits(shards, threads):
     flat, single = Trained(True), Trained(False)
-    for step in range(9):  # on the tape, repeated by Python, recorded, and some of each
+    for step in range(9):  # on the tape, recorded, compared, repeated, and some of each
         x, y = draw(6 if step != 6 else 7, seed=step)
         if step == 7:
-            y[0, 0] = -100  # which a recording leaves to Python
+            y[0, 0] = -100  # which a recording leaves to the tape
         for each in (flat, single):
             if step != 4:  # at which they are added to those that are there
                 for parameter in each.parameters:

@@ -17,7 +17,8 @@ from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.operations import VersionError, current, parse
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
-from tinygrad_char.trace import TracedCall, TracedLoss
+from tinygrad_char.repeated import RepeatedCall, RepeatedLoss
+from tinygrad_char.step import why_on_tape
 
 needs_c = pytest.mark.skipif(compiled is None, reason="the C extension is not built")
 BEST = CPU.version_of("layernorm")
@@ -220,7 +221,7 @@ class Made:
             nn.Linear(8, 11, generator=generator),
         )
         self.leaves = list(self.model.parameters())
-        self.traced = TracedLoss(self.loss, self.leaves, generator.dropout)
+        self.traced = RepeatedLoss(self.loss, self.leaves, generator.dropout)
 
     def loss(self, batch):
         x, y = batch
@@ -246,7 +247,7 @@ def test_a_step_recorded_under_one_choice_is_not_repeated_under_another(names):
     for name, batch in zip(names, batches(len(names)), strict=True):
         with using(parse(name and f"layernorm={name},attention={name}")):
             same(made.traced.gradients(batch, 1.0), plain.traced.gradients(batch, 1.0))
-    assert made.traced.reason is made.traced.not_recorded is None
+    assert made.traced.reason is None
 
 
 def test_what_is_repeated_is_computed_by_the_versions_of_the_context():
@@ -276,6 +277,7 @@ def test_python_code_runs_by_the_tape_with_the_loss_of_recorded_steps_to_roundin
     assert not any(each for key, each in other.traced._idle.items())
 
 
+@needs_c
 def test_a_module_with_versions_of_its_own_is_not_repeated_and_says_why():
     made = Made()
     made.model.settings = operations.Settings((("layernorm", "loops"),))
@@ -290,15 +292,13 @@ def test_a_reference_among_kernels_in_c_is_not_recorded():
     for batch in batches(8):
         with using(attention="reference"):
             made.traced.gradients(batch, 1.0)
-    assert [each.recorded for each in next(iter(made.traced._idle.values()))] == [None]
-    assert CPU.under(operations.Settings((("attention", "reference"),))).not_in_c == (
-        "attention=reference asked for, and not c"
-    )
+            assert why_on_tape(CPU) == "attention=reference asked for, and not c"
+    assert not any(made.traced._idle.values())
 
 
-def test_a_call_is_traced_anew_under_another_choice():
+def test_a_call_is_recorded_anew_under_another_choice():
     mine = counted()
-    call = TracedCall(normalize, undo=lambda: None)
+    call = RepeatedCall(normalize)
     arrays = [np.random.default_rng(i).standard_normal((2, 3)).astype(np.float32) for i in range(4)]
     for name in ("reference", mine, BEST, "loops", "reference"):
         with using(layernorm=name):

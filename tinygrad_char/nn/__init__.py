@@ -40,7 +40,7 @@ from tinygrad_char.nn.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from tinygrad_char.nn.module import EvaluationMode, Module, Parameter
+from tinygrad_char.nn.module import EvaluationMode, Module, Parameter, has_forward_hooks
 
 __all__ = [
     "ELU",
@@ -80,4 +80,5 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "has_forward_hooks",
 ]

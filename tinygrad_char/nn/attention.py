@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinygrad_char import functional as F
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.nn.layers import Linear, ResidualLinear, check_size
@@ -23,16 +25,34 @@ class KeyValueCache:
     """The keys and values of the positions so far, in memory that is allocated once.
 
     `keys` and `values` are (B, H, capacity, D); the first `length` positions are filled.
+
+    Attributes
+    ----------
+    filled
+        The length, as an int64 array of one element: kernels count in it.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.length = 0
+        self.filled = np.zeros(1, np.int64)
         self.keys: Array | None = None
         self.values: Array | None = None
 
-    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add keys and values (B, H, T, D) and return all so far, as views.
+    @property
+    def length(self) -> int:
+        """How many positions are filled; what is above a smaller length is filled again."""
+        return int(self.filled[0])
+
+    @length.setter
+    def length(self, length: int) -> None:
+        self.filled[0] = length
+
+    def arrays(self) -> list[Array]:
+        """Return all that changes when positions are added."""
+        return [self.filled, *(each for each in (self.keys, self.values) if each is not None)]
+
+    def room(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Return keys and values with room for k (B, H, T, D) and v (B, H, T, E) behind the filled.
 
         Raises
         ------
@@ -43,13 +63,12 @@ class KeyValueCache:
         if end > self.capacity:
             raise ValueError(f"cache of {self.capacity} positions cannot hold {end}")
         if self.keys is None or self.values is None:
-            shape = (*k.shape[:2], self.capacity, k.shape[3])
             xp = namespace(k)
-            self.keys, self.values = xp.empty(shape, k.dtype), xp.empty(shape, k.dtype)
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+            self.keys, self.values = (
+                xp.empty((*each.shape[:2], self.capacity, each.shape[3]), each.dtype)
+                for each in (k, v)
+            )
+        return self.keys, self.values
 
 
 class SelfAttention(Module):

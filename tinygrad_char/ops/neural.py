@@ -436,9 +436,13 @@ class SelfAttention(Function):
         self.heads = heads
         self.options = (causal, scale, dropout, key)
         q, k, v = self._views(qkv)
+        kernels = self.backend.kernels
         if cache is not None:
-            k, v = cache.append(k, v)
-        out, statistics = self.backend.kernels[attention.forward](q, k, v, *self.options)
+            keys, values = cache.room(k, v)
+            options = (causal, scale, kernels[attention.forward])
+            out = kernels[attention.cached](q, k, v, keys, values, cache.filled, *options)
+            return self._join(out)
+        out, statistics = kernels[attention.forward](q, k, v, *self.options)
         self.saved = (qkv, out, statistics)
         return self._join(out)
 

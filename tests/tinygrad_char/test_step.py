@@ -10,7 +10,6 @@ import pytest
 import tinygrad_char as tg
 from tinygrad_char import functional as F
 from tinygrad_char import nn, using
-from tinygrad_char.capture import TrainingStep
 from tinygrad_char.kernels.backend import CPU, DeviceError
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.devices import get_backend
@@ -18,8 +17,9 @@ from tinygrad_char.ops.neural import LayerNorm
 from tinygrad_char.optim import AdamW
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
-from tinygrad_char.repeating import describe_step, stepping, why_on_tape
-from tinygrad_char.trace import TracedCall, TracedLoss
+from tinygrad_char.repeated import RepeatedCall, RepeatedLoss
+from tinygrad_char.step import describe_step, stepping, why_on_tape
+from tinygrad_char.training_step import TrainingStep
 
 BATCHES = [tuple(np.random.default_rng(i).integers(0, 5, (2, 4))) for i in range(12)]
 ARRAYS = [np.random.default_rng(i).standard_normal((4, 3)).astype(np.float32) for i in range(9)]
@@ -54,7 +54,7 @@ def traced():
         nn.Linear(3, 5, generator=generator),
     )
     leaves = list(model.parameters())
-    return TracedLoss(
+    return RepeatedLoss(
         lambda batch: F.cross_entropy(model(batch[0]), batch[1]), leaves, generator.dropout
     )
 
@@ -116,7 +116,7 @@ def test_it_reaches_the_threads_of_workers(met):
 
 
 def test_a_call_runs_on_the_tape_every_time(met):
-    call = TracedCall(lambda x: F.layer_norm(x) * 2, undo=lambda: None)
+    call = RepeatedCall(lambda x: F.layer_norm(x) * 2)
     with stepping("tape"):
         for array in ARRAYS:
             call(array)
@@ -136,13 +136,13 @@ def test_a_device_captures_nothing_then(met):
         for array in ARRAYS[:6]:
             step(array)
     assert met == ["forward", (4, 3)] * 6
-    assert not step.replays
-    for array in ARRAYS[:5]:
+    assert not step.repeats
+    for array in ARRAYS[:6]:
         step(array)
-    assert step.replays
+    assert step.repeats
     with using(layernorm="reference"):
         before = len(met)
-        step(array)  # on another version it is no replay
+        step(array)  # on another version it is no repetition
         assert len(met) > before
 
 
@@ -153,13 +153,13 @@ def test_steps_are_described():
         assert describe_step(CPU) == (
             "each on the tape: layernorm=loops is Python code, which nothing records"
         )
-    assert describe_step(CPU).startswith(("recorded", "repeated by Python: "))
+    assert describe_step(CPU).startswith(("recorded", "each on the tape: the kernels"))
     with using(dict.fromkeys(("attention", "softmax", "residual", "layernorm"), "reference")):
         assert "..." in describe_step(CPU) or "not there" in describe_step(CPU)
 
 
 PROGRAM = """
-from test_repeating import BATCHES, LayerNorm, run, traced
+from test_step import BATCHES, LayerNorm, run, traced
 before = LayerNorm.backward
 LayerNorm.backward = lambda self, grad: print("met") or before(self, grad)
 loss = traced()

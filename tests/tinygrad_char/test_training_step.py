@@ -1,4 +1,4 @@
-"""Training steps that are recorded once and replayed are those that are computed each time."""
+"""Training steps that are recorded once and repeated are those that are computed each time."""
 
 import math
 
@@ -7,13 +7,13 @@ import pytest
 
 from tinygrad_char import Tensor, detect_nonfinite
 from tinygrad_char import functional as F
-from tinygrad_char.capture import TrainingStep
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.nn import LayerNorm, Linear
 from tinygrad_char.optim import SGD, AdamW, decay_groups
 from tinygrad_char.random import Generator
+from tinygrad_char.training_step import TrainingStep
 
 DEVICE = "cuda-on-cpu"
 
@@ -26,7 +26,7 @@ def on_cpu():
         pytest.skip(str(error))
 
 
-def test_what_else_changes_between_replays_is_recorded_anew():
+def test_what_else_changes_between_repetitions_is_recorded_anew():
     run, other = Run(), Run(eager=True)
     weight = [each.model.blocks[0].feed_forward.expand.weight for each in (run, other)]
     for change in (
@@ -43,14 +43,14 @@ def test_what_else_changes_between_replays_is_recorded_anew():
         moved = [w.cpu().tolist() != was for w, was in zip(weight, before, strict=True)]
         assert moved == [weight[0].requires_grad] * 2
         if len(run.notes) == 0:
-            assert run.step.replays
+            assert run.step.repeats
     assert ["is frozen" in note for note in run.notes] == [True]
 
 
-def test_what_is_frozen_from_the_start_is_replayed_and_taken_in_when_it_trains():
+def test_what_is_frozen_from_the_start_is_repeated_and_taken_in_when_it_trains():
     run, other = Run(frozen=True), Run(frozen=True, eager=True)
     assert_same(run, other, run.make(5), other.make(5))
-    assert run.step.replays
+    assert run.step.repeats
     sizes = [each.optimizer.flat.size for each in (run, other)]
     for each in (run, other):
         each.model.requires_grad_()
@@ -112,13 +112,13 @@ def assert_same(run, other, results, expected):
 
 @pytest.mark.parametrize("length", [7, 8])  # within the context, and all of it
 @pytest.mark.parametrize("changes", [{}, {"bias": False}, {"tied": False}])
-def test_replays_are_the_steps_that_are_computed_each_time(length, changes):
+def test_repetitions_are_the_steps_that_are_computed_each_time(length, changes):
     recorded = Run(length=length, **changes)
     computed = Run(eager=True, length=length, **changes)
     results, expected = recorded.make(6), computed.make(6)
-    assert recorded.step.replays
+    assert recorded.step.repeats
     assert recorded.notes == []
-    assert not computed.step.replays
+    assert not computed.step.repeats
     assert_same(recorded, computed, results, expected)
     masks = {round(each.loss, 4) for each in results}
     assert len(masks) == 6
@@ -127,13 +127,13 @@ def test_replays_are_the_steps_that_are_computed_each_time(length, changes):
 def test_batches_in_the_other_byte_order_are_the_same_numbers():
     recorded, computed = Run(dtype=">i8"), Run(eager=True)
     results, expected = recorded.make(6), computed.make(6)
-    assert recorded.step.replays
+    assert recorded.step.repeats
     assert_same(recorded, computed, results, expected)
 
 
-def test_a_replay_launches_nothing_from_python(monkeypatch):
+def test_a_repetition_launches_nothing_from_python(monkeypatch):
     run = Run()
-    run.make(3)
+    run.make(4)
     monkeypatch.setattr(run.step, "loss", None)
     monkeypatch.setattr(run.optimizer, "zero_grad", None)
     before = run.weights()
@@ -141,12 +141,13 @@ def test_a_replay_launches_nothing_from_python(monkeypatch):
     assert not np.array_equal(run.weights(), before)
 
 
-def test_others_may_work_while_a_replay_does_and_before_its_results_are_read(monkeypatch):
+def test_others_may_work_while_a_repetition_does_and_before_its_results_are_read(monkeypatch):
     run, seen = Run(), []
     batch = tuple(run.rng.integers(0, 11, (2, 2, 7)))
-    for _ in range(5):
+    for number in range(6):
+        batch[0][0, 0] = number
         run.step.accumulated([batch], meanwhile=lambda: seen.append(run.optimizer.updates[0]))
-    assert seen == [2, 3, 4]  # the third call records, and replays
+    assert seen == [4, 5]  # the fourth call compares
 
 
 def test_what_fails_meanwhile_does_not_undo_the_update():
@@ -171,14 +172,14 @@ def test_the_recorded_step_reads_its_logits_once(on_cpu, monkeypatch):
         executor, "run", lambda launch: (names.append(launch.kernel.function), record(launch))
     )
     run.make(1)
-    assert run.step.replays
+    assert run.notes == []
     assert [each for each in names if each.startswith("cross_entropy")] == [
         *("cross_entropy_share", "cross_entropy_one_pass", "cross_entropy_reduce"),
         "cross_entropy_rescale",
     ]
 
 
-def test_a_target_that_is_no_class_changes_nothing_in_a_replay():
+def test_a_target_that_is_no_class_changes_nothing_in_a_repetition():
     run = Run()
     run.make(4)
     before = run.weights()
@@ -205,7 +206,7 @@ def test_a_state_that_is_restored_is_gone_on_from():
     assert other.make(3) == expected
 
 
-def test_what_changes_between_replays_is_seen():
+def test_what_changes_between_repetitions_is_seen():
     run, other = Run(), Run(eager=True)
     assert_same(run, other, run.make(4), other.make(4))
     for each in (run, other):
@@ -216,23 +217,23 @@ def test_what_changes_between_replays_is_seen():
 def test_another_shape_of_batch_is_recorded_anew():
     run, other = Run(), Run(eager=True)
     results = run.make(4) + run.make(1, batch=3)
-    assert not run.step.replays
+    assert not run.step.repeats
     results += run.make(2, batch=3)
-    assert run.step.replays
+    assert run.step.repeats
     assert_same(run, other, results, other.make(4) + other.make(1, batch=3) + other.make(2, 3))
 
 
 def test_several_batches_are_recorded_as_one_update():
     run, other = Run(), Run(eager=True)
     results, expected = run.make(5, count=3), other.make(5, count=3)
-    assert run.step.replays
+    assert run.step.repeats
     assert run.notes == []
     assert_same(run, other, results, expected)
     assert set(run.optimizer.updates.tolist()) == {5}
     results = run.make(1, count=2)
-    assert not run.step.replays
+    assert not run.step.repeats
     results += run.make(3, count=2)
-    assert run.step.replays
+    assert run.step.repeats
     assert_same(run, other, results, other.make(1, count=2) + other.make(3, count=2))
 
 
@@ -332,7 +333,7 @@ def test_weights_that_are_used_in_several_ways_have_the_gradients_of_all(loss):
         step.reason = reason
         rng = np.random.default_rng(0)
         results = [step(rng.standard_normal((4, 3), np.float32)) for _ in range(6)]
-        assert step.replays == (reason is None)
+        assert step.repeats == (reason is None)
         return results, step.optimizer.flat.get()
 
     (found, weights), (expected, others) = steps(None), steps("the test asks for it")
@@ -360,7 +361,7 @@ def test_a_penalty_on_a_weight_of_layernorm_is_not_lost():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"device": "cpu"}, "device 'cpu' records nothing"),
+        ({"device": "cpu"}, "device 'cpu' records no updates"),
         ({"optimizer": SGD}, "SGD has no update that can be recorded"),
         (
             {"parameters": lambda model: model.astype(np.float64).parameters()},
@@ -378,7 +379,7 @@ def test_what_cannot_be_recorded_is_computed_and_the_reason_noted(options, reaso
     losses = [step(X).loss for _ in range(5)]
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == 5
-    assert not step.replays
+    assert not step.repeats
     assert len(notes) == 1
     assert notes[0].startswith("each operation is launched by itself, not as one graph: ")
     with pytest.raises(AssertionError, match=reason):
