@@ -1,11 +1,18 @@
 """Operations along one axis, for several axes at once."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tinygrad_char.tensor import Tensor
 
 
-def along(x: Any, axes: tuple[int, ...], apply: Callable[..., Any], *others: Any) -> Any:
+def along(
+    x: Tensor, axes: tuple[int, ...], apply: Callable[..., Tensor], *others: Tensor | None
+) -> Tensor:
     """Return apply(x, *others, axis=axis), which keeps the shape, along all of the axes at once.
 
     Where they are not exactly one, they become one, the last, and are put back after it. `others`
@@ -17,7 +24,7 @@ def along(x: Any, axes: tuple[int, ...], apply: Callable[..., Any], *others: Any
     order = (*rest, *axes)
     length = math.prod(x.shape[i] for i in axes)
 
-    def joined(y: Any) -> Any:
+    def joined(y: Tensor) -> Tensor:
         moved = y.permute(order)
         return moved.reshape(*moved.shape[: len(rest)], length)
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from tinygrad_char.autograd import TensorBase
 from tinygrad_char.integers import check_fits, check_values, overflow
 from tinygrad_char.kernels.array import Array, is_floating, native, signed
 from tinygrad_char.kernels.backend import CPU, DeviceError
 from tinygrad_char.kernels.devices import backend_of
 from tinygrad_char.modes import quiet
+
+if TYPE_CHECKING:
+    from tinygrad_char.methods.base import TensorMethods
+    from tinygrad_char.tensor import Tensor
+else:  # of which Tensor is the only kind, in a module that does not import this one
+    from tinygrad_char.autograd import TensorBase as Tensor
 
 Result = TypeVar("Result")
 
@@ -78,7 +83,7 @@ def _plain(data: Sequence[Any]) -> list[Any]:
     """Return nested sequences in which tensors have become lists."""
     return [
         each.array.tolist()
-        if isinstance(each, TensorBase)
+        if isinstance(each, Tensor)
         else _plain(each)
         if isinstance(each, list | tuple)
         else each
@@ -86,9 +91,9 @@ def _plain(data: Sequence[Any]) -> list[Any]:
     ]
 
 
-def tensor_like(name: str, value: Any, like: Any) -> Any:
+def tensor_like(name: str, value: Any, like: TensorMethods) -> Tensor:
     """Return `value` as a tensor on the device of `like`; an int or float takes its dtype."""
-    if isinstance(value, TensorBase):
+    if isinstance(value, Tensor):
         return value
     if isinstance(value, np.generic):
         value = value.item()
@@ -116,10 +121,10 @@ def tensor_like(name: str, value: Any, like: Any) -> Any:
     return like._result(like.backend.xp.asarray(native(array)))
 
 
-def first_tensor(name: str, *values: Any) -> Any:
+def first_tensor(name: str, *values: Any) -> Tensor:
     """Return the first of the values that is a tensor; TypeError, by `name`, where none is."""
     for each in values:
-        if isinstance(each, TensorBase):
+        if isinstance(each, Tensor):
             return each
     kinds = " and ".join(type(each).__name__ for each in values)
     raise TypeError(f"{name}: expected at least one tensor, got {kinds}")
@@ -133,7 +138,7 @@ def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
         return False
 
 
-def boolean_mask(name: str, mask: Any, x: Any) -> Any:
+def boolean_mask(name: str, mask: Any, x: TensorMethods) -> Tensor:
     """Return `mask` as a tensor of booleans that broadcasts to `x`, or raise an error."""
     mask = tensor_like(name, mask, x)
     if mask.dtype != bool:
@@ -144,7 +149,7 @@ def boolean_mask(name: str, mask: Any, x: Any) -> Any:
 
 
 @quiet
-def gradient_array(tensor: Any, value: Any) -> Array:
+def gradient_array(tensor: Tensor, value: Any) -> Array:
     """Return a copy of a gradient that a user gives, in the tensor's shape, dtype and device.
 
     Raises
@@ -162,7 +167,7 @@ def gradient_array(tensor: Any, value: Any) -> Array:
             raise TypeError(f"grad: {value!r}, expected a real number")
         check_fits("grad", value.item() if isinstance(value, np.number) else value, dtype)
         return backend.xp.full(shape, value, dtype)
-    if isinstance(value, TensorBase):
+    if isinstance(value, Tensor):
         value = value.array
     elif not isinstance(value, np.ndarray) and not hasattr(value, "__cuda_array_interface__"):
         raise TypeError(
@@ -178,9 +183,11 @@ def gradient_array(tensor: Any, value: Any) -> Array:
     return backend.xp.array(value, dtype=dtype)
 
 
-def floating(tensor: Any) -> Any:
+def floating(tensor: TensorMethods) -> Tensor:
     """Return the tensor itself if it is floating, else its values as float32."""
-    return tensor if is_floating(tensor.array.dtype) else tensor.astype(DEFAULT_DTYPE)
+    if is_floating(tensor.array.dtype):
+        return tensor  # type: ignore[return-value]  # methods are those of a Tensor
+    return tensor.astype(DEFAULT_DTYPE)
 
 
 def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any, Any]:
@@ -194,9 +201,9 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
         The tensor's integer dtype, which the result will have, does not hold the number.
     """
     # First what nearly all are: two tensors of one dtype, or one of floats and a number.
-    if isinstance(a, TensorBase):
+    if isinstance(a, Tensor):
         dtype = a.array.dtype
-        if isinstance(b, TensorBase):
+        if isinstance(b, Tensor):
             other = b.array.dtype
             if (dtype is other or dtype == other) and (not quotient or is_floating(dtype)):
                 return a, b
@@ -204,7 +211,7 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
             return a, b
     elif _is_plain(a) and b.array.dtype.kind == "f":
         return a, b
-    like = a if isinstance(a, TensorBase) else b
+    like = a if isinstance(a, Tensor) else b
     a, b = _number_or_tensor(name, a, like), _number_or_tensor(name, b, like)
     dtype_a, dtype_b = _dtype(a), _dtype(b)
     if dtype_a is not None and dtype_a == dtype_b and (is_floating(dtype_a) or not quotient):
@@ -228,7 +235,7 @@ def operands(name: str, a: Any, b: Any, *, quotient: bool = False) -> tuple[Any,
     return (floating(a), floating(b)) if quotient else (a, b)
 
 
-def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
+def promoted(name: str, tensors: Sequence[Any]) -> list[Tensor]:
     """Return several tensors in one dtype, that of the operators' results.
 
     Arrays and numbers among them become tensors on the device of the first tensor.
@@ -243,7 +250,7 @@ def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
     given = list(tensors)
     if not given:
         raise ValueError(f"{name}: expected at least one tensor")
-    like = next((each for each in given if isinstance(each, TensorBase)), None)
+    like = next((each for each in given if isinstance(each, Tensor)), None)
     if like is None:
         raise TypeError(f"{name}: expected tensors, got {type(given[0]).__name__}")
     given = [tensor_like(name, each, like) for each in given]
@@ -260,7 +267,7 @@ def promoted(name: str, tensors: Sequence[Any]) -> list[Any]:
     return [each.astype(dtype) for each in given]
 
 
-OPERANDS = (TensorBase, bool, int, float, np.generic, np.ndarray, list, tuple)
+OPERANDS = (Tensor, bool, int, float, np.generic, np.ndarray, list, tuple)
 
 
 def binary_operator(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any], Result]:
@@ -277,7 +284,7 @@ def binary_operator(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any]
     return checked
 
 
-def is_array_beside(value: object, tensor: Any) -> bool:
+def is_array_beside(value: object, tensor: TensorMethods) -> bool:
     """Return whether a value is an array of the tensor's device."""
     return issubclass(type(value), tensor.backend.array_type)
 
@@ -290,18 +297,18 @@ def _is_plain(value: Any) -> bool:
 def _number_or_tensor(name: str, value: Any, like: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
-    return value if isinstance(value, TensorBase | int | float) else tensor_like(name, value, like)
+    return value if isinstance(value, Tensor | int | float) else tensor_like(name, value, like)
 
 
 def _dtype(operand: Any) -> np.dtype | None:
-    return operand.array.dtype if isinstance(operand, TensorBase) else None
+    return operand.array.dtype if isinstance(operand, Tensor) else None
 
 
 def raw_index(index: Any) -> Any:
     """Return an index with tensors and lists replaced by arrays of their own, safe from changes."""
     if isinstance(index, tuple):
         return tuple(raw_index(each) for each in index)
-    if isinstance(index, TensorBase):
+    if isinstance(index, Tensor):
         if is_floating(index.array.dtype):
             raise IndexError(
                 f"index: a tensor of {index.array.dtype}, expected integers or booleans"

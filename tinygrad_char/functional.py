@@ -184,7 +184,7 @@ def softmax(
     if mask is not None and len(axes) != 1:
         mask = mask.broadcast_to(x.shape)
 
-    def apply(x: Tensor, mask: Any, axis: int) -> Tensor:
+    def apply(x: Tensor, mask: Tensor | None, axis: int) -> Tensor:
         return neural.Softmax.apply(x, mask, axis=axis, causal=causal, scale=scale)
 
     return along(x, axes, apply, mask)
@@ -432,7 +432,7 @@ def attention(
     return out.reshape(*batch, *out.shape[-2:])
 
 
-def _from_the_first(q: Tensor, k: Tensor, attn_mask: Any) -> Any:
+def _from_the_first(q: Tensor, k: Tensor, attn_mask: Any) -> Tensor:
     """Return the mask that lets query i see keys j <= i, and of them what another one does."""
     visible = q._result(q.backend.xp.tri(q.shape[-2], k.shape[-2], dtype=bool))
     if attn_mask is None:

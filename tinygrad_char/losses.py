@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygrad_char.autograd import TensorBase
 from tinygrad_char.coerce import broadcasts_to, floating, tensor_like
-from tinygrad_char.kernels.array import is_floating
+from tinygrad_char.kernels.array import Array, is_floating
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.modes import is_grad_enabled
 from tinygrad_char.ops import loss, neural
@@ -289,7 +289,7 @@ def binary_cross_entropy_with_logits(
     return _reduced(_times(name, losses, weight), reduction)
 
 
-def integers(name: str, what: str, values: Any, like: Tensor) -> Any:
+def integers(name: str, what: str, values: Any, like: Tensor) -> Tensor:
     """Return the values as a tensor on the device of `like`; TypeError unless they are integers."""
     if not isinstance(values, TensorBase):
         values = Tensor(values, device=like.device)
@@ -324,7 +324,7 @@ def _check_targets(name: str, logits: Tensor, targets: Tensor) -> None:
         )
 
 
-def _class_weights(name: str, weight: Any, logits: Tensor) -> Any:
+def _class_weights(name: str, weight: Any, logits: Tensor) -> Array | None:
     """Return the weights of the classes as an array of the logits' dtype, or None."""
     if weight is None:
         return None
@@ -397,7 +397,7 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
     return losses.mean() if losses.size else losses.sum() * float("nan")
 
 
-def _weighted(losses: Tensor, reduction: str, weights: Any) -> Tensor:
+def _weighted(losses: Tensor, reduction: str, weights: Array) -> Tensor:
     """Return the losses reduced, the mean as a share of the weights' sum (NaN of none)."""
     if reduction == "none":
         return losses

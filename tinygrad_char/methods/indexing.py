@@ -146,7 +146,7 @@ class IndexingMethods(TensorMethods):
         Equal elements keep their order, in either direction and whatever `stable` says; NaN counts
         as larger than all others.
         """
-        x: Any = self.detach() if axis is not None else self.detach().reshape(-1)
+        x = self.detach() if axis is not None else self.detach().reshape(-1)
         axis = normalize_axis("argsort", 0 if axis is None else axis, x.ndim, scalars=True)
         if x.ndim == 0:
             return x.reshape(1).argsort().reshape(())
@@ -203,12 +203,12 @@ class IndexingMethods(TensorMethods):
         return self._result(self.backend.xp.argwhere(self.array))
 
 
-def _as_vector(name: str, x: Any, axis: int) -> tuple[Any, int]:
+def _as_vector(name: str, x: TensorMethods, axis: int) -> tuple[Tensor, int]:
     """Return a tensor without axes, of which the axis 0 or -1 was asked for, as one of length 1."""
     return x.reshape(1), normalize_axis(name, axis, 0, scalars=True)
 
 
-def _integers(name: str, indices: Any, like: Any) -> Any:
+def _integers(name: str, indices: Any, like: TensorMethods) -> Tensor:
     indices = tensor_like(name, np.asarray(indices) if isinstance(indices, int) else indices, like)
     if indices.array.size == 0 and indices.array.dtype.kind not in "iu":
         indices = indices.astype(np.int64)  # an empty list has no integers to tell
