@@ -111,11 +111,10 @@ class Context:
         self.model, self.slide = model, slide
         self._evaluation = EvaluationMode(model)
         self._cache = model.new_cache() if cache and not slide else None
-        self._next = RepeatedCall(self._read_next, self._cached)
+        self._next = RepeatedCall(self._read_next, self._cached, next(model.parameters()).backend)
         seen = tokens[:, -model.block_size :]
         self._length, self._read = seen.shape[1], 0  # of the room; of that, what the cache holds
         self._room = np.array(seen, np.int64)  # grows to block_size, which may be immense
-        self._in_host_memory = next(model.parameters()).backend.in_host_memory
 
     @property
     def window(self) -> np.ndarray:
@@ -149,7 +148,7 @@ class Context:
         if self._cache is None:
             return self._on_tape(self.window)[:, -1]
         unread = self.window[:, self._read :]
-        if self._in_host_memory and unread.shape[1] == 1:
+        if self._next.reason is None and unread.shape[1] == 1:
             logits = self._next(unread, np.arange(self._read, self._length))
         else:
             logits = self._on_tape(unread, cache=self._cache)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygrad_char.autograd import leaf_gradients
 from tinygrad_char.kernels.array import Array, native
-from tinygrad_char.kernels.backend import CPU
+from tinygrad_char.kernels.backend import CPU, Backend
 from tinygrad_char.kernels.cpu.recording import Recording
 from tinygrad_char.kernels.recorder import Results
 from tinygrad_char.modes import no_grad, quiet
@@ -165,22 +165,26 @@ class RepeatedCall:
         elements.
     changing
         Gives the arrays that it changes besides, such as those of key/value caches.
+    backend
+        Where its tensors are; on another one than the CPU, `reason` is given.
     """
 
     def __init__(
         self,
         function: Callable[..., Tensor],
         changing: Callable[[], Sequence[Array]] = lambda: (),
+        backend: Backend = CPU,
     ) -> None:
         self.function, self.changing = function, changing
-        self.reason: str | None = None
+        self.reason = None if backend is CPU else f"device {backend.name!r} records no calls"
+        self._device = backend.name
         self._steps: dict[Hashable, Step] = {}  # by shapes, and the versions that serve
 
     def __call__(self, *arrays: np.ndarray) -> Array:
         """Return the result's array."""
         arrays = tuple(map(native, arrays))
         if self.reason is not None or why_on_tape(CPU) is not None:
-            return self._on_tape([Tensor(each) for each in arrays])
+            return self._on_tape([Tensor(each, device=self._device) for each in arrays])
         key = (CPU.chosen(), *((each.shape, each.dtype) for each in arrays))
         step = self._steps.get(key)
         if step is None:
