@@ -13,12 +13,11 @@ from tinygrad_char.autograd import Function
 from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.kernels.add import reference as add
 from tinygrad_char.kernels.backend import CPU, status
-from tinygrad_char.kernels.cpu.extension import compiled, wanted
+from tinygrad_char.kernels.cpu.extension import wanted
 from tinygrad_char.modes import detect_nonfinite
 from tinygrad_char.parallel import Workers
 from tinygrad_char.random import Generator
 from tinygrad_char.repeated import RepeatedCall, RepeatedLoss
-from tinygrad_char.step import why_on_tape
 
 RNG = np.random.default_rng(0)
 needs_kernels = pytest.mark.skipif(wanted is None, reason=status())
@@ -158,6 +157,7 @@ def test_operations_that_no_kernel_serves_stay_on_the_tape(leaf):
     assert "made otherwise" in traced.reason
 
 
+@needs_kernels
 def test_what_cannot_be_recorded_draws_no_dropout_keys():
     def build():
         stream = Generator(0).dropout
@@ -176,7 +176,7 @@ def test_what_cannot_be_recorded_draws_no_dropout_keys():
         expected = loss((tg.tensor(x),))
         assert found[0] == expected.item()
         np.testing.assert_array_equal(found[1][0], tg.grad(expected, [leaf])[0].numpy())
-    assert compiled is None or traced.reason is not None
+    assert traced.reason is not None
 
 
 @needs_kernels
@@ -295,7 +295,7 @@ def reason_after(loss, leaves, *batches, calls=2):
         assert loss_found == expected.item()
         (theirs,) = tg.grad(expected, [leaves[0]])
         np.testing.assert_array_equal(grad, theirs.numpy())
-    return traced.reason if compiled is not None else why_on_tape(CPU)
+    return traced.reason
 
 
 @pytest.fixture
@@ -303,6 +303,7 @@ def leaf():
     return tg.tensor([1.0, -2.0, 3.0]).requires_grad_()
 
 
+@needs_kernels
 def test_a_batch_that_goes_around_the_operations_is_refused(leaf):
     reason = reason_after(lambda batch: (leaf * float(np.asarray(batch[0])[0])).sum(), [leaf])
     assert reason == "array 0 of the batch reaches no operation"
@@ -322,6 +323,7 @@ def test_a_choice_by_the_data_is_found_by_the_comparison(weight):
     assert reason == "its operations, repeated on another batch, gave other results"
 
 
+@needs_kernels
 def test_a_change_in_place_is_refused(leaf):
     seen = tg.zeros(3)
 
@@ -333,6 +335,7 @@ def test_a_change_in_place_is_refused(leaf):
     assert reason_after(loss, [leaf]) == "a tensor is changed in place"
 
 
+@needs_kernels
 def test_hooks_are_refused_and_run(leaf):
     seen = []
 
@@ -475,6 +478,7 @@ def test_a_call_on_another_cache_is_recorded_anew():
     assert call.reason is None
 
 
+@needs_kernels
 def test_a_call_that_depends_on_more_than_its_arrays_is_made_itself():
     offsets = iter(range(9))
     traced = RepeatedCall(lambda x: x + tg.full(2, float(next(offsets))))
