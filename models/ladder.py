@@ -82,7 +82,7 @@ class Heads(Module):
 
     def __init__(self, sizes: Sizes, heads: int, size: int, generator: Any) -> None:
         super().__init__()
-        self.heads, self.scale = heads, sizes.scale
+        self.heads, self.width, self.scale = heads, heads * size, sizes.scale
         c = sizes.n_embd
         drawn = [
             [Linear(c, size, bias=False, generator=generator).weight.array for _ in range(3)]
@@ -120,26 +120,24 @@ class OneHead(Rung):
     def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
         super().__init__(vocab_size, sizes)
         self.embed(vocab_size, sizes, generator)
-        self.attention = Heads(sizes, 1, 16, generator)
-        self.head = Linear(16, vocab_size, generator=generator)
+        self.attention = self.heads(sizes, generator)
+        self.head = Linear(self.attention.width, vocab_size, generator=generator)
+
+    def heads(self, sizes: Sizes, generator: Any) -> Heads:
+        """Make the one head, of 16 channels."""
+        return Heads(sizes, 1, 16, generator)
 
     def features(self, idx: Any) -> Tensor:
-        """Return what the head gathered."""
+        """Return what was gathered, the heads' results side by side."""
         return self.attention(self.embedded(idx))
 
 
-class FourHeads(Rung):
+class FourHeads(OneHead):
     """4. Four smaller heads, which can look for different things."""
 
-    def __init__(self, vocab_size: int, *, generator: Any, sizes: Sizes = LECTURE) -> None:
-        super().__init__(vocab_size, sizes)
-        self.embed(vocab_size, sizes, generator)
-        self.attention = many_heads(sizes, generator)
-        self.head = Linear(sizes.n_embd, vocab_size, generator=generator)
-
-    def features(self, idx: Any) -> Tensor:
-        """Return what the heads gathered, side by side."""
-        return self.attention(self.embedded(idx))
+    def heads(self, sizes: Sizes, generator: Any) -> Heads:
+        """Make the heads, together as wide as the channels."""
+        return many_heads(sizes, generator)
 
 
 class FeedForward(Rung):
