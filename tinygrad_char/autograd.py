@@ -1,4 +1,4 @@
-"""The tape: how operations are recorded and walked backward.
+"""The tape: how operations are linked, and walked backward.
 
 Each operation is a `Function`: its forward and backward on raw arrays, and the state saved
 between them. `Function.apply` runs forward and, when a gradient may be asked for, links the
@@ -54,7 +54,7 @@ class Version:
 View = tuple[Any, tuple[tuple[type["Function"], dict[str, Any]], ...]]
 """How a view was taken: of which tensor that is no view, and the operations with their options.
 
-The tensor is None where nothing recorded how.
+The tensor is None where nothing knows how.
 """
 _UNKNOWN: View = (None, ())
 
@@ -78,7 +78,7 @@ class TensorBase:
 
     array: Array
     backend: Backend
-    derived: bool  # computed from a result of `grad`, whose own history is not recorded
+    derived: bool  # computed from a result of `grad`, which has no history of its own
     grad_buffer: Any  # the Tensor that becomes `grad`, where an optimizer has given one
     hooks: dict[int, Callable[..., Any]] | None
     node: Function | None
@@ -165,7 +165,7 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
-        """Run forward on the inputs' arrays and record the operation if a gradient may follow."""
+        """Run forward on the inputs' arrays, and put it on the tape if a gradient may follow."""
         node = cls()
         arrays = []
         needs = []
@@ -199,12 +199,12 @@ class Function:
             )
         node.backend = first.backend.chosen()
         state = thread.state
-        record = state.grad_enabled and True in needs
-        node.needs = tuple(needs) if record else (False,) * len(needs)
+        taped = state.grad_enabled and True in needs
+        node.needs = tuple(needs) if taped else (False,) * len(needs)
         # Before forward: what another thread changes meanwhile may have been read already.
         versions = (
             [(each, each.version.value) for each in inputs if isinstance(each, TensorBase)]
-            if record
+            if taped
             else []
         )
         outermost = node.upcasts and not state.quiet
@@ -228,14 +228,8 @@ class Function:
         if not shares and several:
             shares = array is arrays[-1] or (len(arrays) > 2 and id(array) in map(id, arrays))
         if shares:
-            if several:
-                viewed = _viewed(array, inputs, first.backend)
-            else:
-                same = array.base is source or _owner(array) is _owner(source)
-                viewed = first if same else None
-            if viewed is not None:
-                _link_view(node, viewed, inputs, options, result)
-        if record:
+            _link_view(node, first, inputs, options, result)
+        if taped:
             node._link(inputs, versions, result)
             if derived:
                 node.derived = True
@@ -301,7 +295,7 @@ class Function:
         if self.derived:
             raise RuntimeError(
                 f"backward through {name.lower()}: one of its inputs was computed from a result of "
-                "grad(), whose own gradient is not recorded and would be missing here; "
+                "grad(), whose own gradient is not computed and would be missing here; "
                 ".detach() that result to take it as a constant"
             )
         grads = self.run_backward(grad)
@@ -343,7 +337,13 @@ def _viewed(array: Array, inputs: Sequence[Any], backend: Backend) -> Any:
 def _link_view(
     node: Function, first: Any, inputs: Sequence[Any], options: dict[str, Any], view: Any
 ) -> None:
-    """Let a view share the version of the memory, and know the tensor that it is a view of."""
+    """Let a view, if it is one, share the memory's version, and know of which tensor it is."""
+    if len(inputs) > 1:
+        first = _viewed(view.array, inputs, first.backend)
+        if first is None:
+            return
+    elif view.array.base is not first.array and _owner(view.array) is not _owner(first.array):
+        return
     version = view.version = first.version
     if not thread.state.grad_enabled or len(inputs) > 1:
         view._view = _UNKNOWN
@@ -394,7 +394,7 @@ TraceType = TypeVar("TraceType", bound=Trace)
 
 @contextlib.contextmanager
 def tracing(trace: TraceType | None = None) -> Iterator[TraceType]:
-    """List the operations of this thread, recorded for backward or not, in a trace."""
+    """List the operations of this thread, on the tape or not, in a trace."""
     before = thread.state.trace
     thread.state.trace = Trace() if trace is None else trace
     try:
@@ -484,7 +484,7 @@ def grad(
 ) -> list[Any]:
     """Return the gradients of `outputs` by `inputs` and leave every `.grad` alone.
 
-    They are constants: how they were computed is not recorded. A loss that is computed from one
+    They are constants: how they were computed is not on the tape. A loss that is computed from one
     while grad mode is on refuses backward, where its gradient would lack that part; take
     `.detach()` of the result, or compute under `no_grad()`, where a constant is meant.
 
@@ -500,7 +500,7 @@ def grad(
     allow_unused
         Return None, instead of raising, for an input that no output depends on.
     create_graph
-        Known from PyTorch, and refused: gradients of gradients are not recorded.
+        Known from PyTorch, and refused: gradients of gradients are not computed.
 
     Raises
     ------
@@ -560,7 +560,7 @@ def refuse_second_derivatives(name: str, create_graph: bool) -> None:
     """Raise NotImplementedError where gradients are to have a history of their own."""
     if create_graph:
         raise NotImplementedError(
-            f"{name}(create_graph=True): gradients of gradients are not recorded here; for a "
+            f"{name}(create_graph=True): gradients of gradients are not computed here; for a "
             "second derivative take differences of first ones, or write the first as operations"
         )
 

@@ -69,7 +69,7 @@ class Workers:
         """Yield function(item) for each item, in order; few results wait to be taken.
 
         The threads work in the mode of the one that asks: its context variables, as the
-        evaluation mode of modules and NumPy's handling of errors, and whether it records.
+        evaluation mode of modules and NumPy's handling of errors, and whether the tape is on.
 
         An exception is raised at its item's turn, once all work that has begun is done. For one
         thread or one item, under `detect_nonfinite`, and where one of the threads itself asks,

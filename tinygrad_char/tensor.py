@@ -291,7 +291,7 @@ class Tensor(
         retain_graph
             Keep what the operations saved, so that backward can run again.
         create_graph
-            Known from PyTorch, and refused: gradients of gradients are not recorded.
+            Known from PyTorch, and refused: gradients of gradients are not computed.
 
         Raises
         ------
@@ -310,7 +310,7 @@ class Tensor(
             if self.derived:
                 raise RuntimeError(
                     f"backward from a tensor of shape {self.shape} that was computed from a result "
-                    "of grad(): gradients of gradients are not recorded"
+                    "of grad(): gradients of gradients are not computed"
                 )
             raise RuntimeError(
                 f"backward from a tensor of shape {self.shape} that does not require grad: nothing "
