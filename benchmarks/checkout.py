@@ -114,7 +114,7 @@ def tape() -> dict[str, tuple[Run, Run]]:
 def sums(size: str) -> dict[str, tuple[Run, Run]]:
     """Return sums, means, variances and running sums of float32: short, many and long rows.
 
-    A mean far from zero, which "far" stands for, costs a variance further passes.
+    Of a mean far from zero, which "far" stands for, a variance is harder to keep exact.
     """
     import numpy as np
 

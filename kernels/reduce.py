@@ -199,6 +199,56 @@ def moments(
         return _moments(x, axes, overwrite)
 
 
+def variance(x: Array, axes: tuple[int, ...], divisor: float) -> tuple[Array, Array]:
+    """Return sum((x - mean)^2) / divisor, and the mean, of float32 or float64; axes kept as 1.
+
+    float32 is added up in double precision: in C with one look at each element (cpu/variance.c);
+    on a device about the mean in single precision, and what that is off by is taken away.
+    """
+    if x.dtype != FLOAT32 or (compiled is None and namespace(x) is np):
+        mean, _, squares = moments(x, axes, overwrite=True)
+        return squares / divisor, mean
+    shape = x.shape
+    kept = tuple([1 if i in axes else n for i, n in enumerate(shape)])
+    if type(x) is np.ndarray:
+        mean, y = empty(kept), empty(kept)
+        rows, *sizes = _as_rows(x, axes)
+        compiled.variance(rows, mean, y, *sizes, float(divisor), threads_for(8 * x.size))
+        return y, mean
+    wide = x.sum(axis=axes, keepdims=True, dtype=np.float64)
+    count = math.prod([shape[i] for i in axes])
+    wide /= count
+    mean = wide.astype(FLOAT32)
+    centered = x - mean
+    centered *= centered
+    squares = centered.sum(axis=axes, keepdims=True, dtype=np.float64)
+    wide -= mean
+    squares -= count * wide * wide
+    return (squares / divisor).astype(FLOAT32), mean
+
+
+def _as_rows(x: Array, axes: tuple[int, ...]) -> tuple[Array, int, int, int]:
+    """Return contiguous x with the axes beside each other, and their size between two others.
+
+    What lies before and behind them are the other axes in their order.
+    """
+    order = list(range(x.ndim))
+    if not x.flags.c_contiguous:
+        order.sort(key=lambda i: -abs(x.strides[i]))
+    others = [i for i in order if i not in axes]
+    at = [order.index(i) for i in axes]
+    first, end = (min(at), max(at) + 1) if at else (0, 0)
+    if end - first != len(axes) or others != sorted(others):
+        reduced = [i for i in order if i in axes]
+        behind = order[-1] in axes  # so that most neighbours stay what they are
+        order = [*sorted(others), *reduced] if behind else [*reduced, *sorted(others)]
+        first, end = (len(others), len(order)) if behind else (0, len(axes))
+    if order != sorted(order):
+        x = x.transpose(order)
+    x, shape = np.ascontiguousarray(x), x.shape
+    return x, math.prod(shape[:first]), math.prod(shape[first:end]), math.prod(shape[end:])
+
+
 def _moments(x: Array, axes: tuple[int, ...], overwrite: bool) -> tuple[Array, Array, Array]:
     xp = namespace(x)
 

@@ -136,6 +136,87 @@ def test_equal_numbers_of_which_the_sum_is_beyond_the_range(count, overwrite, dt
         assert overwrite or not centered.any()
 
 
+def assert_variance(x, axes, divisor, units):
+    """Within so many units of rounding of what double precision has; the mean within one."""
+    y, mean = reduce.variance(x, axes, divisor)
+    wide = x.astype(np.longdouble)
+    center = wide.mean(axis=axes, keepdims=True)
+    exact = ((wide - center) ** 2).sum(axis=axes, keepdims=True) / divisor
+    eps = np.finfo(x.dtype).eps
+    assert (y.shape, y.dtype) == (mean.shape, mean.dtype) == (exact.shape, x.dtype)
+    np.testing.assert_allclose(y, exact.astype(np.float64), rtol=float(units * eps), atol=1e-300)
+    if units == 1:
+        np.testing.assert_allclose(mean, center.astype(np.float64), rtol=float(eps))
+
+
+def last_digit(dtype):
+    """Return the units of rounding that a variance may be off: less than one where C adds up."""
+    return 1 if reduce.compiled is not None and dtype == np.float32 else 200
+
+
+@settings(deadline=None, max_examples=150)
+@given(arrays(), st.data())
+def test_variances_of_any_strides_have_all_their_digits(x, data):
+    x = x.astype(data.draw(st.sampled_from([np.float32, np.float64])), order="K")
+    axes = tuple(sorted(data.draw(st.sets(st.integers(0, x.ndim - 1)))))
+    assert_variance(x, axes, data.draw(st.sampled_from([1, 7, 0.5])), last_digit(x.dtype))
+
+
+@pytest.mark.parametrize("offset", [0, 1, -1000, 3e5])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        *(((n,), (0,)) for n in (1, 2, 31, 33, 127, 4095, 4096, 4097, 8193, 100_003)),
+        *(((n, 1000), (1,)) for n in (1, 3)),
+        *(((129, n), (0,)) for n in (2, 7, 255, 256, 257, 511, 512, 513, 1025)),
+        *(((n, 10), (0,)) for n in (1, 15, 16, 17, 128, 819, 20_011)),
+        *(((5, n, 33), (1,)) for n in (1, 8, 9, 128, 131)),
+        *(((7, 5, 9, 4), axes) for axes in ((0, 2), (1, 3), (0, 1, 3), (0, 1, 2, 3), ())),
+    ],
+)
+def test_variances_at_ragged_sizes(shape, axes, offset):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape, np.float32) + np.float32(offset)
+    assert_variance(x, axes, 3, last_digit(x.dtype))
+
+
+@pytest.mark.parametrize("at", [0, 1, 4095, 4096, 9999])
+@pytest.mark.parametrize("columns", [1, 3, 600])
+def test_one_element_far_from_the_others(at, columns):
+    x = np.random.default_rng(0).standard_normal((10_000, columns), np.float32)
+    x[at] = 1e8
+    assert_variance(x, (0,), 10_000, last_digit(x.dtype))
+
+
+@pytest.mark.parametrize("value", [1449.6, 100.1, 0.1, -1e10, 1e30, 3e-20, 2.7e38])
+def test_equal_numbers_have_no_variance(value):
+    for count in (1, 2, 7, 100, 257, 20_000):
+        x = np.full((count, 3), value, np.float32)
+        for y, axes in ((x, (0,)), (x, (0, 1)), (x.T, (1,)), (x.T.copy(), (1,))):
+            variance, mean = reduce.variance(y, axes, 1)
+            assert not variance.any()
+            np.testing.assert_allclose(mean, np.float32(value), rtol=5e-7)
+
+
+def test_variances_of_what_is_not_finite_or_not_there():
+    x = np.ones((3000, 5), np.float32)
+    x[2000, 1], x[0, 2], x[77, 3] = np.inf, -np.inf, np.nan
+    with np.errstate(invalid="ignore"):
+        y, _ = reduce.variance(x, (0,), 1)
+    np.testing.assert_array_equal(y, [[0, np.nan, np.nan, np.nan, 0]])
+    assert reduce.variance(np.ones((3, 0), np.float32), (0,), 1)[0].shape == (1, 0)
+    assert reduce.variance(np.ones((0, 3), np.float32), (1,), 1)[0].shape == (0, 1)
+
+
+def test_a_variance_within_the_range_of_a_sum_beyond_it():
+    x = np.tile(np.float32([1e19, -1e19]), 500)
+    y, _ = reduce.variance(x, (0,), len(x))
+    if reduce.compiled is not None:
+        np.testing.assert_allclose(y, [1e38], rtol=1e-6)
+    else:
+        assert y == np.inf  # NumPy's sum is single
+
+
 @pytest.mark.parametrize("value", [1, 100.1, -3e-4, 1e30])
 def test_running_sums_of_many_equal_numbers(value):
     for shape, axis in (((70_000,), 0), ((3, 9000), 1), ((5000, 3), 0), ((2, 5000, 7), 1)):

@@ -42,6 +42,30 @@ def test_a_million_rows(device):
     assert x.mean(0).item() == 0
 
 
+@pytest.mark.parametrize("offset", [0, 1000, -1e5])
+@pytest.mark.parametrize("axis", [0, 1, (0, 2), None, (), -1])
+def test_variances_and_their_gradients_have_their_digits(device, axis, offset):
+    rng = np.random.default_rng(0)
+    array = (rng.standard_normal((37, 5, 6)) + offset).astype(np.float32)
+    exact = Tensor(array.astype(np.float64), requires_grad=True)
+    x = Tensor(array, device=device, requires_grad=True)
+    for method in ("var", "std") if axis != () else ("var",):
+        for each in (x, exact):
+            each.grad = None
+        y, expected = (getattr(each, method)(axis) for each in (x, exact))
+        np.testing.assert_allclose(
+            y.detach().to("cpu").numpy(), expected.detach().numpy(), rtol=3e-7
+        )
+        cotangent = rng.standard_normal(y.shape)
+        expected.backward(cotangent)
+        y.backward(Tensor(cotangent.astype(np.float32), device=device))
+        limit = 1e-6 + 1e-7 * abs(offset)  # of the mean, which is rounded
+        largest = np.abs(exact.grad.numpy()).max() + 1e-30
+        np.testing.assert_allclose(
+            x.grad.to("cpu").numpy(), exact.grad.numpy(), rtol=1e-6, atol=limit * largest
+        )
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
 def test_infinite_gradients_stay_in_their_row_of_a_table(device, dtype, wrong):

@@ -127,9 +127,8 @@ class Var(Reduction):
                 f"{type(self).__name__.lower()}: {self.count} elements along axis {axis} of shape "
                 f"{x.shape} with correction={shorten(correction)}; expected more than that"
             )
-        mean, _, squares = reduce.moments(x, self.axes, overwrite=True)
+        y, mean = reduce.variance(x, self.axes, self.divisor)
         self.saved = (x, mean)
-        y = squares / self.divisor
         return y if keepdims else y.reshape(self.reduced)
 
     def backward(self, grad: Array) -> Array:
@@ -138,7 +137,9 @@ class Var(Reduction):
     def by_variance(self, grad: Array) -> Array:
         """Return the gradient of x, given that of the variance."""
         x, mean = self.saved[:2]
-        return (x - mean) * (self.spread(grad) * (2 / self.divisor))
+        dx = x - mean
+        dx *= self.spread(grad * (2 / self.divisor))
+        return dx
 
 
 class Std(Var):
