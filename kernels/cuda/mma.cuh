@@ -15,8 +15,6 @@
 
 #ifdef CUDA_ON_CPU
 
-#define MMA_LOCATION , cuda_on_cpu::Location where = cuda_on_cpu::Location::here()
-
 namespace cuda_on_cpu {
 
 inline void multiply(WarpOperation operation, float *c, const unsigned *a, const unsigned *b,
@@ -33,37 +31,43 @@ inline void multiply(WarpOperation operation, float *c, const unsigned *a, const
 
 } // namespace cuda_on_cpu
 
+#define MMA(name, emulated, instruction)                                                 \
+    inline void name(float *c, const unsigned *a, const unsigned *b,                     \
+                     cuda_on_cpu::Location where = cuda_on_cpu::Location::here())        \
+    {                                                                                    \
+        cuda_on_cpu::multiply(cuda_on_cpu::WarpOperation::emulated, c, a, b, where);     \
+    }
+#define LDMATRIX(name, emulated, count, instruction, operands, ...)                      \
+    inline void name(unsigned *r, const void *row,                                       \
+                     cuda_on_cpu::Location where = cuda_on_cpu::Location::here())        \
+    {                                                                                    \
+        cuda_on_cpu::load_matrix(cuda_on_cpu::WarpOperation::emulated, r, count, row, where); \
+    }
+
 #else
-#define MMA_LOCATION
+
+#define MMA(name, emulated, instruction)                                                 \
+    __device__ __forceinline__ void name(float *c, const unsigned *a, const unsigned *b) \
+    {                                                                                    \
+        asm volatile("mma.sync.aligned." instruction                                     \
+                     " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n" \
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                    \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); \
+    }
+#define LDMATRIX(name, emulated, count, instruction, operands, ...)                      \
+    __device__ __forceinline__ void name(unsigned *r, const void *row)                   \
+    {                                                                                    \
+        asm volatile("ldmatrix.sync.aligned.m8n8." instruction " " operands ";\n"        \
+                     : __VA_ARGS__                                                       \
+                     : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))         \
+                     : "memory");                                                        \
+    }
+
 #endif
 
-// c += a b, with bf16 operands and float32 sums.
-__device__ __forceinline__ void mma_m16n8k16_bf16(float *c, const unsigned *a,
-                                                  const unsigned *b MMA_LOCATION)
-{
-#ifdef CUDA_ON_CPU
-    cuda_on_cpu::multiply(cuda_on_cpu::WarpOperation::MultiplyBf16, c, a, b, where);
-#else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-// c += a b, with TF32 operands and float32 sums.
-__device__ __forceinline__ void mma_m16n8k8_tf32(float *c, const unsigned *a,
-                                                 const unsigned *b MMA_LOCATION)
-{
-#ifdef CUDA_ON_CPU
-    cuda_on_cpu::multiply(cuda_on_cpu::WarpOperation::MultiplyTf32, c, a, b, where);
-#else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
+// c += a b, with operands of bf16 or TF32 and float32 sums.
+MMA(mma_m16n8k16_bf16, MultiplyBf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+MMA(mma_m16n8k8_tf32, MultiplyTf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 
 // The float32 rounded to TF32: to nearest, ties away from zero.
 __device__ __forceinline__ unsigned to_tf32(float value)
@@ -80,52 +84,13 @@ __device__ __forceinline__ unsigned to_tf32(float value)
 // Loads 8x8 matrices of 16-bit elements from shared memory: lane 8 m + i gives the address of row i
 // of matrix m, a multiple of 16 bytes. Of matrix m, this lane gets in r[m] the elements 2t and
 // 2t + 1 of row g; with _trans, of column g.
-__device__ __forceinline__ void ldmatrix_x2(unsigned *r, const void *row MMA_LOCATION)
-{
-#ifdef CUDA_ON_CPU
-    cuda_on_cpu::load_matrix(cuda_on_cpu::WarpOperation::LoadMatrix, r, 2, row, where);
-#else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];\n"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
-                 : "memory");
-#endif
-}
+LDMATRIX(ldmatrix_x2, LoadMatrix, 2, "x2.shared.b16", "{%0, %1}, [%2]", "=r"(r[0]), "=r"(r[1]))
+LDMATRIX(ldmatrix_x2_trans, LoadMatrixTransposed, 2, "x2.trans.shared.b16", "{%0, %1}, [%2]",
+         "=r"(r[0]), "=r"(r[1]))
+LDMATRIX(ldmatrix_x4, LoadMatrix, 4, "x4.shared.b16", "{%0, %1, %2, %3}, [%4]", "=r"(r[0]),
+         "=r"(r[1]), "=r"(r[2]), "=r"(r[3]))
+LDMATRIX(ldmatrix_x4_trans, LoadMatrixTransposed, 4, "x4.trans.shared.b16",
+         "{%0, %1, %2, %3}, [%4]", "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]))
 
-__device__ __forceinline__ void ldmatrix_x2_trans(unsigned *r, const void *row MMA_LOCATION)
-{
-#ifdef CUDA_ON_CPU
-    cuda_on_cpu::load_matrix(cuda_on_cpu::WarpOperation::LoadMatrixTransposed, r, 2, row, where);
-#else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
-                 : "memory");
-#endif
-}
-
-__device__ __forceinline__ void ldmatrix_x4(unsigned *r, const void *row MMA_LOCATION)
-{
-#ifdef CUDA_ON_CPU
-    cuda_on_cpu::load_matrix(cuda_on_cpu::WarpOperation::LoadMatrix, r, 4, row, where);
-#else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
-                 : "memory");
-#endif
-}
-
-__device__ __forceinline__ void ldmatrix_x4_trans(unsigned *r, const void *row MMA_LOCATION)
-{
-#ifdef CUDA_ON_CPU
-    cuda_on_cpu::load_matrix(cuda_on_cpu::WarpOperation::LoadMatrixTransposed, r, 4, row, where);
-#else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
-                 : "memory");
-#endif
-}
-
-#undef MMA_LOCATION
+#undef MMA
+#undef LDMATRIX
