@@ -276,37 +276,31 @@ __device__ __forceinline__ void multiply_seen(float (&c)[M][COLUMNS][4],
 {
     const int g = lane_group(), t = lane_member();
 #pragma unroll 1
-    for (int block = 0; block < N; block++) {
-        float own[2 * M][2] = {};
+    for (int k = 0; k < 8 * N; k++) {
+        float rows[2 * M];
+        bool sees[2 * M];
 #pragma unroll
-        for (int n = 0; n < N; n++)
+        for (int i = 0; i < 2 * M; i++) {
+            float own = 0.0f; /* the weight of column k, where this lane has it */
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    own = k / 8 == n && k % 2 == j ? w[i / 2][n][i % 2 * 2 + j] : own;
+            rows[i] = __shfl_sync(ALL_LANES, own, 4 * g + k % 8 / 2);
+            sees[i] = seen(8 * i + g, k);
+        }
+        const SCALAR *first = b + k * STRIDE + 2 * t;
+#pragma unroll
+        for (int n = 0; n < COLUMNS; n++) {
+            float columns[2];
+            load<2>(columns, first + 8 * n);
 #pragma unroll
             for (int i = 0; i < 2 * M; i++)
 #pragma unroll
                 for (int j = 0; j < 2; j++)
-                    own[i][j] = n == block ? w[i / 2][n][i % 2 * 2 + j] : own[i][j];
-#pragma unroll 1
-        for (int k = 8 * block; k < 8 * block + 8; k++) {
-            float rows[2 * M];
-            bool sees[2 * M];
-#pragma unroll
-            for (int i = 0; i < 2 * M; i++) {
-                const float both = k % 2 ? own[i][1] : own[i][0];
-                rows[i] = __shfl_sync(ALL_LANES, both, 4 * g + k % 8 / 2);
-                sees[i] = seen(8 * i + g, k);
-            }
-            const SCALAR *first = b + k * STRIDE + 2 * t;
-#pragma unroll
-            for (int n = 0; n < COLUMNS; n++) {
-                float columns[2];
-                load<2>(columns, first + 8 * n);
-#pragma unroll
-                for (int i = 0; i < 2 * M; i++)
-#pragma unroll
-                    for (int j = 0; j < 2; j++)
-                        if (sees[i])
-                            c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
-            }
+                    if (sees[i])
+                        c[i / 2][n][i % 2 * 2 + j] += rows[i] * columns[j];
         }
     }
 }

@@ -147,12 +147,8 @@ class Attention(Operation):
         if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
             if q.dtype.name != "bfloat16":
                 return NotImplemented
-            wide = [each.astype(np.float32) for each in (grad, q, k, v, out)]
-            results = [xp.empty(each.shape, np.float32) for each in grads]
-            arguments: list[Any] = [*wide, statistics, results, causal, scale, dropout, key]
-            if self.backward(*arguments) is NotImplemented:
-                reference.backward(*arguments)
-            _copy(results, grads)
+            rest = statistics, grads, causal, scale, dropout, key
+            self._backward_in_float32([grad, q, k, v, out], *rest)
             return None
         batch, heads, queries, size = q.shape
         keys, pairs, chosen = k.shape[2], batch * heads, self._plan(q)
@@ -202,6 +198,16 @@ class Attention(Operation):
             walk("keys", keys, (d_k, d_v), chosen.backward_bytes)
         _copy(targets, grads)
         return None
+
+    def _backward_in_float32(
+        self, arrays: list[Array], statistics: Array, grads: tuple[Array, ...], *options: Any
+    ) -> None:
+        single = [each.astype(np.float32) for each in arrays]
+        results = [namespace(each).empty(each.shape, np.float32) for each in grads]
+        arguments: list[Any] = [*single, statistics, results, *options]
+        if self.backward(*arguments) is NotImplemented:
+            reference.backward(*arguments)
+        _copy(results, grads)
 
     def _launch(
         self,

@@ -6,12 +6,10 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace, signed
 from tinygrad_char.kernels.cuda.operation import (
-    ROW_BLOCK,
     Operation,
     contiguous,
     is_single,
     row_macros,
-    row_plan,
     serves,
 )
 from tinygrad_char.kernels.embedding import check_indices
@@ -35,12 +33,9 @@ class CrossEntropy(Operation):
         self._check(logits, targets, ignore_index)
         logits, targets = contiguous(logits), _indices(targets)
         losses, statistics = _statistics(logits)
-        self._by_rows(
-            "cross_entropy_forward",
-            logits,
-            *(logits, targets, losses, statistics),
-            *_sizes(logits),
-            np.int64(ignore_index),
+        arrays = logits, targets, losses, statistics
+        self.launch_rows(
+            "cross_entropy_forward", logits, arrays, *_sizes(logits), np.int64(ignore_index)
         )
         return self._reduce(logits, losses, targets, reduction, ignore_index), statistics
 
@@ -53,27 +48,23 @@ class CrossEntropy(Operation):
         logits, targets = contiguous(logits), _indices(targets)
         losses, statistics = _statistics(logits)
         grad_logits = namespace(logits).empty(logits.shape, logits.dtype)
-        self._by_rows(
+        share = self._share(logits, targets, reduction, ignore_index)
+        self.launch_rows(
             "cross_entropy_one_pass",
             logits,
-            *(logits, targets, self._share(logits, targets, reduction, ignore_index)),
-            *(losses, statistics, grad_logits),
+            (logits, targets, share, losses, statistics, grad_logits),
             *_sizes(logits),
             np.int64(ignore_index),
         )
-        return (
-            self._reduce(logits, losses, targets, reduction, ignore_index),
-            statistics,
-            grad_logits,
-        )
+        loss = self._reduce(logits, losses, targets, reduction, ignore_index)
+        return loss, statistics, grad_logits
 
     def rescale(self, grad: Array, grad_logits: Array) -> Array:
         # where the cotangent is one, which only the device knows, nothing is read or written
-        self._by_rows(
+        self.launch_rows(
             "cross_entropy_rescale",
             grad_logits,
-            _cotangent(grad_logits, grad),
-            grad_logits,
+            (_cotangent(grad_logits, grad), grad_logits),
             *_sizes(grad_logits),
             np.bool_(grad.ndim > 0),
             most_blocks=MOST_RESCALING,
@@ -93,12 +84,11 @@ class CrossEntropy(Operation):
             return NotImplemented
         logits, targets = contiguous(logits), _indices(targets)
         grad_logits = namespace(logits).empty(logits.shape, logits.dtype)
-        self._by_rows(
+        share = self._share(logits, targets, reduction, ignore_index)
+        self.launch_rows(
             "cross_entropy_backward",
             logits,
-            *(_cotangent(logits, grad), logits, targets),
-            self._share(logits, targets, reduction, ignore_index),
-            *(statistics, grad_logits),
+            (_cotangent(logits, grad), logits, targets, share, statistics, grad_logits),
             *_sizes(logits),
             np.int64(ignore_index),
             np.bool_(reduction == "none"),
@@ -109,12 +99,6 @@ class CrossEntropy(Operation):
         if self.settings.checks:
             safe = namespace(logits).where(targets != ignore_index, targets, 0)
             check_indices(safe, logits.shape[1], "cross_entropy: target")
-
-    def _by_rows(
-        self, function: str, logits: Array, *arguments: Any, most_blocks: int = 2**31 - 1
-    ) -> None:
-        grid = (min(row_plan(*logits.shape)[1], most_blocks),)
-        self.launch(function, grid, ROW_BLOCK, *arguments, **row_macros(logits))
 
     def _share(
         self, logits: Array, targets: Array, reduction: str, ignore_index: int

@@ -97,6 +97,28 @@ class Operation:
             **defines,
         )
 
+    def launch_rows(
+        self,
+        function: str,
+        x: Array,
+        arrays: tuple[Array | None, ...],
+        *rest: Any,
+        beside: tuple[Array | None, ...] = (),
+        most_blocks: int | None = None,
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run a kernel of (*arrays, *rest) on the rows of x and of what lies beside it: row.cuh."""
+        blocks = row_plan(*by_rows(x))[1]
+        self.launch(
+            function,
+            (blocks if most_blocks is None else min(blocks, most_blocks),),
+            ROW_BLOCK,
+            *arrays,
+            *rest,
+            shared_bytes=shared_bytes,
+            **row_macros(x, *beside),
+        )
+
     def sum_columns(self, matrix: Array, dtype: np.dtype) -> Array:
         """Return the sum of a contiguous matrix (rows, columns) over its rows."""
         partial = column_parts(matrix)

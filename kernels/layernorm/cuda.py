@@ -4,12 +4,10 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
-    ROW_BLOCK,
     Operation,
     by_rows,
     contiguous,
     is_single,
-    row_macros,
     row_plan,
     serves,
 )
@@ -32,20 +30,12 @@ class LayerNorm(Operation):
         rows, columns = by_rows(x)
         y = xp.empty(x.shape, x.dtype)
         mean, rstd = (xp.empty((*x.shape[:-1], 1), np.float32) for _ in range(2))
-        self.launch(
+        self.launch_rows(
             "layernorm_forward",
-            (row_plan(rows, columns)[1],),
-            ROW_BLOCK,
             x,
-            weight,
-            bias,
-            y,
-            mean,
-            rstd,
-            np.int64(rows),
-            np.int32(columns),
-            np.float32(eps),
-            **row_macros(x, y, weight, bias),
+            (x, weight, bias, y, mean, rstd),
+            *(np.int64(rows), np.int32(columns), np.float32(eps)),
+            beside=(y, weight, bias),
         )
         return y, mean, rstd
 
@@ -71,22 +61,14 @@ class LayerNorm(Operation):
         blocks = min(blocks, MOST_PARTS)
         grad_x = xp.empty(x.shape, x.dtype) if needs[0] else None
         partial = xp.empty((blocks, 2, columns), np.float32) if needs[1] or needs[2] else None
-        self.launch(
+        self.launch_rows(
             "layernorm_backward",
-            (blocks,),
-            ROW_BLOCK,
-            grad,
             x,
-            weight,
-            mean,
-            rstd,
-            addend,
-            grad_x,
-            partial,
-            np.int64(rows),
-            np.int32(columns),
+            (grad, x, weight, mean, rstd, addend, grad_x, partial),
+            *(np.int64(rows), np.int32(columns)),
+            beside=(grad, weight, addend, grad_x),
+            most_blocks=MOST_PARTS,
             shared_bytes=0 if partial is None else 8 // warps * 2 * columns * 4,
-            **row_macros(x, grad, weight, addend, grad_x),
         )
         if partial is None:
             return grad_x, None, None

@@ -5,12 +5,9 @@ import numpy as np
 from tinygrad_char.kernels import softmax
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
-    ROW_BLOCK,
     Operation,
     by_rows,
     contiguous,
-    row_macros,
-    row_plan,
     serves,
 )
 
@@ -40,18 +37,13 @@ class Softmax(Operation):
         if mask is not None:
             mask = _repeated(mask, x)
         y = namespace(x).empty(x.shape, x.dtype)
-        self.launch(
+        mask_rows = 1 if mask is None else by_rows(mask)[0]
+        self.launch_rows(
             "softmax_forward",
-            (row_plan(rows, columns)[1],),
-            ROW_BLOCK,
             x,
-            mask,
-            y,
-            np.int64(rows),
-            np.int64(1 if mask is None else by_rows(mask)[0]),
-            np.int32(columns),
-            np.float32(scale),
-            **row_macros(x, y, mask),
+            (x, mask, y),
+            *(np.int64(rows), np.int64(mask_rows), np.int32(columns), np.float32(scale)),
+            beside=(y, mask),
         )
         return y
 
@@ -65,16 +57,12 @@ class Softmax(Operation):
         grad, y = contiguous(grad), contiguous(y)
         rows, columns = by_rows(y)
         grad_x = namespace(y).empty(y.shape, y.dtype)
-        self.launch(
+        self.launch_rows(
             "softmax_backward",
-            (row_plan(rows, columns)[1],),
-            ROW_BLOCK,
-            grad,
             y,
-            grad_x,
-            np.int64(rows),
-            np.int32(columns),
-            **row_macros(y, grad, grad_x),
+            (grad, y, grad_x),
+            *(np.int64(rows), np.int32(columns)),
+            beside=(grad, grad_x),
         )
         if scale != 1:
             grad_x *= grad_x.dtype.type(scale)
