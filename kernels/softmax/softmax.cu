@@ -70,11 +70,9 @@ softmax_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ y,
     const long long row = own_row();
     if (row >= rows)
         return;
-    grad += row * columns;
-    y += row * columns;
+    const Row<SCALAR, N, STEP, 16> own_grad(grad + row * columns, own_column(), columns);
+    const Row<SCALAR, N, STEP, 16> own_y(y + row * columns, own_column(), columns);
     grad_x += row * columns;
-    const int first = own_column();
-    const Row<SCALAR, N, STEP, 16> own_grad(grad, first, columns), own_y(y, first, columns);
     float projection = 0.0f;
     own_grad.each_with(own_y, [&](int, const float (&g)[N], const float (&weights)[N]) {
 #pragma unroll
