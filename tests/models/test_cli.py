@@ -40,21 +40,6 @@ COMMANDS = {
 PREDICTED = len(TEXT) - int(0.9 * len(TEXT)) - 1  # characters of the validation split
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return the folder of a finished run, which no test changes."""
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert train(folder) == 0
-    return folder
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
-
-
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """Let no download reach beyond this machine, and no earlier one be found."""

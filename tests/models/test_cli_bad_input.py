@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny_runs import TEXT, TINY, train
+from tiny_runs import TEXT, TINY
 
 from tinygrad_char import checkpoint
 from tinygrad_char.models import cli
@@ -32,25 +32,15 @@ NUMBERS = {
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Return the working folder, with a text in it and nothing else."""
-    monkeypatch.chdir(tmp_path)
+def here(here, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert train(folder) == 0
-    return folder
+    return here
 
 
 @pytest.fixture
-def run_folder(here, finished):
+def run_folder(here, trained):
     """Return a finished run of the text that lies beside it, ready to be spoiled."""
-    shutil.copytree(finished, here / "run")
+    shutil.copytree(trained, here / "run")
     return Path("run")
 
 
@@ -549,8 +539,8 @@ def test_resuming_with_another_vocabulary(run_folder, here, refuse):
     says(message, "trained on another text")
 
 
-def test_resuming_after_the_text_has_changed_or_gone(finished, run_folder, refuse):
-    text = finished.parent / "text.txt"
+def test_resuming_after_the_text_has_changed_or_gone(trained, run_folder, refuse):
+    text = trained.parent / "text.txt"
     text.write_text(TEXT + "!")
     says(refuse("train", "--resume", run_folder), "trained on another text", str(text))
     text.unlink()

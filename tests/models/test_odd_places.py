@@ -32,13 +32,6 @@ sys.exit(cli.run(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("odd") / "run"
-    assert train(folder) == 0
-    return folder
-
-
 def as_a_stranger(*arguments, cwd):
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, *map(str, arguments)],

@@ -3,20 +3,13 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tiny_runs import TINY, train
+from tiny_runs import TINY
 
 from tinygrad_char.models import cli
 from tinygrad_char.models.config import SMALL
 from tinygrad_char.models.resuming import describe_resumption, settings
 
 DATA = {"argument": "text.txt", "characters": 3, "sha256": "0"}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("resuming") / "run"
-    assert train(folder) == 0
-    return folder
 
 
 def test_a_run_that_goes_on_as_it_was_says_from_where():

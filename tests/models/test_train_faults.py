@@ -152,14 +152,6 @@ def known_handlers():
         signal.signal(number, each)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Return the working folder, with a text in it and nothing else."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """Return the folder of a run that nothing disturbed."""
