@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char import autograd, modes
-from tinygrad_char.autograd import Function, TensorBase, Version
+from tinygrad_char.autograd import TensorBase, Version
 from tinygrad_char.coerce import (
     DEFAULT_DTYPE,
     check_array,
@@ -379,7 +379,7 @@ class Tensor(
         if target == self.device:
             return self
         if isinstance(target, str) and target in DEVICES:
-            return Transfer.apply(self, target=get_backend(target))
+            return shape.Transfer.apply(self, target=get_backend(target))
         try:
             if target is None:
                 raise TypeError  # which NumPy reads as float64
@@ -493,17 +493,3 @@ class HookHandle:
     def remove(self) -> None:
         """End the hook; calling it twice does no harm."""
         self._hooks.pop(self._number, None)
-
-
-class Transfer(Function):
-    """The same values on another device."""
-
-    def forward(self, x: Array, *, target: Backend) -> Array:
-        """Return x in the target's memory."""
-        self.source = self.backend
-        self.target = target
-        return target.from_numpy(self.source.to_numpy(x))
-
-    def backward(self, grad: Array) -> Array:
-        """Return dy in the source's memory."""
-        return self.source.from_numpy(self.target.to_numpy(grad))

@@ -26,7 +26,7 @@ from tinygrad_char.ops.activation import Elementwise
 from tinygrad_char.ops.elementwise import Binary, OfInput, OfResult
 from tinygrad_char.ops.loss import PairLoss
 from tinygrad_char.ops.reduction import Reduction
-from tinygrad_char.tensor import Transfer
+from tinygrad_char.ops.shape import Transfer
 
 
 def averages(make, dtype):

@@ -14,7 +14,7 @@ from tinygrad_char import DeviceError, Tensor
 from tinygrad_char import functional as F
 from tinygrad_char.kernels.backend import CPU, Backend
 from tinygrad_char.kernels.dropout import DropoutKey
-from tinygrad_char.tensor import Transfer
+from tinygrad_char.ops.shape import Transfer
 
 ARITHMETIC = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow]
 COMPARISONS = [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]

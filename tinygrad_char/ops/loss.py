@@ -32,7 +32,6 @@ class PairLoss(Function):
         return self.loss(self.backend.xp, x, y, **options)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        """Return dloss times the slopes."""
         xp = self.backend.xp
         x, y = self.saved
         slopes = self.slopes(xp, x, y, self.needs, **self.options)

@@ -38,12 +38,11 @@ def _before(xp: Any, x: Array) -> Array:
 
 
 class Cumprod(Function):
-    """The running product along one axis."""
+    """y_i = x_0 ... x_i along one axis."""
 
     upcasts = True
 
     def forward(self, x: Array, *, axis: int) -> Array:
-        """Return y_i = x_0 ... x_i."""
         self.axis = normalize_axis("cumprod", axis, x.ndim, scalars=True)
         self.saved = (x,)
         return self.backend.xp.cumprod(x, axis=self.axis).reshape(x.shape)

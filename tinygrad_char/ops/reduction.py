@@ -102,17 +102,15 @@ class Sum(Reduction):
 
 
 class Mean(Reduction):
-    """The mean over axes."""
+    """The mean over axes, of n elements: dx = dy / n."""
 
     def forward(self, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        """Return mean(x); ValueError where there is nothing to average."""
         self.start(x, axis)
         if self.count == 0:
             raise ValueError(f"mean: shape {x.shape} holds no element along axis {axis}")
         return reduce.total(x, self.axes, keepdims) / self.count
 
     def backward(self, grad: Array) -> Array:
-        """Return dy / n."""
         return self.spread(grad / self.count)
 
 

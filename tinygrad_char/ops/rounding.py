@@ -48,12 +48,11 @@ class Trunc(_Step):
 
 
 class Round(Function):
-    """The nearest number with so many decimals; of two, the one whose last digit is even."""
+    """The nearest number with so many decimals, of two the one whose last digit is even: dx = 0."""
 
     upcasts = True
 
     def forward(self, x: Array, *, decimals: int) -> Array:
-        """Return x rounded."""
         if x.dtype == bool or (decimals >= 0 and not is_floating(x.dtype)):
             return x.copy()
         if not is_floating(x.dtype):
@@ -84,7 +83,6 @@ class Round(Function):
         return x - rest + xp.where(up, width, x.dtype.type(0))
 
     def backward(self, grad: Array) -> Array:
-        """Return 0."""
         return self.backend.xp.zeros_like(grad)
 
 

@@ -1,10 +1,11 @@
-"""Operations that move elements without changing them, and the triangles."""
+"""Operations that move elements without changing them, to another device too, and triangles."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.backend import Backend
 from tinygrad_char.kernels.reduce import unbroadcast
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.ops.reduction import normalize_axes, normalize_axis
@@ -18,6 +19,18 @@ class Copy(Function):
 
     def backward(self, grad: Array) -> Array:
         return grad
+
+
+class Transfer(Function):
+    """The same values on another device: dx is dy in the source's memory."""
+
+    def forward(self, x: Array, *, target: Backend) -> Array:
+        self.source = self.backend
+        self.target = target
+        return target.from_numpy(self.source.to_numpy(x))
+
+    def backward(self, grad: Array) -> Array:
+        return self.source.from_numpy(self.target.to_numpy(grad))
 
 
 class Reshape(Function):
