@@ -98,7 +98,8 @@ def gradcheck(
         with no_grad():
             results = _outputs(fn, tensors)
         return sum(
-            float((w * r.detach().numpy()).sum()) for w, r in zip(cotangents, results, strict=True)
+            float((w * r.detach().cpu().numpy()).sum())
+            for w, r in zip(cotangents, results, strict=True)
         )
 
     first = value()
@@ -125,7 +126,7 @@ def _differences(
 ) -> Iterator[tuple[tuple[int, ...], float]]:
     """Yield each element's index and the central difference of the value, the array as it was."""
     for index in np.ndindex(array.shape):
-        before = array[index]
+        before = float(array[index])  # a device gives a view
         array[index] = before + eps
         above = value()
         array[index] = before - eps

@@ -399,7 +399,7 @@ NETWORKS = [
     ),
     *one(
         "batch_norm/given",
-        lambda x, w, b: F.batch_norm(x, *averages(Tensor, x.dtype), w, b),
+        lambda x, w, b: F.batch_norm(x, *averages(partial(Tensor, device=x.device), x.dtype), w, b),
         lambda t, x, w, b: t.nn.functional.batch_norm(
             x, *averages(lambda each, _: t.tensor(each).to(x.dtype), None), w, b
         ),

@@ -142,3 +142,16 @@ def test_result_that_is_not_finite_is_refused(value):
 def test_under_no_grad_there_is_no_history():
     with no_grad(), pytest.raises(GradcheckError, match="no output is linked"):
         gradcheck(lambda x: x * 2, leaf(2))
+
+
+def test_both_devices_are_served(device):
+    rng = np.random.default_rng(0)
+    x, w = (
+        Tensor(rng.uniform(0.5, 1.5, shape), device=device, requires_grad=True)
+        for shape in ((2, 3), (3,))
+    )
+    before = x.tolist()
+    gradcheck(lambda x, w: ((x * w).exp(), x.softmax()), [x, w])
+    assert x.tolist() == before
+    with pytest.raises(GradcheckError, match="backward gives 2"):
+        gradcheck(operation(lambda x: x * 3, lambda x, grad: grad * 2 / grad), x)

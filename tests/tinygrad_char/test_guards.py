@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -198,15 +199,16 @@ def test_enable_grad():
 
 
 class TestInfinitiesOfMasks:
-    def test_pass(self):
-        x = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-        mask = Tensor([[True, False], [True, True]])
+    def test_pass(self, device):
+        x = Tensor([[1.0, 2.0], [3.0, 4.0]], device=device, requires_grad=True)
+        mask = Tensor([[True, False], [True, True]], device=device)
         bias = np.float32([[0, -np.inf], [0, 0]])
+        place = partial(Tensor, device=device)
         with tg.detect_nonfinite():
-            for scores in (x.masked_fill(~mask, float("-inf")), x + bias, x + Tensor(bias)):
+            for scores in (x.masked_fill(~mask, float("-inf")), x + bias, x + place(bias)):
                 y = (scores * 0.5).softmax()
                 (y * y).sum().backward()
-        assert np.isfinite(x.grad.numpy()).all()
+        assert np.isfinite(x.grad.cpu().numpy()).all()
 
     @pytest.mark.parametrize(
         "function",
@@ -218,6 +220,6 @@ class TestInfinitiesOfMasks:
             lambda x: x.masked_fill(x == 0, float("inf")),
         ],
     )
-    def test_others_do_not(self, function):
+    def test_others_do_not(self, device, function):
         with np.errstate(all="ignore"), tg.detect_nonfinite(), pytest.raises(NonFiniteError):
-            function(Tensor([0.0]))
+            function(Tensor([0.0], device=device))

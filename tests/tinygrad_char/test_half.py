@@ -1,4 +1,4 @@
-"""float16, and bfloat16 on the CPU: computed in float32 inside an operation, rounded once."""
+"""float16, and bfloat16 on the host: computed in float32 inside an operation, rounded once."""
 
 import ml_dtypes
 import numpy as np
@@ -11,27 +11,40 @@ from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
 from tinygrad_char.kernels.half import is_half
 
-HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 MOVE_ONLY = """Where Negate Absolute Cast GetItem Copy Reshape Permute BroadcastTo Concatenate Stack
     Triangle Transfer Flip Roll Diagonal DiagonalMatrix Overwrite""".split()  # noqa: SIM905
 """Operations that compute nothing of a float16 but, where backward adds up, that sum."""
 
 
+DEVICE = "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _on_each(device, monkeypatch):
+    """Run every test here on each device: `half` makes tensors there."""
+    monkeypatch.setitem(globals(), "DEVICE", device)
+
+
 def half(values, dtype=np.float16):
-    return Tensor(np.array(values, dtype), requires_grad=True)
+    return Tensor(np.array(values, dtype), device=DEVICE, requires_grad=True)
+
+
+def values_of(tensor):
+    return tensor.detach().cpu().numpy()
 
 
 def run(case, arrays, grads):
-    tensors = [Tensor(each, requires_grad=True) for each in arrays]
+    tensors = [half(each, each.dtype) for each in arrays]
     results = outputs(case.ours(*tensors))
     for each, cotangent in zip(results, grads, strict=True):
-        each.backward(cotangent.astype(each.dtype), retain_graph=True)
-    return [each.array for each in results], [each.grad.array for each in tensors]
+        given = Tensor(cotangent.astype(each.dtype), device=each.device)
+        each.backward(given, retain_graph=True)
+    return [values_of(each) for each in results], [values_of(each.grad) for each in tensors]
 
 
 def rounds_once(case, arrays):
     """Whether the case is one operation, which gives each input one gradient."""
-    tensors = [Tensor(each) for each in arrays]
+    tensors = [Tensor(each, device=DEVICE) for each in arrays]
     with tg.autograd.tracing() as trace:
         case.ours(*tensors)
     if len(trace.operations) != 1:
@@ -40,12 +53,29 @@ def rounds_once(case, arrays):
     return len({id(each) for each in given}) == len(given)
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_results_are_those_of_float32_rounded_once(case, dtype):
+each_case = pytest.mark.parametrize(
+    "case",
+    [each for each in CASES if each.name != "cpu"],  # which goes on with a tensor that stayed
+    ids=lambda case: case.name,
+)
+
+
+@each_case
+def test_results_are_those_of_float32_rounded_once(case):
+    check_rounded_once(case, np.dtype(np.float16))
+
+
+@pytest.mark.parametrize("device", ["cpu"])  # kernels of devices read bfloat16 as it is
+@each_case
+def test_results_of_bfloat16_are_those_of_float32_rounded_once(case):
+    check_rounded_once(case, np.dtype(ml_dtypes.bfloat16))
+
+
+def check_rounded_once(case, dtype):
     arrays = [each.astype(dtype) for each in case.inputs()]
     wide = [each.astype(np.float32) for each in arrays]
-    grads = [each.astype(dtype) for each in cotangents(outputs(case.ours(*map(Tensor, wide))))]
+    results = outputs(case.ours(*(Tensor(each, device=DEVICE) for each in wide)))
+    grads = [each.astype(dtype) for each in cotangents(results)]
     found, expected = run(case, arrays, grads), run(case, wide, grads)
     units = 0 if rounds_once(case, arrays) else 8  # what else is rounded on the way
     for mine, exact in zip(found[0] + found[1], expected[0] + expected[1], strict=True):
@@ -66,13 +96,13 @@ def test_sums_do_not_stop_at_the_precision_of_sixteen_bits():
     assert ones.sum(0).tolist() == [5000, 5000]
     assert ones.mean().item() == 1
     assert ones.cumsum(0)[-1].tolist() == [5000, 5000]
-    assert half(np.ones(70000)).softmax(0).array[0] == np.float16(1 / 70000)
+    assert half(np.ones(70000)).softmax(0)[0].item() == np.float16(1 / 70000)
 
 
 def test_results_between_may_leave_the_range():
     x = half([300, -300, 3])
-    expected = F.layer_norm(Tensor(x.array.astype(np.float32))).array
-    np.testing.assert_array_equal(F.layer_norm(x).array, expected.astype(np.float16))
+    expected = values_of(F.layer_norm(x.astype(np.float32)))
+    np.testing.assert_array_equal(values_of(F.layer_norm(x)), expected.astype(np.float16))
     assert half([400.0, -400]).std().item() == 400
     signs = np.array([17, -17] * 2048).reshape(-1, 1)
     assert (half(np.ones((1, 4096))) @ half(signs)).item() == 0
@@ -89,7 +119,7 @@ def test_beyond_the_range_is_infinity_without_a_warning():
 def test_gradients_that_an_operation_adds_up():
     x = half(np.ones(70000))
     x.mean().backward()
-    assert (x.grad.array == np.float16(1 / 70000)).all()
+    assert (values_of(x.grad) == np.float16(1 / 70000)).all()
     row = half(np.ones(3))
     (row + half(np.zeros((5000, 3)))).sum().backward()
     assert row.grad.tolist() == [5000] * 3
@@ -126,9 +156,10 @@ def test_gradients_of_many_operations_are_added_up_in_float32(leaf, hooked):
 def test_layer_norm_adds_what_its_input_has_already():
     x = half(np.arange(6).reshape(2, 3))
     (F.layer_norm(x) * x + x * 3).sum().backward()
-    wide = Tensor(x.array.astype(np.float32), requires_grad=True)
+    wide = half(values_of(x), np.float32)
     (F.layer_norm(wide) * wide + wide * 3).sum().backward()
-    np.testing.assert_allclose(x.grad.array, wide.grad.array, rtol=4e-3, atol=4e-3)
+    found, exact = values_of(x.grad), values_of(wide.grad)
+    np.testing.assert_allclose(found, exact, rtol=4e-3, atol=4e-3)
 
 
 class Dtypes(Function):

@@ -105,12 +105,42 @@ class Einsum(Function):
             i, j = min(sizes, key=sizes.__getitem__)
             kept = self._kept(rest, output, i, j)
             (right, right_term), (left, left_term) = rest.pop(j), rest.pop(i)
-            rest.append((_product(xp, left, left_term, right, right_term, kept), kept))
+            rest.append((self._product(left, left_term, right, right_term, kept), kept))
         array, term = _summed(xp, *rest[0], output)
         lengths = dict(zip(term, array.shape, strict=True))
         result = array.transpose([term.index(each) for each in output if each in term])
         result = result.reshape([lengths.get(each, 1) for each in output])
         return result if result.base is None else result.copy()
+
+    def _product(
+        self, left: Array, left_term: str, right: Array, right_term: str, kept: str
+    ) -> Array:
+        """Return the product of two operands, summed over the letters that are not kept."""
+        xp = self.backend.xp
+        left, left_term = _summed(xp, left, left_term, kept + right_term)
+        right, right_term = _summed(xp, right, right_term, kept + left_term)
+        lengths = dict(zip(left_term + right_term, left.shape + right.shape, strict=True))
+        both = [each for each in left_term if each in right_term and each in kept]
+        summed = [each for each in left_term if each in right_term and each not in kept]
+        left_only = [each for each in left_term if each not in right_term]
+        right_only = [each for each in right_term if each not in left_term]
+
+        def arranged(x: Array, term: str, *groups: list[str]) -> Array:
+            x = x.transpose([term.index(each) for group in groups for each in group])
+            sizes = [math.prod(lengths[each] for each in group) for group in groups]
+            return x.reshape(sizes)
+
+        if summed and (left_only or right_only):
+            a = arranged(left, left_term, both, left_only, summed)
+            b = arranged(right, right_term, both, summed, right_only)
+            product = self.backend.kernels[matmul.forward](a, b)
+        else:
+            a = arranged(left, left_term, both, left_only, [], summed)
+            b = arranged(right, right_term, both, [], right_only, summed)
+            product = total(a * b, (3,))
+        found = [*both, *left_only, *right_only]
+        product = product.reshape([lengths[each] for each in found])
+        return product.transpose([found.index(each) for each in kept])
 
     def _without_lengths_of_1(self, x: Array, term: str) -> tuple[Array, str]:
         """Return an operand and its letters without axes of length 1, which broadcast anyway."""
@@ -177,33 +207,3 @@ def _summed(xp: Any, x: Array, term: str, kept: str) -> tuple[Array, str]:
     if axes:
         x = xp.asarray(total(x, axes))
     return x, "".join(each for each in own if each in kept)
-
-
-def _product(
-    xp: Any, left: Array, left_term: str, right: Array, right_term: str, kept: str
-) -> Array:
-    """Return the product of two operands, summed over the letters that are not kept."""
-    left, left_term = _summed(xp, left, left_term, kept + right_term)
-    right, right_term = _summed(xp, right, right_term, kept + left_term)
-    lengths = dict(zip(left_term + right_term, left.shape + right.shape, strict=True))
-    both = [each for each in left_term if each in right_term and each in kept]
-    summed = [each for each in left_term if each in right_term and each not in kept]
-    left_only = [each for each in left_term if each not in right_term]
-    right_only = [each for each in right_term if each not in left_term]
-
-    def arranged(x: Array, term: str, *groups: list[str]) -> Array:
-        x = x.transpose([term.index(each) for group in groups for each in group])
-        sizes = [math.prod(lengths[each] for each in group) for group in groups]
-        return x.reshape(sizes)
-
-    if summed and (left_only or right_only):
-        a = arranged(left, left_term, both, left_only, summed)
-        b = arranged(right, right_term, both, summed, right_only)
-        product = matmul.product(a, b)
-    else:
-        a = arranged(left, left_term, both, left_only, [], summed)
-        b = arranged(right, right_term, both, [], right_only, summed)
-        product = total(a * b, (3,))
-    found = [*both, *left_only, *right_only]
-    product = product.reshape([lengths[each] for each in found])
-    return product.transpose([found.index(each) for each in kept])
