@@ -52,17 +52,9 @@ class AdamW(Operation):
             "adamw_update_recorded",
             _grid(parameter),
             THREADS,
-            parameter,
-            grad,
-            exp_avg,
-            exp_avg_sq,
-            np.int64(parameter.size),
-            factors,
+            *(parameter, grad, exp_avg, exp_avg_sq, np.int64(parameter.size), factors),
             np.float32(0.0 if decoupled else weight_decay),
-            np.float32(1 - beta1),
-            np.float32(beta2),
-            np.float32(1 - beta2),
-            np.float32(eps),
+            *map(np.float32, (1 - beta1, beta2, 1 - beta2, eps)),
         )
 
     def count_step(
@@ -81,12 +73,8 @@ class AdamW(Operation):
             "adamw_factors",
             (1,),
             1,
-            step,
-            lr,
-            norm,
-            np.float64(max_norm),
-            *map(np.float64, betas),
-            np.float64(weight_decay if decoupled else 0.0),
+            *(step, lr, norm),
+            *map(np.float64, (max_norm, *betas, weight_decay if decoupled else 0.0)),
             factors,
         )
 

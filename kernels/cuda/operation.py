@@ -146,11 +146,8 @@ class Operation:
             "column_sum",
             (-(-sums.size // 32),),
             1024,
-            partial,
-            sums,
-            np.int32(len(partial)),
-            np.int64(sums.size),
-            np.int64(prod(partial.shape[1:])),
+            *(partial, sums, np.int32(len(partial))),
+            *map(np.int64, (sums.size, prod(partial.shape[1:]))),
             source="column_sum",
             SCALAR=SCALARS[dtype.name],
         )

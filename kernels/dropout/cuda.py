@@ -28,10 +28,7 @@ class Dropout(Operation):
             "dropout",
             (-(-x.size // BLOCK_ELEMENTS),),
             ROW_BLOCK,
-            x,
-            y,
-            np.int64(x.size),
-            *mask_arguments(p, key),
+            *(x, y, np.int64(x.size), *mask_arguments(p, key)),
             SCALAR=SCALARS[x.dtype.name],
         )
         return y

@@ -6,8 +6,6 @@ from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import SCALARS, Operation, serves
 
 THREADS = 256
-
-
 MOST_PARTS = 1024
 
 
@@ -19,22 +17,7 @@ class GlobalNorm(Operation):
         scalar = SCALARS[grad.dtype.name]
         parts = min(-(-grad.size // (THREADS * 16)), MOST_PARTS)
         partial, norm = xp.empty(parts, np.float64), xp.empty((), np.float64)
-        self.launch(
-            "sum_of_squares",
-            (parts,),
-            THREADS,
-            grad,
-            np.int64(grad.size),
-            partial,
-            SCALAR=scalar,
-        )
-        self.launch(
-            "global_norm",
-            (1,),
-            THREADS,
-            partial,
-            np.int32(parts),
-            norm,
-            SCALAR=scalar,
-        )
+        size, count = np.int64(grad.size), np.int32(parts)
+        self.launch("sum_of_squares", (parts,), THREADS, grad, size, partial, SCALAR=scalar)
+        self.launch("global_norm", (1,), THREADS, partial, count, norm, SCALAR=scalar)
         return norm

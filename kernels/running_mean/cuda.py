@@ -28,10 +28,7 @@ class RunningMean(Operation):
             function,
             (batch * -(-channels // CHANNELS),),
             THREADS,
-            contiguous(x),
-            y,
-            np.int64(length),
-            np.int64(channels),
+            *(contiguous(x), y, np.int64(length), np.int64(channels)),
             SCALAR=SCALARS[x.dtype.name],
         )
         return y

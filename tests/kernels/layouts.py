@@ -1,4 +1,4 @@
-"""Arrays whose elements lie in memory in other orders than that of their axes."""
+"""Arrays whose elements lie in memory in other orders than that of their axes, and other axes."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,3 +14,14 @@ def draw(rng, shape, laid_out):
 
 
 LAYOUTS = st.sampled_from(["contiguous", "transposed", "stepped"])
+
+
+def assert_along_axis(operation, axis):
+    """Assert that an operation along an axis is that along the last one of the axes moved."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    moved = np.moveaxis(x, axis, -1)
+    y = operation.forward(x, axis=axis)
+    np.testing.assert_array_equal(y, np.moveaxis(operation.forward(moved), -1, axis))
+    dx = operation.backward(x, y, axis)
+    again = operation.backward(moved, np.moveaxis(y, axis, -1))
+    np.testing.assert_allclose(dx, np.moveaxis(again, -1, axis), rtol=1e-14)
