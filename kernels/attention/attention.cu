@@ -16,9 +16,9 @@
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=16|32|64 ROWS=2 FORWARD_OTHERS=64 DROPOUT=0|1
  * Variants: PRECISION=BF16 SCALAR=__nv_bfloat16 HEAD=128 ROWS=1 FORWARD_OTHERS=64 DROPOUT=0|1
  *
- * Spills: up to 120 bytes, where backward for heads of 128 (PLAIN, sm_90) and of 64 (BF16, sm_90 and
- * sm_100) needs more than the 255 registers that there are; the loops that leave out what is not
- * seen need them, and are seldom run.
+ * Spills: up to 44 bytes, where backward for heads of 64 with dropout (BF16, sm_90) needs more than
+ * the 255 registers that there are; the loops that leave out what is not seen need them, and are
+ * seldom run.
  *
  * q, k, v and the like are views. Their strides along batch, head and position, in elements, are in
  * the variables whose names end in b, h and t. The elements of a head are neighbours and begin at a
