@@ -35,9 +35,10 @@ INLINE void end_stretch(Walk *at, int64_t count)
     }
 }
 
-MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
+/* Forward walks from the first position to the last and divides sums; backward walks from the last
+ * to the first and adds up what is divided already. */
+INLINE void walk(const Sequences *a, int64_t first, int64_t last, int forwards)
 {
-    const Sequences *const a = job;
     const int64_t length = a->length, channels = a->channels;
     const float *const x = a->from;
     float *const y = a->to;
@@ -46,43 +47,30 @@ MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
         for (int64_t c = 0; c < channels; c += CHANNELS) {
             const int64_t count = least(channels - c, CHANNELS);
             memset(&at, 0, sizeof at);
-            for (int64_t t = 0; t < length; t++) {
+            for (int64_t step = 0; step < length; step++) {
+                const int64_t t = forwards ? step : length - 1 - step;
                 const int64_t place = (b * length + t) * channels + c;
                 const float positions = (float)(t + 1);
 #pragma omp simd
                 for (int64_t j = 0; j < count; j++) {
-                    at.sum[j] += x[place + j];
-                    y[place + j] = (at.before[j] + at.sum[j]) / positions;
+                    at.sum[j] += forwards ? x[place + j] : x[place + j] / positions;
+                    const float sum = at.before[j] + at.sum[j];
+                    y[place + j] = forwards ? sum / positions : sum;
                 }
-                if (t % STRETCH == STRETCH - 1)
+                if (t % STRETCH == (forwards ? STRETCH - 1 : 0))
                     end_stretch(&at, count);
             }
         }
 }
 
+MULTIVERSION static void forward(void *job, int64_t first, int64_t last)
+{
+    walk(job, first, last, 1);
+}
+
 MULTIVERSION static void backward(void *job, int64_t first, int64_t last)
 {
-    const Sequences *const a = job;
-    const int64_t length = a->length, channels = a->channels;
-    const float *const grad = a->from;
-    float *const grad_x = a->to;
-    Walk at;
-    for (int64_t b = first; b < last; b++)
-        for (int64_t c = 0; c < channels; c += CHANNELS) {
-            const int64_t count = least(channels - c, CHANNELS);
-            memset(&at, 0, sizeof at);
-            for (int64_t t = length - 1; t >= 0; t--) {
-                const int64_t place = (b * length + t) * channels + c;
-                const float positions = (float)(t + 1);
-#pragma omp simd
-                for (int64_t j = 0; j < count; j++) {
-                    at.sum[j] += grad[place + j] / positions;
-                    grad_x[place + j] = at.before[j] + at.sum[j];
-                }
-                if (t % STRETCH == 0)
-                    end_stretch(&at, count);
-            }
-        }
+    walk(job, first, last, 0);
 }
 
 /* The sums of sequences of which each position is one number: TOGETHER of them at a time. */
