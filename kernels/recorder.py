@@ -22,16 +22,6 @@ class Keys(Protocol):
     calls: int
 
 
-class Seen(Protocol):
-    """What was seen of the operations while they were recorded."""
-
-    def why_not(self) -> str | None:
-        """Return why to repeat the calls of kernels alone would not repeat them all."""
-
-    def arrays(self) -> Sequence[Array]:
-        """Return the arrays that they were given and that none of them made."""
-
-
 class Recorded(NamedTuple):
     """What was computed, and what computes it again; or why nothing does.
 
@@ -51,6 +41,9 @@ class Recorder(Protocol):
     and a list of what was done (cuda_on_cpu/device_array.py).
     """
 
+    records_changes: bool
+    """Whether what is changed in place is recorded, too."""
+
     def host_buffer(self, size: int) -> np.ndarray:
         """Return so many bytes of the host, of the memory that the device reads fastest."""
 
@@ -60,15 +53,20 @@ class Recorder(Protocol):
         So what is made once, such as compiled kernels and handles, is not made in a recording.
         """
 
-    def record(self, function: Callable[[], Results], keys: Keys, seen: Seen) -> Recorded:
+    def record(
+        self, function: Callable[[], Results], keys: Keys, known: Callable[[], Sequence[Array]]
+    ) -> Recorded:
         """Do what the function does, once, and record it.
 
-        Whatever the function raises where it is not recorded is raised here.
+        `known` gives afterwards the arrays whose content is right before each repetition. Whatever
+        the function raises where it is not recorded is raised here.
         """
 
 
 class Capturing(ABC):
     """A recorder for a device that takes note of calls without making them."""
+
+    records_changes = True
 
     @abstractmethod
     def warm_up(self, function: Callable[[], R]) -> R:
@@ -85,7 +83,9 @@ class Capturing(ABC):
             such as reading a value.
         """
 
-    def record(self, function: Callable[[], Results], keys: Keys, seen: Seen) -> Recorded:
+    def record(
+        self, function: Callable[[], Results], keys: Keys, known: Callable[[], Sequence[Array]]
+    ) -> Recorded:
         """Record what the function does, and do it: as a repetition, or else by calling it."""
         try:
             with using(check=False):  # which would read values

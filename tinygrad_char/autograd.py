@@ -388,6 +388,14 @@ class Trace:
         """Take the next one."""
         self.operations.append(operation)
 
+    def note_change(self, tensor: TensorBase) -> None:
+        """Take note of a tensor that is changed in place."""
+        self.obstacle = "a tensor is changed in place"
+
+    def note_hook(self, name: str) -> None:
+        """Take note that the gradient of an operation's result has hooks."""
+        self.obstacle = f"a result of {name} has hooks"
+
 
 TraceType = TypeVar("TraceType", bound=Trace)
 
@@ -407,7 +415,7 @@ def note_change(tensor: TensorBase) -> None:
     """Count an in-place change of a tensor's memory; what is repeated would leave it out."""
     tensor.version.value += 1
     if thread.state.trace is not None:
-        thread.state.trace.obstacle = "a tensor is changed in place"
+        thread.state.trace.note_change(tensor)
 
 
 @quiet
@@ -607,8 +615,7 @@ def _walk(
         owned.discard(node)
         if node.hooks:
             if thread.state.trace is not None:
-                name = type(node).__name__.lower()
-                thread.state.trace.obstacle = f"a result of {name} has hooks"
+                thread.state.trace.note_hook(type(node).__name__.lower())
             total = _run_hooks(node.hooks, total, outputs[0])
         if wanted is None and node.retained is not None and (result := node.retained()) is not None:
             _accumulate(result, total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +13,13 @@ from tinygrad_char.kernels.array import Array, native
 from tinygrad_char.kernels.backend import CPU, Backend
 from tinygrad_char.kernels.cpu.recording import Recording
 from tinygrad_char.kernels.recorder import Results
-from tinygrad_char.modes import no_grad, quiet
-from tinygrad_char.random import DropoutKeys, Stream
+from tinygrad_char.modes import is_grad_enabled, no_grad, quiet
+from tinygrad_char.random import Stream
 from tinygrad_char.step import Inputs, Step, tensor_of, why_on_tape
 from tinygrad_char.tensor import Tensor
 
+MOST_STEPS = 64
+"""Of different shapes, of a loss or a call; for more, what was recorded is recorded anew."""
 Batch = Any
 Gradients = list[Array | None]
 
@@ -46,6 +47,22 @@ def loss_and_gradients(
     return Computed(weight * value.item(), leaf_gradients(value, cotangent, leaves))
 
 
+class _Idle(dict[Hashable, list[Step]]):
+    """The steps that no thread uses, by what they serve."""
+
+    def take(self, key: Hashable) -> Step | None:
+        """Return one for this thread, None where there is none; `give` it back."""
+        try:
+            return self[key].pop()
+        except (KeyError, IndexError):  # the first, or all are at work in other threads
+            return None
+
+    def give(self, key: Hashable, step: Step) -> None:
+        if len(self) >= MOST_STEPS and key not in self:
+            self.clear()
+        self.setdefault(key, []).append(step)
+
+
 class RepeatedLoss:
     """A loss and its gradients by `leaves`, for one batch after the other.
 
@@ -58,8 +75,9 @@ class RepeatedLoss:
     Parameters
     ----------
     loss
-        Gives the loss, of one element, of a batch: the same operations each time, on the batch's
-        own elements, and nothing besides.
+        Gives the loss, of one element, of a batch of tensors: the same operations each time, on
+        the batch's own elements, and nothing besides. Tensors that it keeps may be written to by
+        further calls.
     leaves
         The tensors whose gradients are wanted.
     dropout
@@ -72,8 +90,7 @@ class RepeatedLoss:
         self.loss, self.leaves, self.dropout = loss, leaves, dropout
         away = {each.backend.name for each in leaves if each.backend is not CPU}
         self.reason = f"leaves are on device {', '.join(away)!r}" if away else None
-        # By shapes, what the leaves are, and the versions that serve.
-        self._idle: dict[Hashable, list[_LossStep]] = defaultdict(list)
+        self._idle = _Idle()
 
     def gradients(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
         """Return weight * loss(batch) and its gradients, for a batch of NumPy arrays.
@@ -89,19 +106,24 @@ class RepeatedLoss:
         """Return the same in arrays that are used again after `release` is called."""
         batch = tuple(map(native, batch))
         if self.reason is not None or why_on_tape(CPU) is not None:
-            return loss_and_gradients(self.loss, batch, weight, self.leaves)
+            return self._on_tape(batch, weight)
         shapes = tuple((each.shape, each.dtype) for each in batch)
         trained = tuple([each.requires_grad for each in self.leaves])  # quicker than generators
         dtypes = tuple([each.array.dtype for each in self.leaves])
-        idle = self._idle[shapes, trained, dtypes, CPU.chosen()]
-        try:
-            step = idle.pop()
-        except IndexError:  # the first of its shape, or all are at work in other threads
-            idle.append(_LossStep(self, batch))
-            return loss_and_gradients(self.loss, batch, weight, self.leaves)
+        key = (shapes, trained, dtypes, is_grad_enabled(), CPU.chosen())
+        step = self._idle.take(key)
+        if step is None:
+            if not any(each.dtype.hasobject for each in batch):
+                self._idle.give(key, _LossStep(self, batch))
+            return self._on_tape(batch, weight)
+        assert isinstance(step, _LossStep)
         computed = step.compute(batch, weight)
         self.reason = self.reason or step.why_not
-        return computed._replace(release=lambda: idle.append(step))
+        return computed._replace(release=lambda: self._idle.give(key, step))
+
+    def _on_tape(self, batch: Batch, weight: float) -> Computed:
+        tensors = [tensor_of(CPU, each) for each in batch]
+        return loss_and_gradients(self.loss, tensors, weight, self.leaves)
 
 
 class _LossStep(Step):
@@ -112,13 +134,13 @@ class _LossStep(Step):
             CPU,
             self._loss_and_gradients,
             Inputs(CPU, [*batch, np.empty((), np.float32)]),
+            range(len(batch)),
             keys=lambda: of.dropout.keys,
-            needed=range(len(batch)),
             warm=True,
         )
         self._loss, self._leaves = of.loss, of.leaves
         *arrays, self._cotangent = self.inputs.device
-        self._batch = [tensor_of(CPU, each) for each in arrays]
+        self._tensors = [tensor_of(CPU, each) for each in arrays]
         self._weight = math.nan
         self._flat: Array | None = None
 
@@ -131,10 +153,10 @@ class _LossStep(Step):
         return Computed(weight * loss.item(), grads, self._flat if repeated else None)
 
     def _loss_and_gradients(self) -> Results:
-        loss = self._loss(self._batch)
+        loss = self._loss(self._tensors)
         if loss.dtype == np.float32:
             cotangent = self._cotangent.reshape(loss.shape)
-        else:
+        else:  # which is not recorded
             cotangent = np.full(loss.shape, self._weight, loss.dtype)
         return [loss.array, *leaf_gradients(loss, cotangent, self._leaves)]
 
@@ -178,7 +200,7 @@ class RepeatedCall:
         self.function, self.changing = function, changing
         self.reason = None if backend is CPU else f"device {backend.name!r} records no calls"
         self._device = backend.name
-        self._steps: dict[Hashable, Step] = {}  # by shapes, and the versions that serve
+        self._idle = _Idle()
 
     def __call__(self, *arrays: np.ndarray) -> Array:
         """Return the result's array."""
@@ -186,26 +208,20 @@ class RepeatedCall:
         if self.reason is not None or why_on_tape(CPU) is not None:
             return self._on_tape([Tensor(each, device=self._device) for each in arrays])
         key = (CPU.chosen(), *((each.shape, each.dtype) for each in arrays))
-        step = self._steps.get(key)
-        if step is None:
-            step = self._steps[key] = self._step(arrays)
+        step = self._idle.take(key) or self._step(arrays)
         (result,) = step(arrays)
-        self.reason = step.why_not
         assert result is not None
-        return result.copy()
+        result = result.copy()
+        self.reason = self.reason or step.why_not
+        self._idle.give(key, step)
+        return result
 
     def _step(self, arrays: Sequence[np.ndarray]) -> Step:
         inputs = Inputs(CPU, arrays)
         tensors = [tensor_of(CPU, each) for each in inputs.device]
-        keys = DropoutKeys(0)  # nothing is dropped
-        return Step(
-            CPU,
-            lambda: [self._on_tape(tensors)],
-            inputs,
-            keys=lambda: keys,
-            changing=self.changing,
-            needed=range(len(arrays)),
-        )
+        batch = range(len(arrays))
+        compute = lambda: [self._on_tape(tensors)]  # noqa: E731
+        return Step(CPU, compute, inputs, batch, changing=self.changing)
 
     @quiet
     def _on_tape(self, tensors: Sequence[Tensor]) -> Array:

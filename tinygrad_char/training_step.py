@@ -21,7 +21,7 @@ from tinygrad_char.kernels.dropout.mask import RecordedKey
 from tinygrad_char.kernels.operations import using
 from tinygrad_char.kernels.recorder import Results
 from tinygrad_char.optim import Adam, Optimizer
-from tinygrad_char.random import DropoutKeys, Stream
+from tinygrad_char.random import Stream
 from tinygrad_char.step import Inputs, Step, tensor_of, why_on_tape
 from tinygrad_char.tensor import Tensor
 
@@ -46,7 +46,8 @@ class TrainingStep:
     Parameters
     ----------
     loss
-        Gives the loss, of one element, of a batch's tensors; the same operations each time.
+        Gives the loss, of one element, of a batch's tensors; the same operations each time. Where
+        they cannot be recorded, it is called once more.
     optimizer
         Where other options than learning rates change, or what is frozen, it is recorded anew.
     dropout
@@ -71,6 +72,7 @@ class TrainingStep:
         self.max_norm, self.note = max_norm, note
         self.reason: str | None = None
         self._computed = False
+        self._unreached: list[int] = []
         self._update: _Update | None = None
 
     @property
@@ -122,6 +124,9 @@ class TrainingStep:
                 tensors = [Tensor(each, device=device) for each in batch]
                 part = self.backward(tensors, keys, 1 / len(batches))
                 value += float(part)
+        self._unreached = [
+            number for number, each in enumerate(optimizer.parameters) if each.grad is None
+        ]
         if math.isfinite(value):
             norm = optimizer.step(max_norm=self.max_norm) or 0.0
         return StepResult(value, norm)
@@ -148,7 +153,7 @@ class TrainingStep:
         for position, each in enumerate(parameters):
             if not each.requires_grad:
                 return f"parameter {position} {each.shape} is frozen"
-            if each.grad is None:
+            if position in self._unreached:
                 return f"parameter {position} {each.shape} has no gradient"
             if each.hooks:
                 return f"parameter {position} {each.shape} has hooks"
@@ -188,14 +193,13 @@ class _Update(Step):
         backend, groups = step.optimizer.backend, step.optimizer.groups
         self._flat, self._settings = step.optimizer.flat, _settings(step.optimizer)
         self._seeds = self._seeds_of(len(batches))
-        keys = DropoutKeys(0)  # which are arrays on the device
+        first = 1 + 2 * len(groups)  # of the batches, behind dropout calls, rates and updates
         super().__init__(
             backend,
             self._update,
             Inputs(backend, self._values(batches)),
-            keys=lambda: keys,
-            changing=lambda: [self._flat, *self._optimizer.state.values()],
-            needed=range(1 + 2 * len(groups), 1 + 2 * len(groups) + sum(map(len, batches))),
+            range(first, first + sum(map(len, batches))),
+            changing=self._changes,
             exact=not backend.chosen().settings.atomics,
         )
         self._calls, *rest = self.inputs.device
@@ -235,6 +239,12 @@ class _Update(Step):
                 for each in self._optimizer.parameters:
                     each.version.value += 1
         return StepResult(loss, norm)
+
+    def _changes(self) -> list[Array]:
+        """Return all that an update writes; parameters one by one, so that none hides in others."""
+        optimizer = self._optimizer
+        parameters = [each.array for each in optimizer.parameters]
+        return [*parameters, optimizer.flat_grad, *optimizer.state.values()]
 
     def _seeds_of(self, batches: int) -> list[int]:
         with self._step.dropout.shards(batches) as shards:

@@ -49,6 +49,8 @@ def cached(
     # where `attend` is the function above: else another version was asked for
     if not _rows_fit(q, k, v, keys, values) or asked_first(attend) is not forward:
         return NotImplemented
+    if not 0 <= length[0] <= min(keys.shape[2], values.shape[2]) - k.shape[2]:
+        return NotImplemented  # the reference says what does not fit
     batch, heads, queries, _ = q.shape
     out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
     statistics = empty((batch, heads, queries, 2))

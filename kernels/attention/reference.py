@@ -90,9 +90,20 @@ def cached(
     filled; k (B, H, T, D) and v (B, H, T, E) are written behind them, and `length`, an int64 array
     of one element on the host, grows by T. q (B, H, T, D) sees all that are filled then. `attend`
     is the forward function that serves.
+
+    Raises
+    ------
+    ValueError
+        There is no room for them.
     """
     start = int(length[0])
     end = start + k.shape[2]
+    room = min(keys.shape[2], values.shape[2])
+    if not 0 <= start <= end <= room:
+        raise ValueError(
+            f"attention: a cache of {room} positions, {start} of them filled, cannot take "
+            f"{k.shape[2]}"
+        )
     keys[:, :, start:end] = k
     values[:, :, start:end] = v
     length[0] = end

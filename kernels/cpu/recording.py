@@ -20,7 +20,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.extension import compiled
-from tinygrad_char.kernels.recorder import Keys, R, Recorded, Results, Seen
+from tinygrad_char.kernels.recorder import Keys, R, Recorded, Results
 
 FLOAT32 = np.dtype(np.float32)
 LINE = 64  # bytes of a cache line
@@ -50,12 +50,16 @@ class Recorder:
         """Call the function."""
         return function()
 
-    def record(self, function: Callable[[], Results], keys: Keys, seen: Seen) -> Recorded:
+    records_changes = False
+
+    def record(
+        self, function: Callable[[], Results], keys: Keys, known: Callable[[], Sequence[Array]]
+    ) -> Recorded:
         """Call the function, and make a `Recording` of what it has kernels do."""
         recording = Recording(keys.seed, keys.calls)
         with recording.recorded():
             results = function()
-        why_not = seen.why_not() or recording.obstacle(results, seen.arrays())
+        why_not = recording.obstacle(results, known())
         return Recorded(results, None if why_not else recording, why_not)
 
 
@@ -73,7 +77,8 @@ class Recording:
         self._begin = seed, first_call
         self._memory: list[np.ndarray] = []
         self._free: list[np.ndarray] = []
-        self._given: dict[int, int] = {}  # by address: how many calls were made before, at last
+        # By address, of what was given out last there: how many calls came before, and its bytes.
+        self._given: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._program)
@@ -82,8 +87,8 @@ class Recording:
     def recorded(self) -> Iterator[None]:
         """Record what this thread does."""
         self._program.begin(*self._begin)
-        _state.recording = self
         try:
+            _state.recording = self
             yield
         finally:
             _state.recording = None
@@ -132,13 +137,13 @@ class Recording:
         self._program.borrow(flat)
         to = address_of(flat)
         for address, each in zip(addresses, own, strict=True):
-            self._program.move(self._given[address], address, to, each.nbytes)
+            self._program.move(self._given[address][0], address, to, each.nbytes)
             to += each.nbytes
         return flat
 
     def _is_whole(self, array: Array) -> bool:
-        whole = array.dtype == FLOAT32 and array.flags.c_contiguous
-        return whole and address_of(array) in self._given
+        _, size = self._given.get(address_of(array), (0, -1))
+        return array.dtype == FLOAT32 and array.flags.c_contiguous and array.nbytes == size
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an array of any content, whose memory is used again once nobody refers to it."""
@@ -147,7 +152,7 @@ class Recording:
         memory: Any = (ctypes.c_char * chunk.nbytes).from_buffer(chunk)  # type: ignore[arg-type]
         array = np.ndarray(shape, dtype, buffer=memory)
         weakref.finalize(array, self._free.append, chunk).atexit = False
-        self._given[address_of(array)] = len(self)
+        self._given[address_of(array)] = len(self), array.nbytes
         return array
 
     def _take(self, size: int) -> np.ndarray:

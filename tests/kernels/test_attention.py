@@ -104,6 +104,18 @@ def test_positions_are_added_to_a_cache_and_attend_to_all(
     assert np.isnan(values[:, :, total:]).all()
 
 
+@pytest.mark.parametrize("length", [3, 4])
+def test_a_cache_without_room_is_refused_by_every_version(length):
+    q = np.ones((1, 1, 1, 2), np.float32)
+    keys, values = np.zeros((2, 1, 1, 3, 2), np.float32)
+    options = (keys, values, np.array([length]), True, 1.0, attention.forward)
+    with pytest.raises(
+        ValueError, match=f"cache of 3 positions, {length} of them filled, cannot take 1"
+    ):
+        attention.cached(q, q, q, *options)
+    assert not keys.any()
+
+
 @pytest.mark.skipif(compiled is None, reason=status())
 @pytest.mark.parametrize(("length", "most"), [(3, 3), (-1, 3), (2**62, 3), (1, 1)])
 def test_the_kernel_in_c_writes_nothing_where_a_cache_has_no_room(length, most):

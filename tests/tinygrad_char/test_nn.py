@@ -520,6 +520,13 @@ class TestCache:
                 layer(tensor(1, 2, 8), cache)
         assert cache.length == 2
 
+    @pytest.mark.parametrize("length", [-1, 4])
+    def test_a_length_beyond_the_capacity_is_refused(self, length):
+        cache = nn.KeyValueCache(3)
+        with pytest.raises(ValueError, match=f"length={length}, expected an integer from 0 to 3"):
+            cache.length = length
+        assert cache.length == 0
+
     def test_recorded_operations_refuse_a_cache(self):
         layer = nn.CausalSelfAttention(8, 2)
         with pytest.raises(RuntimeError, match=r"cache keeps no history.*no_grad\(\)"):

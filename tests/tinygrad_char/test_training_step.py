@@ -10,9 +10,10 @@ from tinygrad_char import functional as F
 from tinygrad_char.kernels.backend import DeviceError
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.gpt import GPT, GPTConfig
-from tinygrad_char.nn import LayerNorm, Linear
+from tinygrad_char.nn import BatchNorm1d, LayerNorm, Linear, Sequential
 from tinygrad_char.optim import SGD, AdamW, decay_groups
 from tinygrad_char.random import Generator
+from tinygrad_char.step import Inputs, Step
 from tinygrad_char.training_step import TrainingStep
 
 DEVICE = "cuda-on-cpu"
@@ -403,3 +404,93 @@ def test_hooks_are_called_each_time():
         step(X)
     assert len(seen) == 4
     assert "has hooks" in notes[0]
+
+
+def normalised_batches(step):
+    rng = np.random.default_rng(5)
+    return [step(rng.standard_normal((6, 3), np.float32), rng.integers(0, 2, 6)) for _ in range(8)]
+
+
+def test_what_a_model_changes_besides_is_changed_once_a_step():
+    states = []
+    for reason in (None, "the test asks for it"):
+        generator = Generator(0)
+        model = Sequential(
+            Linear(3, 4, generator=generator), BatchNorm1d(4), Linear(4, 2, generator=generator)
+        ).to(DEVICE)
+        step = TrainingStep(
+            lambda x, y, model=model: F.cross_entropy(model(x), y),
+            AdamW(model.parameters(), lr=0.1),
+            generator.dropout,
+        )
+        step.reason = reason
+        results = normalised_batches(step)
+        assert step.repeats == (reason is None)
+        states.append((results, {k: v.cpu().numpy() for k, v in model.state_dict().items()}))
+    (found, state), (expected, other) = states
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert state["1.num_batches_tracked"] == 8
+    for name, array in other.items():
+        np.testing.assert_allclose(state[name], array, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_of_results_are_called_each_time():
+    seen = []
+
+    def loss(model, x):
+        y = model(x)
+        y.register_hook(lambda grad: seen.append(grad.shape))
+        return y.sum()
+
+    _, step, notes = linear_step(loss)
+    for number in range(8):
+        step(X + np.float32(number))
+    assert not step.repeats
+    assert "has hooks" in notes[0]
+    assert len(seen) >= 8
+
+
+def test_gradients_may_be_cleared_between_steps():
+    run = Run()
+    for _ in range(6):
+        run.make(1)
+        run.optimizer.zero_grad()
+    assert run.step.repeats
+
+
+def test_a_graph_that_gives_other_results_changes_nothing(on_cpu, monkeypatch):
+    run, other = Run(), Run(eager=True)
+    factor = []
+
+    def loss(x, y, model=run.model):
+        factor.append(None)
+        return model(x, y)[1] * float(len(factor))
+
+    results = run.make(2), other.make(2)
+    run.step.loss = loss
+    del factor[:]
+    for _ in range(2):  # of which the first records, and the second compares
+        run.make(1)
+    assert "gave other results" in run.notes[0]
+    assert not run.step.repeats
+    flat = run.optimizer.flat_grad.get()
+    own = np.concatenate([each.grad.cpu().numpy().ravel() for each in run.optimizer.parameters])
+    np.testing.assert_array_equal(flat, own)
+    assert results[0] != []
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        ([1, 2], [1, 2], True),
+        ([1, 2.0001], [1, 2], True),
+        ([1, 2.1], [1, 2], False),
+        ([np.nan, 1], [3, 1], False),
+        ([np.nan, 1], [np.nan, 1], True),
+        ([np.inf, 1], [1, 1], False),
+        ([[1, 2]], [1, 2], False),
+    ],
+)
+def test_sums_in_any_order_are_close(on_cpu, found, expected, same):
+    step = Step(on_cpu, list, Inputs(on_cpu, []), [], exact=False)
+    assert step._equal(np.array(found, np.float32), np.array(expected, np.float32)) == same

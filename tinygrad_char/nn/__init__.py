@@ -40,7 +40,13 @@ from tinygrad_char.nn.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from tinygrad_char.nn.module import EvaluationMode, Module, Parameter, has_forward_hooks
+from tinygrad_char.nn.module import (
+    EvaluationMode,
+    Module,
+    Parameter,
+    has_forward_hooks,
+    modules_state,
+)
 
 __all__ = [
     "ELU",
@@ -81,4 +87,5 @@ __all__ = [
     "Softplus",
     "Tanh",
     "has_forward_hooks",
+    "modules_state",
 ]

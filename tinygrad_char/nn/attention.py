@@ -45,6 +45,10 @@ class KeyValueCache:
 
     @length.setter
     def length(self, length: int) -> None:
+        if not 0 <= length <= self.capacity:
+            raise ValueError(
+                f"KeyValueCache: length={length}, expected an integer from 0 to {self.capacity}"
+            )
         self.filled[0] = length
 
     def arrays(self) -> list[Array]:

@@ -45,6 +45,19 @@ def has_forward_hooks() -> bool:
     return any(any(each._hooks or ()) for each in modules if each is not None)
 
 
+_changes = 0  # of what modules consist of, and of how they compute
+
+
+def modules_state() -> tuple[int, frozenset[int]]:
+    """Return what is another value after any module is given another part, mode or settings."""
+    return _changes, _evaluated.get()
+
+
+def _note_change() -> None:
+    global _changes
+    _changes += 1
+
+
 class Module:
     """A part of a model.
 
@@ -68,6 +81,8 @@ class Module:
 
     @training.setter
     def training(self, mode: bool) -> None:
+        if self.__dict__.get("training", mode) is not mode:
+            _note_change()
         self.__dict__["training"] = mode
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -91,11 +106,15 @@ class Module:
                 del registered[was][name]
             if kind is not None:
                 registered[kind][name] = value
+            registers = kind is not None or was is not None or name == "settings"
+            if registers and getattr(self, name, None) is not value:
+                _note_change()
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
         for members in self._registered.values():
             members.pop(name, None)
+        _note_change()
         object.__delattr__(self, name)
 
     def register_buffer(self, name: str, tensor: Tensor) -> None:
