@@ -293,7 +293,8 @@ KERNEL_PLAIN(int, attention_cached, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v
     seen_keys.shape[2] = seen_values.shape[2] = end;
     const Attention attention =
         attention_of(q, &seen_keys, &seen_values, out, statistics, causal != 0, scale);
-    return all_heads(forward_head, attention, q->shape[0] * q->shape[1], end < fewest ? 1 : threads);
+    const int64_t heads = q->shape[0] * q->shape[1];
+    return all_heads(forward_head, attention, heads, end < fewest ? 1 : threads);
 }
 
 /* Writes the gradients of q, k and v. */

@@ -6,9 +6,9 @@
  *
  * From one run to the next change the seed of dropout masks, the number of the call that draws the
  * first, and whatever is written into the arrays meanwhile. A mask of another seed than the
- * recording's makes `other_seed` true: such a program is not to be run. Results of kernels that tell something
- * about the data, such as whether all indices lie within a table, have to be those of the
- * recording. */
+ * recording's makes `other_seed` true: such a program is not to be run. Results of kernels that
+ * tell something about the data, such as whether all indices lie within a table, have to be those
+ * of the recording. */
 #include "program.h"
 
 #include <stddef.h>
@@ -181,14 +181,15 @@ static PyObject *move(Program *self, PyObject *given)
     if (!PyArg_ParseTuple(given, "nKKn:move", &first, &from, &to, &range.size))
         return NULL;
     range.start = (char *)(uintptr_t)from;
+    char *const target = (char *)(uintptr_t)to;
     for (Py_ssize_t i = first < 0 ? 0 : first; i < self->count; i++) {
         Call *const call = &self->calls[i];
         for (size_t k = 0; call->kernel->letters[k]; k++) {
             Argument *const at = &call->arguments.at[k];
             if (strchr("vV", call->kernel->letters[k]))
-                move_pointer(&call->arguments.views[at->integer].data, &range, (char *)(uintptr_t)to);
+                move_pointer(&call->arguments.views[at->integer].data, &range, target);
             else if (strchr(BUFFERS, call->kernel->letters[k]))
-                move_pointer(&at->data, &range, (char *)(uintptr_t)to);
+                move_pointer(&at->data, &range, target);
         }
     }
     Py_RETURN_NONE;
