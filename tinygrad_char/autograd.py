@@ -22,6 +22,7 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend, DeviceError
 from tinygrad_char.kernels.cpu.forks import in_forked_children
 from tinygrad_char.kernels.half import FLOAT32, any_half, is_half, rounded, widened
+from tinygrad_char.kernels.operations import current
 from tinygrad_char.modes import IGNORED, errors, quiet, thread
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ class Function:
                 f"{cls.__name__.lower()}: expected at least one tensor, got "
                 f"{[type(each).__name__ for each in inputs]}"
             )
-        node.backend = first.backend.chosen()
+        backend = first.backend
+        node.backend = backend if current() is None else backend.chosen()  # a call less
         state = thread.state
         taped = state.grad_enabled and True in needs
         node.needs = tuple(needs) if taped else (False,) * len(needs)

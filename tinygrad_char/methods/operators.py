@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -25,11 +26,14 @@ from tinygrad_char.ops import elementwise, neural, rounding
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
 
+_quotient_of = partial(operands, quotient=True)
 Operator = Callable[[Any, Any], "Tensor"]
 
 
 def _signs(
-    operation: type[Function], name: str, *, quotient: bool = False
+    operation: type[Function],
+    name: str,
+    combine: Callable[[str, Any, Any], tuple[Any, Any]] = operands,
 ) -> tuple[Operator, Operator]:
     """Return the methods of a sign, for a tensor on its left and for one on its right.
 
@@ -38,12 +42,12 @@ def _signs(
 
     def left(self: Any, other: Any) -> Tensor:
         if isinstance(other, OPERANDS) or is_array_beside(other, self):
-            return operation.apply(*operands(name, self, other, quotient=quotient))
+            return operation.apply(*combine(name, self, other))
         return NotImplemented
 
     def right(self: Any, other: Any) -> Tensor:
         if isinstance(other, OPERANDS) or is_array_beside(other, self):
-            return operation.apply(*operands(name, other, self, quotient=quotient))
+            return operation.apply(*combine(name, other, self))
         return NotImplemented
 
     return left, right
@@ -57,7 +61,7 @@ class OperatorMethods(TensorMethods):
     __add__, __radd__ = _signs(elementwise.Add, "add")
     __sub__, __rsub__ = _signs(elementwise.Subtract, "subtract")
     __mul__, __rmul__ = _signs(elementwise.Multiply, "multiply")
-    __truediv__, __rtruediv__ = _signs(elementwise.Divide, "divide", quotient=True)
+    __truediv__, __rtruediv__ = _signs(elementwise.Divide, "divide", _quotient_of)
     __floordiv__, __rfloordiv__ = _signs(rounding.FloorDivide, "floor_divide")
     __mod__, __rmod__ = _signs(rounding.Remainder, "remainder")
     __pow__, __rpow__ = _signs(elementwise.Power, "power")
