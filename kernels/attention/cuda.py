@@ -154,18 +154,10 @@ class Attention(Operation):
         keys, pairs, chosen = k.shape[2], batch * heads, self._plan(q)
         macros = chosen.macros(dropout > 0 and key is not None)
         padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
-        rows = xp.empty((pairs, 3, padded), np.float32)
         d_out, *qkv = map(_view, (grad, q, k, v))
         targets = [each if fits_tiles(each) else xp.empty(each.shape, each.dtype) for each in grads]
         d_q, d_k, d_v = map(_view, targets)
-        self._launch(
-            "attention_rows",
-            (pairs, -(-padded // 32)),
-            macros,
-            (d_out, _view(out), statistics, rows),
-            (heads, queries, padded, size),
-            threads=256,
-        )
+        rows = self._rows(d_out, out, statistics, padded, macros)
 
         def walk(
             name: str, own: int, written: tuple[_View | Array, ...], shared_bytes: int
@@ -198,6 +190,22 @@ class Attention(Operation):
             walk("keys", keys, (d_k, d_v), chosen.backward_bytes)
         _copy(targets, grads)
         return None
+
+    def _rows(
+        self, d_out: _View, out: Array, statistics: Array, padded: int, macros: dict[str, Any]
+    ) -> Array:
+        """Return what backward needs of each query (B H, 3, padded): attention_rows."""
+        batch, heads, queries, size = out.shape
+        rows = namespace(out).empty((batch * heads, 3, padded), np.float32)
+        self._launch(
+            "attention_rows",
+            (batch * heads, -(-padded // 32)),
+            macros,
+            (d_out, _view(out), statistics, rows),
+            (heads, queries, padded, size),
+            threads=256,
+        )
+        return rows
 
     def _backward_in_float32(
         self, arrays: list[Array], statistics: Array, grads: tuple[Array, ...], *options: Any
