@@ -47,6 +47,10 @@ def loss_and_gradients(
     return Computed(weight * value.item(), leaf_gradients(value, cotangent, leaves))
 
 
+def _not_here(backend: Backend) -> str:
+    return f"device {backend.name!r} records whole updates alone"
+
+
 class _Idle(dict[Hashable, list[Step]]):
     """The steps that no thread uses, by what they serve."""
 
@@ -88,8 +92,8 @@ class RepeatedLoss:
         self, loss: Callable[[Any], Tensor], leaves: Sequence[Tensor], dropout: Stream
     ) -> None:
         self.loss, self.leaves, self.dropout = loss, leaves, dropout
-        away = {each.backend.name for each in leaves if each.backend is not CPU}
-        self.reason = f"leaves are on device {', '.join(away)!r}" if away else None
+        self._backend = next((each.backend for each in leaves if each.backend is not CPU), CPU)
+        self.reason = None if self._backend is CPU else _not_here(self._backend)
         self._idle = _Idle()
 
     def gradients(self, batch: Batch, weight: float) -> tuple[float, Gradients]:
@@ -122,7 +126,8 @@ class RepeatedLoss:
         return computed._replace(release=lambda: self._idle.give(key, step))
 
     def _on_tape(self, batch: Batch, weight: float) -> Computed:
-        tensors = [tensor_of(CPU, each) for each in batch]
+        backend = self._backend
+        tensors = [tensor_of(backend, backend.from_numpy(each)) for each in batch]
         return loss_and_gradients(self.loss, tensors, weight, self.leaves)
 
 
@@ -198,7 +203,7 @@ class RepeatedCall:
         backend: Backend = CPU,
     ) -> None:
         self.function, self.changing = function, changing
-        self.reason = None if backend is CPU else f"device {backend.name!r} records no calls"
+        self.reason = None if backend is CPU else _not_here(backend)
         self._device = backend.name
         self._idle = _Idle()
 

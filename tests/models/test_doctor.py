@@ -93,7 +93,7 @@ def test_corpus_is_found_or_announced(examined, monkeypatch, tmp_path):
             "",
             "each on the tape: TINYGRAD_CHAR_STEP=tape in the environment",
         ),
-        ({"TINYGRAD_CHAR_KERNELS": "attention=reference"}, "", "repeated by Python: "),
+        ({"TINYGRAD_CHAR_KERNELS": "attention=reference"}, "", "each on the tape: "),
         ({}, "", "recorded, and repeated without Python"),
     ],
 )

@@ -16,7 +16,7 @@ LINES = {
         "kernels layernorm=loops, attention=reference",
         "steps   each on the tape: layernorm=loops is Python code, which nothing records",
     ],
-    ("--kernels", "reference"): ["kernels reference", "steps   repeated by Python: "],
+    ("--kernels", "reference"): ["kernels reference", "steps   each on the tape: "],
     ("--step", "tape"): ["steps   each on the tape: --step tape"],
     ("--step", "recorded"): [],
     (): [],

@@ -50,7 +50,7 @@ def test_recorded_training_is_that_of_the_cpu(precision, losses_apart, norms_apa
     reference, expected_losses, expected_norms, _ = trained("cpu")
     np.testing.assert_allclose(losses, expected_losses, rtol=losses_apart)
     np.testing.assert_allclose(norms, expected_norms, rtol=norms_apart)
-    assert trainer.recorded.replays
+    assert trainer.recorded.repeats
     assert trainer.generator.batches.get_state() == reference.generator.batches.get_state()
     assert notes == []
     assert reference.recorded is None
@@ -69,7 +69,7 @@ def test_training_with_atomic_additions_is_that_without(precision, on_cpu, monke
         executor, "run", lambda launch: (names.append(launch.kernel.function), run(launch))
     )
     trainer, losses, norms, notes = trained("cuda-on-cpu", precision, steps=6, deterministic=False)
-    assert trainer.recorded.replays  # where sums begin at zero each time
+    assert trainer.recorded.repeats  # where sums begin at zero each time
     assert notes == []
     apart = 1e-6 if precision == "float32" else 1e-3  # what is added up is rounded but once
     np.testing.assert_allclose(losses, expected_losses, rtol=apart)
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_bfloat16_is_used_on_the_cpu_in_float32(tmp_path):
 
 def test_accumulated_batches_are_recorded_together():
     trainer, losses, norms, notes = trained("cuda-on-cpu", accumulate=2, shards=3)
-    assert trainer.recorded.replays
+    assert trainer.recorded.repeats
     assert notes == []
     _, expected_losses, expected_norms, _ = trained("cpu", accumulate=2, shards=1)
     np.testing.assert_allclose(losses, expected_losses, rtol=2e-6)
