@@ -5,6 +5,7 @@ import pytest
 
 from tinygrad_char.kernels.array import namespace
 from tinygrad_char.kernels.backend import CPU, DeviceError
+from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.devices import backend_of, get_backend
 
 
@@ -35,10 +36,12 @@ def test_cuda_without_cupy_says_what_to_install(monkeypatch):
 
 
 def test_what_a_backend_does_with_a_batch_is_said_by_its_properties():
-    names = ("in_host_memory", "shards_batches", "repeats", "captures")
-    assert [getattr(CPU, name) for name in names] == [True, True, True, False]
+    names = ("in_host_memory", "shards_batches")
+    assert [getattr(CPU, name) for name in names] == [True, True]
+    assert (CPU.recorder is None) == (compiled is None)
     try:
         device = get_backend("cuda-on-cpu")
     except DeviceError as error:
         pytest.skip(str(error))
-    assert [getattr(device, name) for name in names] == [False, False, False, True]
+    assert [getattr(device, name) for name in names] == [False, False]
+    assert device.recorder is not None
