@@ -375,6 +375,38 @@ def embedding(idx: Any, weight: Tensor, addend: Tensor | None = None, dtype: Any
     return neural.Embedding.apply(idx, weight, addend, dtype=dtype)
 
 
+def causal_convolution(x: Tensor, weight: Tensor, *, cache: Any = None) -> Tensor:
+    """Return x[b, t] + sum_k weight[k] * x[b, t - k]: x (B, T, C), weight (K, C).
+
+    With a cache, an nn.ConvolutionCache of K taps, x continues the positions that it holds, and
+    nothing may need a gradient.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit.
+    RuntimeError
+        With a cache, a gradient would be needed.
+    """
+    x, weight = floating(x), floating(weight)
+    _same_dtype("causal_convolution", [x, weight], mixed=True)
+    if x.ndim != 3 or weight.ndim != 2 or not len(weight) or weight.shape[1] != x.shape[2]:
+        raise ValueError(
+            f"causal_convolution: x {x.shape}, weight {weight.shape}; expected (B, T, C) and "
+            "(K, C) with at least one tap"
+        )
+    if cache is not None:
+        if is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            raise RuntimeError(
+                "causal_convolution: a cache keeps no history for backward; use no_grad()"
+            )
+        if cache.taps != len(weight):
+            raise ValueError(
+                f"causal_convolution: a cache for {cache.taps} taps, weight {weight.shape}"
+            )
+    return neural.CausalConvolution.apply(x, weight, cache=cache)
+
+
 def attention(
     q: Tensor,
     k: Tensor,

@@ -100,5 +100,5 @@ def test_mathematics_is_closed_and_lines_are_short(room):
     for block in re.findall(r"```math\n(.*?)```", text, re.DOTALL):
         assert block.count("{") == block.count("}")
         assert block.count(r"\begin") == block.count(r"\end")
-    lines = [each for each in text.splitlines() if not each.startswith("| ")]
+    lines = [each for each in text.splitlines() if not each.startswith(("| ", "    "))]
     assert max(map(len, lines)) <= 100

@@ -54,6 +54,13 @@ def torch_attention(torch, q, k, v, causal=False, scale=None, dropout=0.0, mask=
     return weights @ v
 
 
+def torch_convolution(torch, x, weight):
+    taps, channels = weight.shape
+    padded = torch.nn.functional.pad(x.transpose(1, 2), (taps - 1, 0))
+    kernels = weight.flip(0).T.unsqueeze(1)
+    return x + torch.nn.functional.conv1d(padded, kernels, groups=channels).transpose(1, 2)
+
+
 def torch_self_attention(torch, qkv, heads, **options):
     batch, length, width = qkv.shape
     parts = qkv.reshape(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
@@ -450,6 +457,15 @@ NETWORKS = [
             x.flatten(0, 1), t.tensor(IDX).flatten(), ignore_index=1
         ),
         (2, 3, 4),
+    ),
+    *one("causal_convolution", F.causal_convolution, torch_convolution, (2, 6, 3), (4, 3)),
+    *one("causal_convolution/one tap", F.causal_convolution, torch_convolution, (2, 3, 2), (1, 2)),
+    *one("causal_convolution/short", F.causal_convolution, torch_convolution, (2, 2, 3), (5, 3)),
+    *one(
+        "causal_convolution/views",
+        lambda x, w: F.causal_convolution(x.transpose(0, 2), w.T),
+        lambda t, x, w: torch_convolution(t, x.transpose(0, 2), w.T),
+        *((3, 6, 2), (3, 4)),
     ),
     *one("attention", F.attention, torch_attention, *QKV),
     *one(

@@ -512,6 +512,33 @@ class TestCache:
         np.testing.assert_allclose(tg.cat(parts, 1).numpy(), whole.numpy(), rtol=0, atol=1e-14)
         assert cache.length == 6
 
+    @pytest.mark.parametrize("lengths", [[1] * 6, [6], [3, 1, 2]])
+    def test_a_cached_convolution_equals_the_whole(self, lengths):
+        layer = nn.CausalConvolution(8)
+        layer.weight.data = tensor(4, 8)
+        x, cache = tensor(3, 6, 8), nn.ConvolutionCache(4)
+        with tg.no_grad():
+            for _ in range(2):  # a length of 0 forgets what was before
+                cache.length = 0
+                parts = [layer(part, cache) for part in x.split(lengths, 1)]
+                assert tg.cat(parts, 1).tolist() == layer(x).tolist()
+        assert cache.length == 6
+        with pytest.raises(ValueError, match="length=-1, expected an integer from 0 on"):
+            cache.length = -1
+
+    def test_a_convolution_says_what_does_not_fit(self):
+        layer, x = nn.CausalConvolution(8, taps=3), tensor(2, 5, 8)
+        assert layer(x).tolist() == x.tolist()  # with the weights that it starts with
+        assert repr(layer) == "CausalConvolution(8, taps=3)"
+        with pytest.raises(ValueError, match=r"x \(2, 5, 7\), weight \(3, 8\); expected"):
+            layer(tensor(2, 5, 7))
+        with pytest.raises(ValueError, match="cache for 4 taps"), tg.no_grad():
+            layer(x, nn.ConvolutionCache(4))
+        with pytest.raises(RuntimeError, match=r"cache keeps no history.*no_grad\(\)"):
+            layer(x, nn.ConvolutionCache(3))
+        with pytest.raises(ValueError, match="taps=0"):
+            nn.CausalConvolution(8, taps=0)
+
     def test_a_full_cache_says_so(self):
         cache, layer = nn.KeyValueCache(3), nn.CausalSelfAttention(8, 2)
         with tg.no_grad():

@@ -450,6 +450,31 @@ def test_a_call_with_a_cache_is_repeated_from_the_fourth_on():
 
 
 @needs_kernels
+def test_convolutions_are_recorded_with_and_without_a_cache():
+    generator = Generator(4)
+    embedding, layer = nn.Embedding(7, 8, generator=generator), nn.CausalConvolution(8)
+    model = nn.Sequential(embedding, layer, nn.Linear(8, 7, generator=generator))
+    layer.weight.data = tg.tensor(RNG.standard_normal((4, 8)).astype(np.float32))
+    loss = lambda batch: F.cross_entropy(model(batch[0]), batch[1])  # noqa: E731
+    leaves = list(model.parameters())
+    repeated = RepeatedLoss(loss, leaves, generator.dropout)
+    plain = RepeatedLoss(loss, leaves, generator.dropout)
+    plain.reason = "the tape is what is compared with"
+    for _ in range(6):
+        batch = tuple(RNG.integers(0, 7, (2, 3, 5)))
+        same(repeated.gradients(batch, 1.0), plain.gradients(batch, 1.0))
+    assert repeated.reason is None
+    cache = nn.ConvolutionCache(4)
+    call = RepeatedCall(lambda idx: layer(embedding(idx), cache), cache.arrays)
+    idx = np.arange(16).reshape(1, 16) % 7
+    with tg.no_grad():
+        whole = layer(embedding(idx)).numpy()
+    found = [call(idx[:, t : t + 1]) for t in range(16)]
+    np.testing.assert_array_equal(np.concatenate(found, 1), whole)
+    assert call.reason is None
+
+
+@needs_kernels
 def test_a_full_cache_stops_a_repeated_call_and_is_as_it_was():
     repeated = Growing()
     call = RepeatedCall(repeated, lambda: repeated.cache.arrays())

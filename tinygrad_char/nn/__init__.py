@@ -10,16 +10,13 @@ from tinygrad_char.nn.activations import (
     Softplus,
     Tanh,
 )
-from tinygrad_char.nn.attention import (
-    CausalSelfAttention,
-    CrossAttention,
-    KeyValueCache,
-    SelfAttention,
-)
+from tinygrad_char.nn.attention import CausalSelfAttention, CrossAttention, SelfAttention
+from tinygrad_char.nn.caches import ConvolutionCache, KeyValueCache
 from tinygrad_char.nn.containers import ModuleDict, ModuleList, Sequential
 from tinygrad_char.nn.layers import (
     GELU,
     BatchNorm1d,
+    CausalConvolution,
     Dropout,
     Embedding,
     Flatten,
@@ -54,7 +51,9 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
+    "CausalConvolution",
     "CausalSelfAttention",
+    "ConvolutionCache",
     "CrossAttention",
     "CrossEntropyLoss",
     "Dropout",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from tinygrad_char import functional as F
-from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.nn.caches import KeyValueCache
 from tinygrad_char.nn.layers import Linear, ResidualLinear, check_size
 from tinygrad_char.nn.module import Module
 from tinygrad_char.random import Generator, default_generator
@@ -19,60 +17,6 @@ def _check_heads(layer: str, n_embd: int, n_head: int) -> None:
             f"{layer}: n_embd={n_embd} is not divisible by n_head={n_head}, so the heads cannot "
             "share the channels equally"
         )
-
-
-class KeyValueCache:
-    """The keys and values of the positions so far, in memory that is allocated once.
-
-    `keys` and `values` are (B, H, capacity, D); the first `length` positions are filled.
-
-    Attributes
-    ----------
-    filled
-        The length, as an int64 array of one element: kernels count in it.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.filled = np.zeros(1, np.int64)
-        self.keys: Array | None = None
-        self.values: Array | None = None
-
-    @property
-    def length(self) -> int:
-        """How many positions are filled; what is above a smaller length is filled again."""
-        return int(self.filled[0])
-
-    @length.setter
-    def length(self, length: int) -> None:
-        if not 0 <= length <= self.capacity:
-            raise ValueError(
-                f"KeyValueCache: length={length}, expected an integer from 0 to {self.capacity}"
-            )
-        self.filled[0] = length
-
-    def arrays(self) -> list[Array]:
-        """Return all that changes when positions are added."""
-        return [self.filled, *(each for each in (self.keys, self.values) if each is not None)]
-
-    def room(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Return keys and values with room for k (B, H, T, D) and v (B, H, T, E) behind the filled.
-
-        Raises
-        ------
-        ValueError
-            They are more than the capacity.
-        """
-        end = self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"cache of {self.capacity} positions cannot hold {end}")
-        if self.keys is None or self.values is None:
-            xp = namespace(k)
-            self.keys, self.values = (
-                xp.empty((*each.shape[:2], self.capacity, each.shape[3]), each.dtype)
-                for each in (k, v)
-            )
-        return self.keys, self.values
 
 
 class SelfAttention(Module):

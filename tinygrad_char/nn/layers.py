@@ -11,6 +11,7 @@ import numpy as np
 from tinygrad_char import functional as F
 from tinygrad_char.kernels.gelu import APPROXIMATE
 from tinygrad_char.kernels.words import shorten
+from tinygrad_char.nn.caches import ConvolutionCache
 from tinygrad_char.nn.module import Module, Parameter
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.spelling import spelled
@@ -232,6 +233,41 @@ class BatchNorm1d(Module):
     def extra_repr(self) -> str:
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}{affine}"
+
+
+class CausalConvolution(Module):
+    """y[b, t] = x[b, t] + sum_k weight[k] * x[b, t - k]: each channel with its last few positions.
+
+    x and y are (B, T, C), the weight is (taps, C) and starts at 0, so that the layer begins as the
+    identity (So et al. 2021, arXiv:2109.08668). Of positions before the first nothing is added.
+
+    Parameters
+    ----------
+    channels
+        C.
+    taps
+        Positions that are mixed, the own one among them.
+    """
+
+    def __init__(self, channels: int, taps: int = 4) -> None:
+        super().__init__()
+        check_size("CausalConvolution", channels=channels, taps=taps)
+        self.weight = Parameter(np.zeros((taps, channels), np.float32))
+
+    def forward(self, x: Tensor, cache: ConvolutionCache | None = None) -> Tensor:
+        """Return the mixed x; with a cache, x continues the positions that it holds.
+
+        Raises
+        ------
+        RuntimeError
+            With a cache, the operations are on the tape: the gradients of what it holds would be
+            missing.
+        """
+        return F.causal_convolution(x, self.weight, cache=cache)
+
+    def extra_repr(self) -> str:
+        taps, channels = self.weight.shape
+        return f"{channels}, taps={taps}"
 
 
 class Dropout(Module):

@@ -12,6 +12,7 @@ from tinygrad_char.autograd import Function
 from tinygrad_char.kernels import (
     attention,
     bias_activation,
+    causal_convolution,
     cross_entropy,
     dropout,
     embedding,
@@ -472,6 +473,32 @@ class SelfAttention(Function):
     def _join(self, out: Array) -> Array:
         batch, heads, length, size = out.shape
         return out.transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
+
+
+class CausalConvolution(Function):
+    """y[t] = x[t] + sum_k w[k] x[t - k] along the positions of (B, T, C): w (K, C).
+
+    dx[t] = G[t] + sum_k w[k] G[t + k], dw[k] = sum x[t] G[t + k], see kernels/causal_convolution/.
+    x and w are saved.
+    """
+
+    upcasts = True
+
+    def forward(self, x: Array, weight: Array, *, cache: Any) -> Array:
+        kernels = self.backend.kernels
+        if cache is not None:
+            convolve = kernels[causal_convolution.forward]
+            options = (cache.room(x), cache.filled, convolve)
+            return kernels[causal_convolution.cached](x, weight, *options)
+        self.saved = (x, weight)
+        return kernels[causal_convolution.forward](x, weight)
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        x, weight = self.saved
+        need_x, need_weight = self.needs
+        return self.backend.kernels[causal_convolution.backward](
+            grad, x, weight, (need_x, need_weight)
+        )
 
 
 class Dropout(Function):
