@@ -3,34 +3,49 @@
 #include "column_sums.h"
 #include "kernel.h"
 
-/* Channels whose sums stay in registers, and the rows that a sum may have. */
-enum { CHANNELS = 64, MOST_TAPS = 16 };
+enum { MOST_TAPS = 16 };
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* y = x[0] + weight[0] * x[0] + weight[1] * x[1] + ..., for rows x[k] of `channels`. */
+/* y = x[0] + weight[0] * x[0] + weight[1] * x[1] + ..., for rows x[k] of `channels`. The compiler
+ * knows how many `taps` there are where it is a constant, and keeps their sum in a register. */
+INLINE void add_known(const float *const *x, const float *weight, float *y, int64_t taps,
+                      int64_t channels)
+{
+    const float *const a = x[0], *const b = taps > 1 ? x[1] : a, *const c = taps > 2 ? x[2] : a,
+                       *const d = taps > 3 ? x[3] : a;
+#pragma omp simd
+    for (int64_t j = 0; j < channels; j++) {
+        float sum = a[j] + weight[j] * a[j];
+        if (taps > 1)
+            sum += weight[channels + j] * b[j];
+        if (taps > 2)
+            sum += weight[2 * channels + j] * c[j];
+        if (taps > 3)
+            sum += weight[3 * channels + j] * d[j];
+        y[j] = sum;
+    }
+}
+
 INLINE void add_taps(const float *const *x, const float *weight, float *y, int64_t taps,
                      int64_t channels)
 {
-    for (int64_t c = 0; c < channels; c += CHANNELS) {
-        const int64_t count = least(channels - c, CHANNELS);
-        float sums[CHANNELS];
-        if (count == CHANNELS) {
-            memcpy(sums, x[0] + c, sizeof sums);
-            for (int64_t k = 0; k < taps; k++)
-#pragma omp simd
-                for (int64_t j = 0; j < CHANNELS; j++)
-                    sums[j] += weight[k * channels + c + j] * x[k][c + j];
-            memcpy(y + c, sums, sizeof sums);
-            continue;
-        }
-        for (int64_t j = 0; j < count; j++) {
-            float sum = x[0][c + j];
-            for (int64_t k = 0; k < taps; k++)
-                sum += weight[k * channels + c + j] * x[k][c + j];
-            y[c + j] = sum;
-        }
+    switch (taps) {
+    case 1:
+        add_known(x, weight, y, 1, channels);
+        return;
+    case 2:
+        add_known(x, weight, y, 2, channels);
+        return;
+    case 3:
+        add_known(x, weight, y, 3, channels);
+        return;
     }
+    add_known(x, weight, y, 4, channels);
+    for (int64_t k = 4; k < taps; k++)
+#pragma omp simd
+        for (int64_t j = 0; j < channels; j++)
+            y[j] += weight[k * channels + j] * x[k][j];
 }
 
 KERNEL(void, causal_convolution_forward, IN(x, sequences * length * channels),
