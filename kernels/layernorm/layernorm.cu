@@ -25,7 +25,7 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
     const int first = own_column();
 
     /* of single elements so many that passes over them leave registers for what they add up */
-    const Row<SCALAR, N, STEP, N == 1 ? 24 : 32> own(x, first, columns);
+    const Row<SCALAR, N, STEP, N == 1 ? 22 : 32> own(x, first, columns);
     float sum = 0.0f;
     own.each([&](int, const float (&values)[N]) {
 #pragma unroll
