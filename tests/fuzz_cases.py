@@ -190,7 +190,7 @@ def spoil_tensors(rng, tensors, metadata):
     elif what == 4:
         tensors[name] = np.zeros(rng.choice([(0,), (), (0, 5), (1,) * 20]), array.dtype)
     elif what == 5:
-        tensors[name] = np.concatenate([array, array])
+        tensors[name] = np.concatenate([np.atleast_1d(array)] * 2)
     else:
         value = rng.choice([math.nan, math.inf, 1e38, -3e38, 1e-45, 2**62, -1])
         changed = array.copy().reshape(-1)
