@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "kernel.h"
+#include "panels.h"
 #include "parallel_for.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -33,7 +34,7 @@ enum { DEPTH = 384, COLUMNS = 1536 };
 /* Threads get a multiple of these rows: of every ROWS. */
 enum { ROWS_TOGETHER = 24 };
 
-enum { LINE = 16, ROWS_AHEAD = 16 };
+enum { LINE = 16 };
 
 typedef struct {
     const float *a, *b;
@@ -46,19 +47,6 @@ typedef struct {
 
 typedef void TileFunction(int64_t rows, int64_t depth, const float *left, int64_t left_stride,
                           const float *right, float *result, int64_t result_row, int add);
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(integers, x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
-#else
-#define SHUFFLE(integers, x, y, ...) __builtin_shuffle(x, y, (integers){__VA_ARGS__})
-#endif
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-INLINE int64_t rounded_up(int64_t x, int64_t multiple)
-{
-    return (x + multiple - 1) / multiple * multiple;
-}
 
 /* Returns how much to take at a time of `all`, at most `most`, for the parts to be about equal. */
 INLINE int64_t share(int64_t all, int64_t most, int64_t multiple)
