@@ -64,18 +64,18 @@ def prepare_ours(shape: Shape, alone: bool) -> dict[str, Task]:
     """Return the kernels of this installation, on all cores or, as within a shard, on one."""
     keep_freed_memory()
     q, k, v, grad = operands(shape)
-    scale = shape.size**-0.5
+    options = attention.Options(True, shape.size**-0.5)
 
     def forward() -> np.ndarray:
         with one_core() if alone else nullcontext():
-            return CPU.kernels[attention.forward](q, k, v, True, scale)[0]
+            return CPU.kernels[attention.forward](q, k, v, options)[0]
 
     def both() -> tuple[np.ndarray, ...]:
         with one_core() if alone else nullcontext():
-            out, statistics = CPU.kernels[attention.forward](q, k, v, True, scale)
+            saved = attention.Saved(q, k, v, *CPU.kernels[attention.forward](q, k, v, options))
             grads = (np.empty_like(q), np.empty_like(k), np.empty_like(v))
-            CPU.kernels[attention.backward](grad, q, k, v, out, statistics, grads, True, scale)
-            return out, *grads
+            CPU.kernels[attention.backward](grad, saved, grads, options)
+            return saved.out, *grads
 
     return {"forward": Task(forward), "forward and backward": Task(both)}
 

@@ -121,16 +121,18 @@ def attending(backend: Backend, quick: bool) -> Iterator[Case]:
         turned = slopes.swapaxes(-1, -2), weights.swapaxes(-1, -2)
         return out, multiply(slopes, k), multiply(turned[0], q), multiply(turned[1], grad)
 
+    options = attention.Options(True, scale)
+
     def fused(q: Array, k: Array, v: Array, _: Array) -> tuple[Array, ...]:
-        return (backend.chosen().kernels[attention.forward](q, k, v, True, scale)[0],)
+        return (backend.chosen().kernels[attention.forward](q, k, v, options)[0],)
 
     def fused_both(q: Array, k: Array, v: Array, grad: Array) -> tuple[Array, ...]:
-        out, statistics = backend.chosen().kernels[attention.forward](q, k, v, True, scale)
-        grads = tuple(xp.empty_like(each) for each in (q, k, v))
-        backend.chosen().kernels[attention.backward](
-            grad, q, k, v, out, statistics, grads, True, scale
+        saved = attention.Saved(
+            q, k, v, *backend.chosen().kernels[attention.forward](q, k, v, options)
         )
-        return out, *grads
+        grads = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
+        backend.chosen().kernels[attention.backward](grad, saved, grads, options)
+        return saved.out, *grads
 
     ways: dict[str, tuple[Shape, Compute]] = {
         "Python loops": (sizes.attention_loops, loops),
@@ -171,10 +173,11 @@ def _attend(
 def _reference(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, grad: np.ndarray, scale: float
 ) -> tuple[np.ndarray, ...]:
-    out, statistics = attention.forward(q, k, v, True, scale)
+    options = attention.Options(True, scale)
+    saved = attention.Saved(q, k, v, *attention.forward(q, k, v, options))
     grads = (np.empty_like(q), np.empty_like(k), np.empty_like(v))
-    attention.backward(grad, q, k, v, out, statistics, grads, True, scale)
-    return out, *grads
+    attention.backward(grad, saved, grads, options)
+    return saved.out, *grads
 
 
 def _seconds(backend: Backend, compute: Callable[[], Any], rounds: int, looping: bool) -> float:

@@ -284,17 +284,16 @@ class _Update(Step):
         optimizer: Any = self._optimizer
         kernels = self.backend.chosen().kernels
         group, factors = optimizer.groups[number], self._factors[number]
-        options = {name: group.options[name] for name in ("betas", "weight_decay")}
-        options["decoupled"] = optimizer.decoupled
-        kernels[adamw.count_step](
-            *(self._counts[number], self._rates[number], norm, factors),
-            max_norm=self._step.max_norm,
-            **options,
+        rule = adamw.Rule(
+            betas=group.options["betas"],
+            eps=group.options["eps"],
+            weight_decay=group.options["weight_decay"],
+            decoupled=optimizer.decoupled,
         )
+        count, rate = self._counts[number], self._rates[number]
+        kernels[adamw.count_step](count, rate, norm, factors, self._step.max_norm, rule)
         span = slice(optimizer.offsets[group.first], optimizer.offsets[group.last])
         averages = optimizer.state.values()
         parts = (each[span] for each in (optimizer.flat, optimizer.flat_grad, *averages))
         parameter, grad, exp_avg, exp_avg_sq = parts
-        kernels[adamw.update_recorded](
-            *(parameter, grad, exp_avg, exp_avg_sq, factors), eps=group.options["eps"], **options
-        )
+        kernels[adamw.update_recorded](parameter, grad, exp_avg, exp_avg_sq, factors, rule)

@@ -3,9 +3,10 @@
 from tinygrad_char.kernels.adamw.reference import (
     CHUNK,
     FACTORS,
+    Rule,
     count_step,
     update,
     update_recorded,
 )
 
-__all__ = ["CHUNK", "FACTORS", "count_step", "update", "update_recorded"]
+__all__ = ["CHUNK", "FACTORS", "Rule", "count_step", "update", "update_recorded"]

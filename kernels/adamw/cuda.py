@@ -5,7 +5,7 @@ from typing import Unpack
 
 import numpy as np
 
-from tinygrad_char.kernels.adamw.reference import Options, fused_arguments
+from tinygrad_char.kernels.adamw.reference import Options, Rule, addition, fused_arguments
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cuda.operation import Operation
 
@@ -41,20 +41,15 @@ class AdamW(Operation):
         exp_avg: Array,
         exp_avg_sq: Array,
         factors: Array,
-        *,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
+        rule: Rule,
     ) -> None:
-        beta1, beta2 = betas
+        beta1, beta2 = rule["betas"]
         self.launch(
             "adamw_update_recorded",
             _grid(parameter),
             THREADS,
             *(parameter, grad, exp_avg, exp_avg_sq, np.int64(parameter.size), factors),
-            np.float32(0.0 if decoupled else weight_decay),
-            *map(np.float32, (1 - beta1, beta2, 1 - beta2, eps)),
+            *map(np.float32, (addition(rule), 1 - beta1, beta2, 1 - beta2, rule["eps"])),
         )
 
     def count_step(
@@ -63,18 +58,16 @@ class AdamW(Operation):
         lr: Array,
         norm: Array | None,
         factors: Array,
-        *,
         max_norm: float,
-        betas: tuple[float, float],
-        weight_decay: float,
-        decoupled: bool,
+        rule: Rule,
     ) -> None:
+        decay = rule["weight_decay"] if rule["decoupled"] else 0.0
         self.launch(
             "adamw_factors",
             (1,),
             1,
             *(step, lr, norm),
-            *map(np.float64, (max_norm, *betas, weight_decay if decoupled else 0.0)),
+            *map(np.float64, (max_norm, *rule["betas"], decay)),
             factors,
         )
 

@@ -5,7 +5,7 @@ Adam: Kingma and Ba 2015, arXiv:1412.6980. AdamW: Loshchilov and Hutter 2019, ar
 
 import math
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 
@@ -18,32 +18,26 @@ CHUNK = 1 << 15
 """Elements worked on at once, so that the passes over them stay in the processor's cache."""
 
 
-class Options(TypedDict):
-    """What `update` takes by name."""
+class Rule(TypedDict):
+    """What is the same in each step: of Adam, or with `decoupled` of AdamW."""
 
-    step: int
-    lr: float
     betas: tuple[float, float]
     eps: float
     weight_decay: float
     decoupled: bool
+
+
+class Options(Rule):
+    """What `update` takes by name: besides a rule the step, counted from 1, and its rate."""
+
+    step: int
+    lr: float
     grad_scale: NotRequired[float]
 
 
 @in_float32
 def update(
-    parameter: Array,
-    grad: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    *,
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    grad_scale: float = 1.0,
+    parameter: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, **options: Unpack[Options]
 ) -> None:
     """Update parameter, exp_avg (m) and exp_avg_sq (v), flat arrays of one dtype, in place.
 
@@ -51,46 +45,24 @@ def update(
     m += (g - m)(1 - beta1),  v = beta2 v + (1 - beta2) g^2,
     p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps).
 
-    `step` counts from 1. Scalars are computed in double precision and rounded once; the order of
-    the operations is PyTorch's, so that only its fused multiply-adds make a difference in the
-    last place.
+    Scalars are computed in double precision and rounded once; the order of the operations is
+    PyTorch's, so that only its fused multiply-adds make a difference in the last place.
     """
-    beta1, beta2 = betas
-    decay = 1 - lr * weight_decay if decoupled else 1.0
-    factors = (grad_scale, decay, math.sqrt(1 - beta2**step), lr / (1 - beta1**step))
-    addition = 0.0 if decoupled else weight_decay
-    _update(parameter, grad, exp_avg, exp_avg_sq, factors, betas, eps, addition)
+    factors = options.get("grad_scale", 1.0), *_factors(options["step"], options["lr"], options)
+    _update(parameter, grad, exp_avg, exp_avg_sq, factors, options)
 
 
 def update_recorded(
-    parameter: Array,
-    grad: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    factors: Array,
-    *,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
+    parameter: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, factors: Array, rule: Rule
 ) -> None:
     """Update as `update` does, with what changes from step to step read from `factors`."""
     *found, active = factors.tolist()
     if active:
-        addition = 0.0 if decoupled else weight_decay
-        _update(parameter, grad, exp_avg, exp_avg_sq, found, betas, eps, addition)
+        _update(parameter, grad, exp_avg, exp_avg_sq, found, rule)
 
 
 def count_step(
-    step: Array,
-    lr: Array,
-    norm: Array | None,
-    factors: Array,
-    *,
-    max_norm: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    decoupled: bool,
+    step: Array, lr: Array, norm: Array | None, factors: Array, max_norm: float, rule: Rule
 ) -> None:
     """Count one step and compute its factors where they are, for `update_recorded`.
 
@@ -107,25 +79,31 @@ def count_step(
             return
         scale = min(1.0, max_norm / (float(norm) + 1e-6))
     step += 1
-    count, rate = int(step[0]), float(lr[0])
-    decay = 1 - rate * weight_decay if decoupled else 1.0
-    corrections = math.sqrt(1 - betas[1] ** count), rate / (1 - betas[0] ** count)
-    factors[:] = namespace(factors).asarray([scale, decay, *corrections, 1.0], factors.dtype)
+    found = [scale, *_factors(int(step[0]), float(lr[0]), rule), 1.0]
+    factors[:] = namespace(factors).asarray(found, factors.dtype)
 
 
 def fused_arguments(options: Options) -> tuple[float, ...]:
     """Return the numbers of a step in the order in which the fused kernels take them."""
     beta1, beta2 = options["betas"]
-    lr, step, weight_decay = options["lr"], options["step"], options["weight_decay"]
+    decay, correction, step_size = _factors(options["step"], options["lr"], options)
     return (
-        options.get("grad_scale", 1.0),
-        1 - lr * weight_decay if options["decoupled"] else 1.0,
-        0.0 if options["decoupled"] else weight_decay,
+        *(options.get("grad_scale", 1.0), decay, addition(options)),
         *(1 - beta1, beta2, 1 - beta2),
-        math.sqrt(1 - beta2**step),
-        options["eps"],
-        lr / (1 - beta1**step),
+        *(correction, options["eps"], step_size),
     )
+
+
+def addition(rule: Rule) -> float:
+    """Return the parameters' share that is added to the gradient: 0 where decay is decoupled."""
+    return 0.0 if rule["decoupled"] else rule["weight_decay"]
+
+
+def _factors(step: int, lr: float, rule: Rule) -> tuple[float, float, float]:
+    """Return 1 - lr * weight_decay, sqrt(1 - beta2^step), lr / (1 - beta1^step)."""
+    beta1, beta2 = rule["betas"]
+    decay = 1 - lr * rule["weight_decay"] if rule["decoupled"] else 1.0
+    return decay, math.sqrt(1 - beta2**step), lr / (1 - beta1**step)
 
 
 def _update(
@@ -134,11 +112,10 @@ def _update(
     exp_avg: Array,
     exp_avg_sq: Array,
     factors: Sequence[float],
-    betas: tuple[float, float],
-    eps: float,
-    addition: float,
+    rule: Rule,
 ) -> None:
-    beta1, beta2 = betas
+    beta1, beta2 = rule["betas"]
+    added = addition(rule)
     dtype = parameter.dtype.type
     scale, decay, correction, step_size = map(dtype, factors)
     xp = namespace(parameter)
@@ -150,8 +127,8 @@ def _update(
             g = g * scale
         if decay != 1:
             p *= decay
-        if addition != 0:
-            g = g + p * dtype(addition)
+        if added != 0:
+            g = g + p * dtype(added)
         work = g - m
         work *= dtype(1 - beta1)
         m += work
@@ -161,5 +138,5 @@ def _update(
         v += work
         xp.sqrt(v, out=work)
         work /= correction
-        work += dtype(eps)
+        work += dtype(rule["eps"])
         p -= m * step_size / work

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.attention.reference import Options, Saved
 from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
 from tinygrad_char.kernels.cuda.bench import (
     ORDERS,
@@ -26,29 +27,27 @@ QUERIES_KEYS = ((1, 65), (33, 33), (129, 129), (257, 300))
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     q, k, v, grad = operands(*[_shape(at)] * 4)
-    scale = _shape(at)[-1] ** -0.5
 
-    def tasks(name: str, *dropout: Any) -> dict[str, Task]:
-        out, statistics = op.forward(q, k, v, True, scale, *dropout)
+    checked = Options(True, _shape(at)[-1] ** -0.5)  # without dropout, whose masks differ
+
+    def tasks(name: str, options: Options) -> dict[str, Task]:
+        saved = Saved(q, k, v, *op.forward(q, k, v, options))
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-
-        def backward() -> None:
-            op.backward(grad, q, k, v, out, statistics, grads, True, scale, *dropout)
 
         def check() -> tuple[Array, ...]:
             grads = tuple(np.empty_like(each) for each in (q, k, v))
-            op.backward(grad, q, k, v, *op.forward(q, k, v, True, scale), grads, True, scale)
+            op.backward(grad, Saved(q, k, v, *op.forward(q, k, v, checked)), grads, checked)
             return grads
 
         return {
             f"{name} forward": Task(
-                lambda: op.forward(q, k, v, True, scale, *dropout),
-                lambda: op.forward(q, k, v, True, scale)[0],
+                lambda: op.forward(q, k, v, options), lambda: op.forward(q, k, v, checked)[0]
             ),
-            f"{name} backward": Task(backward, check),
+            f"{name} backward": Task(lambda: op.backward(grad, saved, grads, options), check),
         }
 
-    return {**tasks("attention"), **tasks("attention with dropout", DROPPED, DropoutKey(1, 2))}
+    dropped = checked._replace(dropout=DROPPED, key=DropoutKey(1, 2))
+    return {**tasks("attention", checked), **tasks("attention with dropout", dropped)}
 
 
 def work(at: Dimensions) -> Work:
@@ -93,14 +92,14 @@ class Passes(NamedTuple):
 def passes(q: Array, k: Array, v: Array, grad: Array) -> Passes:
     """Return the passes over these arrays (B, H, T, D)."""
     grads = tuple(namespace(q).empty_like(each) for each in (q, k, v))
-    options = (True, q.shape[-1] ** -0.5)
+    options = Options(True, q.shape[-1] ** -0.5)
 
     def forward(op: Any) -> tuple[Array, Array]:
-        return op.forward(q, k, v, *options)
+        return op.forward(q, k, v, options)
 
     def both(op: Any) -> Array:
         out, statistics = forward(op)
-        op.backward(grad, q, k, v, out, statistics, grads, *options)
+        op.backward(grad, Saved(q, k, v, out, statistics), grads, options)
         return out
 
     product = np.prod(q.shape, dtype=float) * q.shape[2] / 2
@@ -151,11 +150,11 @@ def _check_far(op: Any, i: Any) -> list[Array]:
 
 def _check(causal: bool, p: float) -> Callable[[Any, Any], list[Array]]:
     def compute(op: Any, i: Any) -> list[Array]:
-        options = (causal, i.q.shape[-1] ** -0.5, p, CHECKED_KEY)
-        out, statistics = op.forward(i.q, i.k, i.v, *options)
+        options = Options(causal, i.q.shape[-1] ** -0.5, p, CHECKED_KEY)
+        out, statistics = op.forward(i.q, i.k, i.v, options)
         nan = np.float32(np.nan)
         grads = tuple((each * nan).astype(each.dtype) for each in (i.q, i.k, i.v))
-        op.backward(i.grad, i.q, i.k, i.v, out, statistics, grads, *options)
+        op.backward(i.grad, Saved(i.q, i.k, i.v, out, statistics), grads, options)
         return [out, *grads]
 
     return compute

@@ -1,51 +1,33 @@
 """Attention in C, for contiguous float32 arrays of the host: see reference.py."""
 
 import math
-from collections.abc import Callable
 from types import NotImplementedType
-from typing import Any
 
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.attention.reference import Attend, Cache, Gradients, Options, Saved
 from tinygrad_char.kernels.backend import asked_first
 from tinygrad_char.kernels.cpu.arguments import FLOAT32
 from tinygrad_char.kernels.cpu.cores import WORTH_SPREADING, threads_for
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
-from tinygrad_char.kernels.dropout import DropoutKey, MaskSource, keep_scale, threshold
+from tinygrad_char.kernels.dropout import DropoutKey, keep_scale, threshold
 
 
-def forward(
-    q: Array,
-    k: Array,
-    v: Array,
-    causal: bool,
-    scale: float,
-    dropout: float = 0.0,
-    key: MaskSource | None = None,
-) -> tuple[Array, Array]:
-    if not _fits_attention(q, k, v, dropout, key):
+def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
+    if not _serves(options) or not _rows_fit(q, k, v):
         return NotImplemented
     batch, heads, queries, _ = q.shape
     out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
     statistics = empty((batch, heads, queries, 2))
-    arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
+    arguments = (q, k, v, out, statistics, *_arguments(options))
     compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
     return out, statistics
 
 
-def cached(
-    q: Array,
-    k: Array,
-    v: Array,
-    keys: Array,
-    values: Array,
-    length: np.ndarray,
-    causal: bool,
-    scale: float,
-    attend: Callable[..., tuple[Array, Array]],
-) -> Array:
+def cached(q: Array, k: Array, v: Array, cache: Cache, options: Options, attend: Attend) -> Array:
+    keys, values, length = cache
     # where `attend` is the function above: else another version was asked for
     if not _rows_fit(q, k, v, keys, values) or asked_first(attend) is not forward:
         return NotImplemented
@@ -55,6 +37,7 @@ def cached(
     out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
     statistics = empty((batch, heads, queries, 2))
     operations = 4 * q.size
+    causal, scale, *_ = options
     arguments = (q, k, v, keys, values, length, out, statistics, causal, scale)
     fewest = math.ceil(WORTH_SPREADING / max(1, operations))
     compiled.attention_cached(*arguments, threads_for(operations * keys.shape[2]), fewest)
@@ -62,26 +45,17 @@ def cached(
 
 
 def backward(
-    grad: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    out: Array,
-    statistics: Array,
-    grads: tuple[Array, Array, Array],
-    causal: bool,
-    scale: float,
-    dropout: float = 0.0,
-    key: MaskSource | None = None,
+    grad: Array, saved: Saved, grads: Gradients, options: Options
 ) -> NotImplementedType | None:
+    q, k, v, out, statistics = saved
     # what forward here has served: scores have to be the same bits
-    if not _fits_attention(q, k, v, dropout, key):
+    if not _serves(options) or not _rows_fit(q, k, v):
         return NotImplemented
     grad, out = (
         each if _rows_fit(each) else np.ascontiguousarray(each, FLOAT32) for each in (grad, out)
     )
     results = [each if _rows_fit(each) else empty(each.shape) for each in grads]
-    arguments = (q, k, v, out, statistics, causal, scale, *_dropout_arguments(dropout, key))
+    arguments = (q, k, v, out, statistics, *_arguments(options))
     compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *results)
     for target, result in zip(grads, results, strict=True):
         if target is not result:
@@ -89,8 +63,8 @@ def backward(
     return None
 
 
-def _fits_attention(q: Array, k: Array, v: Array, dropout: float, key: MaskSource | None) -> bool:
-    return (dropout == 0 or isinstance(key, DropoutKey)) and _rows_fit(q, k, v)
+def _serves(options: Options) -> bool:
+    return options.dropout == 0 or isinstance(options.key, DropoutKey)
 
 
 def _rows_fit(*arrays: Array) -> bool:
@@ -100,7 +74,8 @@ def _rows_fit(*arrays: Array) -> bool:
     return True
 
 
-def _dropout_arguments(p: float, key: Any) -> tuple[bool, int, int, int, float]:
-    if p == 0:
-        return False, 0, 0, 0, 0.0
-    return True, key.seed, key.call, threshold(p), keep_scale(p)
+def _arguments(options: Options) -> tuple[bool, float, bool, int, int, int, float]:
+    causal, scale, p, key = options
+    if p == 0 or not isinstance(key, DropoutKey):
+        return causal, scale, False, 0, 0, 0, 0.0
+    return causal, scale, True, key.seed, key.call, threshold(p), keep_scale(p)

@@ -8,8 +8,8 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, address, namespace
 from tinygrad_char.kernels.attention import reference
+from tinygrad_char.kernels.attention.reference import Gradients, Options, Saved
 from tinygrad_char.kernels.cuda.operation import ACCESS_BYTES, SCALARS, Operation, serves
-from tinygrad_char.kernels.dropout import MaskSource
 from tinygrad_char.kernels.dropout.mask import can_draw, mask_arguments
 
 WARPS, THREADS = 4, 128
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
         itemsize = 2 if self.precision == "BF16" else 4
         return rows * ((columns or self.head) * itemsize + ACCESS_BYTES)
 
-    def macros(self, dropout: bool) -> dict[str, Any]:
+    def macros(self, options: Options) -> dict[str, Any]:
         """Return the macros of the kernels."""
         return {
             "PRECISION": self.precision,
@@ -62,7 +62,7 @@ class Plan(NamedTuple):
             "HEAD": self.head,
             "ROWS": self.rows,
             "FORWARD_OTHERS": self.others,
-            "DROPOUT": int(dropout),
+            "DROPOUT": int(options.dropout > 0 and options.key is not None),
         }
 
 
@@ -92,26 +92,16 @@ class Attention(Operation):
     of the queries in whatever order is fastest.
     """
 
-    def forward(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        causal: bool,
-        scale: float,
-        dropout: float = 0.0,
-        key: MaskSource | None = None,
-    ) -> tuple[Array, Array]:
+    def forward(self, q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
         # statistics are float32
-        if not _serves(q, k, v, scale, dropout, key):
+        if not _serves(q, k, v, options):
             if q.dtype.name != "bfloat16":
                 return NotImplemented
             # CuPy multiplies no batches of bfloat16
-            single = [each.astype(np.float32) for each in (q, k, v)]
-            arguments: list[Any] = [*single, causal, scale, dropout, key]
-            wide = self.forward(*arguments)
+            q32, k32, v32 = (each.astype(np.float32) for each in (q, k, v))
+            wide = self.forward(q32, k32, v32, options)
             if wide is NotImplemented:
-                wide = reference.forward(*arguments)
+                wide = reference.forward(q32, k32, v32, options)
             return wide[0].astype(q.dtype), wide[1]
         xp = namespace(q)
         batch, heads, queries, size = q.shape
@@ -121,38 +111,27 @@ class Attention(Operation):
         self._launch(
             "attention_forward",
             (batch * heads, -(-queries // chosen.own)),
-            chosen.macros(dropout > 0 and key is not None),
+            chosen.macros(options),
             (*map(_view, (q, k, v, out)), statistics),
             (heads, queries, k.shape[2], size),
-            (np.bool_(causal), np.float32(scale), *mask_arguments(dropout, key)),
+            _arguments(options),
             shared_bytes=chosen.forward_bytes,
         )
         return out, statistics
 
     def backward(
-        self,
-        grad: Array,
-        q: Array,
-        k: Array,
-        v: Array,
-        out: Array,
-        statistics: Array,
-        grads: tuple[Array, Array, Array],
-        causal: bool,
-        scale: float,
-        dropout: float = 0.0,
-        key: MaskSource | None = None,
+        self, grad: Array, saved: Saved, grads: Gradients, options: Options
     ) -> NotImplementedType | None:
+        q, k, v, out, statistics = saved
         xp = namespace(q)
-        if not (_serves(q, k, v, scale, dropout, key) and serves(grad, out, q, *grads)):
+        if not (_serves(q, k, v, options) and serves(grad, out, q, *grads)):
             if q.dtype.name != "bfloat16":
                 return NotImplemented
-            rest = statistics, grads, causal, scale, dropout, key
-            self._backward_in_float32([grad, q, k, v, out], *rest)
+            self._backward_in_float32(grad, saved, grads, options)
             return None
         batch, heads, queries, size = q.shape
         keys, pairs, chosen = k.shape[2], batch * heads, self._plan(q)
-        macros = chosen.macros(dropout > 0 and key is not None)
+        macros = chosen.macros(options)
         padded = -(-queries // BACKWARD_OTHERS) * BACKWARD_OTHERS
         d_out, *qkv = map(_view, (grad, q, k, v))
         targets = [each if fits_tiles(each) else xp.empty(each.shape, each.dtype) for each in grads]
@@ -169,7 +148,7 @@ class Attention(Operation):
                 macros,
                 (d_out, *qkv, rows, *written),
                 (heads, queries, keys, padded, size),
-                (np.bool_(causal), np.float32(scale), *mask_arguments(dropout, key)),
+                _arguments(options),
                 shared_bytes=shared_bytes,
             )
 
@@ -182,7 +161,7 @@ class Attention(Operation):
                 macros,
                 (sums, d_q),
                 (heads, queries, size),
-                (np.float32(scale),),
+                (np.float32(options.scale),),
                 threads=256,
             )
         else:
@@ -208,13 +187,14 @@ class Attention(Operation):
         return rows
 
     def _backward_in_float32(
-        self, arrays: list[Array], statistics: Array, grads: tuple[Array, ...], *options: Any
+        self, grad: Array, saved: Saved, grads: Gradients, options: Options
     ) -> None:
-        single = [each.astype(np.float32) for each in arrays]
-        results = [namespace(each).empty(each.shape, np.float32) for each in grads]
-        arguments: list[Any] = [*single, statistics, results, *options]
-        if self.backward(*arguments) is NotImplemented:
-            reference.backward(*arguments)
+        grad = grad.astype(np.float32)
+        single = Saved(*(each.astype(np.float32, copy=False) for each in saved))
+        grad_q, grad_k, grad_v = (namespace(each).empty(each.shape, np.float32) for each in grads)
+        results = grad_q, grad_k, grad_v
+        if self.backward(grad, single, results, options) is NotImplemented:
+            reference.backward(grad, single, results, options)
         _copy(results, grads)
 
     def _launch(
@@ -281,9 +261,12 @@ def _copy(results: Sequence[Array], targets: Sequence[Array]) -> None:
             target[...] = result
 
 
-def _serves(
-    q: Array, k: Array, v: Array, scale: float, dropout: float, key: MaskSource | None
-) -> bool:
+def _arguments(options: Options) -> tuple[Any, ...]:
+    causal, scale, dropout, key = options
+    return np.bool_(causal), np.float32(scale), *mask_arguments(dropout, key)
+
+
+def _serves(q: Array, k: Array, v: Array, options: Options) -> bool:
     size = q.shape[3]
     return (
         serves(q, k, v)
@@ -291,6 +274,6 @@ def _serves(
         and size * q.itemsize % ACCESS_BYTES == 0
         and q.size > 0
         and k.size > 0
-        and scale > 0
-        and can_draw(dropout, key)
+        and options.scale > 0
+        and can_draw(options.dropout, options.key)
     )

@@ -9,23 +9,15 @@ from types import NotImplementedType
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.attention.reference import Gradients, Options, Saved
 from tinygrad_char.kernels.cpu.plain import in_python
-from tinygrad_char.kernels.dropout import MaskSource
 
 Vector = list[float]
 
 
 @in_python
-def forward(
-    q: Array,
-    k: Array,
-    v: Array,
-    causal: bool,
-    scale: float,
-    dropout: float = 0.0,
-    key: MaskSource | None = None,
-) -> tuple[Array, Array]:
-    if dropout > 0:
+def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
+    if options.dropout > 0:
         return NotImplemented
     batch, heads, queries, _ = q.shape
     out = np.empty((batch, queries, heads, v.shape[-1]), q.dtype).transpose(0, 2, 1, 3)
@@ -33,8 +25,8 @@ def forward(
     for head in np.ndindex(batch, heads):
         keys, values = k[head].tolist(), v[head].tolist()
         for i, query in enumerate(q[head].tolist()):
-            seen = keys_seen(i, queries, len(keys), causal)
-            weights, peak, total = weigh(query, keys[:seen], scale)
+            seen = keys_seen(i, queries, len(keys), options.causal)
+            weights, peak, total = weigh(query, keys[:seen], options.scale)
             out[(*head, i)] = [
                 sum(weight * value[e] for weight, value in zip(weights, values, strict=False))
                 for e in range(v.shape[-1])
@@ -45,21 +37,12 @@ def forward(
 
 @in_python
 def backward(
-    grad: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    out: Array,
-    statistics: Array,
-    grads: tuple[Array, Array, Array],
-    causal: bool,
-    scale: float,
-    dropout: float = 0.0,
-    key: MaskSource | None = None,
+    grad: Array, saved: Saved, grads: Gradients, options: Options
 ) -> NotImplementedType | None:
     """Make each query's weights again from its scores, which are not rounded as the peak is."""
-    if dropout > 0:
+    if options.dropout > 0:
         return NotImplemented
+    q, k, v, out, _ = saved
     batch, heads, queries, _ = q.shape
     results = [np.zeros(each.shape) for each in (q, k, v)]
     for head in np.ndindex(batch, heads):
@@ -67,11 +50,11 @@ def backward(
         dq, dk, dv = (each[head] for each in results)
         rows = zip(q[head].tolist(), grad[head].tolist(), out[head].tolist(), strict=True)
         for i, (query, slopes, row) in enumerate(rows):
-            seen = keys_seen(i, queries, len(keys), causal)
-            weights, _, _ = weigh(query, keys[:seen], scale)
+            seen = keys_seen(i, queries, len(keys), options.causal)
+            weights, _, _ = weigh(query, keys[:seen], options.scale)
             delta = dot(slopes, row)
             for j, weight in enumerate(weights):
-                dscore = scale * weight * (dot(slopes, values[j]) - delta)
+                dscore = options.scale * weight * (dot(slopes, values[j]) - delta)
                 for d, (a, b) in enumerate(zip(query, keys[j], strict=True)):
                     dq[i, d] += dscore * b
                     dk[j, d] += dscore * a

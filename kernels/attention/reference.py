@@ -6,7 +6,7 @@ arXiv:2205.14135).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,31 +17,61 @@ from tinygrad_char.kernels.softmax import causal_mask, exponentials, split_scale
 BLOCK = 1 << 18
 """How many weights are worked on at once, so that they stay in the processor's cache."""
 
+Gradients = tuple[Array, Array, Array]
+"""Where backward writes those of q, k and v."""
 
-def forward(
-    q: Array,
-    k: Array,
-    v: Array,
-    causal: bool,
-    scale: float,
-    dropout: float = 0.0,
-    key: MaskSource | None = None,
-) -> tuple[Array, Array]:
-    """Return out (B, H, T, E) and the statistics (B, H, T, 2).
 
-    Shapes: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
-    out = dropout(softmax(scale * q k^T)) v. With `causal`, query i sees keys j <= i + S - T; a
-    query that sees none gets zeros, and what it does not see does not reach it, infinities and NaN
-    included. out is laid out (B, T, H, E) in memory, so that joining the
-    heads copies nothing.
+class Options(NamedTuple):
+    """How queries weigh keys.
 
-    Backward needs q, k, v, out and the statistics: of each query's scores s = q k^T the peak =
-    max(s) and the total = sum(exp(scale * (s - peak))); 0 and 1 of a query that sees no key. Their
-    one number, logsumexp, is rounded to the size of the scores, which the weights would inherit;
-    so would they if scores were scaled, and rounded, before the peak is subtracted. For a negative
-    scale, s = -q k^T.
+    With `causal`, query i sees keys j <= i + S - T. Weights are dropped with the probability
+    `dropout`, by masks of a key.
     """
-    xp = namespace(q)
+
+    causal: bool
+    scale: float
+    dropout: float = 0.0
+    key: MaskSource | None = None
+
+
+class Saved(NamedTuple):
+    """The inputs and the results of forward, which backward needs.
+
+    `statistics` (B, H, T, 2) are of each query's scores s = q k^T the peak = max(s) and the total =
+    sum(exp(scale * (s - peak))); 0 and 1 of a query that sees no key. Their one number, logsumexp,
+    is rounded to the size of the scores, which the weights would inherit; so would they if scores
+    were scaled, and rounded, before the peak is subtracted. For a negative scale, s = -q k^T.
+    """
+
+    q: Array
+    k: Array
+    v: Array
+    out: Array
+    statistics: Array
+
+
+class Cache(NamedTuple):
+    """Room for keys (B, H, capacity, D) and values (B, H, capacity, E) of later positions, too.
+
+    The first length[0] positions are filled: an int64 array of one element on the host.
+    """
+
+    keys: Array
+    values: Array
+    length: np.ndarray
+
+
+Attend = Callable[[Array, Array, Array, Options], tuple[Array, Array]]
+
+
+def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
+    """Return out (B, H, T, E) = dropout(softmax(scale * q k^T)) v and the statistics (B, H, T, 2).
+
+    Shapes: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E). A query that sees no key gets zeros, and
+    what it does not see does not reach it, infinities and NaN included. out is laid out
+    (B, T, H, E) in memory, so that joining the heads copies nothing.
+    """
+    xp, (causal, scale, dropout, key) = namespace(q), options
     batch, heads, queries, _ = q.shape
     out = xp.empty((batch, queries, heads, v.shape[-1]), dtype=q.dtype).transpose(0, 2, 1, 3)
     statistics = xp.empty((batch, heads, queries, 2), dtype=q.dtype)
@@ -73,29 +103,18 @@ def forward(
     return out, statistics
 
 
-def cached(
-    q: Array,
-    k: Array,
-    v: Array,
-    keys: Array,
-    values: Array,
-    length: np.ndarray,
-    causal: bool,
-    scale: float,
-    attend: Callable[..., tuple[Array, Array]],
-) -> Array:
+def cached(q: Array, k: Array, v: Array, cache: Cache, options: Options, attend: Attend) -> Array:
     """Return out (B, H, T, E) of positions that continue those of a cache, which takes them in.
 
-    The first length[0] positions of keys (B, H, capacity, D) and values (B, H, capacity, E) are
-    filled; k (B, H, T, D) and v (B, H, T, E) are written behind them, and `length`, an int64 array
-    of one element on the host, grows by T. q (B, H, T, D) sees all that are filled then. `attend`
-    is the forward function that serves.
+    k (B, H, T, D) and v (B, H, T, E) are written behind what it has, and its length grows by T. q
+    (B, H, T, D) sees all that are filled then. `attend` is the forward function that serves.
 
     Raises
     ------
     ValueError
         There is no room for them.
     """
+    keys, values, length = cache
     start = int(length[0])
     end = start + k.shape[2]
     room = min(keys.shape[2], values.shape[2])
@@ -107,60 +126,45 @@ def cached(
     keys[:, :, start:end] = k
     values[:, :, start:end] = v
     length[0] = end
-    return attend(q, keys[:, :, :end], values[:, :, :end], causal, scale)[0]
+    return attend(q, keys[:, :, :end], values[:, :, :end], options)[0]
 
 
-def backward(
-    grad: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    out: Array,
-    statistics: Array,
-    grads: tuple[Array, Array, Array],
-    causal: bool,
-    scale: float,
-    dropout: float = 0.0,
-    key: MaskSource | None = None,
-) -> None:
+def backward(grad: Array, saved: Saved, grads: Gradients, options: Options) -> None:
     """Write the gradients of q, k and v into the arrays `grads` (which may be views).
 
     With P the weights, M the dropout mask over 1 - p, and delta = sum(dO * O) of each query:
     dV = (P * M)^T dO,  dS = P * ((dO V^T) * M - delta),  dQ = scale dS K,  dK = scale dS^T Q.
     Nothing goes between a query and a key that it does not see, infinities and NaN included.
     """
+    q, k = saved.q, saved.k
     batch, heads, queries, _ = q.shape
-    limits = _causal_limit(q, k) if causal else (None, None)
-    arrays = (grad, q, k, v, out, statistics)
+    limits = _causal_limit(q, k) if options.causal else (None, None)
     for rows in blocks(batch, heads * queries * k.shape[2]):
-        parts = tuple(each[rows] for each in grads)
-        inputs: list[Any] = [*(each[rows] for each in arrays), parts]
-        options: list[Any] = [*limits, scale, dropout, key, rows.start]
-        careful = causal and namespace(q) is not np  # where nobody waits to see whether it needs be
-        _backward(*[*inputs, careful, *options])
-        if causal and not careful and not all(map(_is_finite, parts)):
-            _backward(*[*inputs, True, *options])
+        some = Saved(*(each[rows] for each in saved))
+        grad_q, grad_k, grad_v = (each[rows] for each in grads)
+        parts = grad_q, grad_k, grad_v
+        # where nobody waits to see whether it needs be
+        careful = options.causal and namespace(q) is not np
+        _backward(grad[rows], some, parts, options, limits, rows.start, careful)
+        if options.causal and not careful and not all(map(_is_finite, parts)):
+            _backward(grad[rows], some, parts, options, limits, rows.start, True)
 
 
 def _backward(
     grad: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    out: Array,
-    statistics: Array,
-    grads: tuple[Array, ...],
-    careful: bool,
-    seen: Array | None,
-    limit: Array | None,
-    scale: float,
-    dropout: float,
-    key: MaskSource | None,
+    saved: Saved,
+    grads: Gradients,
+    options: Options,
+    limits: tuple[Array | None, Array | None],
     start: int,
+    careful: bool,
 ) -> None:
     """Write the gradients of some sequences; `careful`, where what is not seen may be infinite."""
-    xp = namespace(q)
+    q, k, v, out, statistics = saved
+    _, scale, dropout, key = options
     grad_q, grad_k, grad_v = grads
+    seen, limit = limits
+    xp = namespace(q)
     signed, magnitude = split_scale(q, scale)
     # The same product as in forward, to the last bit: a peak of 1e30 leaves none to differ in.
     weights = signed @ k.swapaxes(-1, -2)

@@ -9,7 +9,6 @@ from functools import wraps
 from pathlib import Path
 
 import hypothesis
-import numpy as np
 import pytest
 
 from tinygrad_char import kernels
@@ -31,14 +30,20 @@ class Overlay:
         return getattr(self._package, name)
 
 
+def elements(argument):
+    """Return how many elements an argument has, or those of a named tuple together."""
+    if hasattr(argument, "_fields"):
+        return sum(map(elements, argument))
+    return math.prod(max(side, 1) for side in getattr(argument, "shape", (0,)))
+
+
 def limited(functions, reference):
     """Return the functions of a version for calls of at most LARGEST elements."""
 
     def limit(function, instead):
         @wraps(function)
         def call(*arguments, **options):
-            arrays = [each for each in arguments if isinstance(each, np.ndarray)]
-            size = sum(math.prod(max(side, 1) for side in each.shape) for each in arrays)
+            size = sum(map(elements, arguments))
             if size <= LARGEST:
                 return function(*arguments, **options)
             if hypothesis.currently_in_test_context():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_char.kernels import attention
+from tinygrad_char.kernels.attention import Cache, Options, Saved
 from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
@@ -61,10 +62,11 @@ def draw(batch, heads, queries, keys, size, value_size, dtype=np.float32):
 
 
 def check(q, k, v, grad, causal, scale=0.5, dropout=0.0, kept=1.0, grads=None):
-    out, statistics = attention.forward(q, k, v, causal, scale, dropout, KEY)
+    options = Options(causal, scale, dropout, KEY)
+    out, statistics = attention.forward(q, k, v, options)
     if grads is None:
         grads = tuple(np.full_like(each, np.nan) for each in (q, k, v))
-    attention.backward(grad, q, k, v, out, statistics, grads, causal, scale, dropout, KEY)
+    attention.backward(grad, Saved(q, k, v, out, statistics), grads, options)
     wide = [each.astype(np.float64) for each in (q, k, v, grad)]
     truths, scales = naive(*wide, causal, scale, kept)
     for mine, truth, size in zip((out, *grads), truths, scales, strict=True):
@@ -91,10 +93,12 @@ def test_positions_are_added_to_a_cache_and_attend_to_all(
     start = 0
     for length in lengths:
         part, end = np.s_[:, :, start : start + length], start + length
-        options = (keys, values, filled, causal, 0.5, attention.forward)
-        out = attention.cached(q[part], k[part], v[part], *options)
+        options = Options(causal, 0.5)
+        out = attention.cached(
+            *(q[part], k[part], v[part]), Cache(keys, values, filled), options, attention.forward
+        )
         seen = np.s_[:, :, :end]
-        expected, _ = attention.forward(q[part], k[seen], v[seen], causal, 0.5)
+        expected, _ = attention.forward(q[part], k[seen], v[seen], options)
         assert out.tobytes() == expected.tobytes()
         np.testing.assert_array_equal(keys[seen], k[seen])
         np.testing.assert_array_equal(values[seen], v[seen])
@@ -108,11 +112,11 @@ def test_positions_are_added_to_a_cache_and_attend_to_all(
 def test_a_cache_without_room_is_refused_by_every_version(length):
     q = np.ones((1, 1, 1, 2), np.float32)
     keys, values = np.zeros((2, 1, 1, 3, 2), np.float32)
-    options = (keys, values, np.array([length]), True, 1.0, attention.forward)
+    cache = Cache(keys, values, np.array([length]))
     with pytest.raises(
         ValueError, match=f"cache of 3 positions, {length} of them filled, cannot take 1"
     ):
-        attention.cached(q, q, q, *options)
+        attention.cached(q, q, q, cache, Options(True, 1.0), attention.forward)
     assert not keys.any()
 
 
@@ -183,7 +187,7 @@ def test_reversed_and_stepped_views():
 
 def test_result_joins_its_heads_without_a_copy():
     q, k, v, _ = draw(2, 3, 5, 5, 4, 4)
-    out, _ = attention.forward(q, k, v, True, 0.5)
+    out, _ = attention.forward(q, k, v, Options(True, 0.5))
     joined = out.transpose(0, 2, 1, 3).reshape(2, 5, 12)
     assert np.shares_memory(joined, out)
 
@@ -211,9 +215,11 @@ def test_heads_of_no_numbers(queries):
     """Views of heads whose size is 0: kernels have room for the weights, however many there are."""
     q, k, v, grad = draw(1, 2, queries, 100_000, 4, 4)
     q, k, v, grad = (each[..., :0] for each in (q, k, v, grad))
-    out, statistics = attention.forward(q, k, v, False, 1.0)
+    options = Options(False, 1.0)
+    out, statistics = attention.forward(q, k, v, options)
     assert (statistics == (0, 100_000)).all()
-    attention.backward(grad, q, k, v, out, statistics, (q.copy(), k.copy(), v.copy()), False, 1.0)
+    grads = (q.copy(), k.copy(), v.copy())
+    attention.backward(grad, Saved(q, k, v, out, statistics), grads, options)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -225,10 +231,10 @@ def test_large_scores_do_not_overflow(causal):
 def test_hidden_keys_may_hold_anything():
     q, k, v, grad = draw(1, 1, 3, 3, 4, 4)
     k[:, :, 2] = 1e30
-    out, statistics = attention.forward(q, k, v, True, 0.5)
+    out, statistics = attention.forward(q, k, v, Options(True, 0.5))
     grads = tuple(np.empty_like(each) for each in (q, k, v))
-    attention.backward(grad, q, k, v, out, statistics, grads, True, 0.5)
-    first, _ = attention.forward(q[:, :, :2], k[:, :, :2], v[:, :, :2], True, 0.5)
+    attention.backward(grad, Saved(q, k, v, out, statistics), grads, Options(True, 0.5))
+    first, _ = attention.forward(q[:, :, :2], k[:, :, :2], v[:, :, :2], Options(True, 0.5))
     np.testing.assert_allclose(out[:, :, :2], first, rtol=1e-6)
     assert np.isfinite(grads[0][:, :, :2]).all()
 
@@ -236,9 +242,10 @@ def test_hidden_keys_may_hold_anything():
 @np.errstate(all="ignore")
 def run_unseen(arrays, scale, dropout=0.0):
     q, k, v, grad = arrays
-    out, statistics = attention.forward(q, k, v, True, scale, dropout, KEY)
+    options = Options(True, scale, dropout, KEY)
+    out, statistics = attention.forward(q, k, v, options)
     grads = tuple(np.full_like(each, 7) for each in (q, k, v))
-    attention.backward(grad, q, k, v, out, statistics, grads, True, scale, dropout, KEY)
+    attention.backward(grad, Saved(q, k, v, out, statistics), grads, options)
     return out, *grads
 
 

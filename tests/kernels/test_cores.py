@@ -124,11 +124,11 @@ def test_the_number_of_cores_changes_no_bit_of_attention(monkeypatch, p):
     for processors in (1, 4):
         monkeypatch.setattr(cores, "available_cores", lambda n=processors: n)
         monkeypatch.setattr(cores, "WORTH_SPREADING", 0)
-        options = (True, 0.2, p, DropoutKey(1, 2))
-        out, statistics = CPU.kernels[attention.forward](q, k, v, *options)
+        options = attention.Options(True, 0.2, p, DropoutKey(1, 2))
+        saved = attention.Saved(q, k, v, *CPU.kernels[attention.forward](q, k, v, options))
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-        CPU.kernels[attention.backward](grad, q, k, v, out, statistics, grads, *options)
-        results.append([each.tobytes() for each in (out, statistics, *grads)])
+        CPU.kernels[attention.backward](grad, saved, grads, options)
+        results.append([each.tobytes() for each in (*saved, *grads)])
     assert results[0] == results[1]
 
 
@@ -142,9 +142,10 @@ def test_attention_is_the_same_with_narrower_registers(lanes, size):
         used = compiled.attention_choose_lanes(most)
         assert used in (4, 8, 16)
         assert used <= max(most, 4)
-        out, statistics = CPU.kernels[attention.forward](q, k, v, True, 0.2)
+        options = attention.Options(True, 0.2)
+        saved = attention.Saved(q, k, v, *CPU.kernels[attention.forward](q, k, v, options))
         grads = tuple(np.empty_like(each) for each in (q, k, v))
-        CPU.kernels[attention.backward](grad, q, k, v, out, statistics, grads, True, 0.2)
-        results.append((out, statistics, *grads))
+        CPU.kernels[attention.backward](grad, saved, grads, options)
+        results.append((*saved, *grads))
     for narrow, wide in zip(*results, strict=True):
         np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-4)

@@ -94,11 +94,11 @@ def narrow_registers(lanes):
 
 def attend(q, k, v, grad, causal, scale, dropout=0.0):
     """Return out, dq, dk and dv."""
-    options = (causal, scale, dropout, KEY)
-    out, statistics = attention.forward(q, k, v, *options)
+    options = attention.Options(causal, scale, dropout, KEY)
+    saved = attention.Saved(q, k, v, *attention.forward(q, k, v, options))
     grads = tuple(np.full_like(each, np.nan) for each in (q, k, v))
-    attention.backward(grad, q, k, v, out, statistics, grads, *options)
-    return out, *grads
+    attention.backward(grad, saved, grads, options)
+    return saved.out, *grads
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])

@@ -162,8 +162,9 @@ def test_views_and_sums_follow_results_that_move(shapes):
         sums = [CPU.kernels[add.forward](each, each) for each in rows]
         held = [CPU.kernels[add.forward](a, b) for a, b in zip(sums, rows, strict=True)]
         grads = tuple(empty(q.shape) for _ in range(3))
-        out, statistics = CPU.kernels[attention.forward](q, q, q, True, 0.5)
-        CPU.kernels[attention.backward](out, q, q, q, out, statistics, grads, True, 0.5)
+        options = attention.Options(True, 0.5)
+        saved = attention.Saved(q, q, q, *CPU.kernels[attention.forward](q, q, q, options))
+        CPU.kernels[attention.backward](saved.out, saved, grads, options)
         return *held, *grads
 
     recording, found = record(work)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_char.kernels import dropout
+from tinygrad_char.kernels.attention import Options, Saved
 from tinygrad_char.kernels.backend import CPU, asked_first
 from tinygrad_char.kernels.dropout import DropoutKey, cpu, reference
 from tinygrad_char.kernels.operations import Settings, operations
@@ -26,7 +27,8 @@ def calls(dtype=np.float32):
     rows, row = drawn(3, 5, dtype=dtype), drawn(5, dtype=dtype)
     ones, table = np.ones((3, 1), dtype), np.array([1, 0, 4])
     heads = drawn(1, 2, 3, 4, dtype=dtype)
-    statistics = np.ones((1, 2, 3, 2), dtype)
+    options = Options(True, 0.5)
+    attended = Saved(*[heads] * 4, np.ones((1, 2, 3, 2), dtype))
     written = tuple(np.zeros_like(heads) for _ in range(3))
     yield "matmul", "forward", (rows, drawn(5, 2, dtype=dtype))
     yield "matmul", "backward", (rows, drawn(3, 4, dtype=dtype), drawn(4, 5), (True, True))
@@ -34,8 +36,8 @@ def calls(dtype=np.float32):
     yield "softmax", "backward", (rows, rows)
     yield "layernorm", "forward", (rows, row, row)
     yield "layernorm", "backward", (rows, rows, row, ones, ones, (True, True, True))
-    yield "attention", "forward", (heads, heads, heads, True, 0.5)
-    yield "attention", "backward", (*[heads] * 5, statistics, written, True, 0.5)
+    yield "attention", "forward", (heads, heads, heads, options)
+    yield "attention", "backward", (heads, attended, written, options)
     yield "cross_entropy", "forward", (rows, table)
     yield "cross_entropy", "backward", (row[0], rows, table, np.ones((3, 2), dtype))
     yield "embedding", "forward", (table, drawn(5, 2, dtype=dtype))
@@ -81,20 +83,24 @@ def test_loops_leave_other_arrays_to_the_reference(name, function, other):
     else:
         convert = lambda each: each.astype(np.longdouble)  # noqa: E731
     arguments = next(each for *names, each in calls() if names == [name, function])
-    given = [
-        convert(each) if isinstance(each, np.ndarray) and each.dtype.kind == "f" else each
-        for each in arguments
-    ]
+
+    def converted(argument):
+        if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+            return type(argument)(*map(converted, argument))
+        isfloat = isinstance(argument, np.ndarray) and argument.dtype.kind == "f"
+        return convert(argument) if isfloat else argument
+
+    given = map(converted, arguments)
     assert getattr(operations()[name].module("loops"), function)(*given) is NotImplemented
 
 
 def test_loops_of_attention_leave_dropout_to_the_reference():
     loops = operations()["attention"].module("loops")
     heads = drawn(1, 2, 3, 4)
-    forward = (heads, heads, heads, True, 0.5, 0.1, DropoutKey(1, 2))
-    assert loops.forward(*forward) is NotImplemented
-    backward = (*[heads] * 5, drawn(1, 2, 3, 2), (heads, heads, heads), *forward[3:])
-    assert loops.backward(*backward) is NotImplemented
+    options = Options(True, 0.5, 0.1, DropoutKey(1, 2))
+    assert loops.forward(heads, heads, heads, options) is NotImplemented
+    saved = Saved(*[heads] * 4, drawn(1, 2, 3, 2))
+    assert loops.backward(heads, saved, (heads, heads, heads), options) is NotImplemented
 
 
 def test_where_python_raises_the_reference_answers_as_ieee_arithmetic_does():

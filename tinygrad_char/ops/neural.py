@@ -390,21 +390,19 @@ class Attention(Function):
                 f"attention: q {q.shape}, k {k.shape}, v {v.shape}; expected (B, H, T, D), "
                 "(B, H, S, D), (B, H, S, E)"
             )
-        self.options = (causal, scale, dropout, key)
-        out, statistics = self.backend.kernels[attention.forward](q, k, v, *self.options)
+        self.options = attention.Options(causal, scale, dropout, key)
+        out, statistics = self.backend.kernels[attention.forward](q, k, v, self.options)
         self.saved = (q, k, v, out, statistics)
         return out
 
     def backward(self, grad: Array) -> tuple[Array, Array, Array]:
-        q, k, v, out, statistics = self.saved
+        saved = attention.Saved(*self.saved)
         grads = (
-            self.backend.empty(q.shape, q.dtype),
-            self.backend.empty(k.shape, k.dtype),
-            self.backend.empty(v.shape, v.dtype),
+            self.backend.empty(saved.q.shape, saved.q.dtype),
+            self.backend.empty(saved.k.shape, saved.k.dtype),
+            self.backend.empty(saved.v.shape, saved.v.dtype),
         )
-        self.backend.kernels[attention.backward](
-            grad, q, k, v, out, statistics, grads, *self.options
-        )
+        self.backend.kernels[attention.backward](grad, saved, grads, self.options)
         return grads
 
 
@@ -435,15 +433,15 @@ class SelfAttention(Function):
                 "a multiple of the heads"
             )
         self.heads = heads
-        self.options = (causal, scale, dropout, key)
+        self.options = attention.Options(causal, scale, dropout, key)
         q, k, v = self._views(qkv)
         kernels = self.backend.kernels
         if cache is not None:
             keys, values = cache.room(k, v)
-            options = (causal, scale, kernels[attention.forward])
-            out = kernels[attention.cached](q, k, v, keys, values, cache.filled, *options)
-            return self._join(out)
-        out, statistics = kernels[attention.forward](q, k, v, *self.options)
+            taken = attention.Cache(keys, values, cache.filled)
+            attend = kernels[attention.forward]
+            return self._join(kernels[attention.cached](q, k, v, taken, self.options, attend))
+        out, statistics = kernels[attention.forward](q, k, v, self.options)
         self.saved = (qkv, out, statistics)
         return self._join(out)
 
@@ -452,16 +450,9 @@ class SelfAttention(Function):
         batch, length, width = qkv.shape
         grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
         result = self.backend.empty(qkv.shape, qkv.dtype)
-        q, k, v = self._views(qkv)
+        saved = attention.Saved(*self._views(qkv), out, statistics)
         self.backend.kernels[attention.backward](
-            grad.transpose(0, 2, 1, 3),
-            q,
-            k,
-            v,
-            out,
-            statistics,
-            self._views(result),
-            *self.options,
+            grad.transpose(0, 2, 1, 3), saved, self._views(result), self.options
         )
         return result
 

@@ -8,7 +8,7 @@ from precision import assert_precise, draw
 from served import served
 
 from tinygrad_char.kernels import adamw as reference_adamw
-from tinygrad_char.kernels.adamw import FACTORS
+from tinygrad_char.kernels.adamw import FACTORS, Rule
 
 OPTIONS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 SIZES = st.sampled_from([1, 2, 3, 5, 127, 1000, 1024, 1025, 4099])
@@ -47,15 +47,15 @@ def test_recorded_steps_are_the_reference_with_clipping(launcher, decoupled):
     mine, theirs = state(1000, 0, 0), [each.astype(np.float64) for each in state(1000, 0, 0)]
     count, lr = np.zeros(1, np.int64), np.zeros(1)
     factors = np.full(FACTORS, np.nan, np.float32)
-    options = {"betas": OPTIONS["betas"], "weight_decay": 0.1, "decoupled": decoupled}
+    rule = Rule(betas=OPTIONS["betas"], eps=1e-8, weight_decay=0.1, decoupled=decoupled)
     for step in range(1, 6):
         lr[0] = 0.01 * step
         norm = served("global_norm", launcher).forward(mine[1])
         clipped = norm if step > 2 else None
-        kernel.count_step(count, lr, clipped, factors, max_norm=1.0, **options)
-        kernel.update_recorded(*mine, factors, eps=1e-8, **options)
+        kernel.count_step(count, lr, clipped, factors, 1.0, rule)
+        kernel.update_recorded(*mine, factors, rule)
         scale = min(1.0, 1.0 / (float(norm) + 1e-6)) if step > 2 else 1.0
-        reference_adamw.update(*theirs, step=step, lr=lr[0], eps=1e-8, grad_scale=scale, **options)
+        reference_adamw.update(*theirs, step=step, lr=lr[0], grad_scale=scale, **rule)
     assert count[0] == 5
     for each, exact in zip(mine, theirs, strict=True):
         np.testing.assert_allclose(each, exact, rtol=2e-5, atol=1e-6)
@@ -66,10 +66,10 @@ def test_recorded_step_of_gradients_that_are_not_finite_does_nothing(launcher, n
     kernel, mine, before = served("adamw", launcher), state(100, 0, 0), state(100, 0, 0)
     count, lr = np.full(1, 3, np.int64), np.full(1, 0.1)
     factors = np.zeros(FACTORS, np.float32)
-    options = {"betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled": True}
+    rule = Rule(betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, decoupled=True)
     norm = np.full((), norm)
-    kernel.count_step(count, lr, norm, factors, max_norm=1.0, **options)
-    kernel.update_recorded(*mine, factors, eps=1e-8, **options)
+    kernel.count_step(count, lr, norm, factors, 1.0, rule)
+    kernel.update_recorded(*mine, factors, rule)
     assert count[0] == 3
     for one, other in zip(mine, before, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -84,12 +84,11 @@ def test_adamw_in_double_precision_is_the_reference(launcher):
 
 
 def test_check_mode_finds_nothing(checking_launcher):
-    kernel, options = served("adamw", checking_launcher), dict(OPTIONS, decoupled=True)
+    kernel, rule = served("adamw", checking_launcher), Rule(**OPTIONS, decoupled=True)
     for size, start in ((1000, 0), (1001, 3)):
-        kernel.update(*state(size, start, 0), step=1, lr=0.1, **options)
+        kernel.update(*state(size, start, 0), step=1, lr=0.1, **rule)
     count, lr, norm = np.zeros(1, np.int64), np.ones(1), np.array(5001**0.5)
     factors = np.zeros(FACTORS, np.float32)
-    eps = options.pop("eps")
-    kernel.count_step(count, lr, norm, factors, max_norm=1.0, **options)
-    kernel.update_recorded(*state(1000, 0, 0), factors, eps=eps, **options)
+    kernel.count_step(count, lr, norm, factors, 1.0, rule)
+    kernel.update_recorded(*state(1000, 0, 0), factors, rule)
     assert count == 1

@@ -9,6 +9,7 @@ from precision import BF16, FLOAT, draw
 from served import served
 
 from tinygrad_char.kernels import attention as reference_attention
+from tinygrad_char.kernels.attention import Options, Saved
 from tinygrad_char.kernels.attention.cuda import MOST_HEAD, plan
 from tinygrad_char.kernels.cuda.launcher import Kernel, Launcher
 from tinygrad_char.kernels.cuda.variants import variants
@@ -36,9 +37,10 @@ def inputs(seed, dtype, batch, heads, queries, keys, size):
 def run(kernel, arrays, causal, scale, p=0.0, key=KEY):
     """Return out, statistics, dq, dk and dv."""
     q, k, v, grad = arrays
-    out, statistics = kernel.forward(q, k, v, causal, scale, p, key)
+    options = Options(causal, scale, p, key)
+    out, statistics = kernel.forward(q, k, v, options)
     grads = tuple(np.full_like(each, np.nan) for each in (q, k, v))
-    kernel.backward(grad, q, k, v, out, statistics, grads, causal, scale, p, key)
+    kernel.backward(grad, Saved(q, k, v, out, statistics), grads, options)
     return out, statistics, *grads
 
 
@@ -136,7 +138,8 @@ def test_each_element_has_the_mask_of_the_reference(launcher, kind, keys):
         v = np.zeros(k.shape, dtype)
         width = min(16, keys - start)
         v[:, :, range(start, start + width), range(width)] = keys  # column j shows key start + j
-        out, _ = served("attention", launcher, tf32=tf32).forward(q, k, v, False, 1.0, 0.5, KEY)
+        options = Options(False, 1.0, 0.5, KEY)
+        out, _ = served("attention", launcher, tf32=tf32).forward(q, k, v, options)
         np.testing.assert_array_equal(out[..., :width] > 0, mask[..., start : start + width])
 
 
@@ -165,11 +168,12 @@ def test_views_as_inputs_and_as_outputs(launcher, atomics):
     q, k, v = packed.transpose(2, 0, 3, 1, 4)
     grad = draw(rng, (2, 40, 4, 8)).transpose(0, 2, 1, 3)
     kernel = served("attention", launcher, atomics=atomics)
-    out, statistics = kernel.forward(q, k, v, True, 0.5)
+    options = Options(True, 0.5)
+    out, statistics = kernel.forward(q, k, v, options)
     assert np.shares_memory(out.transpose(0, 2, 1, 3).reshape(2, 40, 32), out)
     result = np.full_like(packed, np.nan)
     grads = tuple(result.transpose(2, 0, 3, 1, 4))
-    kernel.backward(grad, q, k, v, out, statistics, grads, True, 0.5)
+    kernel.backward(grad, Saved(q, k, v, out, statistics), grads, options)
     assert_attention((out, statistics, *grads), (q, k, v, grad), 2.0**-24, True, 0.5)
 
 
@@ -177,9 +181,10 @@ def test_views_that_kernels_cannot_read_are_copied(launcher):
     q, k, v, grad = inputs(0, FLOAT, 2, 2, 20, 20, 9)
     views = [each[:, ::-1, ::2, 1:] for each in (q, k, v, grad)]
     kernel = served("attention", launcher)
-    out, statistics = kernel.forward(*views[:3], True, 0.5)
+    options = Options(True, 0.5)
+    out, statistics = kernel.forward(*views[:3], options)
     grads = tuple(np.empty_like(each)[:, ::-1, ::2, 1:] for each in (q, k, v))
-    kernel.backward(views[3], *views[:3], out, statistics, grads, True, 0.5)
+    kernel.backward(views[3], Saved(*views[:3], out, statistics), grads, options)
     assert_attention((out, statistics, *grads), views, 2.0**-24, True, 0.5)
 
 
@@ -292,9 +297,9 @@ def test_every_plan_is_compiled_and_fits_in_shared_memory():
         for size in range(4, MOST_HEAD + 1, 4)
     }
     macros = {
-        tuple((name, str(value)) for name, value in sorted(each.macros(dropout).items()))
+        tuple((name, str(value)) for name, value in sorted(each.macros(options).items()))
         for each in plans
-        for dropout in (False, True)
+        for options in (Options(True, 1.0), Options(True, 1.0, 0.5, KEY))
     }
     assert macros == set(variants(Kernel("attention", "").path.read_text()))
     a100 = 163 * 1024

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from precision import BF16, FLOAT
 from served import served
 
+from tinygrad_char.kernels.attention import Options, Saved
 from tinygrad_char.kernels.dropout import DropoutKey
 
 KEY = DropoutKey(7, 3)
@@ -81,11 +82,11 @@ def test_cross_entropy_of_ties(launcher, dtype):
 
 def attend(kernel, q, k, v, grad, causal, scale, p=0.0):
     """Return out, dq, dk and dv."""
-    options = (causal, scale, p, KEY)
-    out, statistics = kernel.forward(q, k, v, *options)
+    options = Options(causal, scale, p, KEY)
+    saved = Saved(q, k, v, *kernel.forward(q, k, v, options))
     grads = tuple(np.full_like(each, np.nan) for each in (q, k, v))
-    kernel.backward(grad, q, k, v, out, statistics, grads, *options)
-    return out, *grads
+    kernel.backward(grad, saved, grads, options)
+    return saved.out, *grads
 
 
 @settings(deadline=None, max_examples=40)
