@@ -46,13 +46,17 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}; expected a number above 0, up to 1")
 
+    @property
+    def _options(self) -> sampling_kernel.Options:
+        return sampling_kernel.Options(self.temperature, self.top_k, self.top_p)
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the probabilities (B, V), float64, for logits (B, V); temperature above 0.
 
         A top-k beyond the vocabulary keeps everything. Equal logits at the edge of top-k are all
         kept. Top-p keeps, likeliest first, every character before which less than p was reached.
         """
-        weights = sampling_kernel.weights(logits, self.temperature, self.top_k, self.top_p)
+        weights = sampling_kernel.weights(logits, self._options)
         return weights / weights.sum(axis=-1, keepdims=True)
 
     def choose(self, logits: Array, streams: Sequence[Stream]) -> np.ndarray:
@@ -76,7 +80,7 @@ class Sampling:
         else:
             uniform = np.fromiter((each.fraction() for each in streams), float, len(streams))
         chosen = backend.chosen().kernels[sampling_kernel.forward](
-            logits, backend.from_numpy(uniform), self.temperature, self.top_k, self.top_p
+            logits, backend.from_numpy(uniform), self._options
         )
         tokens = backend.to_numpy(chosen)
         if tokens.min(initial=0) < 0:

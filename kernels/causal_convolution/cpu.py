@@ -1,11 +1,10 @@
 """Causal convolution in C, for contiguous float32 arrays of the host: see reference.py."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import asked_first
+from tinygrad_char.kernels.causal_convolution.reference import Convolve
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
@@ -35,11 +34,7 @@ def backward(
 
 
 def cached(
-    x: Array,
-    weight: Array,
-    history: Array,
-    filled: np.ndarray,
-    convolve: Callable[[Array, Array], Array],
+    x: Array, weight: Array, history: Array, filled: np.ndarray, convolve: Convolve
 ) -> Array:
     # where `convolve` is the function above: else another version was asked for
     if not fits(x, weight, history) or asked_first(convolve) is not forward:

@@ -7,6 +7,8 @@ import numpy as np
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.reduce import total
 
+Convolve = Callable[[Array, Array], Array]
+
 
 def forward(x: Array, weight: Array) -> Array:
     """Return y[b, t] = x[b, t] + sum_k weight[k] * x[b, t - k]: x and y (B, T, C), weight (K, C).
@@ -41,11 +43,7 @@ def backward(
 
 
 def cached(
-    x: Array,
-    weight: Array,
-    history: Array,
-    filled: np.ndarray,
-    convolve: Callable[[Array, Array], Array],
+    x: Array, weight: Array, history: Array, filled: np.ndarray, convolve: Convolve
 ) -> Array:
     """Return y (B, T, C) of positions that continue those of a cache, which takes them in.
 

@@ -15,6 +15,7 @@ from tinygrad_char.kernels.cpu.bench import (
     tensors,
     torch_tasks,
 )
+from tinygrad_char.kernels.cross_entropy.reference import Saved
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 WIDE = 9001
@@ -30,7 +31,9 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
         "cross_entropy forward": Task(
             lambda: op.forward(logits, targets), lambda: op.forward(logits, targets)[0]
         ),
-        "cross_entropy backward": Task(lambda: op.backward(one, logits, targets, statistics)),
+        "cross_entropy backward": Task(
+            lambda: op.backward(one, Saved(logits, targets, statistics))
+        ),
     }
 
 
@@ -56,7 +59,9 @@ def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
     one = on.backend.xp.ones((), np.float32)
     yield Timed("cross_entropy", lambda op: op.forward(x, targets), size)
     yield Timed(
-        "cross_entropy backward", lambda op: op.backward(one, x, targets, statistics), 2 * size
+        "cross_entropy backward",
+        lambda op: op.backward(one, Saved(x, targets, statistics)),
+        2 * size,
     )
     yield Timed("cross_entropy in one pass", lambda op: op.one_pass(x, targets), 2 * size)
 
@@ -76,7 +81,7 @@ def checks(at: Ragged) -> Iterator[Check]:
 def _check(op: Any, i: Any) -> list[Array]:
     loss, statistics = op.forward(i.x, i.idx)
     one = i.x[:1, 0].astype(loss.dtype).reshape(()) * 0 + 1
-    return [loss, statistics, op.backward(one, i.x, i.idx, statistics)]
+    return [loss, statistics, op.backward(one, Saved(i.x, i.idx, statistics))]
 
 
 def _check_one_pass(op: Any, i: Any) -> list[Array]:
@@ -84,6 +89,6 @@ def _check_one_pass(op: Any, i: Any) -> list[Array]:
     found = op.one_pass(i.x, i.idx)
     if found is NotImplemented:  # as by the reference: it is left to backward
         loss, statistics = op.forward(i.x, i.idx)
-        return [loss, statistics, op.backward(half, i.x, i.idx, statistics)]
+        return [loss, statistics, op.backward(half, Saved(i.x, i.idx, statistics))]
     loss, statistics, gradient = found
     return [loss, statistics, op.rescale(half, gradient)]

@@ -4,6 +4,7 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import as_int64, fits
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
+from tinygrad_char.kernels.cross_entropy.reference import Saved
 
 
 def forward(
@@ -21,14 +22,8 @@ def forward(
     return losses if loss is None else loss, statistics
 
 
-def backward(
-    grad: Array,
-    logits: Array,
-    targets: Array,
-    statistics: Array,
-    reduction: str = "mean",
-    ignore_index: int = -100,
-) -> Array:
+def backward(grad: Array, saved: Saved, reduction: str = "mean", ignore_index: int = -100) -> Array:
+    logits, targets, statistics = saved
     # without a reduction the reference serves
     indices, counted = _count_targets(logits, targets, ignore_index)
     if counted < 0 or reduction == "none" or not fits(grad):

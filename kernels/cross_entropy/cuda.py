@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace, signed
+from tinygrad_char.kernels.cross_entropy.reference import Saved
 from tinygrad_char.kernels.cuda.operation import (
     Operation,
     contiguous,
@@ -72,14 +73,9 @@ class CrossEntropy(Operation):
         return grad_logits
 
     def backward(
-        self,
-        grad: Array,
-        logits: Array,
-        targets: Array,
-        statistics: Array,
-        reduction: str = "mean",
-        ignore_index: int = -100,
+        self, grad: Array, saved: Saved, reduction: str = "mean", ignore_index: int = -100
     ) -> Array:
+        logits, targets, statistics = saved
         if not (serves(logits) and is_single(statistics)):
             return NotImplemented
         logits, targets = contiguous(logits), _indices(targets)

@@ -6,6 +6,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.plain import in_python
+from tinygrad_char.kernels.cross_entropy.reference import Saved
 from tinygrad_char.kernels.embedding import check_indices
 
 
@@ -34,14 +35,8 @@ def forward(
 
 
 @in_python
-def backward(
-    grad: Array,
-    logits: Array,
-    targets: Array,
-    statistics: Array,
-    reduction: str = "mean",
-    ignore_index: int = -100,
-) -> Array:
+def backward(grad: Array, saved: Saved, reduction: str = "mean", ignore_index: int = -100) -> Array:
+    logits, targets, statistics = saved
     dlogits = np.zeros_like(logits)
     count = max(counted(targets, ignore_index), 1) if reduction == "mean" else 1
     rows = zip(logits.tolist(), targets.tolist(), statistics.tolist(), strict=True)

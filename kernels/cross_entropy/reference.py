@@ -1,8 +1,23 @@
 """Cross-entropy from logits and integer targets."""
 
+from typing import NamedTuple
+
 from tinygrad_char.kernels import reduce
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.embedding import check_indices
+
+
+class Saved(NamedTuple):
+    """The inputs of forward, and the statistics (N, 2) of its rows, which backward needs.
+
+    Each row's peak = max(logits_i), and total = sum(exp(logits_i - peak)). Their one number,
+    logsumexp_i = log(total) + peak, is rounded to the size of the peak, and a probability
+    exp(logits_i - logsumexp_i) inherits that.
+    """
+
+    logits: Array
+    targets: Array
+    statistics: Array
 
 
 def forward(
@@ -12,9 +27,7 @@ def forward(
 
     loss_i = logsumexp(logits_i) - logits_i[target_i], and 0 where target_i is `ignore_index`.
     `reduction` is "none" (N,), "sum", or "mean" over the targets that are not ignored (NaN if
-    there are none). Backward needs the statistics: each row's peak = max(logits_i), and total =
-    sum(exp(logits_i - peak)). Their one number, logsumexp_i = log(total) + peak, is rounded to the
-    size of the peak, and a probability exp(logits_i - logsumexp_i) inherits that.
+    there are none).
 
     Raises
     ------
@@ -39,19 +52,13 @@ def forward(
     return loss, statistics
 
 
-def backward(
-    grad: Array,
-    logits: Array,
-    targets: Array,
-    statistics: Array,
-    reduction: str = "mean",
-    ignore_index: int = -100,
-) -> Array:
+def backward(grad: Array, saved: Saved, reduction: str = "mean", ignore_index: int = -100) -> Array:
     """Return dlogits (N, V) = (softmax(logits) - onehot(targets)) * dloss.
 
     softmax(logits_i) = exp(logits_i - peak) / total. dloss is a scalar, divided by the number of
     counted targets for the mean, or (N,) for "none".
     """
+    logits, targets, statistics = saved
     xp = namespace(logits)
     counted = targets != ignore_index
     dlogits = logits - statistics[:, :1]

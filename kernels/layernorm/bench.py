@@ -6,6 +6,7 @@ from typing import Any
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
+from tinygrad_char.kernels.layernorm.reference import Saved
 
 ALL = (True, True, True)
 
@@ -17,7 +18,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
         "layernorm forward": Task(
             lambda: op.forward(x, weight, bias), lambda: op.forward(x, weight, bias)[0]
         ),
-        "layernorm backward": Task(lambda: op.backward(grad, x, weight, mean, rstd, ALL)),
+        "layernorm backward": Task(lambda: op.backward(grad, Saved(x, weight, mean, rstd), ALL)),
     }
 
 
@@ -48,7 +49,7 @@ def moving(op: Any, on: OnDevice) -> Iterator[Timed]:
     yield Timed("layernorm", lambda op: op.forward(x, weight, bias), 2 * x.nbytes)
     yield Timed(
         "layernorm backward",
-        lambda op: op.backward(grad, x, weight, mean, rstd, ALL),
+        lambda op: op.backward(grad, Saved(x, weight, mean, rstd), ALL),
         3 * x.nbytes,
     )
 
@@ -59,4 +60,4 @@ def checks(at: Ragged) -> Iterator[Check]:
 
 def _check(op: Any, i: Any) -> list[Array]:
     y, mean, rstd = op.forward(i.x, i.weight_, i.bias_)
-    return [y, *op.backward(i.grad, i.x, i.weight_, mean, rstd, ALL)]
+    return [y, *op.backward(i.grad, Saved(i.x, i.weight_, mean, rstd), ALL)]

@@ -4,6 +4,7 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
 
 
 def forward(
@@ -17,15 +18,8 @@ def forward(
     return y, mean, rstd
 
 
-def backward(
-    grad: Array,
-    x: Array,
-    weight: Array | None,
-    mean: Array,
-    rstd: Array,
-    needs: tuple[bool, bool, bool],
-    addend: Array | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
+def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = None) -> Gradients:
+    x, weight, mean, rstd = saved
     if not fits(grad, x, weight, addend):
         return NotImplemented
     channels = x.shape[-1]

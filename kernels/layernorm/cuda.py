@@ -11,6 +11,7 @@ from tinygrad_char.kernels.cuda.operation import (
     row_plan,
     serves,
 )
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
 
 MOST_PARTS = 384
 """Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
@@ -40,15 +41,9 @@ class LayerNorm(Operation):
         return y, mean, rstd
 
     def backward(
-        self,
-        grad: Array,
-        x: Array,
-        weight: Array | None,
-        mean: Array,
-        rstd: Array,
-        needs: tuple[bool, bool, bool],
-        addend: Array | None = None,
-    ) -> tuple[Array | None, Array | None, Array | None]:
+        self, grad: Array, saved: Saved, needs: Needs, addend: Array | None = None
+    ) -> Gradients:
+        x, weight, mean, rstd = saved
         rows, columns = by_rows(x)
         if columns > MOST_CHANNELS:
             return NotImplemented

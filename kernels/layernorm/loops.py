@@ -6,6 +6,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.plain import in_python
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
 
 
 @in_python
@@ -32,15 +33,8 @@ def forward(
 
 
 @in_python
-def backward(
-    grad: Array,
-    x: Array,
-    weight: Array | None,
-    mean: Array,
-    rstd: Array,
-    needs: tuple[bool, bool, bool],
-    addend: Array | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
+def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = None) -> Gradients:
+    x, weight, mean, rstd = saved
     channels = x.shape[-1]
     scales = [1.0] * channels if weight is None else weight.tolist()
     dx = np.empty_like(x)

@@ -1,5 +1,7 @@
 """Layer normalisation over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
@@ -8,6 +10,19 @@ from tinygrad_char.kernels.reduce import moments, total
 
 FAR = 4
 """Standard deviations from which on a mean's own rounding could be seen in the gradients."""
+
+Needs = tuple[bool, bool, bool]
+Gradients = tuple[Array | None, Array | None, Array | None]
+"""Those of x, weight and bias."""
+
+
+class Saved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Array
+    weight: Array | None
+    mean: Array
+    rstd: Array
 
 
 def forward(
@@ -30,15 +45,7 @@ def forward(
     return y, mean, rstd
 
 
-def backward(
-    grad: Array,
-    x: Array,
-    weight: Array | None,
-    mean: Array,
-    rstd: Array,
-    needs: tuple[bool, bool, bool],
-    addend: Array | None = None,
-) -> tuple[Array | None, Array | None, Array | None]:
+def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = None) -> Gradients:
     """Return the gradients of x, weight and bias, each None where `needs` says so.
 
     With n = (x - mean) * rstd and g = dy * weight:
@@ -47,6 +54,7 @@ def backward(
     that has lost, and is subtracted too, as in forward.
     An addend of x's shape and dtype, which is left as it is, is added to dx.
     """
+    x, weight, mean, rstd = saved
     need_x, need_weight, need_bias = needs
     channels = x.shape[-1]
     xp = namespace(x)

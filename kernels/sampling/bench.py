@@ -8,16 +8,18 @@ import numpy as np
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
+from tinygrad_char.kernels.sampling.reference import Options
 
 TEMPERATURE, TOP_P = 0.8, 0.9
+ALL, FEW = Options(TEMPERATURE), Options(TEMPERATURE, None, TOP_P)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     (logits,) = operands((at.rows, at.classes))
     uniform = np.random.default_rng(1).random(at.rows)  # the same ones each time
     return {
-        "sampling": Task(lambda: op.forward(logits, uniform, TEMPERATURE)),
-        "sampling top-p": Task(lambda: op.forward(logits, uniform, TEMPERATURE, None, TOP_P)),
+        "sampling": Task(lambda: op.forward(logits, uniform, ALL)),
+        "sampling top-p": Task(lambda: op.forward(logits, uniform, FEW)),
     }
 
 
@@ -62,4 +64,4 @@ def checks(at: Ragged) -> Iterator[Check]:
 
 
 def _check(op: Any, i: Any) -> list[Array]:
-    return [op.forward(i.x, i.u_, temperature=0.0)]
+    return [op.forward(i.x, i.u_, Options(temperature=0.0))]

@@ -5,15 +5,11 @@ import numpy as np
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import FLOAT32
 from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.sampling.reference import PLAIN, Options
 
 
-def forward(
-    logits: Array,
-    uniform: Array,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> Array:
+def forward(logits: Array, uniform: Array, options: Options = PLAIN) -> Array:
+    temperature, top_k, top_p = options
     if logits.dtype != FLOAT32 or logits.shape[1] == 0:
         return NotImplemented
     rows, classes = logits.shape

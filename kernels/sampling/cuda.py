@@ -4,19 +4,14 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import SCALARS, Operation, contiguous, serves
+from tinygrad_char.kernels.sampling.reference import PLAIN, Options
 
 THREADS = 256
 
 
 class Sampling(Operation):
-    def forward(
-        self,
-        logits: Array,
-        uniform: Array,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-    ) -> Array:
+    def forward(self, logits: Array, uniform: Array, options: Options = PLAIN) -> Array:
+        temperature, top_k, top_p = options
         # sums are float32. The reference serves top-p
         if not serves(logits) or (top_p is not None and top_p < 1):
             return NotImplemented

@@ -1,17 +1,25 @@
 """One token for each row of logits, by a uniform number each."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
 
 
-def forward(
-    logits: Array,
-    uniform: Array,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> Array:
+class Options(NamedTuple):
+    """What the weights of classes depend on besides their logits, see `weights`."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+PLAIN = Options()
+"""Probabilities as they are."""
+
+
+def forward(logits: Array, uniform: Array, options: Options = PLAIN) -> Array:
     """Return tokens (N,), int64, for logits (N, V) and numbers (N,) uniform in [0, 1).
 
     Token i is the first class at which the running sum of the row's weights, see `weights`, exceeds
@@ -20,24 +28,22 @@ def forward(
     gives no probabilities: its token is -1.
     """
     xp = namespace(logits)
-    if temperature == 0:
+    if options.temperature == 0:
         return xp.where(xp.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1)
-    sums = weights(logits, temperature, top_k, top_p).cumsum(axis=1)
+    sums = weights(logits, options).cumsum(axis=1)
     total = sums[:, -1:]
     tokens = (sums <= uniform.astype(xp.float64)[:, None] * total).sum(axis=1)
     return xp.where(total[:, 0] > 0, tokens, -1)
 
 
-def weights(
-    logits: Array, temperature: float, top_k: int | None = None, top_p: float | None = None
-) -> Array:
+def weights(logits: Array, options: Options) -> Array:
     """Return exp((logit - max) / temperature) (N, V), float64: probabilities times a number.
 
     The weight is 0 of all but the `top_k` largest logits and their equals; then of all but those
     before which, likeliest first and the first of equals first, less than `top_p` of the total was
     reached (Holtzman et al. 2020, arXiv:1904.09751). The temperature is above 0.
     """
-    xp = namespace(logits)
+    xp, (temperature, top_k, top_p) = namespace(logits), options
     with np.errstate(over="ignore", invalid="ignore"):
         below = logits.astype(xp.float64)
         below -= below.max(axis=1, keepdims=True)

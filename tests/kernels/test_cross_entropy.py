@@ -5,6 +5,7 @@ import pytest
 from closeness import SIZES, assert_close
 
 from tinygrad_char.kernels import cross_entropy
+from tinygrad_char.kernels.cross_entropy import Saved
 
 
 def reference(logits, targets, ignore_index=-100):
@@ -36,7 +37,7 @@ def test_forward_and_backward_agree_with_float64(classes, scale, reduction):
     counted = targets != -100
     loss, statistics = cross_entropy.forward(logits, targets, reduction)
     cotangent = np.float32(0.7) * np.ones_like(loss)
-    dlogits = cross_entropy.backward(cotangent, logits, targets, statistics, reduction)
+    dlogits = cross_entropy.backward(cotangent, Saved(logits, targets, statistics), reduction)
 
     # a loss is rounded to its own size, a gradient to that of a probability: neither to the logits'
     count = counted.sum() if reduction == "mean" else 1
@@ -63,7 +64,7 @@ def test_all_ignored(reduction):
     loss, statistics = cross_entropy.forward(logits, targets, reduction)
     assert np.isnan(loss) if reduction == "mean" else not np.any(loss)
     cotangent = np.ones_like(loss)
-    dlogits = cross_entropy.backward(cotangent, logits, targets, statistics, reduction)
+    dlogits = cross_entropy.backward(cotangent, Saved(logits, targets, statistics), reduction)
     assert (dlogits == 0).all()
 
 
@@ -73,7 +74,7 @@ def test_an_infinite_cotangent_gives_infinities_and_leaves_ignored_rows_alone(re
     logits, targets = problem(5)
     loss, statistics = cross_entropy.forward(logits, targets, reduction)
     cotangent = np.full_like(loss, infinity)
-    dlogits = cross_entropy.backward(cotangent, logits, targets, statistics, reduction)
+    dlogits = cross_entropy.backward(cotangent, Saved(logits, targets, statistics), reduction)
     signs = np.where(np.arange(5) == targets[:, None], -infinity, infinity)
     signs[targets == -100] = 0
     assert (dlogits == signs).all()
@@ -85,7 +86,7 @@ def test_another_ignore_index_may_be_a_class():
     loss, statistics = cross_entropy.forward(logits, targets, "sum", 2)
     losses, grads = reference(logits.astype(np.float64), targets, 2)
     assert_close(np.asarray(loss), np.asarray(losses.sum()), 1 + losses.sum())
-    dlogits = cross_entropy.backward(np.float32(1), logits, targets, statistics, "sum", 2)
+    dlogits = cross_entropy.backward(np.float32(1), Saved(logits, targets, statistics), "sum", 2)
     assert_close(dlogits, grads, 4)
 
 
@@ -103,7 +104,7 @@ def test_any_integer_type_serves_for_targets(dtype):
     expected, statistics = cross_entropy.forward(logits, targets)
     got, _ = cross_entropy.forward(logits, targets.astype(dtype))
     assert got == expected
-    grad = cross_entropy.backward(np.float32(1), logits, targets.astype(dtype), statistics)
+    grad = cross_entropy.backward(np.float32(1), Saved(logits, targets.astype(dtype), statistics))
     assert grad.dtype == np.float32
 
 
@@ -112,13 +113,15 @@ def test_no_rows():
     assert np.isnan(cross_entropy.forward(logits, targets)[0])
     loss, statistics = cross_entropy.forward(logits, targets, "sum")
     assert loss == 0
-    assert cross_entropy.backward(np.float32(1), logits, targets, statistics, "sum").shape == (0, 3)
+    assert cross_entropy.backward(
+        np.float32(1), Saved(logits, targets, statistics), "sum"
+    ).shape == (0, 3)
 
 
 def test_class_that_cannot_be():
     logits = np.array([[0.0, -np.inf, 0.0]], np.float32)
     loss, statistics = cross_entropy.forward(logits, np.array([0]))
     assert abs(loss - np.log(2)) < 1e-6
-    grad = cross_entropy.backward(np.float32(1), logits, np.array([0]), statistics)
+    grad = cross_entropy.backward(np.float32(1), Saved(logits, np.array([0]), statistics))
     np.testing.assert_allclose(grad, [[-0.5, 0, 0.5]], atol=1e-7)
     assert cross_entropy.forward(logits, np.array([1]))[0] == np.inf

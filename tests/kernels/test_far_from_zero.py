@@ -69,8 +69,8 @@ def test_cross_entropy(shift, rows, classes, reduction, seed):
     for each in (logits + np.float32(shift), logits):
         loss, statistics = cross_entropy.forward(each, targets, reduction, 2**40)
         grad = np.asarray(np.linspace(0.5, 2, rows) if reduction == "none" else 0.7, np.float32)
-        arguments = (each, targets, statistics, reduction, 2**40)
-        results.append((loss, cross_entropy.backward(grad, *arguments)))
+        saved = cross_entropy.Saved(each, targets, statistics)
+        results.append((loss, cross_entropy.backward(grad, saved, reduction, 2**40)))
     assert_same(*results)
 
 
@@ -79,7 +79,8 @@ def test_cross_entropy_of_ties():
     loss, statistics = cross_entropy.forward(logits, np.array([1]))
     assert loss == np.float32(np.log(2))
     assert statistics.tolist() == [[np.float32(1e30), 2]]
-    grad = cross_entropy.backward(np.float32(1), logits, np.array([1]), statistics)
+    saved = cross_entropy.Saved(logits, np.array([1]), statistics)
+    grad = cross_entropy.backward(np.float32(1), saved)
     assert grad.tolist() == [[0.5, -0.5, 0, 0]]
 
 

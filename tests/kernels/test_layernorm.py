@@ -5,6 +5,7 @@ import pytest
 from closeness import SIZES, assert_close
 
 from tinygrad_char.kernels import layernorm
+from tinygrad_char.kernels.layernorm import Saved
 
 
 def reference(x, weight, bias, eps):
@@ -36,7 +37,9 @@ def test_forward_and_backward_agree_with_float64(channels, mean, deviation):
     assert_close(rstd, true_rstd, true_rstd)
     assert_close(y, truth, (1 + np.abs(truth)) * (1 + np.abs(weight)))
 
-    dx, dweight, dbias = layernorm.backward(grad, x, weight, kept_mean, rstd, (True, True, True))
+    dx, dweight, dbias = layernorm.backward(
+        grad, Saved(x, weight, kept_mean, rstd), (True, True, True)
+    )
     normalized = (wide[0] - true_mean) * true_rstd
     g = grad * wide[1]
     true_dx = np.stack(
@@ -55,7 +58,7 @@ def test_an_addend_is_added_to_the_gradient(dtype):
     x, grad, addend = rng.standard_normal((3, 7, 33)).astype(dtype)
     weight = rng.standard_normal(33).astype(dtype)
     _, mean, rstd = layernorm.forward(x, weight, None)
-    arguments = (grad, x, weight, mean, rstd, (True, True, True))
+    arguments = (grad, Saved(x, weight, mean, rstd), (True, True, True))
     before = addend.copy()
     dx, *others = layernorm.backward(*arguments)
     sums = [
@@ -82,7 +85,7 @@ def test_constant_row_gives_the_bias_and_no_gradient():
     y, mean, rstd = layernorm.forward(x, None, bias)
     assert (y == bias).all()
     grad = np.ones_like(x)
-    dx, dweight, dbias = layernorm.backward(grad, x, None, mean, rstd, (True, False, True))
+    dx, dweight, dbias = layernorm.backward(grad, Saved(x, None, mean, rstd), (True, False, True))
     assert np.abs(dx).max() == 0
     assert dweight is None
     assert (dbias == 2).all()
@@ -105,7 +108,7 @@ def test_a_wide_row_loses_no_digits_to_its_length():
     assert_close(mean, true_mean, 1)
     assert_close(rstd, true_rstd, 1)
     assert_close(y, truth, 1 + np.abs(truth))
-    dx = layernorm.backward(grad, x, None, mean, rstd, (True, False, False))[0]
+    dx = layernorm.backward(grad, Saved(x, None, mean, rstd), (True, False, False))[0]
     wide = grad.astype(np.float64)
     wide -= wide.mean(-1, keepdims=True) + truth * (wide * truth).mean(-1, keepdims=True)
     assert_close(dx, wide * true_rstd, np.abs(grad).max() * (1 + np.abs(truth)))
@@ -118,7 +121,7 @@ def test_only_what_is_needed_is_returned(needs):
     x = np.arange(6, dtype=np.float64).reshape(2, 3)
     weight = np.ones(3)
     _, mean, rstd = layernorm.forward(x, weight, weight)
-    grads = layernorm.backward(x, x, weight, mean, rstd, needs)
+    grads = layernorm.backward(x, Saved(x, weight, mean, rstd), needs)
     assert [each is not None for each in grads] == list(needs)
 
 
@@ -127,6 +130,6 @@ def test_inputs_are_left_alone():
     before = x.copy()
     _, mean, rstd = layernorm.forward(x, weight[0], bias[0])
     for w in (weight[0], None):
-        layernorm.backward(grad, x, w, mean, rstd, (True, True, True))
+        layernorm.backward(grad, Saved(x, w, mean, rstd), (True, True, True))
     for each in (x, weight, bias, grad):
         assert (each == before).all()

@@ -6,7 +6,9 @@ import pytest
 from tinygrad_char.kernels import dropout
 from tinygrad_char.kernels.attention import Options, Saved
 from tinygrad_char.kernels.backend import CPU, asked_first
+from tinygrad_char.kernels.cross_entropy.reference import Saved as SavedLoss
 from tinygrad_char.kernels.dropout import DropoutKey, cpu, reference
+from tinygrad_char.kernels.layernorm.reference import Saved as SavedNorm
 from tinygrad_char.kernels.operations import Settings, operations
 
 RNG = np.random.default_rng(0)
@@ -35,11 +37,11 @@ def calls(dtype=np.float32):
     yield "softmax", "forward", (rows,)
     yield "softmax", "backward", (rows, rows)
     yield "layernorm", "forward", (rows, row, row)
-    yield "layernorm", "backward", (rows, rows, row, ones, ones, (True, True, True))
+    yield "layernorm", "backward", (rows, SavedNorm(rows, row, ones, ones), (True, True, True))
     yield "attention", "forward", (heads, heads, heads, options)
     yield "attention", "backward", (heads, attended, written, options)
     yield "cross_entropy", "forward", (rows, table)
-    yield "cross_entropy", "backward", (row[0], rows, table, np.ones((3, 2), dtype))
+    yield "cross_entropy", "backward", (row[0], SavedLoss(rows, table, np.ones((3, 2), dtype)))
     yield "embedding", "forward", (table, drawn(5, 2, dtype=dtype))
     yield "embedding", "backward", (rows, table, 6)
     yield "embedding", "backward_addend", (rows, (5,))

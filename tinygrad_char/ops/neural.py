@@ -272,10 +272,9 @@ class LayerNorm(Function):
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
-        x, weight, mean, rstd = self.saved
         need_x, need_weight, need_bias = self.needs
         return self.backend.kernels[layernorm.backward](
-            grad, x, weight, mean, rstd, (need_x, need_weight, need_bias), self.addend
+            grad, layernorm.Saved(*self.saved), (need_x, need_weight, need_bias), self.addend
         )
 
 
@@ -352,9 +351,8 @@ class CrossEntropy(Function):
             self.saved = (logits, targets, statistics, None)
             dlogits = kernels[cross_entropy.rescale](grad, gradient)
         else:
-            dlogits = kernels[cross_entropy.backward](
-                grad, rows(logits), targets.reshape(-1), statistics, *self.options
-            )
+            saved = cross_entropy.Saved(rows(logits), targets.reshape(-1), statistics)
+            dlogits = kernels[cross_entropy.backward](grad, saved, *self.options)
         return dlogits.reshape(logits.shape), None
 
 

@@ -8,6 +8,7 @@ from precision import BF16, DTYPES, FLOAT, assert_precise, draw
 from served import served
 
 from tinygrad_char.kernels import cross_entropy as reference_cross_entropy
+from tinygrad_char.kernels.cross_entropy import Saved
 from tinygrad_char.kernels.cross_entropy import cuda as cross_entropy_cuda
 
 ROWS = st.integers(1, 20)
@@ -37,7 +38,7 @@ def test_cross_entropy_is_its_reference(launcher, rows, classes, dtype, reductio
     assert_precise(results, reference_cross_entropy.forward, (logits, targets, *options))
 
     grad = draw(rng, rows if reduction == "none" else ())
-    dlogits = kernel.backward(grad, logits, targets, results[1], *options)
+    dlogits = kernel.backward(grad, Saved(logits, targets, results[1]), *options)
     assert dlogits.dtype == dtype
     assert_precise(dlogits, gradient_of(targets, options), (logits, np.asarray(grad)), factor=8)
 
@@ -48,7 +49,7 @@ def gradient_of(targets, options):
     def compute(logits, grad):
         _, statistics = reference_cross_entropy.forward(logits.astype(np.float64), targets)
         statistics = statistics.astype(logits.dtype)
-        return reference_cross_entropy.backward(grad, logits, targets, statistics, *options)
+        return reference_cross_entropy.backward(grad, Saved(logits, targets, statistics), *options)
 
     return compute
 
@@ -71,7 +72,7 @@ def test_cross_entropy_in_one_pass_is_its_reference(
     one = np.ones(rows if reduction == "none" else (), np.float32)
     assert_precise(dlogits, gradient_of(targets, options), (logits, one), factor=8)
     # They are the two passes, to the last bit.
-    expected = kernel.backward(one, logits, targets, statistics, *options)
+    expected = kernel.backward(one, Saved(logits, targets, statistics), *options)
     np.testing.assert_array_equal(dlogits, expected)
 
     before = dlogits.copy()
@@ -98,7 +99,7 @@ def test_cross_entropy_of_ignored_targets_alone(launcher):
     kernel = served("cross_entropy", launcher)
     loss, statistics = kernel.forward(logits, targets)
     assert np.isnan(loss)
-    grad = kernel.backward(np.float32(1), logits, targets, statistics)
+    grad = kernel.backward(np.float32(1), Saved(logits, targets, statistics))
     assert (grad == 0).all()
     loss, _, grad = kernel.one_pass(logits, targets)
     assert np.isnan(loss)
@@ -113,7 +114,7 @@ def test_target_that_is_no_class_raises_or_gives_nan(launcher):
     kernel = served("cross_entropy", launcher, check=False)
     losses, statistics = kernel.forward(logits, targets, "none")
     again, _, grad = kernel.one_pass(logits, targets, "none")
-    two_passes = kernel.backward(np.ones(3, np.float32), logits, targets, statistics, "none")
+    two_passes = kernel.backward(np.ones(3, np.float32), Saved(logits, targets, statistics), "none")
     for each in (losses, again, grad.sum(axis=1), two_passes.sum(axis=1)):
         assert np.isnan(each).tolist() == [False, True, True]
     assert np.isnan(kernel.one_pass(logits, targets)[0])
@@ -133,6 +134,6 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     kernel = served("cross_entropy", checking_launcher)
     targets = rng.integers(0, columns, 11)
     loss, statistics = kernel.forward(x, targets)
-    kernel.backward(loss, x, targets, statistics)
+    kernel.backward(loss, Saved(x, targets, statistics))
     loss, _, gradient = kernel.one_pass(x, targets)
     kernel.rescale(loss, gradient)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from precision import BF16, FLOAT
 from served import served
 
+from tinygrad_char.kernels import cross_entropy
 from tinygrad_char.kernels.attention import Options, Saved
 from tinygrad_char.kernels.dropout import DropoutKey
 
@@ -64,7 +65,7 @@ def test_cross_entropy(launcher, shift, rows, classes, reduction, seed):
     for each in (logits + np.float32(shift), logits):
         loss, statistics = kernel.forward(each, targets, reduction)
         again, _, in_one_pass = kernel.one_pass(each, targets, reduction)
-        dlogits = kernel.backward(grad, each, targets, statistics, reduction)
+        dlogits = kernel.backward(grad, cross_entropy.Saved(each, targets, statistics), reduction)
         assert_same((again, in_one_pass), (loss, dlogits))
         results.append((loss, dlogits))
     assert_same(*results)
@@ -76,7 +77,8 @@ def test_cross_entropy_of_ties(launcher, dtype):
     kernel = served("cross_entropy", launcher)
     loss, statistics, in_one_pass = kernel.one_pass(logits, targets)
     assert abs(float(loss) - np.log(2)) < 1e-7
-    for grad in (in_one_pass, kernel.backward(np.float32(1), logits, targets, statistics)):
+    saved = cross_entropy.Saved(logits, targets, statistics)
+    for grad in (in_one_pass, kernel.backward(np.float32(1), saved)):
         assert grad.astype(np.float32).tolist() == [[0.5, -0.5, 0, 0]]
 
 

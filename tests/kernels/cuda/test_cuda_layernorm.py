@@ -11,6 +11,7 @@ from served import served
 
 from tinygrad_char.kernels import layernorm as reference_layernorm
 from tinygrad_char.kernels.cuda.parameters import FlatParameters
+from tinygrad_char.kernels.layernorm import Saved
 
 ROWS = st.integers(1, 20)
 COLUMNS = st.sampled_from(
@@ -35,13 +36,13 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
     assert_precise(results, reference_layernorm.forward, (x, weight, bias, 1e-5), factor=8)
 
     _, mean, rstd = results
-    grads = kernel.backward(grad, x, weight, mean, rstd, needs)
+    grads = kernel.backward(grad, Saved(x, weight, mean, rstd), needs)
     normalized, mean, rstd = reference_layernorm.forward(x.astype(np.float64), None, None)
     wide = np.abs(grad.astype(np.float64))
     assert_precise(
         grads,
         lambda grad, x, weight: reference_layernorm.backward(
-            grad, x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype), needs
+            grad, Saved(x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype)), needs
         ),
         (grad, x, weight),
         factor=8,
@@ -50,7 +51,7 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
     )
     if needs[0]:
         addend = draw(rng, x.shape, dtype)
-        more, *others = kernel.backward(grad, x, weight, *results[1:], needs, addend)
+        more, *others = kernel.backward(grad, Saved(x, weight, *results[1:]), needs, addend)
         assert more.dtype == dtype
         for one, other in zip(others, grads[1:], strict=True):
             np.testing.assert_array_equal(one, other)
@@ -59,7 +60,7 @@ def test_layernorm_is_its_reference(launcher, rows, columns, dtype, scaled, shif
             lambda grad, x, weight, addend: (
                 addend
                 + reference_layernorm.backward(
-                    grad, x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype), needs
+                    grad, Saved(x, weight, mean.astype(grad.dtype), rstd.astype(grad.dtype)), needs
                 )[0]
             ),
             (grad, x, weight, addend),
@@ -88,9 +89,10 @@ def test_gradients_of_layernorm_far_from_zero(launcher, columns, mean, deviation
     kernel = served("layernorm", launcher)
     y, *kept = kernel.forward(x, weight, weight)
     assert np.abs(y - exact[0]).max() <= 1e-6 * np.abs(exact[0]).max()
-    wide = (each.astype(truth) for each in (grad, x, weight))
-    expected = reference_layernorm.backward(*wide, *exact[1:], needs)
-    for mine, true in zip(kernel.backward(grad, x, weight, *kept, needs), expected, strict=True):
+    saved = Saved(x.astype(truth), weight.astype(truth), *exact[1:])
+    expected = reference_layernorm.backward(grad.astype(truth), saved, needs)
+    found = kernel.backward(grad, Saved(x, weight, *kept), needs)
+    for mine, true in zip(found, expected, strict=True):
         assert np.abs(mine - true).max() <= 1e-6 * np.abs(true).max()
 
 
@@ -99,7 +101,7 @@ def test_layernorm_of_no_rows_has_zero_gradients(launcher):
     kernel = served("layernorm", launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
     assert y.shape == x.shape
-    _, *grads = kernel.backward(x, x, weight, mean, rstd, (True, True, True))
+    _, *grads = kernel.backward(x, Saved(x, weight, mean, rstd), (True, True, True))
     assert all((each == np.zeros(7)).all() for each in grads)
 
 
@@ -112,8 +114,8 @@ def test_layernorm_writes_the_gradient_of_its_weight_where_it_belongs(launcher):
     kernel = served("layernorm", launcher, parameters=FlatParameters(flat, [own]))
     _, mean, rstd = kernel.forward(x, weight, None)
     needs = (True, True, False)
-    written = kernel.backward(grad, x, weight, mean, rstd, needs)[1]
-    again = kernel.backward(grad, x, weight, mean, rstd, needs)[1]
+    written = kernel.backward(grad, Saved(x, weight, mean, rstd), needs)[1]
+    again = kernel.backward(grad, Saved(x, weight, mean, rstd), needs)[1]
     assert written is buffer
     assert not np.may_share_memory(again, grads)
     np.testing.assert_array_equal(again, buffer)
@@ -127,13 +129,13 @@ def test_layernorm_sums_more_rows_than_it_has_blocks_and_repeats_itself(launcher
     kernel = served("layernorm", launcher)
     _, mean, rstd = kernel.forward(x, None, None)
     needs = (False, True, True)
-    first = kernel.backward(grad, x, None, mean, rstd, needs)
-    again = kernel.backward(grad, x, None, mean, rstd, needs)
+    first = kernel.backward(grad, Saved(x, None, mean, rstd), needs)
+    again = kernel.backward(grad, Saved(x, None, mean, rstd), needs)
     for one, other in zip(first[1:], again[1:], strict=True):
         np.testing.assert_array_equal(one, other)
     assert_precise(
         first[1:],
-        lambda *a: reference_layernorm.backward(*a, needs)[1:],
+        lambda grad, *saved: reference_layernorm.backward(grad, Saved(*saved), needs)[1:],
         (grad, x, None, mean, rstd),
     )
 
@@ -143,7 +145,7 @@ def test_double_precision_is_the_references(launcher):
     y, mean, rstd = served("layernorm", launcher).forward(x, None, None)
     np.testing.assert_array_equal(y, reference_layernorm.forward(x, None, None)[0])
     assert y.dtype == mean.dtype == rstd.dtype == np.float64
-    arguments = (y, x, None, mean, rstd, (True, False, False))
+    arguments = (y, Saved(x, None, mean, rstd), (True, False, False))
     dx, *_ = served("layernorm", launcher).backward(*arguments)
     np.testing.assert_array_equal(served("layernorm", launcher).backward(*arguments, x)[0], dx + x)
 
@@ -161,5 +163,5 @@ def test_check_mode_finds_nothing(checking_launcher, dtype, columns):
     weight = draw(rng, columns)
     kernel = served("layernorm", checking_launcher)
     y, mean, rstd = kernel.forward(x, weight, weight)
-    kernel.backward(grad, x, weight, mean, rstd, (True, True, True))
-    kernel.backward(grad, x, weight, mean, rstd, (True, True, True), y)
+    kernel.backward(grad, Saved(x, weight, mean, rstd), (True, True, True))
+    kernel.backward(grad, Saved(x, weight, mean, rstd), (True, True, True), y)
