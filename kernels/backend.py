@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from functools import cache
-from inspect import isfunction
+from functools import cache, partial
+from inspect import isfunction, signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -127,7 +127,8 @@ class Backend:
         Raises
         ------
         DeviceError
-            They ask for TF32 products, or a version for another device, and this backend has none.
+            They ask for TF32 products, for products that round to bfloat16, or for a version for
+            another device, and this backend has none.
         """
         if settings.parameters is None:
             known: MutableMapping[Settings, Backend] = self._under
@@ -154,6 +155,11 @@ class Backend:
     def _check(self, settings: Settings) -> None:
         if settings.tf32 and self.version == "c":
             raise DeviceError(f"device {self.name!r} has no TF32 products; use device 'cuda'")
+        if settings.bf16 and self.version != "c":
+            raise DeviceError(
+                f"device {self.name!r} multiplies in bfloat16 what is bfloat16, such as "
+                "activations; to round float32 for products alone, use device 'cpu'"
+            )
         for name, version in settings.versions:
             if version in FOR_DEVICES and version != self.version:
                 fitting = [
@@ -224,10 +230,21 @@ class Backend:
     def _serving(self, function: Callable[P, R]) -> Callable[P, R]:
         room = operations.room_of(function)
         version = self._version(room)
+        reference = self._rounding(function, function)
         if version is None:
-            return function
+            return reference
         first = getattr(self._functions(room, version), function.__name__, None)
-        return function if first is None else _in_turn(first, function)
+        if first is None:
+            return reference
+        if not isinstance(version, Own):
+            first = self._rounding(first, function)
+        return _in_turn(first, reference)
+
+    def _rounding(self, version: Callable[P, R], reference: Callable[P, R]) -> Callable[P, R]:
+        """Return a version's function, in bfloat16 where that is asked for and there is a choice."""
+        if self.settings.bf16 and "bf16" in signature(reference).parameters:
+            return partial(version, bf16=True)
+        return version
 
     def _functions(self, room: Room, version: str | Own) -> object:
         """Return what has the functions of a version, the same each time."""
@@ -293,7 +310,8 @@ def asked_first(function: Callable[..., Any]) -> Callable[..., Any]:
 def _asked(function: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     """Return what a function of a table asks, one after the other; the reference is the last."""
     pair = getattr(function, "__self__", None)
-    return pair if isinstance(pair, tuple) else (function,)
+    found = pair if isinstance(pair, tuple) else (function,)
+    return tuple(each.func if isinstance(each, partial) else each for each in found)
 
 
 def _in_c(room: Room, settings: Settings) -> ModuleType:

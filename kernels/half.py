@@ -44,6 +44,22 @@ def rounded(array: Array, dtype: np.dtype) -> Array:
         return array.astype(dtype)
 
 
+def to_bfloat16(array: Array) -> Array:
+    """Return the numbers of a float32 array rounded to bfloat16, as float32; others as they are.
+
+    To the nearest, of two the even one. As the instructions for products of bfloat16 have it, what
+    is below 2^-126 becomes a zero of its sign, and a NaN stays one.
+    """
+    if array.dtype != FLOAT32:
+        return array
+    bits = array.view(np.uint32)
+    rounded = bits + 0x7FFF + (bits >> 16 & 1)
+    xp = namespace(array)
+    rounded = xp.where(xp.isnan(array), bits | 0x400000, rounded)
+    rounded = xp.where(bits & 0x7F800000, rounded, bits & 0x80000000) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(FLOAT32)
+
+
 def in_float32(update: Callable[..., None]) -> Callable[..., None]:
     """Decorate an optimizer's `update(parameter, grad, *state, **options)` for sixteen bits.
 

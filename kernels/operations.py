@@ -126,14 +126,16 @@ class Settings:
     """What one model, or one stretch of code, asks of the operations that it calls; None: nothing.
 
     `versions` are pairs of an operation and a version, see `checked`. `tf32` lets float32 products
-    round their operands to ten bits after the point, and `atomics` lets gradients be added up in
-    whatever order is fastest, where a device can: else the same computation gives the same bits
-    each time. Without `check`, indices and targets are taken as they are, since checking would wait
-    for a device. `parameters` are those of an optimizer, while a step computes with them.
+    round their operands to ten bits after the point, on a device, and `bf16` those of linear layers
+    to seven, on the host. `atomics` lets gradients be added up in whatever order is fastest, where
+    a device can: else the same computation gives the same bits each time. Without `check`, indices
+    and targets are taken as they are, since checking would wait for a device. `parameters` are
+    those of an optimizer, while a step computes with them.
     """
 
     versions: tuple[tuple[str, str | Own], ...] = ()
     tf32: bool | None = None
+    bf16: bool | None = None
     atomics: bool | None = None
     check: bool | None = None
     parameters: FlatParameters | None = None
@@ -150,7 +152,7 @@ class Settings:
         versions = {**dict(other.versions), **dict(self.versions)}
         ways = {
             name: getattr(other, name)
-            for name in ("tf32", "atomics", "check", "parameters")
+            for name in ("tf32", "bf16", "atomics", "check", "parameters")
             if getattr(self, name) is None
         }
         return replace(self, versions=tuple(versions.items()), **ways)
@@ -182,6 +184,7 @@ def using(
     versions: Mapping[str, object] | None = None,
     *,
     tf32: bool | None = None,
+    bf16: bool | None = None,
     atomics: bool | None = None,
     check: bool | None = None,
     parameters: FlatParameters | None = None,
@@ -203,7 +206,7 @@ def using(
         There is no such operation, or no such version of it.
     """
     wanted = tuple(checked({**(versions or {}), **named}).items())
-    with applying(Settings(wanted, tf32, atomics, check, parameters).over(_current.get())):
+    with applying(Settings(wanted, tf32, bf16, atomics, check, parameters).over(_current.get())):
         yield
 
 

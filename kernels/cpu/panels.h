@@ -2,7 +2,15 @@
  *
  * Included once for each width of vector registers, with LANES, TARGET and NAME, see tile.h; without
  * LANES, for what the widths share. A panel is the next PANEL columns of a matrix, two registers of
- * them, in rows that follow each other. */
+ * them, in rows of elements that follow each other.
+ *
+ * An element has four bytes. It is a number, unless there are defined
+ *   DEEP       how many numbers along the depth are one element
+ *   ELEMENTS   a file with the type Element and the functions
+ *     one(from, step, count)         the element of `count` numbers, at most DEEP, `step` apart
+ *     along(from), across(from, row) a register of elements: of numbers one after the other, and
+ *                                    of those in DEEP rows
+ *     multiply_add(sum, x, y)        sum + x y, of one element and a register of them */
 #ifndef TINYGRAD_CHAR_PANELS_H
 #define TINYGRAD_CHAR_PANELS_H
 
@@ -27,9 +35,15 @@ INLINE int64_t rounded_up(int64_t x, int64_t multiple)
 
 #ifdef LANES
 #define PANEL (2 * LANES)
+#ifndef DEEP
+#define DEEP 1
+#define ELEMENTS "elements_float32.h"
+#endif
 
 typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#include ELEMENTS
 
 /* Two registers of the elements in two others, in turns: those of their lower or higher halves. */
 #if LANES == 16
@@ -44,14 +58,15 @@ typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4)
 #endif
 
 /* Writes a square of elements transposed. Reading rows i and i + LANES / 2 in turns moves the last
- * bit of a number's place in the square to the front; as many times as a row's number has bits,
+ * bit of an element's place in the square to the front; as many times as a row's number has bits,
  * and rows have become columns. */
-TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, float *to, int64_t to_row)
+TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, NAME(Element) *to,
+                                   int64_t to_row)
 {
     NAME(Vector) x[LANES], y[LANES];
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++)
-        x[i] = *(const NAME(Vector) *)(from + i * from_row);
+        x[i] = NAME(along)(from + i * from_row);
 #pragma GCC unroll 4
     for (int size = 1; size < LANES; size *= 2) {
 #pragma GCC unroll 8
@@ -71,40 +86,48 @@ TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, float *t
 /* Copies b (depth, columns) into panels, of which the last is filled up with zeros. What comes
  * next is asked for early: rows far apart are nothing that a processor would foresee. */
 TARGET static void NAME(pack)(const float *b, int64_t b_row, int64_t depth, int64_t columns,
-                                    float *to)
+                              NAME(Element) *to)
 {
-    for (int64_t j = 0; j < columns; j += PANEL, b += PANEL, to += PANEL * depth) {
+    const int64_t steps = (depth + DEEP - 1) / DEEP;
+    for (int64_t j = 0; j < columns; j += PANEL, b += PANEL, to += PANEL * steps) {
         const int64_t count = least(columns - j, PANEL);
-        for (int64_t p = 0; p < depth; p++) {
-            const float *const row = b + p * b_row;
-            __builtin_prefetch(row + ROWS_AHEAD * b_row);
-            __builtin_prefetch(row + ROWS_AHEAD * b_row + LANES);
-            if (count == PANEL)
-                memcpy(to + p * PANEL, row, sizeof(float[PANEL]));
-            else
-                for (int64_t l = 0; l < PANEL; l++)
-                    to[p * PANEL + l] = l < count ? row[l] : 0;
+        for (int64_t p = 0; p < steps; p++) {
+            const float *const row = b + DEEP * p * b_row;
+            for (int i = 0; i < DEEP; i++) {
+                __builtin_prefetch(row + (ROWS_AHEAD + i) * b_row);
+                __builtin_prefetch(row + (ROWS_AHEAD + i) * b_row + LANES);
+            }
+            if (count == PANEL && DEEP * (p + 1) <= depth) {
+                NAME(Vector) *const at = (NAME(Vector) *)(to + p * PANEL);
+                at[0] = NAME(across)(row, b_row);
+                at[1] = NAME(across)(row + LANES, b_row);
+                continue;
+            }
+            for (int64_t l = 0; l < PANEL; l++)
+                to[p * PANEL + l] = l < count ? NAME(one)(row + l, b_row, depth - DEEP * p) : 0;
         }
     }
 }
 
 /* The same of a b that lies transposed, in rows of elements that are multiplied one by one. */
 TARGET static void NAME(pack_transposed)(const float *b, int64_t b_row, int64_t depth,
-                                               int64_t columns, float *to)
+                                         int64_t columns, NAME(Element) *to)
 {
+    const int64_t steps = (depth + DEEP - 1) / DEEP;
     for (int64_t j = 0; j < rounded_up(columns, PANEL); j += LANES, b += LANES * b_row) {
-        float *const half = to + j / PANEL * PANEL * depth + j % PANEL;
+        NAME(Element) *const half = to + j / PANEL * PANEL * steps + j % PANEL;
         const int64_t count = least(columns - j, LANES);
         int64_t p = 0;
-        for (; count == LANES && p + LANES <= depth; p += LANES) {
+        for (; count == LANES && DEEP * (p + LANES) <= depth; p += LANES) {
 #pragma GCC unroll 16
             for (int l = 0; l < LANES; l++)
-                __builtin_prefetch(b + (LANES + l) * b_row + p);
-            NAME(transpose)(b + p, b_row, half + p * PANEL, PANEL);
+                __builtin_prefetch(b + (LANES + l) * b_row + DEEP * p);
+            NAME(transpose)(b + DEEP * p, b_row, half + p * PANEL, PANEL);
         }
-        for (; p < depth; p++)
+        for (; p < steps; p++)
             for (int64_t l = 0; l < LANES; l++)
-                half[p * PANEL + l] = l < count ? b[l * b_row + p] : 0;
+                half[p * PANEL + l] =
+                    l < count ? NAME(one)(b + l * b_row + DEEP * p, 1, depth - DEEP * p) : 0;
     }
 }
 

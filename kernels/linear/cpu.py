@@ -1,4 +1,7 @@
-"""Linear in C, for contiguous float32 arrays of the host: see reference.py."""
+"""Linear in C, for contiguous float32 arrays of the host: see reference.py.
+
+Products in bfloat16 are our own on every processor, so that they have the same bits.
+"""
 
 from functools import cache
 
@@ -14,7 +17,7 @@ FEW_ROWS = 4
 MOST_LANES = 1 << 40  # of vector registers: as wide as there are
 
 
-def forward(x: Array, weight: Array, bias: Array | None) -> Array:
+def forward(x: Array, weight: Array, bias: Array | None, bf16: bool = False) -> Array:
     # few rows have a kernel of their own
     count = x.size // max(x.shape[-1], 1)
     if count == 0 or weight.size == 0 or not fits(x, weight, bias):
@@ -23,21 +26,22 @@ def forward(x: Array, weight: Array, bias: Array | None) -> Array:
     if count <= FEW_ROWS:
         y = empty((*x.shape[:-1], outputs))
         threads = threads_for(2 * count * weight.size)
-        compiled.linear_few_rows(x, weight, bias, y, count, inputs, outputs, threads)
+        few_rows = compiled.linear_few_rows_bf16 if bf16 else compiled.linear_few_rows
+        few_rows(x, weight, bias, y, count, inputs, outputs, threads)
         return y
-    if not _has_products():
+    if not bf16 and not _has_products():
         return NotImplemented
     y = empty((*x.shape[:-1], outputs))
-    _product(x, weight, y, count, outputs, inputs, False, True)
+    _product(x, weight, y, count, outputs, inputs, False, True, bf16)
     if bias is not None:
         compiled.add_rows(y, bias, y, count, outputs, threads_for(y.size))
     return y
 
 
 def backward(
-    grad: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
+    grad: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool], bf16: bool = False
 ) -> tuple[Array | None, Array | None, Array | None]:
-    if not grad.size or not fits(grad, x, weight) or not _has_products():
+    if not grad.size or not fits(grad, x, weight) or not (bf16 or _has_products()):
         return NotImplemented
     need_x, need_weight, need_bias = needs
     count, outputs = matrix(grad)
@@ -45,21 +49,30 @@ def backward(
     if need_x:
         inputs = weight.shape[1]
         grad_x = empty((*grad.shape[:-1], inputs))
-        _product(grad, weight, grad_x, count, inputs, outputs, False, False)
+        _product(grad, weight, grad_x, count, inputs, outputs, False, False, bf16)
     if need_weight:
         inputs = x.shape[-1]
         grad_weight = empty((outputs, inputs))
-        _product(grad, x, grad_weight, outputs, inputs, count, True, False)
+        _product(grad, x, grad_weight, outputs, inputs, count, True, False, bf16)
     return grad_x, grad_weight, column_sums(grad) if need_bias else None
 
 
 def _product(
-    a: Array, b: Array, c: Array, rows: int, columns: int, depth: int, turn_a: bool, turn_b: bool
+    a: Array,
+    b: Array,
+    c: Array,
+    rows: int,
+    columns: int,
+    depth: int,
+    turn_a: bool,
+    turn_b: bool,
+    bf16: bool,
 ) -> None:
     """Write c (rows, columns) = a b, of operands that are turned where they lie transposed."""
     # a tenth, since a product does ten times as many operations in a time as other kernels
     threads = threads_for(2 * rows * columns * depth / 10)
-    compiled.product(a, b, c, rows, columns, depth, turn_a, turn_b, False, threads)
+    product = compiled.product_bf16 if bf16 else compiled.product
+    product(a, b, c, rows, columns, depth, turn_a, turn_b, False, threads)
 
 
 @cache

@@ -1,4 +1,5 @@
-/* Matrix products: our own, or those of the BLAS that NumPy uses.
+/* Matrix products: our own, or those of the BLAS that NumPy uses; of float32, or of operands that
+ * are rounded to bfloat16.
  *
  * Ours copies a block of the right operand at a time, DEPTH by COLUMNS, into panels. A tile of a
  * few rows of the result then goes through all panels, one after the other. The processor foresees
@@ -11,7 +12,12 @@
  * of a small model.
  *
  * The order of a sum depends on its length and on the processor, not on where the operands lie or
- * which thread computes it. */
+ * which thread computes it.
+ *
+ * In bfloat16, the left operand is copied too, since an element is then a pair of rounded numbers:
+ * a few rows at a time, right before they are multiplied. Sums are in float32, as is the result.
+ * Their order does not depend on the processor, and one without the instruction gets to the same
+ * bits, more slowly. */
 #if defined(__clang__)
 #pragma clang fp contract(fast) /* a multiplication and an addition are one operation */
 #elif defined(__GNUC__)
@@ -20,19 +26,28 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "bfloat16.h"
 #include "kernel.h"
 #include "panels.h"
 #include "parallel_for.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDER_REGISTERS 1
+#if defined(__clang__) || __GNUC__ >= 11
+#include <immintrin.h>
+#define HAS_BF16 1
+#endif
 #endif
 
-/* The most that a block holds of the depth and the columns: 48 KiB of a panel, 2.3 MB of all. */
+/* The most elements that a block holds of the depth and of the columns: 48 KiB of a panel, 2.3 MB
+ * of all. */
 enum { DEPTH = 384, COLUMNS = 1536 };
 
-/* Threads get a multiple of these rows: of every ROWS. */
-enum { ROWS_TOGETHER = 24 };
+/* Threads get a multiple of these rows: of every ROWS, and of every LANES in bfloat16. */
+enum { ROWS_TOGETHER = 24, ROWS_OF_PAIRS = 16 };
+
+/* What the parts of a depth in bfloat16 are multiples of, whatever the registers are. */
+enum { PAIRS_TOGETHER = 32 };
 
 enum { LINE = 16 };
 
@@ -42,11 +57,12 @@ typedef struct {
     int64_t rows, columns, depth;
     int transpose_a, transpose_b, add;
     int64_t part; /* rows of each thread */
+    int bf16;
     atomic_int failed;
 } Product;
 
-typedef void TileFunction(int64_t rows, int64_t depth, const float *left, int64_t left_stride,
-                          const float *right, float *result, int64_t result_row, int add);
+typedef void TileFunction(int64_t rows, int64_t depth, const void *left, int64_t left_stride,
+                          const void *right, float *result, int64_t result_row, int add);
 
 /* Returns how much to take at a time of `all`, at most `most`, for the parts to be about equal. */
 INLINE int64_t share(int64_t all, int64_t most, int64_t multiple)
@@ -55,7 +71,7 @@ INLINE int64_t share(int64_t all, int64_t most, int64_t multiple)
     return rounded_up((all + parts - 1) / parts, multiple);
 }
 
-INLINE float *take_lines(int64_t count)
+INLINE void *take_lines(int64_t count)
 {
     /* the size that aligned_alloc takes is a multiple of the alignment */
     return aligned_alloc(sizeof(float[LINE]), (size_t)rounded_up(count, LINE) * sizeof(float));
@@ -67,11 +83,28 @@ INLINE float *take_lines(int64_t count)
 #define NAME(name) name##_portable
 #include "product_blocks.h"
 
+#define INSTRUCTION 0
+#define LANES 4
+#define ROWS 4
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET
+#define NAME(name) name##_bf16_portable
+#include "product_blocks.h"
+
 #if HAS_WIDER_REGISTERS
 #define LANES 8
 #define ROWS 6
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAME(name) name##_avx2
+#include "product_blocks.h"
+
+#define LANES 8
+#define ROWS 4
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAME(name) name##_bf16_avx2
 #include "product_blocks.h"
 
 #define LANES 16
@@ -80,10 +113,23 @@ INLINE float *take_lines(int64_t count)
 #define NAME(name) name##_avx512
 #include "product_blocks.h"
 #endif
+#undef INSTRUCTION
+
+#if HAS_BF16
+#define INSTRUCTION 1
+#define LANES 16
+#define ROWS 8
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+#define NAME(name) name##_bf16_avx512
+#include "product_blocks.h"
+#undef INSTRUCTION
+#endif
 
 typedef int Multiply(const Product *product, int64_t begin, int64_t end);
 
-static Multiply *multiply = multiply_portable;
+static Multiply *multiply = multiply_portable, *multiply_bf16 = multiply_bf16_portable;
 static int64_t lanes = 4;
 
 KERNEL_PLAIN(int64_t, product_choose_lanes, INTEGER(most))
@@ -105,11 +151,34 @@ KERNEL_PLAIN(int64_t, product_choose_lanes, INTEGER(most))
     return lanes;
 }
 
+/* Chooses how products in bfloat16 are computed: by an instruction for it (2), in registers of AVX2
+ * (1), or by what each processor has (0); by the best there is, up to one. Returns which. */
+KERNEL_PLAIN(int64_t, product_choose_bf16, INTEGER(most))
+{
+#if HAS_BF16
+    if (most >= 2 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        multiply_bf16 = multiply_bf16_avx512;
+        return 2;
+    }
+#endif
+#if HAS_WIDER_REGISTERS
+    if (most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        multiply_bf16 = multiply_bf16_avx2;
+        return 1;
+    }
+#endif
+    (void)most;
+    multiply_bf16 = multiply_bf16_portable;
+    return 0;
+}
+
 #if HAS_WIDER_REGISTERS
 __attribute__((constructor)) static void choose_widest(void)
 {
     __builtin_cpu_init();
     product_choose_lanes(INT64_MAX);
+    product_choose_bf16(INT64_MAX);
 }
 #endif
 
@@ -148,8 +217,24 @@ static void some_rows(void *job, int64_t first, int64_t last)
 {
     Product *const product = job;
     const int64_t end = least(last * product->part, product->rows);
-    if (multiply(product, first * product->part, end) < 0)
+    Multiply *const by = product->bf16 ? multiply_bf16 : multiply;
+    if (by(product, first * product->part, end) < 0)
         atomic_store(&product->failed, 1);
+}
+
+/* Computes a product by our own kernels; returns -1 where there was no memory for it. */
+static int compute(Product product, int64_t threads)
+{
+    const int64_t rows = product.rows, depth = product.depth;
+    if (depth == 0 && !product.add)
+        memset(product.c, 0, (size_t)(rows * product.columns) * sizeof(float));
+    if (rows == 0 || product.columns == 0 || depth == 0)
+        return 0;
+    /* one part for each thread, since each copies the whole right operand */
+    const int64_t together = product.bf16 ? ROWS_OF_PAIRS : ROWS_TOGETHER;
+    product.part = threads > 1 ? share(rows, (rows + threads - 1) / threads, together) : rows;
+    parallel_for(some_rows, &product, (rows + product.part - 1) / product.part, threads);
+    return product.failed ? -1 : 0;
 }
 
 /* c (rows, columns) = [c +] a b, of which a (rows, depth) and b (depth, columns) may lie transposed
@@ -159,17 +244,10 @@ KERNEL_PLAIN(int, product, IN(a, rows * depth), IN(b, depth * columns), OUT(c, r
              COUNT(rows), COUNT(columns), COUNT(depth), COUNT(transpose_a), COUNT(transpose_b),
              COUNT(add), COUNT(threads))
 {
-    if (depth == 0 && !add)
-        memset(c, 0, (size_t)(rows * columns) * sizeof(float));
-    if (rows == 0 || columns == 0 || depth == 0)
-        return 0;
-    if (!is_for_blas(rows, columns, depth, transpose_a)) {
-        /* one part for each thread, since each copies the whole right operand */
-        const int64_t part = threads > 1 ? share(rows, (rows + threads - 1) / threads, ROWS_TOGETHER)
-                                         : rows;
-        Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, part, 0};
-        parallel_for(some_rows, &job, (rows + part - 1) / part, threads);
-        return job.failed ? -1 : 0;
+    if (rows == 0 || columns == 0 || depth == 0 ||
+        !is_for_blas(rows, columns, depth, transpose_a)) {
+        const Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, 0, 0, 0};
+        return compute(job, threads);
     }
     const int ta = transpose_a ? TRANSPOSED : AS_IT_IS, tb = transpose_b ? TRANSPOSED : AS_IT_IS;
     const int64_t a_row = transpose_a ? rows : depth, b_row = transpose_b ? depth : columns;
@@ -180,4 +258,13 @@ KERNEL_PLAIN(int, product, IN(a, rows * depth), IN(b, depth * columns), OUT(c, r
         sgemm4(ROW_MAJOR, ta, tb, (int32_t)rows, (int32_t)columns, (int32_t)depth, 1, a,
                (int32_t)a_row, b, (int32_t)b_row, beta, c, (int32_t)columns);
     return 0;
+}
+
+/* The same of a and b rounded to bfloat16. */
+KERNEL_PLAIN(int, product_bf16, IN(a, rows * depth), IN(b, depth * columns),
+             OUT(c, rows * columns), COUNT(rows), COUNT(columns), COUNT(depth),
+             COUNT(transpose_a), COUNT(transpose_b), COUNT(add), COUNT(threads))
+{
+    const Product job = {a, b, c, rows, columns, depth, transpose_a, transpose_b, add, 0, 1, 0};
+    return compute(job, threads);
 }

@@ -1,14 +1,49 @@
 /* Matrix products by blocks: see product.c for the order.
  *
- * Included once for each width of vector registers, with LANES, ROWS, TARGET and NAME, see tile.h. */
+ * Included once for each width of vector registers, with LANES, ROWS, TARGET and NAME, see tile.h,
+ * and for each kind of elements, see panels.h. */
 #include "panels.h"
 
-/* result (rows, vectors * LANES) = [result +] left (rows, depth) right (depth, PANEL)
+#if DEEP > 1
+/* Copies rows of the left operand, a (rows, depth), at most LANES of them. */
+TARGET static void NAME(copy)(const float *a, int64_t a_row, int64_t rows, int64_t depth,
+                              NAME(Element) *to)
+{
+    const int64_t steps = (depth + DEEP - 1) / DEEP;
+    for (int64_t i = 0; i < rows; i++, a += a_row, to += steps) {
+        int64_t p = 0;
+        for (; DEEP * (p + LANES) <= depth; p += LANES) {
+            for (int ahead = 0; ahead < DEEP; ahead++)
+                __builtin_prefetch(a + LANES * a_row + DEEP * p + LANES * ahead);
+            *(NAME(Vector) *)(to + p) = NAME(along)(a + DEEP * p);
+        }
+        for (; p < steps; p++)
+            to[p] = NAME(one)(a + DEEP * p, 1, depth - DEEP * p);
+    }
+}
+
+/* The same of an a that lies transposed, to LANES elements that are multiplied one by one. */
+TARGET static void NAME(copy_transposed)(const float *a, int64_t a_row, int64_t rows,
+                                         int64_t depth, NAME(Element) *to)
+{
+    for (int64_t p = 0; p < depth; p += DEEP, a += DEEP * a_row, to += LANES) {
+        for (int i = 0; i < DEEP; i++)
+            __builtin_prefetch(a + (ROWS_AHEAD + i) * a_row);
+        if (rows == LANES && p + DEEP <= depth)
+            *(NAME(Vector) *)to = NAME(across)(a, a_row);
+        else
+            for (int64_t l = 0; l < rows; l++)
+                to[l] = NAME(one)(a + l, a_row, depth - p);
+    }
+}
+#endif
+
+/* result (rows, vectors * LANES) = [result +] left (rows, depth) right (depth, PANEL), in elements
  *
  * left has any strides, `row` and `step`; of a panel's row, the first `vectors` registers are read.
  * Unlike the tile of tile.h, it is for a great depth and a result that is not in the cache. */
-TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float *left,
-                              int64_t left_row, int64_t left_step, const float *right,
+TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const NAME(Element) *left,
+                              int64_t left_row, int64_t left_step, const NAME(Element) *right,
                               float *result, int64_t result_row, int add)
 {
     NAME(Vector) sum[ROWS][2];
@@ -26,10 +61,10 @@ TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float 
         for (int i = 0; i < rows; i++) {
             /* or GCC reads the factors of all rows first, and has no registers left for the sums */
             __asm__ volatile("" ::: "memory");
-            const float factor = left[i * left_row];
-            sum[i][0] += factor * first;
+            const NAME(Element) factor = left[i * left_row];
+            sum[i][0] = NAME(multiply_add)(sum[i][0], factor, first);
             if (vectors > 1)
-                sum[i][1] += factor * second;
+                sum[i][1] = NAME(multiply_add)(sum[i][1], factor, second);
         }
         left += left_step;
         right += PANEL;
@@ -46,8 +81,8 @@ TARGET INLINE void NAME(tile)(int rows, int vectors, int64_t depth, const float 
 
 /* A tile of any number of rows, a kind of them in each function: */
 #define TILES(name, vectors, left_row, left_step)                                            \
-    TARGET static void NAME(name)(int64_t rows, int64_t depth, const float *left,            \
-                                  int64_t left_stride, const float *right, float *result,    \
+    TARGET static void NAME(name)(int64_t rows, int64_t depth, const void *left,             \
+                                  int64_t left_stride, const void *right, float *result,     \
                                   int64_t result_row, int add)                               \
     {                                                                                        \
         switch (rows) {                                                                      \
@@ -81,7 +116,7 @@ TILES(narrow_of_columns, 1, 1, left_stride)
 
 /* A tile at the right edge, of `columns` less than a whole number of registers. */
 TARGET static void NAME(edge)(TileFunction *tile, int64_t rows, int64_t columns, int64_t depth,
-                              const float *left, int64_t left_stride, const float *right,
+                              const void *left, int64_t left_stride, const void *right,
                               float *result, int64_t result_row, int add)
 {
     float whole[ROWS * PANEL];
@@ -101,33 +136,54 @@ TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t 
     const int64_t columns = product->columns, depth = product->depth;
     const int64_t a_row = transpose_a ? product->rows : depth;
     const int64_t b_row = transpose_b ? depth : columns;
-    const int64_t deep = share(depth, DEPTH, LANES), wide = share(columns, COLUMNS, PANEL);
+    const int64_t deep = share(depth, DEEP * DEPTH, DEEP > 1 ? PAIRS_TOGETHER : LANES);
+    const int64_t wide = share(columns, COLUMNS, PANEL), most_steps = (deep + DEEP - 1) / DEEP;
     TileFunction *const two = transpose_a ? NAME(of_columns) : NAME(of_rows);
     TileFunction *const one = transpose_a ? NAME(narrow_of_columns) : NAME(narrow_of_rows);
-    float *const block = take_lines(deep * wide);
+    NAME(Element) *const block = take_lines(most_steps * (wide + (DEEP > 1 ? LANES : 0)));
     if (!block)
         return -1;
+#if DEEP > 1
+    const int64_t together = LANES;
+    NAME(Element) *const left = block + most_steps * wide;
+#else
+    const int64_t together = ROWS;
+#endif
     for (int64_t first = 0; first < columns; first += wide)
         for (int64_t p = 0; p < depth; p += deep) {
             const int64_t width = least(columns - first, wide), count = least(depth - p, deep);
+            const int64_t steps = (count + DEEP - 1) / DEEP;
             const int add = product->add || p > 0;
             if (transpose_b)
                 NAME(pack_transposed)(b + first * b_row + p, b_row, count, width, block);
             else
                 NAME(pack)(b + p * b_row + first, b_row, count, width, block);
-            for (int64_t i = begin; i < end; i += ROWS)
-                for (int64_t j = 0; j < width; j += PANEL) {
-                    const int64_t high = least(end - i, ROWS), most = least(width - j, PANEL);
-                    const float *const left = a + (transpose_a ? p * a_row + i : i * a_row + p);
-                    float *const to = product->c + i * columns + first + j;
-                    TileFunction *const tile = most > LANES ? two : one;
-                    if (most % LANES == 0)
-                        tile(high, count, left, a_row, block + j * count, to, columns,
-                             add);
-                    else
-                        NAME(edge)(tile, high, most, count, left, a_row, block + j * count, to,
-                                   columns, add);
-                }
+            for (int64_t from = begin; from < end; from += together) {
+                const int64_t to = least(from + together, end);
+                const float *const rows = a + (transpose_a ? p * a_row + from : from * a_row + p);
+#if DEEP > 1
+                const int64_t left_row = transpose_a ? LANES : steps;
+                (transpose_a ? NAME(copy_transposed)
+                             : NAME(copy))(rows, a_row, to - from, count, left);
+#else
+                const NAME(Element) *const left = rows;
+                const int64_t left_row = a_row;
+#endif
+                for (int64_t j = 0; j < width; j += PANEL)
+                    for (int64_t i = from; i < to; i += ROWS) {
+                        const int64_t high = least(to - i, ROWS), most = least(width - j, PANEL);
+                        const NAME(Element) *const factors =
+                            left + (i - from) * (transpose_a ? 1 : left_row);
+                        float *const result = product->c + i * columns + first + j;
+                        TileFunction *const tile = most > LANES ? two : one;
+                        if (most % LANES == 0)
+                            tile(high, steps, factors, left_row, block + j * steps, result,
+                                 columns, add);
+                        else
+                            NAME(edge)(tile, high, most, steps, factors, left_row,
+                                       block + j * steps, result, columns, add);
+                    }
+            }
         }
     free(block);
     return 0;
@@ -138,3 +194,5 @@ TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t 
 #undef TARGET
 #undef LANES
 #undef ROWS
+#undef DEEP
+#undef ELEMENTS
