@@ -240,8 +240,8 @@ class Backend:
             first = self._rounding(first, function)
         return _in_turn(first, reference)
 
-    def _rounding(self, version: Callable[P, R], reference: Callable[P, R]) -> Callable[P, R]:
-        """Return a version's function, in bfloat16 where that is asked for and there is a choice."""
+    def _rounding(self, version: Callable[..., R], reference: Callable[P, R]) -> Callable[P, R]:
+        """Return a version's function, rounding to bfloat16 where that is asked for."""
         if self.settings.bf16 and "bf16" in signature(reference).parameters:
             return partial(version, bf16=True)
         return version

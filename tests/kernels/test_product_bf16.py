@@ -1,0 +1,202 @@
+"""Matrix products in bfloat16 of kernels/linear/product.c: by AVX512_BF16, and without it."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinygrad_char.kernels.backend import status
+from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.half import to_bfloat16
+
+pytestmark = pytest.mark.skipif(compiled is None, reason=status())
+BEST = 2
+EPS = np.finfo(np.float32).eps
+SIZES = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 127, 129]
+LONG = [*SIZES, 768, 769, 800, 1537]  # one block of the depth, and several
+WAYS = {0: "what each processor has", 1: "registers of AVX2", BEST: "AVX512_BF16"}
+transposed = pytest.mark.parametrize(
+    "transposed", [(False, False), (False, True), (True, False), (True, True)]
+)
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    yield
+    compiled.product_choose_bf16(BEST)
+
+
+@pytest.fixture(params=WAYS, ids=WAYS.get)
+def way(request):
+    """Have products computed in each way that this processor has."""
+    choose(request.param)
+    return request.param
+
+
+def choose(way):
+    if compiled.product_choose_bf16(way) != way:
+        pytest.skip(f"this processor has no {WAYS[way]}")
+
+
+def multiply(a, b, transpose_a=False, transpose_b=False, onto=None, threads=1):
+    """Return a b, [added to a copy of `onto`], of operands that lie transposed where that is so."""
+    (rows, depth), columns = a.shape, b.shape[1]
+    c = np.full((rows, columns), np.nan, np.float32) if onto is None else onto.copy()
+    a = np.ascontiguousarray(a.T if transpose_a else a)
+    b = np.ascontiguousarray(b.T if transpose_b else b)
+    sizes = rows, columns, depth, transpose_a, transpose_b, onto is not None
+    compiled.product_bf16(a, b, c, *sizes, threads)
+    return c
+
+
+def same_bits(a, b):
+    """Whether all bits are the same, but for those of what is no number."""
+    return ((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all()
+
+
+def assert_near(c, a, b, onto=0.0):
+    """Compare with the product, in float64, of operands that NumPy has rounded."""
+    wide, other = (each.astype(ml_dtypes.bfloat16).astype(np.float64) for each in (a, b))
+    size = abs(wide) @ abs(other) + abs(onto)
+    assert c.dtype == np.float32
+    assert (abs(c - (wide @ other + onto)) <= (a.shape[1] + 2) * EPS * size).all()
+
+
+@st.composite
+def operands(draw):
+    """Draw matrices of normal numbers, some of them of small ones or of any bits at all."""
+    rows, columns = (draw(st.sampled_from(SIZES)) for _ in "ac")
+    depth = draw(st.sampled_from(LONG))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    shapes = (rows, depth), (depth, columns), (rows, columns)
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes], rng
+
+
+@settings(deadline=None, max_examples=60)
+@given(operands(), st.booleans(), st.booleans())
+def check_any_sizes(drawn, transpose_a, transpose_b):
+    (a, b, onto), _ = drawn
+    assert_near(multiply(a, b, transpose_a, transpose_b), a, b)
+    assert_near(multiply(a, b, transpose_a, transpose_b, onto), a, b, onto)
+
+
+def test_agrees_with_float64_of_rounded_operands(way):
+    check_any_sizes()
+
+
+@pytest.mark.parametrize("other", [0, 1])
+def test_bits_are_those_of_the_instruction(other):
+    """Of any numbers, infinities and NaN among them; most products are far too large or small."""
+    choose(other)
+    choose(BEST)
+
+    @settings(deadline=None, max_examples=80)
+    @given(operands(), st.sampled_from(["normal", "small", "any"]), st.booleans(), st.booleans())
+    def check(drawn, kind, transpose_a, transpose_b):
+        (a, b, onto), rng = drawn
+        if kind == "small":  # products around the smallest numbers with all digits
+            a, b, onto = a * np.float32(2.0**-65), b * np.float32(2.0**-62), onto * EPS**5
+        elif kind == "any":
+            a, b, onto = (
+                rng.integers(0, 1 << 32, each.shape, np.uint32).view(np.float32)
+                for each in (a, b, onto)
+            )
+        found = []
+        for each in (other, BEST):
+            compiled.product_choose_bf16(each)
+            found.append(multiply(a, b, transpose_a, transpose_b))
+            found.append(multiply(a, b, transpose_a, transpose_b, onto))
+        assert same_bits(found[0], found[2])
+        assert same_bits(found[1], found[3])
+
+    check()
+
+
+def test_a_pair_is_two_sums_of_float32_the_second_of_the_pair_first(way):
+    """2^24 + 1 + 1 depends on what is added first; what is below 2^-126 is no more."""
+    a = np.array([[1, 2.0**24, 1, 1]], np.float32)  # (0 + 2^24) + 1, and 1 is lost; twice
+    assert multiply(a, np.ones((4, 1), np.float32))[0, 0] == 2.0**24
+    a = np.array([[2.0**24, 1, 1, 1]], np.float32)  # (0 + 1) + 2^24
+    assert multiply(a, np.ones((4, 1), np.float32))[0, 0] == 2.0**24
+    a = np.array([[1, 1, 0, 2.0**24]], np.float32)  # (1 + 1) + 2^24
+    assert multiply(a, np.ones((4, 1), np.float32))[0, 0] == 2.0**24 + 2
+    small = np.array([[2.0**-126, 2.0**-127]], np.float32)
+    assert multiply(small, np.ones((2, 1), np.float32))[0, 0] == 2.0**-126
+    assert multiply(small, np.full((2, 1), 0.5, np.float32))[0, 0] == 0
+
+
+@transposed
+def test_several_blocks_of_columns(way, transposed):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((9, 801), dtype=np.float32)
+    b = rng.standard_normal((801, 3105), dtype=np.float32)
+    assert_near(multiply(a, b, *transposed), a, b)
+
+
+@transposed
+def test_nothing_to_sum(way, transposed):
+    a, b, onto = np.ones((5, 0)), np.ones((0, 3)), np.ones((5, 3))
+    a, b, onto = (each.astype(np.float32) for each in (a, b, onto))
+    assert (multiply(a, b, *transposed) == 0).all()
+    assert (multiply(a, b, *transposed, onto) == 1).all()
+    assert multiply(b, a, *transposed).shape == (0, 0)
+
+
+@transposed
+def test_nan_and_infinity_go_where_numpy_has_them(way, transposed):
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal((35, 70), dtype=np.float32)
+    b = rng.standard_normal((70, 67), dtype=np.float32)
+    a[3, 5], a[34, 69], a[20, 0], b[7, 66], b[69, 64] = np.inf, np.nan, -np.inf, np.inf, np.nan
+    b[0, 2] = b[5, 33] = 0  # an infinity times zero is no number
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    c = multiply(a, b, *transposed)
+    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+    infinite = np.isinf(expected)
+    np.testing.assert_array_equal(c[infinite], expected[infinite])
+    assert np.isfinite(c[np.isfinite(expected)]).all()
+
+
+@transposed
+@pytest.mark.parametrize("rows", [1, 16, 17, 129])
+def test_the_number_of_threads_changes_no_bit(way, rows, transposed):
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((rows, 900), dtype=np.float32)
+    b = rng.standard_normal((900, 65), dtype=np.float32)
+    alone, shared = (multiply(a, b, *transposed, threads=threads) for threads in (1, 3))
+    assert alone.tobytes() == shared.tobytes()
+
+
+def test_where_operands_lie_changes_no_bit(way):
+    rng = np.random.default_rng(4)
+    a = rng.standard_normal((67, 801), dtype=np.float32)
+    b = rng.standard_normal((801, 45), dtype=np.float32)
+    found = [multiply(a, b, *each) for each in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len({each.tobytes() for each in found}) == 1
+    assert multiply(a[5:6], b).tobytes() == found[0][5:6].tobytes()
+
+
+def test_numpy_rounds_as_ml_dtypes_does():
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 1 << 32, 1 << 18, np.uint32).view(np.float32)
+    given = x.copy()
+    with np.errstate(invalid="ignore"):
+        expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+        tiny = abs(x) < 2.0**-126
+    expected[tiny] = np.copysign(np.float32(0), x[tiny])
+    assert same_bits(to_bfloat16(x), expected)
+    assert same_bits(to_bfloat16(x[::3]), expected[::3])
+    assert x.tobytes() == given.tobytes()
+    assert to_bfloat16(np.float64([1 + 2**-40]))[0] == 1 + 2**-40
+
+
+def test_products_round_as_numpy_does(way):
+    """Products with the identity are what an operand is rounded to."""
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 0x7F800000, (33, 64), np.uint32).view(np.float32)
+    x[::2] *= -1
+    one = np.eye(64, dtype=np.float32)
+    assert (multiply(x, one) == to_bfloat16(x)).all()
+    assert (multiply(one, np.ascontiguousarray(x.T)) == to_bfloat16(x.T)).all()
