@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tinygrad_char.kernels.backend import Backend
+from tinygrad_char.kernels.cpu.recorder import Capturing
 from tinygrad_char.kernels.operations import using
-from tinygrad_char.kernels.recorder import Capturing
 
 Row = dict[str, Any]
 

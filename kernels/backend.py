@@ -16,8 +16,8 @@ from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu import recording
 from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.cpu.recorder import Recorder
 from tinygrad_char.kernels.operations import REFERENCE, VARIABLE, Own, Room, Settings
-from tinygrad_char.kernels.recorder import Recorder
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.kernels.array import Array, is_floating, namespace
+from tinygrad_char.kernels.array import (
+    FLOAT32,
+    Array,
+    is_floating,
+    is_half,
+    namespace,
+    rounded,
+    widened,
+)
 from tinygrad_char.kernels.cpu.cores import threads_for
 from tinygrad_char.kernels.cpu.extension import wanted
 from tinygrad_char.kernels.cpu.recording import empty
-from tinygrad_char.kernels.half import FLOAT32, is_half, rounded, widened
 
 compiled: Any = wanted
 _add: Any = np.add.reduce

@@ -19,7 +19,7 @@ HEAVY = [
 ]
 SKIPPED = {".git", ".venv", "venv", "build", "dist", "__pycache__"}
 PARTS = [  # of kernels: each imports those before it, and rooms those that their references import
-    *("words", "array", "half", "operations", "recorder", "cpu", "reduce", "backend", "cuda"),
+    *("words", "array", "operations", "cpu", "reduce", "backend", "cuda"),
     *("rooms", "cuda_on_cpu", "devices"),
 ]
 UP = {  # the arrows up that there are

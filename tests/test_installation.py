@@ -36,13 +36,13 @@ def build_packages(checkout, *options):
 
 def test_a_module_that_was_deleted_is_not_in_the_next_build(checkout):
     built = build_packages(checkout)
-    assert (built / "kernels/half.py").is_file()
+    assert (built / "kernels/reduce.py").is_file()
     assert (built / "kernels/softmax/reference.py").is_file()
-    (checkout / "kernels/half.py").unlink()
+    (checkout / "kernels/reduce.py").unlink()
     shutil.rmtree(checkout / "kernels/softmax")
     (checkout / "models/added.py").touch()
     assert build_packages(checkout) == built
-    assert not (built / "kernels/half.py").exists()
+    assert not (built / "kernels/reduce.py").exists()
     assert not (built / "kernels/softmax").exists()
     assert (built / "models/added.py").is_file()
 
@@ -63,7 +63,7 @@ def test_a_folder_that_was_named_is_not_emptied(checkout, folder):
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", folder]
     subprocess.run(command, cwd=checkout, capture_output=True, check=True)
     assert kept.read_text() == "mine"
-    assert (checkout / folder / "tinygrad_char/kernels/half.py").is_file()
+    assert (checkout / folder / "tinygrad_char/kernels/reduce.py").is_file()
     assert (checkout / "setup.py").is_file()
 
 

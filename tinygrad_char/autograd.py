@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from tinygrad_char.checks import check_finite, check_gradient, check_result
 from tinygrad_char.kernels import add
-from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.array import FLOAT32, Array, any_half, is_half, rounded, widened
 from tinygrad_char.kernels.backend import Backend, DeviceError
 from tinygrad_char.kernels.cpu.forks import in_forked_children
-from tinygrad_char.kernels.half import FLOAT32, any_half, is_half, rounded, widened
 from tinygrad_char.kernels.operations import current
 from tinygrad_char.modes import IGNORED, errors, quiet, thread
 

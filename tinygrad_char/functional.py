@@ -29,11 +29,10 @@ from tinygrad_char.functions import (  # noqa: F401 (handed on)
     sigmoid,
     tanh,
 )
-from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.kernels.array import Array, is_floating, rounded, widened
 from tinygrad_char.kernels.bias_activation import ACTIVATIONS
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.kernels.embedding import check_indices
-from tinygrad_char.kernels.half import rounded, widened
 from tinygrad_char.kernels.softmax import causal_mask
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.losses import (  # noqa: F401 (handed on)

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinygrad_char.kernels import adamw, global_norm, sgd
-from tinygrad_char.kernels.array import Array, is_floating, namespace
-from tinygrad_char.kernels.half import FLOAT32, in_float32, is_half
+from tinygrad_char.kernels.array import FLOAT32, Array, in_float32, is_floating, is_half, namespace
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.modes import quiet
 from tinygrad_char.param_groups import Group

@@ -11,8 +11,8 @@ import numpy as np
 from tinygrad_char.autograd import leaf_gradients
 from tinygrad_char.kernels.array import Array, native
 from tinygrad_char.kernels.backend import CPU, Backend
+from tinygrad_char.kernels.cpu.recorder import Results
 from tinygrad_char.kernels.cpu.recording import Recording
-from tinygrad_char.kernels.recorder import Results
 from tinygrad_char.modes import is_grad_enabled, no_grad, quiet
 from tinygrad_char.random import Stream
 from tinygrad_char.step import Inputs, Step, tensor_of, why_on_tape

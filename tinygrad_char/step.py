@@ -21,7 +21,7 @@ import numpy as np
 from tinygrad_char.autograd import Operation, Trace, tracing
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.backend import Backend
-from tinygrad_char.kernels.recorder import Keys, Results
+from tinygrad_char.kernels.cpu.recorder import Keys, Results
 from tinygrad_char.kernels.words import choice
 from tinygrad_char.modes import is_detecting_nonfinite, quiet, thread
 from tinygrad_char.nn import has_forward_hooks, modules_state

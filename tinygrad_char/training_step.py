@@ -16,10 +16,10 @@ import numpy as np
 from tinygrad_char.kernels import adamw, global_norm
 from tinygrad_char.kernels.adamw import FACTORS
 from tinygrad_char.kernels.array import Array, native
+from tinygrad_char.kernels.cpu.recorder import Results
 from tinygrad_char.kernels.cuda.parameters import FlatParameters
 from tinygrad_char.kernels.dropout.mask import RecordedKey
 from tinygrad_char.kernels.operations import using
-from tinygrad_char.kernels.recorder import Results
 from tinygrad_char.optim import Adam, Optimizer
 from tinygrad_char.random import Stream
 from tinygrad_char.step import Inputs, Step, tensor_of, why_on_tape

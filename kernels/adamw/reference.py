@@ -9,8 +9,7 @@ from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 
-from tinygrad_char.kernels.array import Array, namespace
-from tinygrad_char.kernels.half import in_float32
+from tinygrad_char.kernels.array import Array, in_float32, namespace
 
 FACTORS = 5
 """Numbers that a step depends on, see `count_step`: those of `enum Factor` in adamw.cu."""

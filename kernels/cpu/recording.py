@@ -20,7 +20,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.extension import compiled
-from tinygrad_char.kernels.recorder import Keys, R, Recorded, Results
+from tinygrad_char.kernels.cpu.recorder import Keys, R, Recorded, Results
 
 FLOAT32 = np.dtype(np.float32)
 LINE = 64  # bytes of a cache line

@@ -6,12 +6,12 @@ from typing import Any
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.backend import Backend, DeviceError
+from tinygrad_char.kernels.cpu.recorder import Recorder
 from tinygrad_char.kernels.cuda.cublas import Handles, Products, load_library
 from tinygrad_char.kernels.cuda.cupy_executor import CupyExecutor
 from tinygrad_char.kernels.cuda.graph import Recorder as GraphRecorder
 from tinygrad_char.kernels.cuda.launcher import Launcher
 from tinygrad_char.kernels.cuda.operation import Device, Operation
-from tinygrad_char.kernels.recorder import Recorder
 from tinygrad_char.kernels.words import how_to_install
 
 LEAST_CAPABILITY = 80

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.kernels.recorder import Capturing, R
+from tinygrad_char.kernels.cpu.recorder import Capturing, R
 
 Allocator = Callable[[int], Any]
 

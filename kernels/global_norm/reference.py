@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinygrad_char.kernels.array import Array, namespace
-from tinygrad_char.kernels.half import widened
+from tinygrad_char.kernels.array import Array, namespace, widened
 
 CHUNK = 1 << 16
 """Squares that are added up by themselves, before the sums are added in double precision."""

@@ -6,8 +6,7 @@ sums and results stay float32.
 
 import math
 
-from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.half import to_bfloat16
+from tinygrad_char.kernels.array import Array, to_bfloat16
 from tinygrad_char.kernels.matmul import product
 from tinygrad_char.kernels.reduce import total
 

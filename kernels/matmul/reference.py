@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.half import FLOAT32
+from tinygrad_char.kernels.array import FLOAT32, Array
 from tinygrad_char.kernels.reduce import total, unbroadcast
 
 PART, LONG, NARROW = 256, 2048, 8

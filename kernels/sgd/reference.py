@@ -1,7 +1,6 @@
 """One step of stochastic gradient descent on a flat buffer."""
 
-from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.half import in_float32
+from tinygrad_char.kernels.array import Array, in_float32
 
 
 @in_float32

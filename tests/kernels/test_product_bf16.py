@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygrad_char.kernels.array import to_bfloat16
 from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu.extension import compiled
-from tinygrad_char.kernels.half import to_bfloat16
 
 pytestmark = pytest.mark.skipif(compiled is None, reason=status())
 BEST = 2

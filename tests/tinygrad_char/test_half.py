@@ -9,7 +9,7 @@ import tinygrad_char as tg
 from tinygrad_char import Tensor
 from tinygrad_char import functional as F
 from tinygrad_char.autograd import Function
-from tinygrad_char.kernels.half import is_half
+from tinygrad_char.kernels.array import is_half
 
 MOVE_ONLY = """Where Negate Absolute Cast GetItem Copy Reshape Permute BroadcastTo Concatenate Stack
     Triangle Transfer Flip Roll Diagonal DiagonalMatrix Overwrite""".split()  # noqa: SIM905

@@ -16,9 +16,8 @@ from tinygrad_char import autograd, modes
 from tinygrad_char.autograd import Function, TensorBase
 from tinygrad_char.coerce import raw_index, tensor_like
 from tinygrad_char.integers import check_fits, check_values
-from tinygrad_char.kernels.array import Array, is_floating
+from tinygrad_char.kernels.array import Array, is_floating, widened
 from tinygrad_char.kernels.backend import Backend, DeviceError
-from tinygrad_char.kernels.half import widened
 from tinygrad_char.kernels.reduce import unbroadcast
 from tinygrad_char.modes import quiet
 from tinygrad_char.ops.indexing import is_basic

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from tinygrad_char.autograd import Function
 from tinygrad_char.integers import limits
 from tinygrad_char.kernels import add
-from tinygrad_char.kernels.array import Array, select
-from tinygrad_char.kernels.half import rounded
+from tinygrad_char.kernels.array import Array, rounded, select
 from tinygrad_char.kernels.reduce import unbroadcast
 from tinygrad_char.modes import quiet
 from tinygrad_char.ops.activation import sigmoid
