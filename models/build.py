@@ -69,9 +69,15 @@ def parameter_count(config: TrainConfig, vocab_size: int) -> tuple[int, int]:
     shape = config.gpt
     width, layers, bias = shape.n_embd, shape.n_layer, int(shape.bias)
     norms = 2 * layers + 1
-    tensors = 2 + (1 + bias) * (norms + 3 * layers) + layers
-    elements = (vocab_size + shape.block_size) * width + (1 + bias) * norms * width
+    tensors = 1 + (1 + bias) * (norms + 3 * layers) + layers
+    elements = vocab_size * width + (1 + bias) * norms * width
     elements += layers * (12 * width * width + bias * 6 * width)  # attention, feed-forward
+    if shape.positions == "learned":
+        tensors += 1
+        elements += shape.block_size * width
+    if shape.convolution:
+        tensors += layers
+        elements += layers * shape.convolution * width
     if not shape.tied:
         tensors += 1 + bias
         elements += vocab_size * (width + bias)

@@ -2,7 +2,9 @@
 
 GPT-2's architecture (Radford et al. 2019): pre-norm blocks of causal self-attention and a
 feed-forward network on a residual stream, learned positions. With `bias` and an untied head it is
-the model of the lecture "Let's build GPT"; without, and with a tied head, that of nanoGPT.
+the model of the lecture "Let's build GPT"; without, and with a tied head, that of nanoGPT. Rotary
+positions instead, and a short convolution before each feed-forward network, learn faster: see
+docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.schema import LARGEST
 from tinygrad_char.modes import no_grad
 from tinygrad_char.nn import (
+    Cache,
+    CausalConvolution,
     CausalSelfAttention,
+    ConvolutionCache,
     Embedding,
     KeyValueCache,
     LayerNorm,
@@ -33,6 +38,7 @@ from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.tensor import Tensor
 
 Activation = Literal["relu", "gelu", "gelu_tanh"]
+Positions = Literal["learned", "rotary"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,16 @@ class GPTConfig:
     """Nonlinearity of the feed-forward networks."""
     tied: bool = False
     """Use the token embedding as the head's weight."""
+    positions: Positions = "learned"
+    """How a character knows its place: a learned vector for each, or by queries and keys that are
+    turned (rotary)."""
+    qk_norm: bool = False
+    """Divide queries and keys by their root mean square."""
+    convolution: int = 0
+    """Taps of a causal convolution before each feed-forward network: the character itself, and
+    those before it; 0 for none."""
+    attention_dropout: bool = True
+    """Drop attention weights too, not only block outputs."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "n_layer", "n_head", "n_embd"):
@@ -70,6 +86,13 @@ class GPTConfig:
                 f"an equal part of the channels; try n_embd "
                 f"{-(-self.n_embd // self.n_head) * self.n_head}"
             )
+        size = self.n_embd // self.n_head
+        if (self.positions == "rotary" or self.qk_norm) and size % 2:
+            raise UsageError(
+                f"n_embd {self.n_embd} gives each of n_head {self.n_head} heads {size} channels, "
+                "which cannot be turned or normalized in pairs; try n_embd "
+                f"{self.n_embd + self.n_head}"
+            )
         dropout = self.dropout
         if (
             isinstance(dropout, bool)
@@ -77,7 +100,12 @@ class GPTConfig:
             or not 0 <= dropout < 1
         ):
             raise UsageError(f"dropout is {shorten(dropout)}; expected a number from 0 to below 1")
-        for name in ("bias", "tied"):
+        taps = self.convolution
+        if isinstance(taps, bool) or not isinstance(taps, int) or not 0 <= taps <= LARGEST:
+            raise UsageError(
+                f"convolution is {shorten(taps)}; expected an integer from 0 to 2^63 - 1"
+            )
+        for name in ("bias", "tied", "qk_norm", "attention_dropout"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(
                     f"{name} is {shorten(getattr(self, name))}; expected True or False"
@@ -86,6 +114,8 @@ class GPTConfig:
             raise UsageError(
                 f"activation is {shorten(self.activation)}; expected relu, gelu or gelu_tanh"
             )
+        if self.positions not in ("learned", "rotary"):
+            raise UsageError(f"positions is {shorten(self.positions)}; expected learned or rotary")
 
 
 class FeedForward(Module):
@@ -108,7 +138,10 @@ class FeedForward(Module):
 
 
 class Block(Module):
-    """Communication, then computation: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """Communication, then computation: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    With a convolution, the second is x + feed_forward(convolution(norm(x))).
+    """
 
     def __init__(self, config: GPTConfig, generator: Generator) -> None:
         super().__init__()
@@ -117,16 +150,30 @@ class Block(Module):
             config.n_embd,
             config.n_head,
             dropout=config.dropout,
+            attention_dropout=config.dropout if config.attention_dropout else 0.0,
             bias=config.bias,
+            rotary=config.positions == "rotary",
+            qk_norm=config.qk_norm,
             generator=generator,
         )
         self.feed_forward_norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.convolution = (
+            CausalConvolution(config.n_embd, config.convolution) if config.convolution else None
+        )
         self.feed_forward = FeedForward(config, generator)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        attention_cache: KeyValueCache | None = None,
+        convolution_cache: ConvolutionCache | None = None,
+    ) -> Tensor:
         """Return the residual stream (B, T, C) after this block."""
-        x = self.attention(self.attention_norm(x), cache, residual=x)
-        return self.feed_forward(self.feed_forward_norm(x), residual=x)
+        x = self.attention(self.attention_norm(x), attention_cache, residual=x)
+        normalized = self.feed_forward_norm(x)
+        if self.convolution is not None:
+            normalized = self.convolution(normalized, convolution_cache)
+        return self.feed_forward(normalized, residual=x)
 
 
 class GPT(Module):
@@ -136,7 +183,7 @@ class GPT(Module):
     parameters, their gradients, statistics, sums and the loss stay float32.
 
     Weights start normal with standard deviation 0.02, and 0.02 / sqrt(2 n_layer) where a block
-    writes to the residual stream; biases start at 0.
+    writes to the residual stream; biases and convolutions start at 0.
     """
 
     def __init__(
@@ -147,7 +194,11 @@ class GPT(Module):
         self.config, self.vocab_size, self.block_size = config, vocab_size, config.block_size
         self.low_precision = False
         self.token_embedding = Embedding(vocab_size, config.n_embd, generator=generator)
-        self.position_embedding = Embedding(config.block_size, config.n_embd, generator=generator)
+        self.position_embedding = (
+            Embedding(config.block_size, config.n_embd, generator=generator)
+            if config.positions == "learned"
+            else None
+        )
         self.blocks = ModuleList(Block(config, generator) for _ in range(config.n_layer))
         self.norm = LayerNorm(config.n_embd, bias=config.bias)
         self.head = (
@@ -161,7 +212,7 @@ class GPT(Module):
     def _initialize(self, generator: Generator) -> None:
         residual = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith(("bias", "convolution.weight")):
                 parameter.zero_()
             elif parameter.ndim == 2:
                 std = residual if name.endswith(("projection.weight", "contract.weight")) else 0.02
@@ -171,7 +222,7 @@ class GPT(Module):
         self,
         idx: Any,
         targets: Any = None,
-        cache: list[KeyValueCache] | None = None,
+        cache: list[Cache] | None = None,
         positions: Any = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return logits (B, T, V) for idx (B, T), and the mean loss if targets (B, T) are given.
@@ -192,20 +243,30 @@ class GPT(Module):
         end = start + shape[1]
         if end > self.block_size:
             raise ValueError(f"{end} characters of context, but block_size is {self.block_size}")
-        if positions is not None:
-            learned = self.position_embedding(positions)  # (T, C)
-        elif (start, end) == (0, self.block_size):
-            learned = self.position_embedding.weight
-        else:
-            learned = self.position_embedding.weight[start:end]
+        learned = self._learned_positions(start, end, positions)
         dtype = bfloat16() if self.low_precision else None
         x = self.token_embedding(idx, learned, dtype)  # (B, T, C)
-        for position, block in enumerate(self.blocks):
-            x = block(x, cache[position] if cache else None)
+        each = 1 + (self.config.convolution > 0)
+        for number, block in enumerate(self.blocks):
+            x = block(x, *(cache[number * each : (number + 1) * each] if cache else ()))
         x = self.norm(x)
         logits = F.linear(x, self.token_embedding.weight) if self.head is None else self.head(x)
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
-    def new_cache(self) -> list[KeyValueCache]:
-        """Return an empty key/value cache, one entry for each block."""
-        return [KeyValueCache(self.block_size) for _ in self.blocks]
+    def _learned_positions(self, start: int, end: int, positions: Any) -> Tensor | None:
+        """Return the vectors (T, C) of positions from start to end, if there are such."""
+        if self.position_embedding is None:
+            return None
+        if positions is not None:
+            return self.position_embedding(positions)
+        weight = self.position_embedding.weight
+        return weight if (start, end) == (0, self.block_size) else weight[start:end]
+
+    def new_cache(self) -> list[Cache]:
+        """Return empty caches: of each block its attention's, and its convolution's if any."""
+        caches: list[Cache] = []
+        for _ in self.blocks:
+            caches.append(KeyValueCache(self.block_size))
+            if self.config.convolution:
+                caches.append(ConvolutionCache(self.config.convolution))
+        return caches

@@ -29,6 +29,7 @@ from tinygrad_char.functions import (  # noqa: F401 (handed on)
     sigmoid,
     tanh,
 )
+from tinygrad_char.kernels import rotary as rotary_positions
 from tinygrad_char.kernels.array import Array, is_floating, rounded, widened
 from tinygrad_char.kernels.bias_activation import ACTIVATIONS
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
@@ -527,12 +528,19 @@ def self_attention(
     dropout: float = 0.0,
     key: DropoutKey | None = None,
     cache: Any = None,
+    rotary: bool = False,
+    normalize: bool = False,
 ) -> Tensor:
     """Return the attention (B, T, C) of a sequence to itself, from qkv (B, T, 3C).
 
     The last axis of qkv holds the queries of all heads, then the keys, then the values. With a
     `nn.KeyValueCache` the sequence begins with the positions that it holds; RuntimeError where a
     gradient is asked for.
+
+    With `rotary`, position t turns the pairs (i, i + D/2) of each query and key by
+    t * 10000^(-2i/D) (Su et al. 2021, arXiv:2104.09864), so that scores know distances; D, the
+    channels of a head, must be even. With `normalize`, each is first divided by its root mean
+    square (Henry et al. 2020, arXiv:2010.04245), so that scores stay below sqrt(D); D again even.
     """
     if cache is not None and qkv.requires_grad and is_grad_enabled():
         raise RuntimeError("self_attention: a cache keeps no history for backward; use no_grad()")
@@ -540,7 +548,36 @@ def self_attention(
         raise ValueError(f"self_attention: heads={heads}, expected at least 1")
     size = qkv.shape[-1] // (3 * heads) if qkv.ndim else 0
     options = _attention_options(size, causal, scale, dropout, key)
-    return neural.SelfAttention.apply(floating(qkv), heads=heads, cache=cache, **options)
+    qkv = floating(qkv)
+    angles = None
+    if rotary or normalize:
+        if size % 2:
+            raise ValueError(
+                f"self_attention: heads of {size} channels cannot be turned or normalized in "
+                "pairs; expected an even number"
+            )
+        positions = cache.capacity if cache is not None else qkv.shape[1] if qkv.ndim > 1 else 0
+        angles = _angles(qkv, positions, size, rotary)
+    return neural.SelfAttention.apply(
+        qkv, angles, heads=heads, cache=cache, normalize=normalize, **options
+    )
+
+
+def _angles(qkv: Tensor, positions: int, size: int, rotary: bool) -> Tensor:
+    """Return the angles of at least so many positions, of 0 without `rotary`, made once."""
+    dtype = np.dtype(np.float64 if qkv.dtype == np.float64 else np.float32)
+    key = qkv.backend, 1 << max(0, positions - 1).bit_length(), size, dtype, rotary
+    found = _made_angles.get(key)
+    if found is None:
+        angles = rotary_positions.angles(key[1], size)
+        if not rotary:
+            angles[:, : size // 2], angles[:, size // 2 :] = 1, 0
+        found = qkv._result(qkv.backend.from_numpy(angles.astype(dtype)))
+        _made_angles[key] = found
+    return found
+
+
+_made_angles: dict[tuple[Any, ...], Tensor] = {}
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:

@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_char.gradcheck import gradcheck
-from tinygrad_char.models.config import PRESETS
+from tinygrad_char.models.build import parameter_count
+from tinygrad_char.models.config import PRESETS, TrainConfig
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.gpt import GPT, GPTConfig
 from tinygrad_char.modes import no_grad
 from tinygrad_char.random import Generator
 
 VOCABULARY = 65
+RECIPE = {"positions": "rotary", "convolution": 3, "bias": False, "tied": True}
 
 
 def make(seed=0, vocab_size=5, **shape):
@@ -69,6 +71,31 @@ def test_every_gradient_agrees_with_differences(bias, tied, dropout, activation)
     check_every_parameter(model, generator)
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {**RECIPE},
+        {**RECIPE, "qk_norm": True},
+        {**RECIPE, "dropout": 0.4, "attention_dropout": False},
+        {"dropout": 0.4, "convolution": 1},
+        {"positions": "rotary", "activation": "gelu"},
+        {"qk_norm": True},
+    ],
+)
+def test_every_gradient_of_rotary_and_convolved_blocks_agrees_with_differences(shape):
+    generator = Generator(0)
+    config = GPTConfig(4, 2, 2, 8, **shape)
+    model = spread(GPT(config, 5, generator=generator).astype("float64"))
+    check_every_parameter(model, generator)
+
+
+def test_attention_weights_have_a_dropout_of_their_own():
+    both = make(dropout=0.4).blocks[0]
+    assert both.attention.p == both.attention.projection.p == both.feed_forward.contract.p == 0.4
+    apart = make(dropout=0.4, attention_dropout=False).blocks[0]
+    assert (apart.attention.p, apart.attention.projection.p) == (0, 0.4)
+
+
 def test_every_gradient_of_stacked_blocks_agrees_with_differences():
     generator = Generator(0)
     config = GPTConfig(4, 2, 2, 4, 0.3, True, "gelu", False)
@@ -93,7 +120,9 @@ def count_by_hand(config, vocab_size):
     feed_forward = c * 4 * c + bias * 4 * c + 4 * c * c + bias * c
     blocks = config.n_layer * (2 * norm + attention + feed_forward)
     head = 0 if config.tied else c * vocab_size + bias * vocab_size
-    return vocab_size * c + config.block_size * c + blocks + norm + head
+    blocks += config.n_layer * config.convolution * c
+    positions = config.block_size * c if config.positions == "learned" else 0
+    return vocab_size * c + positions + blocks + norm + head
 
 
 @pytest.mark.parametrize(
@@ -108,12 +137,18 @@ def test_presets_have_the_expected_number_of_parameters(preset, count):
 @settings(deadline=None, max_examples=30)
 @given(
     st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 9),
-    st.booleans(), st.booleans(),
+    st.booleans(), st.booleans(), st.booleans(), st.integers(0, 4),
 )  # fmt: skip
-def test_parameters_are_counted_right_for_every_shape(time, layers, heads, size, vocab, bias, tied):
-    config = GPTConfig(time, layers, heads, heads * size, bias=bias, tied=tied)
+def test_parameters_are_counted_right_for_every_shape(
+    time, layers, heads, size, vocab, bias, tied, rotary, taps
+):
+    size, positions = (2 * size, "rotary") if rotary else (size, "learned")
+    options = {"bias": bias, "tied": tied, "positions": positions, "convolution": taps}
+    config = GPTConfig(time, layers, heads, heads * size, **options)
     model = GPT(config, vocab, generator=Generator(0))
     assert model.num_parameters() == count_by_hand(config, vocab)
+    described = parameter_count(TrainConfig(gpt=config), vocab)
+    assert described == (len(list(model.parameters())), model.num_parameters())
 
 
 def test_a_tied_head_is_the_token_embedding():
@@ -180,9 +215,11 @@ def test_a_later_character_never_changes_an_earlier_logit(data):
             block_size=block_size,
             n_layer=data.draw(st.integers(1, 2), "layers"),
             n_head=heads,
-            n_embd=heads * data.draw(st.integers(3, 5), "channels of a head"),
+            n_embd=heads * data.draw(st.sampled_from([4, 6]), "channels of a head"),
             bias=data.draw(st.booleans(), "bias"),
             tied=data.draw(st.booleans(), "tied"),
+            positions=data.draw(st.sampled_from(["learned", "rotary"]), "positions"),
+            convolution=data.draw(st.integers(0, 4), "convolution"),
         )
     )
     idx = tokens((2, time), seed=data.draw(st.integers(0, 99), "seed"))
@@ -314,7 +351,30 @@ def test_a_dropout_that_is_no_probability_below_1_is_refused(value):
     assert str(caught.value).startswith(f"dropout is {value!r}; expected a number from 0")
 
 
-@pytest.mark.parametrize("name", ["bias", "tied"])
+@pytest.mark.parametrize("value", [-1, 1.0, "4", True, None, 1 << 63])
+def test_taps_that_are_no_whole_number_are_refused(value):
+    with pytest.raises(UsageError) as caught:
+        GPTConfig(convolution=value)
+    assert str(caught.value).startswith(f"convolution is {value!r}; expected an integer from 0")
+
+
+@pytest.mark.parametrize("value", ["sinusoidal", None, True])
+def test_unknown_positions_are_refused(value):
+    with pytest.raises(UsageError) as caught:
+        GPTConfig(positions=value)
+    assert str(caught.value) == f"positions is {value!r}; expected learned or rotary"
+
+
+def test_heads_that_cannot_be_turned_in_pairs_are_refused_with_a_number_that_works():
+    with pytest.raises(UsageError) as caught:
+        GPTConfig(n_embd=12, n_head=4, positions="rotary")
+    message = str(caught.value)
+    assert message.startswith("n_embd 12 gives each of n_head 4 heads 3 channels")
+    suggested = int(message.rsplit(" ", 1)[1])
+    assert GPTConfig(n_embd=suggested, n_head=4, positions="rotary").n_embd == 16
+
+
+@pytest.mark.parametrize("name", ["bias", "tied", "qk_norm", "attention_dropout"])
 @pytest.mark.parametrize("value", [0, "false", None])
 def test_a_switch_that_is_neither_true_nor_false_is_refused(name, value):
     with pytest.raises(UsageError) as caught:

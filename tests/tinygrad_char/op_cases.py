@@ -67,6 +67,28 @@ def torch_self_attention(torch, qkv, heads, **options):
     return torch_attention(torch, *parts, **options).transpose(1, 2).flatten(2)
 
 
+def torch_rotary(torch, qkv, heads, turned=True, normalized=False):
+    """Self-attention whose queries and keys are turned, as complex numbers, and normalised."""
+    batch, length, width = qkv.shape
+    size = width // (3 * heads)
+    parts = qkv.reshape(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+    speeds = 10000.0 ** (-2 / size * torch.arange(size // 2, dtype=torch.float64))
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * speeds * turned
+
+    def turn(x):
+        if normalized:
+            x = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        if not turned:
+            return x
+        pairs = torch.complex(*x.double().chunk(2, -1)) * torch.polar(
+            torch.ones_like(angles), angles
+        )
+        return torch.cat([pairs.real, pairs.imag], -1).to(x.dtype)
+
+    out = torch_attention(torch, turn(parts[0]), turn(parts[1]), parts[2], causal=True)
+    return out.transpose(1, 2).flatten(2)
+
+
 def torch_softmax(torch, x, mask):
     """Softmax over the last axis where `mask` is True; zeros where a row has nothing."""
     full = mask.any(-1, keepdim=True).expand((*x.shape[:-1], 1))
@@ -583,6 +605,24 @@ NETWORKS = [
         lambda x: F.self_attention(x, 2, causal=False, dropout=0.4, key=KEY),
         lambda t, x: torch_self_attention(t, x, 2, dropout=0.4),
         (2, 3, 12),
+    ),
+    *one(
+        "self_attention/rotary",
+        lambda x: F.self_attention(x, 2, rotary=True),
+        lambda t, x: torch_rotary(t, x, 2),
+        (2, 5, 24),
+    ),
+    *one(
+        "self_attention/rotary, normalized",
+        lambda x: F.self_attention(x, 3, rotary=True, normalize=True),
+        lambda t, x: torch_rotary(t, x, 3, normalized=True),
+        (2, 4, 18),
+    ),
+    *one(
+        "self_attention/normalized",
+        lambda x: F.self_attention(x, 1, normalize=True),
+        lambda t, x: torch_rotary(t, x, 1, turned=False, normalized=True),
+        (2, 4, 18),
     ),
     *unary("dropout", lambda x: F.dropout(x, 0.4, KEY), lambda t, x: torch_dropout(t, x, 0.4)),
     *one("dropout/0", lambda x: F.dropout(x, 0, KEY) * x, lambda t, x: x * x, (3,)),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_char as tg
-from tinygrad_char import nn
+from tinygrad_char import functional, nn
 from tinygrad_char.random import Generator
 
 
@@ -538,6 +538,30 @@ class TestCache:
             layer(x, nn.ConvolutionCache(3))
         with pytest.raises(ValueError, match="taps=0"):
             nn.CausalConvolution(8, taps=0)
+
+    @pytest.mark.parametrize("options", [{"rotary": True}, {"qk_norm": True, "rotary": True}])
+    def test_turned_positions_continue_in_a_cache(self, options):
+        layer = nn.CausalSelfAttention(8, 2, **options).astype(np.float64).eval()
+        x, cache = tensor(2, 7, 8).astype(np.float64), nn.KeyValueCache(9)
+        with tg.no_grad():
+            whole = layer(x).numpy()
+            for _ in range(2):
+                cache.length = 0
+                parts = [layer(part, cache) for part in x.split([3, 1, 2, 1], 1)]
+                np.testing.assert_allclose(tg.cat(parts, 1).numpy(), whole, rtol=0, atol=1e-14)
+            moved = layer(tg.cat([x[:, 1:], x[:, :1]], 1)).numpy()
+        assert abs(moved[:, :6] - whole[:, 1:]).max() > 1e-3
+        assert repr(layer).startswith(
+            f"CausalSelfAttention(n_head=2, rotary{', qk_norm' * (len(options) > 1)}"
+        )
+
+    def test_heads_that_cannot_be_turned_in_pairs_are_refused(self):
+        with pytest.raises(ValueError, match="2 heads of 3 channels cannot be turned"):
+            nn.CausalSelfAttention(6, 2, rotary=True)
+        with pytest.raises(ValueError, match="2 heads of 3 channels cannot be turned or normal"):
+            nn.CausalSelfAttention(6, 2, qk_norm=True)
+        with pytest.raises(ValueError, match="heads of 3 channels cannot be turned or normalized"):
+            functional.self_attention(tensor(1, 2, 18), 2, normalize=True)
 
     def test_a_full_cache_says_so(self):
         cache, layer = nn.KeyValueCache(3), nn.CausalSelfAttention(8, 2)

@@ -11,7 +11,7 @@ from tinygrad_char.nn.activations import (
     Tanh,
 )
 from tinygrad_char.nn.attention import CausalSelfAttention, CrossAttention, SelfAttention
-from tinygrad_char.nn.caches import ConvolutionCache, KeyValueCache
+from tinygrad_char.nn.caches import Cache, ConvolutionCache, KeyValueCache
 from tinygrad_char.nn.containers import ModuleDict, ModuleList, Sequential
 from tinygrad_char.nn.layers import (
     GELU,
@@ -51,6 +51,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
+    "Cache",
     "CausalConvolution",
     "CausalSelfAttention",
     "ConvolutionCache",

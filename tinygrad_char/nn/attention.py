@@ -33,8 +33,20 @@ class SelfAttention(Module):
         Whether a position sees only itself and those before it.
     dropout
         Probability, in training.
+    attention_dropout
+        The same of the attention weights alone; `dropout` where None.
     qkv_bias, bias
         Whether `qkv`, and `projection`, have one.
+    rotary
+        Whether queries and keys know their positions by being turned: see F.self_attention.
+    qk_norm
+        Whether queries and keys are divided by their root mean square before.
+
+    Raises
+    ------
+    ValueError
+        The heads cannot share the channels equally, or `rotary` or `qk_norm` would meet an odd
+        number of them; a probability is none.
     """
 
     causal: bool = False
@@ -45,14 +57,25 @@ class SelfAttention(Module):
         n_head: int,
         *,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         qkv_bias: bool = False,
         bias: bool = True,
+        rotary: bool = False,
+        qk_norm: bool = False,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_heads(type(self).__name__, n_embd, n_head)
-        F.check_probability(type(self).__name__, dropout)
-        self.n_head, self.p = n_head, dropout
+        name = type(self).__name__
+        _check_heads(name, n_embd, n_head)
+        if (rotary or qk_norm) and n_embd // n_head % 2:
+            raise ValueError(
+                f"{name}: {n_head} heads of {n_embd // n_head} channels cannot be turned or "
+                "normalized in pairs; expected an even number of channels"
+            )
+        p = dropout if attention_dropout is None else attention_dropout
+        F.check_probability(name, dropout)
+        F.check_probability(name, p)
+        self.n_head, self.p, self.rotary, self.qk_norm = n_head, p, rotary, qk_norm
         self._generator = generator or default_generator()
         self.qkv = Linear(n_embd, 3 * n_embd, bias=qkv_bias, generator=self._generator)
         self.projection = ResidualLinear(
@@ -77,11 +100,21 @@ class SelfAttention(Module):
         qkv = self.qkv(x)  # (B, T, 3C)
         p = self.p if cache is None and self.training else 0.0
         key = self._generator.dropout.dropout_key() if p else None
-        y = F.self_attention(qkv, self.n_head, causal=self.causal, dropout=p, key=key, cache=cache)
+        y = F.self_attention(
+            qkv,
+            self.n_head,
+            causal=self.causal,
+            dropout=p,
+            key=key,
+            cache=cache,
+            rotary=self.rotary,
+            normalize=self.qk_norm,
+        )
         return self.projection(y, residual)
 
     def extra_repr(self) -> str:
-        return f"n_head={self.n_head}" + (f", dropout={self.p}" if self.p else "")
+        text = f"n_head={self.n_head}" + (f", dropout={self.p}" if self.p else "")
+        return text + ", rotary" * self.rotary + ", qk_norm" * self.qk_norm
 
 
 class CausalSelfAttention(SelfAttention):

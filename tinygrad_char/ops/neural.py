@@ -22,6 +22,7 @@ from tinygrad_char.kernels import (
     log_softmax,
     matmul,
     relu,
+    rotary,
     softmax,
 )
 from tinygrad_char.kernels import residual as residual_connection
@@ -408,7 +409,8 @@ class SelfAttention(Function):
     """Attention of a sequence to itself, from queries, keys and values side by side.
 
     Reads and writes the heads as views of the packed arrays: nothing is cut up, transposed or
-    put together again.
+    put together again. With angles, queries and keys go through kernels/rotary/ first, and their
+    gradients back through it.
     """
 
     upcasts = True
@@ -416,6 +418,7 @@ class SelfAttention(Function):
     def forward(
         self,
         qkv: Array,
+        angles: Array | None,
         *,
         heads: int,
         causal: bool,
@@ -423,6 +426,7 @@ class SelfAttention(Function):
         dropout: float,
         key: DropoutKey | None,
         cache: Any,
+        normalize: bool,
     ) -> Array:
         """Return out (B, T, C) for qkv (B, T, 3C); ValueError where the shape does not fit."""
         if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
@@ -434,25 +438,38 @@ class SelfAttention(Function):
         self.options = attention.Options(causal, scale, dropout, key)
         q, k, v = self._views(qkv)
         kernels = self.backend.kernels
+        turned = None
+        if angles is not None:
+            turn, self.turn = kernels[rotary.forward], rotary.Options(heads, angles, normalize)
+            if cache is None:
+                turned = turn(qkv, self.turn)
+            else:
+                turned = kernels[rotary.cached](qkv, cache.filled, self.turn, turn)
+            q, k = turned.transpose(2, 0, 3, 1, 4)
         if cache is not None:
             keys, values = cache.room(k, v)
             taken = attention.Cache(keys, values, cache.filled)
             attend = kernels[attention.forward]
             return self._join(kernels[attention.cached](q, k, v, taken, self.options, attend))
         out, statistics = kernels[attention.forward](q, k, v, self.options)
-        self.saved = (qkv, out, statistics)
+        self.saved = (qkv, turned, out, statistics)
         return self._join(out)
 
-    def backward(self, grad: Array) -> Array:
-        qkv, out, statistics = self.saved
+    def backward(self, grad: Array) -> tuple[Array, None]:
+        qkv, turned, out, statistics = self.saved
         batch, length, width = qkv.shape
         grad = grad.reshape(batch, length, self.heads, width // (3 * self.heads))
         result = self.backend.empty(qkv.shape, qkv.dtype)
-        saved = attention.Saved(*self._views(qkv), out, statistics)
+        q, k, v = self._views(qkv)
+        if turned is not None:
+            q, k = turned.transpose(2, 0, 3, 1, 4)
+        saved = attention.Saved(q, k, v, out, statistics)
         self.backend.kernels[attention.backward](
             grad.transpose(0, 2, 1, 3), saved, self._views(result), self.options
         )
-        return result
+        if turned is not None:
+            self.backend.kernels[rotary.backward](result, qkv, self.turn)
+        return result, None
 
     def _views(self, qkv: Array) -> tuple[Array, Array, Array]:
         batch, length, width = qkv.shape
