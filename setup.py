@@ -101,7 +101,7 @@ setup(
     package_dir=FOLDERS,
     packages=PACKAGES,
     package_data={
-        "": ["*.c", "*.h", "*.cu", "*.cuh", "*.json", "*.md", "py.typed"],
+        "": ["*.c", "*.h", "*.cu", "*.cuh", "*.json", "*.md", "*.pyi", "py.typed"],
         "tinygrad_char.kernels.cuda_on_cpu.runner": ["runtime/*"],
     },
     # Links to the files, so that nothing but `tinygrad_char` can be imported from the checkout.

@@ -9,31 +9,25 @@ takes Python's locks of modules in the order of imports, which has no circles.
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 FOLDERS = ("kernels", "models", "benchmarks")  # wherever they lie
 
 
-def attach(
-    package: str, homes: Mapping[str, str], public: Sequence[str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package that is being imported.
+def attach(package: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__all__`, `__getattr__` and `__dir__` for a package that is being imported.
 
-    Modules of the package are served as public names are.
-
-    Parameters
-    ----------
-    package
-        The package's name.
-    homes
-        For each public name that is no module, the module below the package that has it.
-    public
-        All public names.
+    Its public names are those of `__init__.pyi`, which type checkers read: a line for each, `from
+    MODULE import NAME as NAME`. Modules of the package are served as public names are.
     """
     module = sys.modules[package]
     folder = os.path.dirname(os.path.realpath(str(module.__file__)))  # noqa: PTH120
+    with open(f"{folder}/__init__.pyi", encoding="utf-8") as file:  # noqa: PTH123
+        named = [line.split() for line in file if line.startswith("from ")]
+    public = sorted(words[3] for words in named)
+    homes = {words[3]: words[1] for words in named if words[1] != package}
 
     class Package(ModuleType):
         """A package in which public names stay when a module of the same name is imported."""
@@ -46,7 +40,7 @@ def attach(
     def get(name: str) -> Any:
         try:
             if name in homes:
-                found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+                found = getattr(importlib.import_module(homes[name]), name)
                 return vars(module).setdefault(name, found)
             if name in FOLDERS or name in modules():
                 return importlib.import_module(f"{package}.{name}")
@@ -63,4 +57,4 @@ def attach(
         return sorted({*vars(module), *public})
 
     module.__class__ = Package
-    return get, names
+    return public, get, names
