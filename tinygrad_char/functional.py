@@ -19,16 +19,14 @@ from tinygrad_char.coerce import (
     promoted,
     tensor_like,
 )
-from tinygrad_char.functions import (  # noqa: F401 (handed on)
-    gelu,
-    log_softmax,
-    maximum,
-    minimum,
-    pad,
-    relu,
-    sigmoid,
-    tanh,
-)
+from tinygrad_char.functions import gelu as gelu
+from tinygrad_char.functions import log_softmax as log_softmax
+from tinygrad_char.functions import maximum as maximum
+from tinygrad_char.functions import minimum as minimum
+from tinygrad_char.functions import pad as pad
+from tinygrad_char.functions import relu as relu
+from tinygrad_char.functions import sigmoid as sigmoid
+from tinygrad_char.functions import tanh as tanh
 from tinygrad_char.kernels import rotary as rotary_positions
 from tinygrad_char.kernels.array import Array, is_floating, rounded, widened
 from tinygrad_char.kernels.bias_activation import ACTIVATIONS
@@ -36,18 +34,18 @@ from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.kernels.embedding import check_indices
 from tinygrad_char.kernels.softmax import causal_mask
 from tinygrad_char.kernels.words import shorten
-from tinygrad_char.losses import (  # noqa: F401 (handed on)
-    REDUCTIONS,
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    huber_loss,
-    integers,
-    l1_loss,
-    mse_loss,
-    nll_loss,
-    smooth_l1_loss,
+from tinygrad_char.losses import REDUCTIONS as REDUCTIONS
+from tinygrad_char.losses import binary_cross_entropy as binary_cross_entropy
+from tinygrad_char.losses import (
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
 )
+from tinygrad_char.losses import cross_entropy as cross_entropy
+from tinygrad_char.losses import huber_loss as huber_loss
+from tinygrad_char.losses import integers
+from tinygrad_char.losses import l1_loss as l1_loss
+from tinygrad_char.losses import mse_loss as mse_loss
+from tinygrad_char.losses import nll_loss as nll_loss
+from tinygrad_char.losses import smooth_l1_loss as smooth_l1_loss
 from tinygrad_char.modes import is_grad_enabled
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
