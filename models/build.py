@@ -30,14 +30,24 @@ T = TypeVar("T")
 
 
 def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> GPT | Bigram:
-    """Return the untrained model that the settings describe, on their device."""
+    """Return the untrained model that the settings describe, on their device.
+
+    Raises
+    ------
+    UsageError
+        The precision is "auto": see precision.resolved.
+    """
+    if config.precision == "auto":
+        raise UsageError("precision is auto; expected what models.precision.resolved makes of it")
+    on_host = config.device == "cpu"
     if config.model == "bigram":
         model: GPT | Bigram = Bigram(vocab_size, config.gpt.block_size, generator=generator)
     else:
         model = GPT(config.gpt, vocab_size, generator=generator)
-        model.low_precision = config.precision == "bf16"
+        model.low_precision = config.precision == "bf16" and not on_host
     settings = Settings(
         tf32=True if config.precision == "tf32" else None,
+        bf16=True if config.precision == "bf16" and on_host else None,
         atomics=None if config.deterministic else True,
     )
     if settings != Settings():
@@ -154,7 +164,9 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
     assert tokenizer is not None
     config = record.config
     if device is not None:
-        precision = "float32" if device == "cpu" else config.precision
+        # What a device keeps in bfloat16 is float32 on the CPU, whose bf16 rounds less.
+        on_cpu = device == "cpu" != config.device
+        precision = "float32" if on_cpu else config.precision
         config = replace(config, device=device, precision=precision)
     weights = {
         name.removeprefix(MODEL_PREFIX): array

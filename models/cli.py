@@ -26,6 +26,12 @@ from tinygrad_char.models.corpus import load_corpus
 from tinygrad_char.models.errors import RunError, UsageError
 from tinygrad_char.models.escape import escaped, quoted, write
 from tinygrad_char.models.latest import latest_run, steps_made
+from tinygrad_char.models.precision import (
+    check_precision,
+    describe_emulation,
+    emulates,
+    resolved,
+)
 from tinygrad_char.models.recorded_text import trusted_argument
 from tinygrad_char.models.run_folder import RunFolder, resolve_checkpoint
 from tinygrad_char.models.run_state import FolderState, ModelRecord, Step
@@ -107,29 +113,33 @@ class Train:
 
         keep_freed_memory()
         keep_blas_to_quota()
+        config = resolved(self.config)
         if self.resume:
             if self.out:
                 raise UsageError("--out and --resume exclude each other: a run stays in its folder")
             path = resolve_checkpoint(self.resume, "last")
             folder = RunFolder.open(path.parent)
             with folder.lock():  # before reading: until then, another process may be training
-                resumed = load_checkpoint(path, self.config.device)
-                _check_same_model(resumed.config, self.config)
+                resumed = load_checkpoint(path, config.device)
+                before = resumed.part(ModelRecord).config
+                _check_same_model(before, config)
+                check_precision(config, before)
                 argument = self.data
                 if argument is None:
                     argument = trusted_argument(path, resumed.part(FolderState).data)
                 corpus = load_corpus(argument, console.note)
-                return train(self.config, corpus, folder, console, resumed)
+                return train(config, corpus, folder, console, resumed)
+        check_precision(config)
         corpus = load_corpus(self.data, console.note)
-        _check_trainable(self.config, len(corpus))
-        name = f"{self.preset if self.config.model == 'gpt' else 'bigram'}-{corpus.name}"
+        _check_trainable(config, len(corpus))
+        name = f"{self.preset if config.model == 'gpt' else 'bigram'}-{corpus.name}"
         folder = (
             RunFolder.create_numbered(RUNS, name)
             if self.out is None
             else RunFolder.create(self.out)
         )
         with folder.lock():
-            return train(self.config, corpus, folder, console)
+            return train(config, corpus, folder, console)
 
 
 @dataclass(frozen=True)
@@ -489,6 +499,8 @@ def _load(run: Path | None, which: Literal["best", "last"], device: Device) -> L
     step, note = loaded.part(Step, "used").step, PlainConsole(stderr=True).note
     if run is None:
         note(f"using {str(path)!r}, step {step:,}; for another, name its folder")
+    if emulates(loaded.config):
+        note(describe_emulation())
     if step == 0:
         last = path.with_name("last.safetensors")
         if path != last and (more := steps_made(last)):

@@ -14,7 +14,7 @@ from tinygrad_char.models.gpt import GPTConfig
 
 ModelName = Literal["gpt", "bigram"]
 Device = Literal["cpu", "cuda", "cuda-on-cpu"]
-Precision = Literal["float32", "tf32", "bf16"]
+Precision = Literal["float32", "tf32", "bf16", "auto"]
 PresetName = Literal["tiny", "small", "full"]
 
 
@@ -64,7 +64,9 @@ class TrainConfig:
     device: Device = "cpu"
     """Where to compute; cuda-on-cpu runs the CUDA kernels on the CPU, slowly."""
     precision: Precision = "float32"
-    """Of products on CUDA devices; bf16 keeps activations so, too. Weights are float32."""
+    """Of the operands of products: bf16 on the CPU where it has AVX512_BF16, and on CUDA devices,
+    which then keep activations so, too; tf32 on these alone. auto is bf16 where that is fast, else
+    float32. Weights are float32."""
     deterministic: bool = True
     """Add up gradients in an order that never changes; without, CUDA devices add in whatever order
     is fastest, and equal runs differ in their last digits."""
@@ -104,9 +106,9 @@ class TrainConfig:
             raise UsageError(
                 f"deterministic is {shorten(self.deterministic)}; expected True or False"
             )
-        if self.precision != "float32" and self.device == "cpu":
+        if self.precision == "tf32" and self.device == "cpu":
             raise UsageError(
-                f"precision {self.precision} is for CUDA devices; expected float32 on device cpu"
+                "precision tf32 is for CUDA devices; expected float32, bf16 or auto on device cpu"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -119,10 +121,12 @@ class TrainConfig:
         _check_names("setting", values, cls)
         shape = values.get("gpt", {})
         _check_names("gpt setting", shape, GPTConfig)
+        if values.get("precision") == "auto":
+            raise UsageError("precision is 'auto', which is settled when a run begins")
         return cls(**{**values, "gpt": GPTConfig(**shape)})
 
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16", "auto")
 _LEAST = {
     "steps": 1,
     "batch_size": 1,

@@ -15,6 +15,7 @@ from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.corpus import corpus_status
 from tinygrad_char.models.openblas import VARIABLE, better_core_type
+from tinygrad_char.models.precision import describe_instruction
 from tinygrad_char.step import describe_step
 
 SHOWN = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch")
@@ -29,6 +30,7 @@ def examine() -> dict[str, Any]:
         "processors": available_cores(),
         "matrix_products": _describe_blas(),
         "kernels": status(),
+        "bfloat16": describe_instruction(),
         "steps": describe_step(CPU),
         "gpu": _describe_gpu(),
         "corpus": corpus_status(),

@@ -25,6 +25,7 @@ from tinygrad_char.models.escape import quoted
 from tinygrad_char.models.evaluate import InterruptedEvaluationError, Loss, whole_split_loss
 from tinygrad_char.models.generate import Sampling, encode_prompt, generate
 from tinygrad_char.models.plot import plot_losses
+from tinygrad_char.models.precision import describe_emulation, emulates
 from tinygrad_char.models.recorded_text import inode
 from tinygrad_char.models.resuming import describe_resumption, settings
 from tinygrad_char.models.run_folder import RunFolder
@@ -155,6 +156,8 @@ class _Run:
             self.note(f"kernels {described(versions)}")
         if versions or why_on_tape(backend):
             self.note(f"steps   {describe_step(backend)}")
+        if emulates(self.config):
+            self.note(f"slow    {describe_emulation()}")
         if resumed:
             before = resumed.part(ModelRecord).config
             for line in describe_resumption(before, self.config, self.trainer.step):

@@ -4,9 +4,10 @@ Products in bfloat16 are our own on every processor, so that they have the same 
 """
 
 from functools import cache
+from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu import blas
+from tinygrad_char.kernels.cpu import bfloat16, blas
 from tinygrad_char.kernels.cpu.arguments import column_sums, fits, matrix
 from tinygrad_char.kernels.cpu.cores import threads_for
 from tinygrad_char.kernels.cpu.extension import compiled
@@ -71,8 +72,13 @@ def _product(
     """Write c (rows, columns) = a b, of operands that are turned where they lie transposed."""
     # a tenth, since a product does ten times as many operations in a time as other kernels
     threads = threads_for(2 * rows * columns * depth / 10)
-    product = compiled.product_bf16 if bf16 else compiled.product
+    product = _product_bf16() if bf16 else compiled.product
     product(a, b, c, rows, columns, depth, turn_a, turn_b, False, threads)
+
+
+def _product_bf16() -> Any:
+    bfloat16.has_instruction()  # or not, as the environment says
+    return compiled.product_bf16
 
 
 @cache

@@ -13,7 +13,7 @@ from tinygrad_char.models import cli, doctor
 
 NAMES = [
     *("tinygrad_char", "python", "numpy", "cupy-cuda13x", "cupy-cuda12x", "torch"),
-    *("processors", "matrix_products", "kernels", "steps", "gpu", "corpus"),
+    *("processors", "matrix_products", "kernels", "bfloat16", "steps", "gpu", "corpus"),
 ]
 
 

@@ -128,9 +128,9 @@ def test_divergence_is_told_with_the_weights_as_they_were(accumulate):
     assert trainer.generator.get_state() == before[1]
 
 
-def test_precision_is_for_cuda_devices():
-    with pytest.raises(UsageError, match="precision bf16 is for CUDA devices"):
-        replace(CONFIG, precision="bf16")
+def test_tf32_is_for_cuda_devices():
+    with pytest.raises(UsageError, match="precision tf32 is for CUDA devices; expected float32, b"):
+        replace(CONFIG, precision="tf32")
     with pytest.raises(UsageError, match="precision is 'fp8'; expected one of float32, tf32, bf16"):
         replace(CONFIG, device="cuda", precision="fp8")
 
