@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygrad_char.kernels import adamw, global_norm, sgd
+from tinygrad_char.kernels import adamw, global_norm, muon, sgd
 from tinygrad_char.kernels.array import FLOAT32, Array, in_float32, is_floating, is_half, namespace
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.modes import quiet
@@ -57,6 +58,10 @@ class Optimizer:
 
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the flat state buffers, which start as zeros."""
+    recordable: ClassVar[bool] = False
+    """Whether there is `update_recorded`, for steps that are repeated: see training_step.py."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Options of groups that are not changed after they are set."""
 
     def __init__(
         self, parameters: Iterable[Tensor] | Iterable[Mapping[str, Any]], **options: Any
@@ -186,7 +191,7 @@ class Optimizer:
         self.flat_grad: Array = xp.zeros_like(self.flat)
         # of sixteen bits, the mean of squares would be zero below 1e-4
         dtype = FLOAT32 if is_half(self.flat) else first.dtype
-        self.state = {slot: xp.zeros(self.flat.shape, dtype) for slot in self.slots}
+        self.state = {slot: xp.zeros(self._extent(slot), dtype) for slot in self.slots}
         self._views = []
         for position, (each, start) in enumerate(zip(parameters, self.offsets, strict=False)):
             part = slice(start, start + each.size)
@@ -201,8 +206,18 @@ class Optimizer:
             number = before.get(id(each))
             if number is not None:
                 self.updates[position] = updates[number]
-                for slot in self.slots:
-                    self.state[slot][part] = was[slot][offsets[number] : offsets[number + 1]]
+                for slot in self.slots:  # of which the buffer may end before
+                    own = was[slot][offsets[number] : offsets[number + 1]]
+                    self.state[slot][start : start + own.size] = own
+
+    def _keeping(self, slot: str) -> int:
+        """Return how many groups, from the first on, have their part of the buffer of a slot."""
+        return len(self.groups)
+
+    def _extent(self, slot: str) -> int:
+        """Return the elements of the buffer of a slot."""
+        keeping = self._keeping(slot)
+        return self.offsets[self.groups[keeping - 1].last] if keeping else 0
 
     def _check_members(self) -> None:
         name = type(self).__name__
@@ -314,6 +329,21 @@ class Optimizer:
         """Do update number `step` of a range of the flat buffer, its gradients times `scale`."""
         raise NotImplementedError(f"{type(self).__name__} defines no update")
 
+    def update_recorded(self, group: Group, factors: Array) -> None:
+        """Do an update of a whole group, with what changes from step to step read from `factors`.
+
+        They are what `adamw.count_step` made of `rule`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no update that can be recorded")
+
+    def rule(self, options: dict[str, Any]) -> adamw.Rule:
+        """Return the options by which `adamw.count_step` finds a group's factors."""
+        raise NotImplementedError(f"{type(self).__name__} defines no update that can be recorded")
+
+    def _span(self, group: Group) -> slice:
+        """Return the part of the flat buffer that a group has."""
+        return slice(self.offsets[group.first], self.offsets[group.last])
+
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of every group."""
         check_number(type(self).__name__, "lr", lr)
@@ -361,14 +391,14 @@ class Optimizer:
                 self.state[key][inside] = self.backend.from_numpy(np.asarray(state[key])[part])
 
     def _sizes(self) -> dict[str, int]:
-        members = self._members
-        elements = sum(each.size for each in members)
-        return {"updates": len(members), **dict.fromkeys(self.slots, elements)}
+        elements = [sum(each.size for each in group.members) for group in self.groups]
+        sizes = {slot: sum(elements[: self._keeping(slot)]) for slot in self.slots}
+        return {"updates": len(self._members), **sizes}
 
     def _parts(self) -> Iterator[tuple[str, slice, slice | None]]:
         """Yield each state's name, its part of each parameter, and where that is kept here."""
         inside = {id(each): number for number, each in enumerate(self.parameters)}
-        start = 0
+        sizes, start = self._sizes(), 0
         for position, each in enumerate(self._members):
             number, end = inside.get(id(each)), start + each.size
             kept = None if number is None else slice(number, number + 1)
@@ -376,7 +406,8 @@ class Optimizer:
             for slot in self.slots:
                 if number is not None:
                     kept = slice(self.offsets[number], self.offsets[number + 1])
-                yield slot, slice(start, end), kept
+                if end <= sizes[slot]:
+                    yield slot, slice(start, end), kept
             start = end
 
     # Copies and pickles: the parameters, options and state; the buffers are laid out again
@@ -407,7 +438,7 @@ class Optimizer:
 
 _LAID_OUT = (
     *("groups", "parameters", "offsets", "updates", "flat", "flat_grad", "state", "_views"),
-    *("backend", "dtype"),
+    *("backend", "dtype", "_batches"),
 )
 
 
@@ -454,6 +485,7 @@ class Adam(Optimizer):
     """Adam, with weight decay as an addition to the gradient, see kernels/adamw/reference.py."""
 
     slots = ("exp_avg", "exp_avg_sq")
+    recordable = True
     decoupled: ClassVar[bool] = False
 
     def __init__(
@@ -474,9 +506,27 @@ class Adam(Optimizer):
             self.state["exp_avg"][span],
             self.state["exp_avg_sq"][span],
             step=step,
-            decoupled=self.decoupled,
+            lr=options["lr"],
             grad_scale=scale,
-            **options,
+            **self.rule(options),
+        )
+
+    def update_recorded(self, group: Group, factors: Array) -> None:
+        """Update a group's range of the flat buffer."""
+        averages = (self.state[slot] for slot in self.slots)
+        parts = (each[self._span(group)] for each in (self.flat, self.flat_grad, *averages))
+        parameter, grad, exp_avg, exp_avg_sq = parts
+        self.backend.chosen().kernels[adamw.update_recorded](
+            parameter, grad, exp_avg, exp_avg_sq, factors, self.rule(group.options)
+        )
+
+    def rule(self, options: dict[str, Any]) -> adamw.Rule:
+        """Return what the options say of Adam, or of AdamW."""
+        return adamw.Rule(
+            betas=options["betas"],
+            eps=options["eps"],
+            weight_decay=options["weight_decay"],
+            decoupled=self.decoupled,
         )
 
 
@@ -494,6 +544,237 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
+
+
+class Muon(Optimizer):
+    """Muon, for matrices (Jordan et al. 2024, Liu et al. 2025): see kernels/muon/reference.py.
+
+    The update of a weight W (R, C) is its momentum with all singular values brought near to 1 by
+    `ns_steps` Newton-Schulz steps, times lr sqrt(max(1, R / C)); so it does not depend on the size
+    of the gradient. It is meant for the weights of hidden linear layers: embeddings, heads, gains
+    and biases are better off with AdamW, see `MuonAdamW`.
+
+    Parameters
+    ----------
+    momentum, nesterov
+        Of the running mean of gradients; by Nesterov's rule the newest counts once more.
+    ns_steps
+        From 2 to 5: what they cost, and how near to 1 they come, is on the page of kernels/muon.
+    weight_decay
+        Taken from the weights directly, as AdamW's.
+    splits
+        Into how many matrices of equal height a weight is cut, each of which is treated alone: 3
+        for queries, keys and values that come from one weight (3 C, C).
+
+    Raises
+    ------
+    ValueError
+        As other optimizers; and where a parameter has not two axes, or cannot be cut.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("exp_avg",)
+    recordable = True
+    fixed: ClassVar[tuple[str, ...]] = ("splits",)
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor] | Iterable[Mapping[str, Any]],
+        lr: float = 0.01,
+        momentum: float = 0.95,
+        *,
+        nesterov: bool = True,
+        ns_steps: int = 3,
+        weight_decay: float = 0.0,
+        splits: int = 1,
+    ) -> None:
+        super().__init__(
+            parameters,
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_steps=ns_steps,
+            weight_decay=weight_decay,
+            splits=splits,
+        )
+
+    def check(self, options: dict[str, Any]) -> None:
+        """Raise ValueError that names a hyperparameter out of range."""
+        super().check(options)
+        name, steps, splits = type(self).__name__, options["ns_steps"], options["splits"]
+        if not isinstance(steps, int) or steps not in muon.COEFFICIENTS:
+            raise ValueError(
+                f"{name}: ns_steps={shorten(steps)}, expected one of {list(muon.COEFFICIENTS)}"
+            )
+        if isinstance(splits, bool) or not isinstance(splits, int) or splits < 1:
+            raise ValueError(f"{name}: splits={shorten(splits)}, expected an integer of at least 1")
+
+    def _orthogonalizes(self, options: dict[str, Any]) -> bool:
+        """Return whether a group of these options is Muon's."""
+        return True
+
+    def _check_members(self) -> None:
+        super()._check_members()
+        name = type(self).__name__
+        for group in self.groups:
+            if not self._orthogonalizes(group.options):
+                continue
+            splits = group.options["splits"]
+            for each in group.members:
+                if each.ndim != 2:
+                    raise ValueError(
+                        f"{name}: a parameter of shape {each.shape} is no matrix; expected two "
+                        "axes: give the others to AdamW, or all to MuonAdamW in groups"
+                    )
+                if each.shape[0] % splits:
+                    raise ValueError(
+                        f"{name}: a parameter of shape {each.shape} cannot be cut in "
+                        f"{splits} matrices of equal height"
+                    )
+
+    def _flatten(self, wanted: Callable[[Tensor], bool]) -> None:
+        super()._flatten(wanted)
+        self._batches: dict[tuple[int, int], list[_Batch]] = {}
+
+    def _matrices(self, span: slice, splits: int) -> list[_Batch]:
+        """Return the matrices in a range of the flat buffer, those of one shape together."""
+        key = (span.start, span.stop)
+        if key not in self._batches:
+            found: dict[tuple[int, int], list[int]] = {}
+            first, last = (bisect_left(self.offsets, end) for end in key)
+            for each, start in zip(
+                self.parameters[first:last], self.offsets[first:last], strict=True
+            ):
+                shape = each.shape[0] // splits, each.shape[1]
+                size = shape[0] * shape[1]
+                if size:
+                    found.setdefault(shape, []).extend(start + i * size for i in range(splits))
+            self._batches[key] = [
+                (self.backend.from_numpy(np.array(starts, np.int64)), shape)
+                for shape, starts in found.items()
+            ]
+        return self._batches[key]
+
+    def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
+        """Update the matrices in a range of the flat buffer."""
+        for starts, shape in self._matrices(span, options["splits"]):
+            self.backend.chosen().kernels[muon.update](
+                *(self.flat, self.flat_grad, self.state["exp_avg"], starts),
+                shape=shape,
+                lr=options["lr"],
+                weight_decay=options["weight_decay"],
+                options=_muon_options(options),
+                grad_scale=scale,
+            )
+
+    def update_recorded(self, group: Group, factors: Array) -> None:
+        """Update the matrices of a group."""
+        options = group.options
+        for starts, shape in self._matrices(self._span(group), options["splits"]):
+            self.backend.chosen().kernels[muon.update_recorded](
+                *(self.flat, self.flat_grad, self.state["exp_avg"], starts, factors),
+                shape=shape,
+                options=_muon_options(options),
+            )
+
+    def rule(self, options: dict[str, Any]) -> adamw.Rule:
+        """Return AdamW's rule without its averages: the factors are then lr and the decay."""
+        decay = options["weight_decay"]
+        return adamw.Rule(betas=(0.0, 0.0), eps=0.0, weight_decay=decay, decoupled=True)
+
+
+_Batch = tuple[Array, tuple[int, int]]
+"""The places in the flat buffer of matrices of one shape, on the device, and that shape."""
+
+
+def _muon_options(options: dict[str, Any]) -> muon.Options:
+    return muon.Options(*(options[name] for name in muon.Options._fields))
+
+
+class MuonAdamW(Muon, AdamW):
+    """Muon for groups with "muon": True, and AdamW for the others, as one optimizer.
+
+        MuonAdamW([
+            {"params": embeddings, "lr": 4e-3, "weight_decay": 0.1},
+            {"params": gains, "lr": 4e-3},
+            {"params": matrices, "muon": True, "lr": 0.01},
+        ])
+
+    One norm decides about clipping: that of all gradients, by which all are scaled. Muon itself
+    would not need it, but a gradient that is much larger than others would rule its momentum.
+
+    Groups of Muon keep no mean of squares; put last, they save the memory for it.
+
+    Parameters
+    ----------
+    betas, eps
+        AdamW's.
+    momentum, nesterov, ns_steps, splits
+        Muon's.
+    lr, weight_decay
+        Of groups that set none, Muon's and AdamW's alike.
+    """
+
+    slots = ("exp_avg", "exp_avg_sq")
+    fixed = ("muon", "splits")
+
+    def __init__(
+        self,
+        parameters: Iterable[Mapping[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 3,
+        splits: int = 1,
+    ) -> None:
+        Optimizer.__init__(
+            self,
+            parameters,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            muon=False,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_steps=ns_steps,
+            splits=splits,
+        )
+
+    def check(self, options: dict[str, Any]) -> None:
+        """Raise ValueError that names a hyperparameter out of range."""
+        super().check(options)
+        if not isinstance(options["muon"], bool):
+            raise ValueError(f"MuonAdamW: muon={shorten(options['muon'])}, expected True or False")
+
+    def _orthogonalizes(self, options: dict[str, Any]) -> bool:
+        return bool(options["muon"])
+
+    def _keeping(self, slot: str) -> int:
+        if slot == "exp_avg":
+            return super()._keeping(slot)
+        adamw_groups = [n for n, each in enumerate(self.groups, start=1) if not each["muon"]]
+        return max(adamw_groups, default=0)
+
+    def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
+        """Update a range of the flat buffer."""
+        _which(options).update(self, span, step, options, scale)
+
+    def update_recorded(self, group: Group, factors: Array) -> None:
+        """Update a group."""
+        _which(group.options).update_recorded(self, group, factors)
+
+    def rule(self, options: dict[str, Any]) -> adamw.Rule:
+        """Return a group's rule."""
+        return _which(options).rule(self, options)
+
+
+def _which(options: dict[str, Any]) -> type[Muon | AdamW]:
+    """Return which of the two updates a group of MuonAdamW."""
+    return Muon if options["muon"] else AdamW
 
 
 class RMSprop(Optimizer):

@@ -57,6 +57,11 @@ class Group(MutableMapping[str, Any]):
                 f"{kind}: unknown group option {name!r}, expected one of {list(self.options)}"
             )
         if optimizer is not None:
+            if name in optimizer.fixed and value != self.options[name]:
+                raise ValueError(
+                    f"{kind}: {name!r} of a group stays {self.options[name]!r}; make another "
+                    "optimizer for another one"
+                )
             optimizer.check({**self.options, name: value})
         self.options[name] = value
 

@@ -20,7 +20,7 @@ from tinygrad_char.kernels.cpu.recorder import Results
 from tinygrad_char.kernels.cuda.parameters import FlatParameters
 from tinygrad_char.kernels.dropout.mask import RecordedKey
 from tinygrad_char.kernels.operations import using
-from tinygrad_char.optim import Adam, Optimizer
+from tinygrad_char.optim import Optimizer
 from tinygrad_char.random import Stream
 from tinygrad_char.step import Inputs, Step, tensor_of, why_on_tape
 from tinygrad_char.tensor import Tensor
@@ -36,7 +36,9 @@ class StepResult(NamedTuple):
 
 
 class TrainingStep:
-    """Forward, backward, clipping and the update of Adam or AdamW, for one batch after the other.
+    """Forward, backward, clipping and the optimizer's update, for one batch after the other.
+
+    Updates of Adam, AdamW, Muon and MuonAdamW can be recorded.
 
     The first call computes as usual, the second where recordings are made; the third records, the
     fourth compares, and further ones repeat. Every call is one update of the weights. Where a step
@@ -146,7 +148,7 @@ class TrainingStep:
             return f"device {backend.name!r} records no updates"
         if not parameters:
             return "all parameters are frozen"
-        if not isinstance(optimizer, Adam):
+        if not optimizer.recordable:
             return f"{type(optimizer).__name__} has no update that can be recorded"
         if parameters[0].dtype != np.float32:
             return f"parameters are {parameters[0].dtype}, not float32"
@@ -281,19 +283,10 @@ class _Update(Step):
         return [results]
 
     def _update_group(self, number: int, norm: Array) -> None:
-        optimizer: Any = self._optimizer
-        kernels = self.backend.chosen().kernels
+        optimizer = self._optimizer
         group, factors = optimizer.groups[number], self._factors[number]
-        rule = adamw.Rule(
-            betas=group.options["betas"],
-            eps=group.options["eps"],
-            weight_decay=group.options["weight_decay"],
-            decoupled=optimizer.decoupled,
+        self.backend.chosen().kernels[adamw.count_step](
+            *(self._counts[number], self._rates[number], norm, factors, self._step.max_norm),
+            optimizer.rule(group.options),
         )
-        count, rate = self._counts[number], self._rates[number]
-        kernels[adamw.count_step](count, rate, norm, factors, self._step.max_norm, rule)
-        span = slice(optimizer.offsets[group.first], optimizer.offsets[group.last])
-        averages = optimizer.state.values()
-        parts = (each[span] for each in (optimizer.flat, optimizer.flat_grad, *averages))
-        parameter, grad, exp_avg, exp_avg_sq = parts
-        kernels[adamw.update_recorded](parameter, grad, exp_avg, exp_avg_sq, factors, rule)
+        optimizer.update_recorded(group, factors)

@@ -86,8 +86,11 @@ TARGET static void NAME(multiply)(Part part, int64_t seen, int64_t rows, int64_t
         NAME(tile)(n, begin, end, a, left_row, left_step, b, c, result_row, add);               \
         break;
             switch (count) {
+#if ROWS > 8
+                CASE(12) CASE(11) CASE(10) CASE(9)
+#endif
 #if ROWS > 6
-                CASE(12) CASE(11) CASE(10) CASE(9) CASE(8) CASE(7)
+                CASE(8) CASE(7)
 #endif
 #if ROWS > 4
                 CASE(6) CASE(5)

@@ -1,0 +1,12 @@
+"""One step of Muon on matrices of one shape, which lie in a flat buffer."""
+
+from tinygrad_char.kernels.muon.reference import (
+    COEFFICIENTS,
+    Options,
+    orthogonalize,
+    stretch,
+    update,
+    update_recorded,
+)
+
+__all__ = ["COEFFICIENTS", "Options", "orthogonalize", "stretch", "update", "update_recorded"]
