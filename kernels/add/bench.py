@@ -14,10 +14,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {
-        "add forward": ("bytes", 2 * at.stream + at.stream / at.batch),
-        "add backward": ("bytes", at.stream + at.stream / at.batch),
-    }
+    return at.moved("add", 2 * at.stream + at.stream / at.batch, at.stream + at.stream / at.batch)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

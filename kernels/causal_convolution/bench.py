@@ -20,10 +20,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {
-        "causal_convolution forward": ("bytes", 2 * at.stream),
-        "causal_convolution backward": ("bytes", 3 * at.stream),
-    }
+    return at.moved("causal_convolution", 2 * at.stream, 3 * at.stream)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

@@ -66,6 +66,11 @@ class Dimensions(NamedTuple):
         """Bytes of the logits (rows, classes)."""
         return 4.0 * self.rows * self.classes
 
+    @staticmethod
+    def moved(name: str, forward: float, backward: float) -> Work:
+        """Return the work of an operation whose forward and backward move so many bytes."""
+        return {f"{name} forward": ("bytes", forward), f"{name} backward": ("bytes", backward)}
+
 
 def operands(*shapes: tuple[int, ...]) -> list[Array]:
     """Return float32 arrays of the normal distribution, the same ones for the same shapes."""

@@ -38,10 +38,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {
-        "cross_entropy forward": ("bytes", at.logits),
-        "cross_entropy backward": ("bytes", 2 * at.logits),
-    }
+    return at.moved("cross_entropy", at.logits, 2 * at.logits)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

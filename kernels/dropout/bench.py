@@ -28,8 +28,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    moved = ("bytes", 2 * at.stream)
-    return {"dropout forward": moved, "dropout backward": moved}
+    return at.moved("dropout", 2 * at.stream, 2 * at.stream)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

@@ -30,10 +30,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 def work(at: Dimensions) -> Work:
     table = 4.0 * at.classes * at.channels
-    return {
-        "embedding forward": ("bytes", 2 * at.stream),
-        "embedding backward": ("bytes", at.stream + table),
-    }
+    return at.moved("embedding", 2 * at.stream, at.stream + table)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

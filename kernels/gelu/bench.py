@@ -17,7 +17,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {"gelu forward": ("bytes", 2 * at.wide), "gelu backward": ("bytes", 3 * at.wide)}
+    return at.moved("gelu", 2 * at.wide, 3 * at.wide)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

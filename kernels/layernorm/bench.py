@@ -23,10 +23,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {
-        "layernorm forward": ("bytes", 2 * at.stream),
-        "layernorm backward": ("bytes", 3 * at.stream),
-    }
+    return at.moved("layernorm", 2 * at.stream, 3 * at.stream)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

@@ -16,10 +16,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {
-        "log_softmax forward": ("bytes", 2 * at.logits),
-        "log_softmax backward": ("bytes", 3 * at.logits),
-    }
+    return at.moved("log_softmax", 2 * at.logits, 3 * at.logits)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

@@ -35,10 +35,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {
-        "residual forward": ("bytes", 3 * at.stream),
-        "residual backward": ("bytes", 2 * at.stream),
-    }
+    return at.moved("residual", 3 * at.stream, 2 * at.stream)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

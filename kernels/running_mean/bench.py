@@ -17,8 +17,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    moved = ("bytes", 2 * at.stream)
-    return {"running_mean forward": moved, "running_mean backward": moved}
+    return at.moved("running_mean", 2 * at.stream, 2 * at.stream)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

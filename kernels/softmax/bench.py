@@ -26,12 +26,8 @@ def work(at: Dimensions) -> Work:
     # The upper half of causal weights is written, and not read.
     weights = 4.0 * at.batch * at.heads * at.length**2
     past = 2.0 * at.batch * at.heads * at.length * (at.length + 1)
-    return {
-        "softmax forward": ("bytes", 2 * weights),
-        "softmax backward": ("bytes", 3 * weights),
-        "softmax causal forward": ("bytes", past + weights),
-        "softmax causal backward": ("bytes", 2 * past + weights),
-    }
+    causal = at.moved("softmax causal", past + weights, 2 * past + weights)
+    return {**at.moved("softmax", 2 * weights, 3 * weights), **causal}
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:

@@ -17,7 +17,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def work(at: Dimensions) -> Work:
-    return {"toy forward": ("bytes", 2 * at.stream), "toy backward": ("bytes", 3 * at.stream)}
+    return at.moved("toy", 2 * at.stream, 3 * at.stream)
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
