@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -14,7 +14,7 @@ COMPARED_STEPS = 3
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    parameter, grad = operands((at.parameters,), (at.parameters,))
+    parameter, grad = at.operands((at.parameters,), (at.parameters,))
 
     def buffers() -> tuple[Array, Array, Array]:
         return parameter.copy(), np.zeros_like(grad), np.zeros_like(grad)
@@ -38,7 +38,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    parameter, grad = tensors(torch, (at.parameters,), (at.parameters,))
+    parameter, grad = at.tensors(torch, (at.parameters,), (at.parameters,))
 
     def start() -> tuple[Any, Any]:
         weights = parameter.clone().requires_grad_()

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    a, b, grad = operands(*_shapes(at))
+    a, b, grad = at.operands(*_shapes(at))
     return {
         "add forward": Task(lambda: op.forward(a, b)),
         "add backward": Task(lambda: op.backward(grad, a.shape, b.shape, (True, True))),
@@ -18,7 +18,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    a, b, grad = tensors(torch, *_shapes(at))
+    a, b, grad = at.tensors(torch, *_shapes(at))
     return torch_tasks(torch, "add", lambda a, b: a + b, [a, b], grad)
 
 

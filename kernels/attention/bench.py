@@ -7,7 +7,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.attention.reference import Options, Saved
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import (
     ORDERS,
     PRECISIONS,
@@ -26,7 +26,7 @@ QUERIES_KEYS = ((1, 65), (33, 33), (129, 129), (257, 300))
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    q, k, v, grad = operands(*[_shape(at)] * 4)
+    q, k, v, grad = at.operands(*[_shape(at)] * 4)
 
     checked = Options(True, _shape(at)[-1] ** -0.5)  # without dropout, whose masks differ
 
@@ -61,7 +61,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    *qkv, grad = tensors(torch, *[_shape(at)] * 4)
+    *qkv, grad = at.tensors(torch, *[_shape(at)] * 4)
     attention = torch.nn.functional.scaled_dot_product_attention
 
     def attend(p: float) -> Callable[..., Any]:

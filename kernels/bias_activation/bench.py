@@ -4,22 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import (
-    Dimensions,
-    InPlace,
-    Task,
-    Work,
-    operands,
-    tensors,
-    torch_tasks,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 TIMED = ("relu", "gelu")
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    z, grad, bias = operands(*_shapes(at))
+    z, grad, bias = at.operands(*_shapes(at))
     buffer = InPlace(z)
 
     def tasks(activation: str) -> dict[str, Task]:
@@ -45,7 +37,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    z, grad, bias = tensors(torch, *_shapes(at))
+    z, grad, bias = at.tensors(torch, *_shapes(at))
     functions = torch.nn.functional
 
     def tasks(name: str, activation: Callable[[Any], Any]) -> dict[str, Task]:

@@ -6,7 +6,6 @@ from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.bias_activation.reference import Kept
 from tinygrad_char.kernels.cuda.operation import (
     Operation,
-    column_parts,
     contiguous,
     fits_tiles,
     is_single,
@@ -31,7 +30,7 @@ class BiasActivation(Operation):
             return NotImplemented
         grad, saved = contiguous(grad), contiguous(saved)
         grad_x = namespace(grad).empty(grad.shape, grad.dtype)
-        partial = column_parts(grad) if need_bias else None
+        partial = self.column_parts(grad) if need_bias else None
         arrays = grad, saved, bias, grad_x, partial
         self.launch_tiles("bias_activation_backward", grad, arrays, ACTIVATION=activation.upper())
         return grad_x, self.sum_parts(partial)

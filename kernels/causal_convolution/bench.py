@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 TAPS = 4
@@ -12,7 +12,7 @@ NEEDS = (True, True)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad, weight = operands(*_shapes(at))
+    x, grad, weight = at.operands(*_shapes(at))
     return {
         "causal_convolution forward": Task(lambda: op.forward(x, weight)),
         "causal_convolution backward": Task(lambda: op.backward(grad, x, weight, NEEDS)),
@@ -24,7 +24,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad, weight = tensors(torch, *_shapes(at))
+    x, grad, weight = at.tensors(torch, *_shapes(at))
 
     def convolve(x: Any, weight: Any) -> Any:
         padded = torch.nn.functional.pad(x.transpose(1, 2), (TAPS - 1, 0))

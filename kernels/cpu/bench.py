@@ -36,7 +36,10 @@ class Task(NamedTuple):
 
 
 class Dimensions(NamedTuple):
-    """Sequences, heads, characters of a sequence, channels, vocabulary, and parameters."""
+    """Sequences, heads, characters of a sequence, channels, vocabulary, and parameters.
+
+    And what tasks of these sizes are made with.
+    """
 
     batch: int
     heads: int
@@ -67,20 +70,25 @@ class Dimensions(NamedTuple):
         return 4.0 * self.rows * self.classes
 
     @staticmethod
+    def operands(*shapes: tuple[int, ...]) -> list[Array]:
+        """Return float32 arrays of the normal distribution, the same ones for the same shapes."""
+        generator = np.random.default_rng(0)
+        return [generator.standard_normal(shape, np.float32) for shape in shapes]
+
+    @staticmethod
+    def tensors(torch: Any, *shapes: tuple[int, ...]) -> list[Any]:
+        """Return the `operands` of these shapes as tensors of PyTorch."""
+        return [torch.from_numpy(each) for each in Dimensions.operands(*shapes)]
+
+    @staticmethod
+    def indices(count: int, below: int) -> Array:
+        """Return integers (count,) from 0 on, the same ones each time."""
+        return np.random.default_rng(1).integers(0, below, count)
+
+    @staticmethod
     def moved(name: str, forward: float, backward: float) -> Work:
         """Return the work of an operation whose forward and backward move so many bytes."""
         return {f"{name} forward": ("bytes", forward), f"{name} backward": ("bytes", backward)}
-
-
-def operands(*shapes: tuple[int, ...]) -> list[Array]:
-    """Return float32 arrays of the normal distribution, the same ones for the same shapes."""
-    generator = np.random.default_rng(0)
-    return [generator.standard_normal(shape, np.float32) for shape in shapes]
-
-
-def indices(count: int, below: int) -> Array:
-    """Return integers (count,) from 0 on, the same ones each time."""
-    return np.random.default_rng(1).integers(0, below, count)
 
 
 class InPlace:
@@ -99,11 +107,6 @@ class InPlace:
         if self.runs % REFRESH == 0:
             np.copyto(self.work, self.values)
         return self.work
-
-
-def tensors(torch: Any, *shapes: tuple[int, ...]) -> list[Any]:
-    """Return the `operands` of these shapes as tensors of PyTorch."""
-    return [torch.from_numpy(each) for each in operands(*shapes)]
 
 
 def torch_tasks(

@@ -6,15 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import (
-    Dimensions,
-    Task,
-    Work,
-    indices,
-    operands,
-    tensors,
-    torch_tasks,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cross_entropy.reference import Saved
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
@@ -23,8 +15,8 @@ WIDE = 9001
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    (logits,) = operands((at.rows, at.classes))
-    targets = indices(at.rows, at.classes)
+    (logits,) = at.operands((at.rows, at.classes))
+    targets = at.indices(at.rows, at.classes)
     _, statistics = op.forward(logits, targets)
     one = np.float32(1)
     return {
@@ -42,8 +34,8 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    logits = tensors(torch, (at.rows, at.classes))
-    targets = torch.from_numpy(indices(at.rows, at.classes))
+    logits = at.tensors(torch, (at.rows, at.classes))
+    targets = torch.from_numpy(at.indices(at.rows, at.classes))
     loss = torch.nn.functional.cross_entropy
     one = torch.tensor(1.0)
     return torch_tasks(torch, "cross_entropy", lambda x: loss(x, targets), logits, one)

@@ -121,9 +121,14 @@ class Operation:
 
     def sum_columns(self, matrix: Array, dtype: np.dtype) -> Array:
         """Return the sum of a contiguous matrix (rows, columns) over its rows."""
-        partial = column_parts(matrix)
+        partial = self.column_parts(matrix)
         self.launch_tiles("column_parts", matrix, (matrix, partial), source="column_sum")
         return self.sum_rows(partial, partial.shape[1:], dtype)
+
+    @staticmethod
+    def column_parts(x: Array) -> Array:
+        """Return memory for the sums of the columns of each row of tiles: see `sum_parts`."""
+        return namespace(x).empty((tile_grid(*by_rows(x))[0], x.shape[-1]), np.float32)
 
     def sum_parts(self, partial: Array | None) -> Array | None:
         """Return the sums of what `column_parts` gave the memory for, if anything."""
@@ -170,11 +175,6 @@ def is_single(*arrays: Array | None) -> bool:
 def tile_grid(rows: int, columns: int) -> tuple[int, int]:
     """Return the blocks of the kernels that work on tiles of a matrix: columns.cuh."""
     return -(-rows // TILE_ROWS), -(-columns // TILE_COLUMNS)
-
-
-def column_parts(x: Array) -> Array:
-    """Return memory for the sums of the columns of each row of tiles."""
-    return namespace(x).empty((tile_grid(*by_rows(x))[0], x.shape[-1]), np.float32)
 
 
 def fits_tiles(x: Array) -> bool:

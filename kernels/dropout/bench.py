@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 from tinygrad_char.kernels.dropout.reference import DropoutKey
 
@@ -16,7 +16,7 @@ TIMED_KEY, CHECKED_KEY = DropoutKey(1, 1), DropoutKey(0x0123456789ABCDEF, 77)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    (x,) = operands((at.rows, at.channels))
+    (x,) = at.operands((at.rows, at.channels))
     key = DropoutKey(1, 2)
     ones = np.ones_like(x)
 
@@ -32,7 +32,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    (x,) = tensors(torch, (at.rows, at.channels))
+    (x,) = at.tensors(torch, (at.rows, at.channels))
     ones = torch.ones_like(x, requires_grad=True)
     grad = torch.ones_like(x)
 

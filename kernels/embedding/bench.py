@@ -7,21 +7,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import (
-    Dimensions,
-    Task,
-    Work,
-    indices,
-    operands,
-    tensors,
-    torch_tasks,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import ORDERS, Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    weight, grad = operands((at.classes, at.channels), (at.rows, at.channels))
-    idx = indices(at.rows, at.classes)
+    weight, grad = at.operands((at.classes, at.channels), (at.rows, at.channels))
+    idx = at.indices(at.rows, at.classes)
     return {
         "embedding forward": Task(lambda: op.forward(idx, weight)),
         "embedding backward": Task(lambda: op.backward(grad, idx, at.classes)),
@@ -34,8 +26,8 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    weight, grad = tensors(torch, (at.classes, at.channels), (at.rows, at.channels))
-    idx = torch.from_numpy(indices(at.rows, at.classes))
+    weight, grad = at.tensors(torch, (at.classes, at.channels), (at.rows, at.channels))
+    idx = torch.from_numpy(at.indices(at.rows, at.classes))
     look_up = partial(torch.nn.functional.embedding, idx)
     return torch_tasks(torch, "embedding", look_up, [weight], grad)
 

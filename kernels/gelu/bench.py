@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = operands(*[(at.rows, 4 * at.channels)] * 2)
+    x, grad = at.operands(*[(at.rows, 4 * at.channels)] * 2)
     return {
         "gelu forward": Task(lambda: op.forward(x)),
         "gelu backward": Task(lambda: op.backward(grad, x)),
@@ -21,7 +21,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = tensors(torch, *[(at.rows, 4 * at.channels)] * 2)
+    x, grad = at.tensors(torch, *[(at.rows, 4 * at.channels)] * 2)
     return torch_tasks(torch, "gelu", torch.nn.functional.gelu, [x], grad)
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    (grad,) = operands((at.parameters,))
+    (grad,) = at.operands((at.parameters,))
     return {"global_norm": Task(lambda: op.forward(grad))}
 
 
@@ -18,7 +18,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    (grad,) = tensors(torch, (at.parameters,))
+    (grad,) = at.tensors(torch, (at.parameters,))
     norm = torch.linalg.vector_norm  # which adds up in float32, and is 4e-4 off here
     return {"global_norm": Task(lambda: norm(grad), lambda: norm(grad, dtype=torch.float64))}
 

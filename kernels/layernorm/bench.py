@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 from tinygrad_char.kernels.layernorm.reference import Saved
 
@@ -12,7 +12,7 @@ ALL = (True, True, True)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad, weight, bias = operands(*_shapes(at))
+    x, grad, weight, bias = at.operands(*_shapes(at))
     _, mean, rstd = op.forward(x, weight, bias)
     return {
         "layernorm forward": Task(
@@ -27,7 +27,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad, weight, bias = tensors(torch, *_shapes(at))
+    x, grad, weight, bias = at.tensors(torch, *_shapes(at))
 
     def normalize(x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.layer_norm(x, (at.channels,), weight, bias)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import PRECISIONS, Check, OnDevice, Ragged, Timed
 
 LAYERS = 24
@@ -13,7 +13,7 @@ LAYERS = 24
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, weight, bias, grad = operands(*_shapes(at))
+    x, weight, bias, grad = at.operands(*_shapes(at))
     weights = many_weights(at)
     return {
         "linear forward": Task(lambda: op.forward(x, weight, bias)),
@@ -24,7 +24,7 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
 
 def many_weights(at: Dimensions) -> Array:
     """Return weights (LAYERS, 4C, C) that are not in the cache by the time that they come again."""
-    return operands((LAYERS, 4 * at.channels, at.channels))[0]
+    return at.operands((LAYERS, 4 * at.channels, at.channels))[0]
 
 
 def work(at: Dimensions) -> Work:
@@ -37,7 +37,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    *inputs, grad = tensors(torch, *_shapes(at))
+    *inputs, grad = at.tensors(torch, *_shapes(at))
     multiply = torch.nn.functional.linear
     row = inputs[0][:1].detach()
     weights = torch.from_numpy(many_weights(at))

@@ -3,11 +3,11 @@
 from functools import partial
 from typing import Any
 
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = operands(*[(at.rows, at.classes)] * 2)
+    x, grad = at.operands(*[(at.rows, at.classes)] * 2)
     y = op.forward(x)
     return {
         "log_softmax forward": Task(lambda: op.forward(x)),
@@ -20,6 +20,6 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = tensors(torch, *[(at.rows, at.classes)] * 2)
+    x, grad = at.tensors(torch, *[(at.rows, at.classes)] * 2)
     function = partial(torch.nn.functional.log_softmax, dim=-1)
     return torch_tasks(torch, "log_softmax", function, [x], grad)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work, operands, tensors
+from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 from tinygrad_char.kernels.muon import COEFFICIENTS, Options, stretch
 
@@ -48,7 +48,7 @@ def _widths(at: Dimensions) -> dict[str, int]:
 
 def _task(op: Any, channels: int) -> Task:
     size = 12 * BLOCKS * channels**2
-    parameter, grad = operands((size,), (size,))
+    parameter, grad = Dimensions.operands((size,), (size,))
     p, m = InPlace(parameter), InPlace(np.zeros_like(grad))
 
     def run(p: Array, m: Array) -> Array:
@@ -79,7 +79,7 @@ def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
 
 def _torch_task(torch: Any, channels: int) -> Task:
     size = 12 * BLOCKS * channels**2
-    parameter, grad = tensors(torch, (size,), (size,))
+    parameter, grad = Dimensions.tensors(torch, (size,), (size,))
     momentum = torch.zeros_like(grad)
     indices = [
         (torch.from_numpy(starts[:, None] + np.arange(shape[0] * shape[1])), shape)

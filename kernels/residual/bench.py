@@ -4,15 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import (
-    Dimensions,
-    InPlace,
-    Task,
-    Work,
-    operands,
-    tensors,
-    torch_tasks,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 from tinygrad_char.kernels.dropout import DropoutKey
 from tinygrad_char.kernels.dropout.bench import CHECKED_KEY, DROPPED, TIMED_KEY
@@ -20,7 +12,7 @@ from tinygrad_char.kernels.dropout.bench import CHECKED_KEY, DROPPED, TIMED_KEY
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     # Compared without dropout: PyTorch keeps other elements.
-    z, x, grad, bias = operands(*_shapes(at))
+    z, x, grad, bias = at.operands(*_shapes(at))
     buffer, key = InPlace(z), DropoutKey(1, 2)
     return {
         "residual forward": Task(
@@ -40,7 +32,7 @@ def work(at: Dimensions) -> Work:
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
     # The gradient of the stream is that of the result, which costs neither side anything.
-    z, x, grad, bias = tensors(torch, *_shapes(at))
+    z, x, grad, bias = at.tensors(torch, *_shapes(at))
 
     def add(p: float) -> Callable[..., Any]:
         return lambda z, bias: x + torch.nn.functional.dropout(z + bias, p)

@@ -5,7 +5,6 @@ from typing import Any
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
     Operation,
-    column_parts,
     contiguous,
     fits_tiles,
     is_single,
@@ -40,7 +39,7 @@ class Residual(Operation):
             return NotImplemented
         grad = contiguous(grad)
         grad_x = namespace(grad).empty(grad.shape, grad.dtype)
-        partial = column_parts(grad) if need_bias else None
+        partial = self.column_parts(grad) if need_bias else None
         self._launch("residual_backward", grad, (grad, grad_x, partial), p, key)
         return grad_x, self.sum_parts(partial)
 

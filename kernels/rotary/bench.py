@@ -6,21 +6,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import (
-    Dimensions,
-    InPlace,
-    Task,
-    Work,
-    operands,
-    tensors,
-    torch_tasks,
-)
+from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 from tinygrad_char.kernels.rotary.reference import Options, angles
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    qkv, grad = operands(_shape(at), _shape(at))
+    qkv, grad = at.operands(_shape(at), _shape(at))
     table = angles(at.length, at.channels // at.heads).astype(np.float32)
     options = Options(at.heads, table)
     work = InPlace(grad)
@@ -45,7 +37,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    qkv, grad = tensors(torch, _shape(at), _shape(at))
+    qkv, grad = at.tensors(torch, _shape(at), _shape(at))
     size = at.channels // at.heads
     cosines, sines = torch.from_numpy(angles(at.length, size)).float()[:, None, None].chunk(2, -1)
 

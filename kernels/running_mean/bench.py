@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = operands(*[(at.batch, at.length, at.channels)] * 2)
+    x, grad = at.operands(*[(at.batch, at.length, at.channels)] * 2)
     return {
         "running_mean forward": Task(lambda: op.forward(x)),
         "running_mean backward": Task(lambda: op.backward(grad)),
@@ -21,7 +21,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = tensors(torch, *[(at.batch, at.length, at.channels)] * 2)
+    x, grad = at.tensors(torch, *[(at.batch, at.length, at.channels)] * 2)
     counts = torch.arange(1, at.length + 1)[:, None]
     return torch_tasks(torch, "running_mean", lambda x: x.cumsum(dim=1) / counts, [x], grad)
 

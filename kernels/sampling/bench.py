@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 from tinygrad_char.kernels.sampling.reference import Options
 
@@ -15,7 +15,7 @@ ALL, FEW = Options(TEMPERATURE), Options(TEMPERATURE, None, TOP_P)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    (logits,) = operands((at.rows, at.classes))
+    (logits,) = at.operands((at.rows, at.classes))
     uniform = np.random.default_rng(1).random(at.rows)  # the same ones each time
     return {
         "sampling": Task(lambda: op.forward(logits, uniform, ALL)),
@@ -29,7 +29,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    (logits,) = tensors(torch, (at.rows, at.classes))
+    (logits,) = at.tensors(torch, (at.rows, at.classes))
     uniform = torch.from_numpy(np.random.default_rng(1).random((at.rows, 1)))
 
     def probabilities(logits: Any, top_p: float) -> Any:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, operands, tensors, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = operands(*[_shape(at)] * 2)
+    x, grad = at.operands(*[_shape(at)] * 2)
     scale = _scale(at)
 
     def tasks(name: str, causal: bool) -> dict[str, Task]:
@@ -31,7 +31,7 @@ def work(at: Dimensions) -> Work:
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
-    x, grad = tensors(torch, *[_shape(at)] * 2)
+    x, grad = at.tensors(torch, *[_shape(at)] * 2)
     scale, softmax = _scale(at), torch.nn.functional.softmax
     later = torch.tril(torch.ones(at.length, at.length)) == 0
 
