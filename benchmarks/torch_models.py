@@ -20,6 +20,8 @@ from tinygrad_char.random import Generator
 
 Style = Literal["sdpa", "heads", "compiled"]
 """Attention by one fused call; a loop over heads, as notebooks write it; the first, compiled."""
+Arithmetic = Literal["float32", "bf16 autocast", "medium precision"]
+"""As it is; with torch.autocast to bfloat16; set_float32_matmul_precision("medium")."""
 
 
 class FusedAttention(nn.Module):
@@ -176,8 +178,19 @@ def split_heads(weights: dict[str, np.ndarray], n_head: int) -> dict[str, np.nda
 class TorchTrainer:
     """The updates of models/trainer.py's Trainer: same weights, batches, optimizer and schedule."""
 
-    def __init__(self, config: TrainConfig, vocab_size: int, split: Split, style: Style) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        vocab_size: int,
+        split: Split,
+        style: Style,
+        arithmetic: Arithmetic = "float32",
+    ) -> None:
         self.config, self.split = config, split
+        self.low = arithmetic == "bf16 autocast"
+        torch.set_float32_matmul_precision(
+            "medium" if arithmetic == "medium precision" else "highest"
+        )
         generator = Generator(config.seed)
         self.stream = generator.batches
         model = TorchGPT(config.gpt, vocab_size, loop=style == "heads")
@@ -203,7 +216,8 @@ class TorchTrainer:
         x, y = map(torch.from_numpy, random_batch(self.split.train, *shape, self.stream))
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.step)
-        loss = self.model(x, y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
+            loss = self.model(x, y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
@@ -219,12 +233,13 @@ def prepare_training(
     vocab_size: int,
     split: Split,
     style: Style,
+    arithmetic: Arithmetic = "float32",
 ) -> dict[str, Task]:
     """Return updates to time, and the first ones with the settings `checked` to compare."""
-    trainer = TorchTrainer(config, vocab_size, split, style)
+    trainer = TorchTrainer(config, vocab_size, split, style, arithmetic)
 
     def check() -> tuple[np.ndarray, float]:
-        other = TorchTrainer(checked, vocab_size, split, style)
+        other = TorchTrainer(checked, vocab_size, split, style, arithmetic)
         found = [other.update() for _ in range(updates)]
         return np.array([loss for loss, _ in found]), found[0][1]
 

@@ -24,9 +24,11 @@ from tinygrad_char.models.memory import keep_freed_memory
 from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.models.trainer import Trainer
 
+Precision = Literal["float32", "bf16"]
 Size = Literal["smoke", "tiny", "small", "full"]
 Style = Literal["sdpa", "heads", "compiled"]
 Way = Literal["recorded", "tape"]
+Arithmetic = Literal["float32", "bf16 autocast", "medium precision"]
 CONFIGS = {
     "smoke": TrainConfig(
         gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2), batch_size=2
@@ -42,6 +44,12 @@ CHECKED_UPDATES, CHECKED_BATCH = 6, 4
 BOUND = 1e-4
 """Ten times what rounding leaves in the norm of `full`, and far below what a tenth more learning
 rate changes in the losses."""
+BOUND_OF_BF16 = 2e-2
+"""Some times what rounding to bfloat16 leaves, which PyTorch does with activations, too."""
+TORCH_WAYS: dict[Precision, tuple[Arithmetic, ...]] = {
+    "float32": ("float32",),
+    "bf16": ("bf16 autocast", "medium precision"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class TrainStep(Options):
     """A preset of `tinygrad-char train`; smoke takes seconds."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Windows of text in a batch, where not the preset's."""
+    precision: tuple[Precision, ...] = ("float32",)
+    """Of products; bf16 is in PyTorch autocast, and float32 products of medium precision."""
     tape: bool = False
     """Time ours on the tape, too, beside recorded steps."""
     styles: tuple[Style, ...] = ("sdpa", "heads", "compiled")
@@ -96,18 +106,26 @@ def main() -> None:
     config = CONFIGS[options.size]
     if options.batch_size is not None:
         config = replace(config, batch_size=options.batch_size)
-    contenders = {"ours": Contender(prepare, (config,))}
-    if options.tape:
-        contenders["ours, on the tape"] = Contender(prepare, (config, "tape"))
+    contenders = {}
+    for precision in options.precision:
+        ours = replace(config, precision=precision)
+        name = "ours" if precision == "float32" else f"ours, {precision}"
+        contenders[name] = Contender(prepare, (ours,))
+        if options.tape:
+            contenders[f"{name}, on the tape"] = Contender(prepare, (ours, "tape"))
     if options.against:
         from tinygrad_char.benchmarks.torch_models import prepare_training
 
         common = (CHECKED_UPDATES, len(VOCABULARY), random_split())
         for style in options.styles:
-            arguments = (config, checked(config), *common, style)
-            contenders[f"PyTorch, {style}"] = Contender(prepare_training, arguments)
+            for precision in options.precision:
+                for way in TORCH_WAYS[precision]:
+                    name = f"PyTorch, {style}" + (f", {way}" if way != "float32" else "")
+                    arguments = (config, checked(config), *common, style, way)
+                    contenders[name] = Contender(prepare_training, arguments)
     gpt = config.gpt
-    report = Report("train_step", options, BOUND)
+    bound = BOUND_OF_BF16 if "bf16" in options.precision else BOUND
+    report = Report("train_step", options, bound)
     report.hold(
         f"{options.size}: batch {config.batch_size}, T {gpt.block_size}, C {gpt.n_embd}, "
         f"{gpt.n_layer} layers, {gpt.n_head} heads, dropout {gpt.dropout:g}",

@@ -95,6 +95,17 @@ def test_train_step(against, tmp_path):
 
 
 @EVERY
+def test_train_step_in_bfloat16(against, tmp_path):
+    options = ("--precision", "float32", "bf16", *(("--styles", "sdpa") if against else ()))
+    values = measure("train_step", *against, *options, cwd=tmp_path)
+    ways = ("", ", bf16 autocast", ", medium precision")
+    torch = [f"PyTorch, sdpa{way}" for way in ways] if against else []
+    assert contenders(values) == ["ours", "ours, bf16", *torch]
+    found = {row["contender"]: row["difference"] for row in values["results"]}
+    assert 0 < found["ours, bf16"] < train_step.BOUND_OF_BF16
+
+
+@EVERY
 def test_attention(against, tmp_path):
     values = measure("attention", *against, cwd=tmp_path)
     ours = ["ours", "ours, one core"][: available_cores()]
