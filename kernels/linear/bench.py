@@ -67,7 +67,7 @@ def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
         ),
     }
     for way in WAYS:
-        *inputs, grad = tensors(torch, *_shapes(at))
+        *inputs, grad = at.tensors(torch, *_shapes(at))
         found |= _torch_bf16(torch, way, inputs, grad)
     return found
 
@@ -76,9 +76,7 @@ def _torch_bf16(torch: Any, way: str, inputs: list[Any], grad: Any) -> dict[str,
     """Return forward and backward of a linear layer in one of PyTorch's ways."""
     multiply = torch.nn.functional.linear
     x, weight, bias = (each.requires_grad_() for each in inputs)
-    low_x, low_weight = (
-        (each.detach().bfloat16().float()).requires_grad_() for each in (x, weight)
-    )
+    low_x, low_weight = (each.detach().bfloat16().float().requires_grad_() for each in (x, weight))
     low_grad = grad.bfloat16().float()
     run = partial({"autocast": _autocast, "medium": _medium}[way], torch)
 
