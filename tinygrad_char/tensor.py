@@ -288,15 +288,13 @@ class Tensor(
         ----------
         gradient
             The cotangent, of this tensor's shape; may be left out for a single element (then 1).
-        retain_graph
-            Keep what the operations saved, so that backward can run again.
-        create_graph
-            Known from PyTorch, and refused: gradients of gradients are not computed.
+        retain_graph, create_graph
+            Keep what the operations saved, so that backward can run again; and what `grad` refuses.
 
         Raises
         ------
         NotImplementedError
-            `create_graph` is True.
+            `create_graph` is True: gradients of gradients are not computed.
         RuntimeError
             This tensor requires no gradient, holds several elements and no cotangent was given,
             the graph was freed before, or a tensor that backward needs was changed in place.

@@ -25,3 +25,12 @@ def assert_along_axis(operation, axis):
     dx = operation.backward(x, y, axis)
     again = operation.backward(moved, np.moveaxis(y, axis, -1))
     np.testing.assert_allclose(dx, np.moveaxis(again, -1, axis), rtol=1e-14)
+
+
+def assert_of_nothing(operation):
+    """Assert that results of arrays without elements have their shapes."""
+    for shape in ((0, 3), (3, 0), (0, 0)):
+        x = np.zeros(shape, np.float32)
+        y = operation.forward(x)
+        assert y.shape == shape
+        assert operation.backward(x, y).shape == shape

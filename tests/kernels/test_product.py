@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import assert_nan_and_infinity, assert_nothing_to_sum, product_by, transposed
 
 from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu import blas
@@ -35,16 +36,7 @@ def who(request):
     blas.bind(compiled)
 
 
-def multiply(a, b, transpose_a=False, transpose_b=False, onto=None, threads=1):
-    """Return a b, [added to a copy of `onto`], of operands that lie transposed where that is so."""
-    (rows, depth), columns = a.shape, b.shape[1]
-    shape = (rows, columns)
-    c = np.full(shape, np.nan, np.float32) if onto is None else onto.copy()
-    a = np.ascontiguousarray(a.T if transpose_a else a)
-    b = np.ascontiguousarray(b.T if transpose_b else b)
-    add = onto is not None
-    compiled.product(a, b, c, rows, columns, depth, transpose_a, transpose_b, add, threads)
-    return c
+multiply = product_by(lambda *arguments: compiled.product(*arguments))
 
 
 def assert_near(c, a, b, onto=0.0):
@@ -80,29 +72,14 @@ def test_several_blocks_of_columns(who, transposed):
     assert_near(multiply(a, b, *transposed), a, b)
 
 
-@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+@transposed
 def test_nothing_to_sum(who, transposed):
-    a, b, onto = np.ones((5, 0)), np.ones((0, 3)), np.ones((5, 3))
-    a, b, onto = (each.astype(np.float32) for each in (a, b, onto))
-    assert (multiply(a, b, *transposed) == 0).all()
-    assert (multiply(a, b, *transposed, onto) == 1).all()
-    assert multiply(b, a, *transposed).shape == (0, 0)
+    assert_nothing_to_sum(multiply, transposed)
 
 
-@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+@transposed
 def test_nan_and_infinity_go_where_numpy_has_them(who, transposed):
-    rng = np.random.default_rng(1)
-    a = rng.standard_normal((35, 70), dtype=np.float32)
-    b = rng.standard_normal((70, 67), dtype=np.float32)
-    a[3, 5], a[34, 69], a[20, 0], b[7, 66], b[69, 64] = np.inf, np.nan, -np.inf, np.inf, np.nan
-    b[0, 2] = b[5, 33] = 0  # an infinity times zero is no number
-    with np.errstate(invalid="ignore"):
-        expected = a @ b
-    c = multiply(a, b, *transposed)
-    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
-    infinite = np.isinf(expected)
-    np.testing.assert_array_equal(c[infinite], expected[infinite])
-    assert np.isfinite(c[np.isfinite(expected)]).all()
+    assert_nan_and_infinity(multiply, transposed)
 
 
 def test_same_bits_on_any_thread_and_at_any_address():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import assert_nan_and_infinity, assert_nothing_to_sum, product_by, transposed
 
 from tinygrad_char.kernels.array import to_bfloat16
 from tinygrad_char.kernels.backend import status
@@ -16,9 +17,6 @@ EPS = np.finfo(np.float32).eps
 SIZES = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 127, 129]
 LONG = [*SIZES, 768, 769, 800, 1537]  # one block of the depth, and several
 WAYS = {0: "what each processor has", 1: "registers of AVX2", BEST: "AVX512_BF16"}
-transposed = pytest.mark.parametrize(
-    "transposed", [(False, False), (False, True), (True, False), (True, True)]
-)
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +37,7 @@ def choose(way):
         pytest.skip(f"this processor has no {WAYS[way]}")
 
 
-def multiply(a, b, transpose_a=False, transpose_b=False, onto=None, threads=1):
-    """Return a b, [added to a copy of `onto`], of operands that lie transposed where that is so."""
-    (rows, depth), columns = a.shape, b.shape[1]
-    c = np.full((rows, columns), np.nan, np.float32) if onto is None else onto.copy()
-    a = np.ascontiguousarray(a.T if transpose_a else a)
-    b = np.ascontiguousarray(b.T if transpose_b else b)
-    sizes = rows, columns, depth, transpose_a, transpose_b, onto is not None
-    compiled.product_bf16(a, b, c, *sizes, threads)
-    return c
+multiply = product_by(lambda *arguments: compiled.product_bf16(*arguments))
 
 
 def same_bits(a, b):
@@ -136,27 +126,12 @@ def test_several_blocks_of_columns(way, transposed):
 
 @transposed
 def test_nothing_to_sum(way, transposed):
-    a, b, onto = np.ones((5, 0)), np.ones((0, 3)), np.ones((5, 3))
-    a, b, onto = (each.astype(np.float32) for each in (a, b, onto))
-    assert (multiply(a, b, *transposed) == 0).all()
-    assert (multiply(a, b, *transposed, onto) == 1).all()
-    assert multiply(b, a, *transposed).shape == (0, 0)
+    assert_nothing_to_sum(multiply, transposed)
 
 
 @transposed
 def test_nan_and_infinity_go_where_numpy_has_them(way, transposed):
-    rng = np.random.default_rng(1)
-    a = rng.standard_normal((35, 70), dtype=np.float32)
-    b = rng.standard_normal((70, 67), dtype=np.float32)
-    a[3, 5], a[34, 69], a[20, 0], b[7, 66], b[69, 64] = np.inf, np.nan, -np.inf, np.inf, np.nan
-    b[0, 2] = b[5, 33] = 0  # an infinity times zero is no number
-    with np.errstate(invalid="ignore"):
-        expected = a @ b
-    c = multiply(a, b, *transposed)
-    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
-    infinite = np.isinf(expected)
-    np.testing.assert_array_equal(c[infinite], expected[infinite])
-    assert np.isfinite(c[np.isfinite(expected)]).all()
+    assert_nan_and_infinity(multiply, transposed)
 
 
 @transposed

@@ -1,7 +1,19 @@
-"""A finished run, and a working folder with the text that it learned from."""
+"""A finished run, a working folder with the text that it learned from, and the published text."""
+
+import os
+from pathlib import Path
 
 import pytest
 from tiny_runs import TEXT, train
+
+
+@pytest.fixture(scope="session")
+def tiny_shakespeare():
+    """The text of the published runs."""
+    folder = os.environ.get("TINYGRAD_CHAR_DATA")
+    if not folder:
+        pytest.skip("TINYGRAD_CHAR_DATA names no folder with tinyshakespeare.txt")
+    return (Path(folder) / "tinyshakespeare.txt").read_bytes().decode("utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -85,18 +85,8 @@ def test_a_bad_value_from_json_is_named():
         TrainConfig.from_json({"gpt": {"n_layer": "3"}})
 
 
-LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "shards": 1,
-    "warmup": 0,
-    "eval_every": 1,
-    "eval_batches": 1,
-    "log_every": 1,
-    "sample_every": 0,
-    "seed": 0,
-}
+COUNTS = ("steps", "batch_size", "accumulate", "shards", "eval_every", "eval_batches", "log_every")
+LEAST = {**dict.fromkeys(COUNTS, 1), "warmup": 0, "sample_every": 0, "seed": 0}
 RATES = ("lr", "min_lr", "beta1", "beta2", "weight_decay", "clip")
 
 

@@ -9,6 +9,7 @@ import pytest
 from test_ladder import batch, gpt_name, make, rungs
 
 from tinygrad_char.models.gpt import GPT, GPTConfig
+from tinygrad_char.models.ladder import LADDER
 from tinygrad_char.random import Generator
 from tinygrad_char.torch_random import TorchGenerator
 
@@ -171,16 +172,8 @@ class Norm(Blocks):
         return self.norm(self.blocks(x))
 
 
-THEIRS = {
-    "bigram": Bigram,
-    "emblinear": EmbeddingLinear,
-    "head": OneHead,
-    "mha": FourHeads,
-    "ffn": FeedForward,
-    "blocks3": Blocks,
-    "resid": Residual,
-    "lnorm": Norm,
-}
+RUNGS = (Bigram, EmbeddingLinear, OneHead, FourHeads, FeedForward, Blocks, Residual, Norm)
+THEIRS = dict(zip(LADDER, RUNGS, strict=True))
 
 
 def under_our_names(module, values):

@@ -1,8 +1,6 @@
 """Published runs, replayed: a slice of each, and that nothing but the draws decides the result."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,15 +115,11 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def published():
+def published(tiny_shakespeare):
     """The text of the published runs, cut in two."""
-    folder = os.environ.get("TINYGRAD_CHAR_DATA")
-    if not folder:
-        pytest.skip("TINYGRAD_CHAR_DATA names no folder with tinyshakespeare.txt")
-    text = (Path(folder) / "tinyshakespeare.txt").read_bytes().decode("utf-8")
-    tokenizer = CharTokenizer.from_text(text)
+    tokenizer = CharTokenizer.from_text(tiny_shakespeare)
     assert "".join(tokenizer.characters) == CHARACTERS
-    return split_corpus(tokenizer.encode(text), 8)
+    return split_corpus(tokenizer.encode(tiny_shakespeare), 8)
 
 
 def some_tokens(length=3000, seed=0):

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -217,11 +214,8 @@ def test_decode_takes_views_and_any_integer_dtype():
         assert tokenizer.decode(tokens.astype(dtype)[4::-2]) == "cba"
 
 
-def test_tiny_shakespeare_goes_there_and_back():
-    folder = os.environ.get("TINYGRAD_CHAR_DATA")
-    if not folder:
-        pytest.skip("TINYGRAD_CHAR_DATA names no folder with tinyshakespeare.txt")
-    text = (Path(folder) / "tinyshakespeare.txt").read_bytes().decode("utf-8")
+def test_tiny_shakespeare_goes_there_and_back(tiny_shakespeare):
+    text = tiny_shakespeare
     tokenizer = CharTokenizer.from_text(text)
     tokens = tokenizer.encode(text)
     assert len(tokenizer) == 65

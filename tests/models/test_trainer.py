@@ -355,6 +355,14 @@ def test_a_checkpoint_of_something_else_holds_no_model(tmp_path):
         load_checkpoint(path)
 
 
+def assert_refused(path, change, message):
+    """Assert that a checkpoint of which tensors or metadata were changed is refused."""
+    make().save(path)
+    altered(path, change)
+    with pytest.raises(RunError, match=message):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -365,11 +373,8 @@ def test_a_checkpoint_of_something_else_holds_no_model(tmp_path):
     ],
 )
 def test_weights_that_do_not_fit_the_settings_are_refused(tmp_path, change):
-    path = tmp_path / "last.safetensors"
-    make().save(path)
-    altered(path, change)
-    with pytest.raises(RunError, match="does not hold the model that its settings describe"):
-        load_checkpoint(path)
+    message = "does not hold the model that its settings describe"
+    assert_refused(tmp_path / "last.safetensors", change, message)
 
 
 @pytest.mark.parametrize(
@@ -385,11 +390,7 @@ def test_weights_that_do_not_fit_the_settings_are_refused(tmp_path, change):
     ],
 )
 def test_settings_that_make_no_model_are_refused(tmp_path, change):
-    path = tmp_path / "last.safetensors"
-    make().save(path)
-    altered(path, change)
-    with pytest.raises(RunError, match="holds no model that can be used"):
-        load_checkpoint(path)
+    assert_refused(tmp_path / "last.safetensors", change, "holds no model that can be used")
 
 
 @pytest.mark.parametrize("model", ["gpt", "bigram"])

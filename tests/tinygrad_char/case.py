@@ -51,8 +51,13 @@ def unary(name: str, ours: Callable, theirs: Callable, **options: Any) -> list[C
     ]
 
 
-def reduced(name: str, ours: Callable, theirs: Callable) -> list[Case]:
-    """Cases over axes; `ours` and `theirs` take (x, axis, keepdims), axis a tuple."""
+def reduced(name: str, ours: Callable | None = None, theirs: Callable | None = None) -> list[Case]:
+    """Cases over axes; `ours` and `theirs` take (x, axis, keepdims), axis a tuple.
+
+    Where they are not given the method of that name is meant.
+    """
+    ours = ours or (lambda x, axis, keep: getattr(x, name)(axis, keep))
+    theirs = theirs or (lambda t, x, axis, keep: getattr(x, name)(axis, keep))
     axes = {"0": (0,), "last, kept": (-1,), "0, 2": (0, 2), "all": (0, 1, 2)}
     return [
         Case(

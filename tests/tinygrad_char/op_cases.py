@@ -170,16 +170,8 @@ ARITHMETIC = [
 ]
 
 REDUCTIONS = [
-    *reduced(
-        "sum",
-        lambda x, axis, keep: x.sum(axis, keep),
-        lambda t, x, axis, keep: x.sum(axis, keep),
-    ),
-    *reduced(
-        "mean",
-        lambda x, axis, keep: x.mean(axis, keep),
-        lambda t, x, axis, keep: x.mean(axis, keep),
-    ),
+    *reduced("sum"),
+    *reduced("mean"),
     *reduced(
         "var",
         lambda x, axis, keep: x.var(axis, keep),
@@ -205,16 +197,8 @@ REDUCTIONS = [
         lambda x, axis, keep: x.std(axis, keep, correction=1),
         lambda t, x, axis, keep: x.std(axis, correction=1, keepdim=keep),
     ),
-    *reduced(
-        "max",
-        lambda x, axis, keep: x.max(axis, keep),
-        lambda t, x, axis, keep: x.amax(axis, keep),
-    ),
-    *reduced(
-        "min",
-        lambda x, axis, keep: x.min(axis, keep),
-        lambda t, x, axis, keep: x.amin(axis, keep),
-    ),
+    *reduced("max", theirs=lambda t, x, axis, keep: x.amax(axis, keep)),
+    *reduced("min", theirs=lambda t, x, axis, keep: x.amin(axis, keep)),
     *one("sum/default", lambda x: x.sum(), lambda t, x: x.sum(), (2, 3)),
     *one("sum/0-d", lambda x: x.sum(), lambda t, x: x.sum(), ()),
     *one("sum/empty", lambda x: x.sum(0), lambda t, x: x.sum(0), (0, 3)),

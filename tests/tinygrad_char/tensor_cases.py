@@ -165,16 +165,8 @@ MATHEMATICS = [
 ]
 
 REDUCED = [
-    *reduced(
-        "logsumexp",
-        lambda x, axis, keep: x.logsumexp(axis, keep),
-        lambda t, x, axis, keep: x.logsumexp(axis, keep),
-    ),
-    *reduced(
-        "prod",
-        lambda x, axis, keep: x.prod(axis, keep),
-        lambda t, x, axis, keep: torch_prod(x, axis, keep),
-    ),
+    *reduced("logsumexp"),
+    *reduced("prod", theirs=lambda t, x, axis, keep: torch_prod(x, axis, keep)),
     *(
         case
         for order in (0, 0.5, 1, 1.5, 2, 3, math.inf, -math.inf, -1)

@@ -195,28 +195,41 @@ extern "C" __global__ void product_bf16(const __nv_bfloat16 *a, const __nv_bfloa
         c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = z[i];
 }
 
-// The same, with operands from shared memory by ldmatrix, and added to C.
-extern "C" __global__ void product_ldmatrix(const __nv_bfloat16 *a, const __nv_bfloat16 *b,
-                                            float *c)
+// The operands in shared memory, and what a thread holds of C there.
+__device__ void stage(__nv_bfloat16 *left, __nv_bfloat16 *right, const __nv_bfloat16 *a,
+                      const __nv_bfloat16 *b)
 {
-    __shared__ __align__(16) __nv_bfloat16 left[16 * 16], right[16 * 8];
     for (int i = threadIdx.x; i < 16 * 16; i += 32)
         left[i] = a[i];
     for (int i = threadIdx.x; i < 16 * 8; i += 32)
         right[i] = b[i];
     __syncthreads();
-    const int g = threadIdx.x / 4, t = threadIdx.x % 4, lane = threadIdx.x;
+}
+
+__device__ float &held(float *c, int i)
+{
+    const int g = threadIdx.x / 4, t = threadIdx.x % 4;
+    return c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
+}
+
+// The same, with operands from shared memory by ldmatrix, and added to C.
+extern "C" __global__ void product_ldmatrix(const __nv_bfloat16 *a, const __nv_bfloat16 *b,
+                                            float *c)
+{
+    __shared__ __align__(16) __nv_bfloat16 left[16 * 16], right[16 * 8];
+    stage(left, right, a, b);
+    const int lane = threadIdx.x;
     unsigned x[4], y[2], y_again[4];
     ldmatrix_x4(x, left + (lane % 16) * 16 + 8 * (lane / 16));
     ldmatrix_x2_trans(y, right + (lane % 16) * 8);
     ldmatrix_x4_trans(y_again, right + (lane % 16) * 8);
     float z[4];
     for (int i = 0; i < 4; i++)
-        z[i] = c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
+        z[i] = held(c, i);
     mma_m16n8k16_bf16(z, x, y);
     mma_m16n8k16_bf16(z, x, y_again + 2);
     for (int i = 0; i < 4; i++)
-        c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = z[i];
+        held(c, i) = z[i];
 }
 
 // B given as (8, 16): what a product with a transposed matrix loads without _trans.
@@ -224,19 +237,15 @@ extern "C" __global__ void product_transposed(const __nv_bfloat16 *a, const __nv
                                               float *c)
 {
     __shared__ __align__(16) __nv_bfloat16 left[16 * 16], right[8 * 16];
-    for (int i = threadIdx.x; i < 16 * 16; i += 32)
-        left[i] = a[i];
-    for (int i = threadIdx.x; i < 8 * 16; i += 32)
-        right[i] = b[i];
-    __syncthreads();
-    const int g = threadIdx.x / 4, t = threadIdx.x % 4, lane = threadIdx.x;
+    stage(left, right, a, b);
+    const int lane = threadIdx.x;
     unsigned x[4], y[2];
     ldmatrix_x4(x, left + (lane % 16) * 16 + 8 * (lane / 16));
     ldmatrix_x2(y, right + (lane % 8) * 16 + 8 * (lane / 8 % 2));
     float z[4] = {};
     mma_m16n8k16_bf16(z, x, y);
     for (int i = 0; i < 4; i++)
-        c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = z[i];
+        held(c, i) = z[i];
 }
 
 extern "C" __global__ void product_tf32(const float *a, const float *b, float *c)
@@ -250,7 +259,7 @@ extern "C" __global__ void product_tf32(const float *a, const float *b, float *c
     float z[4] = {};
     mma_m16n8k8_tf32(z, x, y);
     for (int i = 0; i < 4; i++)
-        c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = z[i];
+        held(c, i) = z[i];
 }
 
 extern "C" __global__ void round_to_bf16(const float *in, __nv_bfloat16 *out, float *back, int n)
