@@ -19,8 +19,9 @@ from tinygrad_char.models.batches import (
     split_corpus,
     whole_split,
 )
-from tinygrad_char.models.build import build_model, build_optimizer, learning_rates
+from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import PRESETS, TrainConfig
+from tinygrad_char.models.optimizers import build_optimizer, learning_rates, set_rates
 from tinygrad_char.modes import no_grad
 from tinygrad_char.random import Generator
 from tinygrad_char.training_step import TrainingStep
@@ -40,6 +41,7 @@ class Training:
         self.model = build_model(config, vocab_size, self.generator)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = learning_rates(config)
+        self.muon_schedule = learning_rates(config, config.muon_lr)
         self.step = TrainingStep(
             self.loss, self.optimizer, self.generator.dropout, max_norm=config.clip or math.inf
         )
@@ -53,7 +55,8 @@ class Training:
 
     def update(self) -> float:
         """Make one update and return the loss before it."""
-        self.optimizer.set_lr(self.schedule(self.updates))
+        rates = self.schedule(self.updates), self.muon_schedule(self.updates)
+        set_rates(self.optimizer, *rates)
         self.updates += 1
         return self.step.accumulated(self.batches.draw(), self.batches.draw_ahead).loss
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.models.batches import Split, random_batch
-from tinygrad_char.models.build import build_model, learning_rates
+from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.gpt import GPTConfig
+from tinygrad_char.models.optimizers import learning_rates
 from tinygrad_char.random import Generator
 
 Style = Literal["sdpa", "heads", "compiled"]

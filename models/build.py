@@ -18,13 +18,10 @@ from tinygrad_char.models.gpt import GPT
 from tinygrad_char.models.run_state import ModelRecord
 from tinygrad_char.models.schema import SchemaError, parse
 from tinygrad_char.models.tokenizer import CharTokenizer
-from tinygrad_char.nn import Module
-from tinygrad_char.optim import AdamW, decay_groups
 from tinygrad_char.random import Generator
 from tinygrad_char.safetensors_file import TensorInfo
-from tinygrad_char.schedules import Schedule, warmup_cosine
 
-MODEL_PREFIX, OPTIMIZER_PREFIX = "model.", "optimizer."
+MODEL_PREFIX, OPTIMIZER_PREFIX, TRAINING_PREFIX = "model.", "optimizer.", "training."
 
 T = TypeVar("T")
 
@@ -53,20 +50,6 @@ def build_model(config: TrainConfig, vocab_size: int, generator: Generator) -> G
     if settings != Settings():
         model.settings = settings
     return model.to(config.device)
-
-
-def build_optimizer(config: TrainConfig, model: Module) -> AdamW:
-    """Return the optimizer of the settings: AdamW, with weight decay of matrices alone."""
-    return AdamW(
-        decay_groups(model.parameters(), config.weight_decay),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-    )
-
-
-def learning_rates(config: TrainConfig) -> Schedule:
-    """Return the learning rate of each step: linear warm-up, then a cosine down to its floor."""
-    return warmup_cosine(config.lr, config.warmup, config.steps, config.lr * config.min_lr)
 
 
 def parameter_count(config: TrainConfig, vocab_size: int) -> tuple[int, int]:

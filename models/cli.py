@@ -470,7 +470,12 @@ def _option(arguments: list[str], name: str) -> str | None:
 
 
 def _check_same_model(before: TrainConfig, now: TrainConfig) -> None:
-    shapes = [{"model": each.model, **asdict(each.gpt)} for each in (before, now)]
+    shapes = [
+        {"model": each.model, **asdict(each.gpt)}
+        # which decide what the optimizer's state is of
+        | {"optimizer": each.optimizer, "decayed": each.decayed}
+        for each in (before, now)
+    ]
     changed = [name for name in shapes[0] if shapes[0][name] != shapes[1][name]]
     if changed:
         name = changed[0]

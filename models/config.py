@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tinygrad_char.kernels.devices import DEVICES
 from tinygrad_char.kernels.words import shorten
@@ -15,6 +15,9 @@ from tinygrad_char.models.gpt import GPTConfig
 ModelName = Literal["gpt", "bigram"]
 Device = Literal["cpu", "cuda", "cuda-on-cpu"]
 Precision = Literal["float32", "tf32", "bf16", "auto"]
+OptimizerName = Literal["adamw", "muon"]
+Decayed = Literal["matrices", "embeddings"]
+ScheduleName = Literal["cosine", "linear", "wsd", "wsd-sqrt"]
 PresetName = Literal["tiny", "small", "full"]
 
 
@@ -37,18 +40,34 @@ class TrainConfig:
     """Batches whose gradients are averaged for one update."""
     shards: int = 1
     """Parts of a batch that are computed side by side, each on a core; a GPU takes it whole."""
+    optimizer: OptimizerName = "adamw"
+    """What updates the weights; muon those of the linear layers in the blocks, AdamW the others."""
     lr: float = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate, of AdamW."""
+    muon_lr: float = 0.01
+    """Peak learning rate of Muon."""
     min_lr: float = 0.1
-    """Learning rate at the last step, as a part of the peak."""
+    """Learning rates at the last step, as a part of the peak."""
     warmup: int = 100
-    """Steps over which the learning rate rises to its peak."""
+    """Steps over which the learning rates rise to their peak."""
+    schedule: ScheduleName = "cosine"
+    """How rates fall after the warm-up: on a cosine, a line, or at the end only (wsd)."""
+    cooldown: float = 0.2
+    """The last part of the steps, in which rates of wsd fall: on a line, or by a square root."""
     beta1: float = 0.9
     """AdamW's memory of the gradient."""
     beta2: float = 0.99
     """AdamW's memory of the squared gradient."""
+    muon_momentum: float = 0.95
+    """Muon's memory of the gradient."""
     weight_decay: float = 0.1
-    """AdamW's weight decay, on matrices only."""
+    """AdamW's weight decay."""
+    muon_weight_decay: float = 0.0
+    """Muon's weight decay."""
+    decayed: Decayed = "matrices"
+    """What AdamW's falls on: all that has two axes, or of that only what is outside the blocks."""
+    ema: float = 0.0
+    """Memory of a mean of weights, as 0.998, which is evaluated and kept as the model; 0: none."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
     eval_every: int = 250
@@ -87,9 +106,20 @@ class TrainConfig:
                 raise UsageError(f"{name} is {shorten(value)}; expected a finite number {limits}")
         if self.lr == 0:
             raise UsageError("lr is 0, with which nothing is learned; expected a number above 0")
-        for name in ("beta1", "beta2"):
+        if self.optimizer == "muon" and self.muon_lr == 0:
+            raise UsageError(
+                "muon_lr is 0, with which the blocks learn nothing; expected a number above 0"
+            )
+        for name in ("beta1", "beta2", "muon_momentum", "ema"):
             if getattr(self, name) == 1:
                 raise UsageError(f"{name} is 1; expected a number from 0 to below 1")
+        if self.muon_momentum == 0:
+            raise UsageError("muon_momentum is 0; expected a number above 0, and below 1")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"{name} is {shorten(getattr(self, name))}; expected one of {', '.join(known)}"
+                )
         if not isinstance(self.gpt, GPTConfig):
             raise UsageError(f"gpt is {shorten(self.gpt)}; expected a GPTConfig")
         if self.model not in ("gpt", "bigram"):
@@ -139,12 +169,22 @@ _LEAST = {
     "sample_every": 0,
     "seed": 0,
 }
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": get_args(OptimizerName),
+    "decayed": get_args(Decayed),
+    "schedule": get_args(ScheduleName),
+}
 _RANGES = (
     ("lr", 0.0, math.inf),
+    ("muon_lr", 0.0, math.inf),
     ("min_lr", 0.0, 1.0),
+    ("cooldown", 0.0, 1.0),
     ("beta1", 0.0, 1.0),
     ("beta2", 0.0, 1.0),
+    ("muon_momentum", 0.0, 1.0),
     ("weight_decay", 0.0, math.inf),
+    ("muon_weight_decay", 0.0, math.inf),
+    ("ema", 0.0, 1.0),
     ("clip", 0.0, math.inf),
 )
 

@@ -35,7 +35,8 @@ def check_memory(config: TrainConfig, vocab_size: int, in_host_memory: bool) -> 
     """Find out before anything is made what could never fit.
 
     Counted is what certainly lies in memory at once: on the host the parameters, their gradients
-    and AdamW's two averages, and in any case the batches of a step and of the evaluations.
+    and AdamW's two averages, of which Muon has one, and in any case the batches of a step and of
+    the evaluations.
 
     Raises
     ------
@@ -48,7 +49,8 @@ def check_memory(config: TrainConfig, vocab_size: int, in_host_memory: bool) -> 
     batch = 16 * config.batch_size * config.gpt.block_size + 256  # two int64 for each character
     needed = batch * (config.accumulate + 2 * config.eval_batches)
     if in_host_memory:
-        needed += 4 * 4 * elements
+        arrays = 4 if config.optimizer == "adamw" else 3
+        needed += 4 * (arrays + (config.ema > 0)) * elements
     if config.model == "gpt":
         needed += BYTES_OF_A_LAYER * config.gpt.n_layer
     if needed > (available := available_memory()):

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinygrad_char.models.build import learning_rates
 from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.optimizers import learning_rates
 from tinygrad_char.regular_file import read_regular
 
 _LARGEST = 1 << 24  # bytes of a config.json

@@ -236,9 +236,15 @@ class _Run:
         trainer, config = self.trainer, self.config
         try:
             with self.console.status("evaluating on the whole validation split"):
-                final = whole_split_loss(
-                    trainer.model, trainer.split.validation, stop, trainer.workers
-                )
+                with trainer.averaged():
+                    final = whole_split_loss(
+                        trainer.model, trainer.split.validation, stop, trainer.workers
+                    )
+                trained = final
+                if trainer.average:
+                    trained = whole_split_loss(
+                        trainer.model, trainer.split.validation, stop, trainer.workers
+                    )
                 best = final
                 if trainer.best_step != trainer.step and self.folder.best.exists():
                     model = load_checkpoint(self.folder.best, config.device).model
@@ -254,7 +260,7 @@ class _Run:
             best_step=trainer.best_step,
             best_validation_loss=best.nats,
         )
-        self.show_final(final, best, result.seconds)
+        self.show_final(final, trained, best, result.seconds)
         return result
 
     def draw(self) -> None:
@@ -266,13 +272,15 @@ class _Run:
         folder, step = str(self.folder.path), self.trainer.step
         return Result(folder, step, exit_code, seconds, training_loss=last, **losses)
 
-    def show_final(self, final: Loss, best: Loss, seconds: float) -> None:
+    def show_final(self, final: Loss, trained: Loss, best: Loss, seconds: float) -> None:
         trainer, folder = self.trainer, quoted(self.folder.path)
         self.display.sample(sample_text(trainer, trainer.step))
         self.note(
             f"validation loss {final.nats:.4f} nats ({final.bits_per_character:.4f} bits) per "
             f"character, over the whole split of {final.characters:,} characters"
         )
+        if trained is not final:
+            self.note(f"with the weights in training, not their mean: {trained.nats:.4f} nats")
         if best is not final:
             self.note(f"with the weights of step {trainer.best_step:,}: {best.nats:.4f} nats")
         self.note(
@@ -302,14 +310,15 @@ class _Run:
 
 def sample_text(trainer: Trainer, step: int) -> str:
     """Return a sample that depends on the weights, the seed and the step alone."""
-    tokens = generate(
-        trainer.model,
-        encode_prompt("", trainer.tokenizer),
-        SAMPLE_LENGTH,
-        Sampling(),
-        sampling_streams((trainer.config.seed + step) % (1 << 64), 1),
-    )
-    return trainer.tokenizer.decode([int(each[0]) for each in tokens])
+    with trainer.averaged():
+        tokens = generate(
+            trainer.model,
+            encode_prompt("", trainer.tokenizer),
+            SAMPLE_LENGTH,
+            Sampling(),
+            sampling_streams((trainer.config.seed + step) % (1 << 64), 1),
+        )
+        return trainer.tokenizer.decode([int(each[0]) for each in tokens])
 
 
 def describe_data(corpus: Corpus) -> dict[str, Any]:

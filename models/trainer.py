@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tinygrad_char import checkpoint, parallel
+from tinygrad_char.averaging import WeightAverage
 from tinygrad_char.checks import NonFiniteError
 from tinygrad_char.kernels.devices import get_backend
 from tinygrad_char.models.batches import RandomBatches, Split, cut_batch
 from tinygrad_char.models.build import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
+    TRAINING_PREFIX,
     Loaded,
     build_model,
-    build_optimizer,
     check_finite,
-    learning_rates,
 )
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.errors import RunError
 from tinygrad_char.models.evaluate import Loss, fixed_batches, mean_loss
 from tinygrad_char.models.memory import check_memory
+from tinygrad_char.models.optimizers import build_optimizer, learning_rates, set_rates
 from tinygrad_char.models.run_state import TrainerState
 from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.modes import detect_nonfinite
@@ -62,6 +66,8 @@ class Trainer:
     workers
         The threads that compute, by default one for each core. How many makes no difference to
         any result.
+    average
+        The running mean of the weights, if there is one.
     loss
         The loss of a shard, whose operations are repeated without the tape where they can be.
     recorded
@@ -84,7 +90,9 @@ class Trainer:
         self.workers = Workers(threads if backend.shards_batches else 1)
         self.shards = config.shards if backend.shards_batches else 1
         self.optimizer = build_optimizer(config, self.model)
+        self.average = WeightAverage(self.optimizer, config.ema) if config.ema else None
         self.schedule = learning_rates(config)
+        self.muon_schedule = learning_rates(config, config.muon_lr)
         self.recorded = None
         if not backend.shards_batches:
             self.recorded = TrainingStep(
@@ -115,7 +123,7 @@ class Trainer:
         """
         before = self.generator.get_state()
         lr = self.schedule(self.step)
-        self.optimizer.set_lr(lr)
+        set_rates(self.optimizer, lr, self.muon_schedule(self.step))
         if self.recorded:
             count = self.config.accumulate
             loss, norm = self.recorded.accumulated(
@@ -132,6 +140,8 @@ class Trainer:
             self.generator.set_state(before)
             raise error
         self.step += 1
+        if self.average:
+            self.average.update(self.step)
         self.evaluated = False
         return Update(self.step, loss, norm, lr)
 
@@ -173,16 +183,24 @@ class Trainer:
         DivergedError
             A loss is not finite; the message names the first operation that went wrong.
         """
-        train, validation = (
-            mean_loss(self.model, batches, should_stop, self.workers) for batches in self._fixed
-        )
-        parts = zip(("training", "validation"), (train, validation), self._fixed, strict=True)
-        for name, loss, batches in parts:
-            if not math.isfinite(loss.nats):
-                raise self._diverged(
-                    f"{name} loss", loss.nats, partial(mean_loss, self.model, batches)
-                )
+        with self.averaged():
+            train, validation = (
+                mean_loss(self.model, batches, should_stop, self.workers) for batches in self._fixed
+            )
+            parts = zip(("training", "validation"), (train, validation), self._fixed, strict=True)
+            for name, loss, batches in parts:
+                if not math.isfinite(loss.nats):
+                    raise self._diverged(
+                        f"{name} loss", loss.nats, partial(mean_loss, self.model, batches)
+                    )
         return train, validation
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the mean of the weights in the model, where there is one, while the context lasts.
+
+        It is what is evaluated, and what a checkpoint has as the model.
+        """
+        return self.average.in_place() if self.average else nullcontext()
 
     def note_evaluation(self, validation: Loss) -> bool:
         """Remember that this step was evaluated; return whether its loss is the lowest so far."""
@@ -194,13 +212,21 @@ class Trainer:
 
     def save(self, path: Any, **more: Any) -> None:
         """Write the whole state, and further metadata, as a checkpoint; RunError if it fails."""
-        weights = {
-            MODEL_PREFIX + name: tensor.backend.to_numpy(tensor.array)
-            for name, tensor in self.model.state_dict().items()
-        }
         state = {
             OPTIMIZER_PREFIX + name: array for name, array in self.optimizer.state_dict().items()
         }
+        if self.average:  # copies, since the mean takes their place
+            state |= {name: each.copy() for name, each in self._weights(TRAINING_PREFIX).items()}
+        with self.averaged():
+            self._write(path, {**self._weights(MODEL_PREFIX), **state}, more)
+
+    def _weights(self, prefix: str) -> dict[str, np.ndarray]:
+        return {
+            prefix + name: tensor.backend.to_numpy(tensor.array)
+            for name, tensor in self.model.state_dict().items()
+        }
+
+    def _write(self, path: Any, tensors: dict[str, np.ndarray], more: dict[str, Any]) -> None:
         metadata = {
             "config": self.config.to_json(),
             "vocabulary": self.tokenizer.characters,
@@ -212,22 +238,29 @@ class Trainer:
             **more,
         }
         try:
-            checkpoint.save(path, {**weights, **state}, metadata, follow_links=False)
+            checkpoint.save(path, tensors, metadata, follow_links=False)
         except checkpoint.CheckpointError as error:
             raise RunError(str(error)) from error
 
     def restore(self, loaded: Loaded) -> None:
         """Go on exactly where the run stood that wrote this checkpoint; RunError if impossible."""
         state = loaded.part(TrainerState)
-        moments = {
-            name.removeprefix(OPTIMIZER_PREFIX): array
-            for name, array in loaded.tensors.items()
-            if name.startswith(OPTIMIZER_PREFIX)
-        }
-        check_finite(loaded.path, moments)
+        moments, trained = (
+            {
+                name.removeprefix(prefix): array
+                for name, array in loaded.tensors.items()
+                if name.startswith(prefix)
+            }
+            for prefix in (OPTIMIZER_PREFIX, TRAINING_PREFIX)
+        )
+        check_finite(loaded.path, {**moments, **trained})
         try:
             weights = {name: tensor.array for name, tensor in loaded.model.state_dict().items()}
             self.model.load_state_dict(weights)
+            if self.average:  # which begins with the weights where the run had none before
+                self.average.flat[...] = self.optimizer.flat
+            if trained:
+                self.model.load_state_dict(trained)
             self.optimizer.load_state_dict(moments)
         except ValueError as error:
             raise RunError(f"{str(loaded.path)!r} cannot be continued: {error}") from error

@@ -23,6 +23,8 @@ from tinygrad_char.param_groups import Group
 from tinygrad_char.schedules import check_number, is_number
 from tinygrad_char.schedules import constant as constant
 from tinygrad_char.schedules import warmup_cosine as warmup_cosine
+from tinygrad_char.schedules import warmup_linear as warmup_linear
+from tinygrad_char.schedules import warmup_stable_decay as warmup_stable_decay
 from tinygrad_char.tensor import Tensor
 
 

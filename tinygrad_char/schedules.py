@@ -41,15 +41,65 @@ def warmup_cosine(lr: float, warmup: int, total: int, floor: float) -> Schedule:
     ValueError
         A rate or a number of steps is negative or not finite.
     """
+    _check("warmup_cosine", lr, warmup, total, floor)
+
+    def fall(progress: float) -> float:
+        return (1 + math.cos(math.pi * progress)) / 2
+
+    return _falling(lr, warmup, warmup, total, floor, fall)
+
+
+def warmup_linear(lr: float, warmup: int, total: int, floor: float) -> Schedule:
+    """Return a schedule: linear warm-up as in `warmup_cosine`, then a line down to `floor`.
+
+    Raises
+    ------
+    ValueError
+        A rate or a number of steps is negative or not finite.
+    """
+    _check("warmup_linear", lr, warmup, total, floor)
+    return _falling(lr, warmup, warmup, total, floor, lambda progress: 1 - progress)
+
+
+def warmup_stable_decay(
+    lr: float, warmup: int, total: int, floor: float, decay: int, *, sqrt: bool = False
+) -> Schedule:
+    """Return a schedule: linear warm-up, then `lr`, and in the last `decay` steps down to `floor`.
+
+    The last steps go down on a line (Hu et al. 2024, arXiv:2404.06395), or with `sqrt` as
+    1 - sqrt(progress) does (Haegele et al. 2024, arXiv:2405.18392). They begin after the warm-up.
+
+    Raises
+    ------
+    ValueError
+        A rate or a number of steps is negative or not finite.
+    """
+    _check("warmup_stable_decay", lr, warmup, total, floor)
+    check_number("warmup_stable_decay", "decay", decay)
+
+    def fall(progress: float) -> float:
+        return 1 - (math.sqrt(progress) if sqrt else progress)
+
+    return _falling(lr, warmup, max(warmup, total - decay), total, floor, fall)
+
+
+def _check(name: str, lr: float, warmup: int, total: int, floor: float) -> None:
     for option, value in (("lr", lr), ("warmup", warmup), ("total", total), ("floor", floor)):
-        check_number("warmup_cosine", option, value)
+        check_number(name, option, value)
+
+
+def _falling(
+    lr: float, warmup: int, begin: int, total: int, floor: float, fall: Callable[[float], float]
+) -> Schedule:
+    """Return a warm-up, then `lr`, and from `begin` to `total` what `fall` of the progress says."""
 
     def schedule(step: int) -> float:
         if step < warmup:
             return lr * (step + 1) / (warmup + 1)
         if step >= total:
             return floor
-        progress = (step - warmup) / (total - warmup)
-        return floor + (lr - floor) * (1 + math.cos(math.pi * progress)) / 2
+        if step < begin:
+            return lr
+        return floor + (lr - floor) * fall((step - begin) / (total - begin))
 
     return schedule

@@ -20,13 +20,15 @@ INTEGERS = {
         ["steps", "batch-size", "accumulate", "shards", "eval-every", "eval-batches"], 1
     ),
     **dict.fromkeys(["log-every", "block-size", "n-layer", "n-head", "n-embd"], 1),
-    **dict.fromkeys(["warmup", "sample-every", "seed"], 0),
+    **dict.fromkeys(["warmup", "sample-every", "seed", "convolution"], 0),
 }
 """Options of train, each with the least value that it takes."""
 NUMBERS = {
-    **dict.fromkeys(["lr", "weight-decay", "clip"], ("-1", "nan", "inf", "-inf")),
-    "min-lr": ("-0.1", "1.5", "nan", "inf"),
-    **dict.fromkeys(["beta1", "beta2", "dropout"], ("-0.1", "1", "1.5", "nan", "inf")),
+    **dict.fromkeys(["lr", "muon-lr", "weight-decay"], ("-1", "nan", "inf", "-inf")),
+    **dict.fromkeys(["muon-weight-decay", "clip"], ("-1", "nan", "inf", "-inf")),
+    **dict.fromkeys(["min-lr", "cooldown"], ("-0.1", "1.5", "nan", "inf")),
+    **dict.fromkeys(["beta1", "beta2", "muon-momentum"], ("-0.1", "1", "1.5", "nan", "inf")),
+    **dict.fromkeys(["ema", "dropout"], ("-0.1", "1", "1.5", "nan", "inf")),
 }
 """Options of train, each with values that it refuses."""
 
@@ -95,6 +97,9 @@ def test_option_without_its_value(here, refuse):
         ("--device", "tpu", ("cpu", "cuda")),
         ("--model", "lstm", ("gpt", "bigram")),
         ("--activation", "swish", ("relu", "gelu", "gelu_tanh")),
+        ("--optimizer", "sgd", ("adamw", "muon")),
+        ("--decayed", "biases", ("matrices", "embeddings")),
+        ("--schedule", "step", ("cosine", "linear", "wsd", "wsd-sqrt")),
     ],
 )
 def test_unknown_choice(option, value, known, here, refuse):

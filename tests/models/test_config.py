@@ -37,6 +37,14 @@ configs = st.builds(
     warmup=st.integers(0, 10**6),
     beta1=shares,
     beta2=shares,
+    optimizer=st.sampled_from(["adamw", "muon"]),
+    muon_lr=st.floats(0, 1e10, exclude_min=True),
+    muon_momentum=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    muon_weight_decay=st.floats(0, 1e10),
+    decayed=st.sampled_from(["matrices", "embeddings"]),
+    schedule=st.sampled_from(["cosine", "linear", "wsd", "wsd-sqrt"]),
+    cooldown=st.floats(0, 1),
+    ema=shares,
     weight_decay=st.floats(0, 1e10),
     clip=st.floats(0, 1e10),
     eval_every=counts,
@@ -87,11 +95,19 @@ def test_a_bad_value_from_json_is_named():
 
 COUNTS = ("steps", "batch_size", "accumulate", "shards", "eval_every", "eval_batches", "log_every")
 LEAST = {**dict.fromkeys(COUNTS, 1), "warmup": 0, "sample_every": 0, "seed": 0}
-RATES = ("lr", "min_lr", "beta1", "beta2", "weight_decay", "clip")
+RATES = (
+    *("lr", "muon_lr", "min_lr", "cooldown", "beta1", "beta2", "muon_momentum", "ema"),
+    *("weight_decay", "muon_weight_decay", "clip"),
+)
+CHOICES = {
+    "optimizer": "adamw, muon",
+    "decayed": "matrices, embeddings",
+    "schedule": "cosine, linear, wsd, wsd-sqrt",
+}
 
 
 def test_every_setting_is_tried_with_bad_values():
-    tried = {*LEAST, *RATES, "model", "gpt", "device", "precision", "deterministic"}
+    tried = {*LEAST, *RATES, *CHOICES, "model", "gpt", "device", "precision", "deterministic"}
     assert tried == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
@@ -129,13 +145,21 @@ def test_a_rate_that_is_not_finite_or_negative_or_no_number_is_refused(name, val
     assert str(caught.value).startswith(f"{name} is {value!r}; expected a finite number from 0")
 
 
-@pytest.mark.parametrize("name", ["min_lr", "beta1", "beta2"])
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("value", ["sgd", "", None, 3])
+def test_an_unknown_choice_is_refused(name, value):
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**{name: value})
+    assert str(caught.value) == f"{name} is {value!r}; expected one of {CHOICES[name]}"
+
+
+@pytest.mark.parametrize("name", ["min_lr", "cooldown", "beta1", "beta2", "muon_momentum", "ema"])
 def test_a_share_above_1_is_refused(name):
     with pytest.raises(UsageError, match=f"^{name} is 1.5; expected a finite number from 0 to 1$"):
         TrainConfig(**{name: 1.5})
 
 
-@pytest.mark.parametrize("name", ["beta1", "beta2"])
+@pytest.mark.parametrize("name", ["beta1", "beta2", "muon_momentum", "ema"])
 def test_a_memory_that_never_forgets_is_refused(name):
     with pytest.raises(UsageError, match=f"^{name} is 1; expected a number from 0 to below 1$"):
         TrainConfig(**{name: 1})
@@ -146,7 +170,21 @@ def test_a_learning_rate_of_0_is_refused():
         TrainConfig(lr=0)
 
 
-@pytest.mark.parametrize("name", ["min_lr", "beta1", "beta2", "weight_decay", "clip"])
+def test_muon_needs_a_rate_and_a_momentum():
+    assert TrainConfig(muon_lr=0).muon_lr == 0
+    with pytest.raises(UsageError, match=r"^muon_lr is 0, with which the blocks learn nothing"):
+        TrainConfig(muon_lr=0, optimizer="muon")
+    with pytest.raises(UsageError, match=r"^muon_momentum is 0; expected a number above 0"):
+        TrainConfig(muon_momentum=0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("min_lr", "cooldown", "beta1", "beta2", "ema"),
+        *("weight_decay", "muon_weight_decay", "clip"),
+    ],
+)
 def test_other_rates_may_be_0(name):
     assert getattr(TrainConfig(**{name: 0}), name) == 0
 

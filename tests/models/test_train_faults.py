@@ -32,6 +32,8 @@ STEPS = 40
 LONG = [*TINY, "--steps", str(STEPS), "--dropout", "0.2", "--accumulate", "2"]
 LONG += ["--eval-every", "1", "--sample-every", "10"]
 
+OTHER_RECIPE = [*LONG, "--optimizer", "muon", "--ema", "0.9", "--schedule", "wsd-sqrt"]
+
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 AT_IMPORT = """
@@ -262,6 +264,21 @@ def test_kills_at_any_moment_change_nothing(here, reference):
         arguments = ["train", "--resume", "run"]
     assert resume("run") == 0
     assert_same_run(here / "run", reference)
+
+
+def test_kills_change_nothing_in_a_run_of_muon_with_a_mean_of_weights(here, tmp_path_factory):
+    undisturbed = tmp_path_factory.mktemp("muon") / "run"
+    assert train(undisturbed, *OTHER_RECIPE) == 0
+    tensors, _ = checkpoint.load(undisturbed / "last.safetensors")
+    assert {name.split(".")[0] for name in tensors} == {"model", "optimizer", "training"}
+    draw = random.Random(3)
+    arguments = ["train", "--data", "text.txt", "--out", "run", *OTHER_RECIPE]
+    for name in ("fsync", "replace") * 2:
+        code, _, error = launch(AT_CALL, name, draw.randrange(2, 30), *arguments, cwd=here)
+        assert (code, error) == (-signal.SIGKILL, "")
+        arguments = ["train", "--resume", "run"]
+    assert resume("run") == 0
+    assert_same_run(here / "run", undisturbed)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
