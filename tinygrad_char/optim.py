@@ -635,9 +635,9 @@ class Muon(Optimizer):
 
     def _flatten(self, wanted: Callable[[Tensor], bool]) -> None:
         super()._flatten(wanted)
-        self._batches: dict[tuple[int, int], list[_Batch]] = {}
+        self._batches: dict[tuple[int, int], list[muon.Matrices]] = {}
 
-    def _matrices(self, span: slice, splits: int) -> list[_Batch]:
+    def _matrices(self, span: slice, splits: int) -> list[muon.Matrices]:
         """Return the matrices in a range of the flat buffer, those of one shape together."""
         key = (span.start, span.stop)
         if key not in self._batches:
@@ -651,41 +651,32 @@ class Muon(Optimizer):
                 if size:
                     found.setdefault(shape, []).extend(start + i * size for i in range(splits))
             self._batches[key] = [
-                (self.backend.from_numpy(np.array(starts, np.int64)), shape)
+                muon.Matrices(self.backend.from_numpy(np.array(starts, np.int64)), shape)
                 for shape, starts in found.items()
             ]
         return self._batches[key]
 
     def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update the matrices in a range of the flat buffer."""
-        for starts, shape in self._matrices(span, options["splits"]):
+        buffers = self.flat, self.flat_grad, self.state["exp_avg"]
+        rates = muon.Rates(options["lr"], options["weight_decay"], scale)
+        for matrices in self._matrices(span, options["splits"]):
             self.backend.chosen().kernels[muon.update](
-                *(self.flat, self.flat_grad, self.state["exp_avg"], starts),
-                shape=shape,
-                lr=options["lr"],
-                weight_decay=options["weight_decay"],
-                options=_muon_options(options),
-                grad_scale=scale,
+                *buffers, matrices, _muon_options(options), rates
             )
 
     def update_recorded(self, group: Group, factors: Array) -> None:
         """Update the matrices of a group."""
-        options = group.options
-        for starts, shape in self._matrices(self._span(group), options["splits"]):
+        buffers, options = (self.flat, self.flat_grad, self.state["exp_avg"]), group.options
+        for matrices in self._matrices(self._span(group), options["splits"]):
             self.backend.chosen().kernels[muon.update_recorded](
-                *(self.flat, self.flat_grad, self.state["exp_avg"], starts, factors),
-                shape=shape,
-                options=_muon_options(options),
+                *buffers, matrices, _muon_options(options), factors
             )
 
     def rule(self, options: dict[str, Any]) -> adamw.Rule:
         """Return AdamW's rule without its averages: the factors are then lr and the decay."""
         decay = options["weight_decay"]
         return adamw.Rule(betas=(0.0, 0.0), eps=0.0, weight_decay=decay, decoupled=True)
-
-
-_Batch = tuple[Array, tuple[int, int]]
-"""The places in the flat buffer of matrices of one shape, on the device, and that shape."""
 
 
 def _muon_options(options: dict[str, Any]) -> muon.Options:

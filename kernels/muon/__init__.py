@@ -2,11 +2,22 @@
 
 from tinygrad_char.kernels.muon.reference import (
     COEFFICIENTS,
+    Matrices,
     Options,
+    Rates,
     orthogonalize,
     stretch,
     update,
     update_recorded,
 )
 
-__all__ = ["COEFFICIENTS", "Options", "orthogonalize", "stretch", "update", "update_recorded"]
+__all__ = [
+    "COEFFICIENTS",
+    "Matrices",
+    "Options",
+    "Rates",
+    "orthogonalize",
+    "stretch",
+    "update",
+    "update_recorded",
+]

@@ -9,18 +9,16 @@ import numpy as np
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
-from tinygrad_char.kernels.muon import COEFFICIENTS, Options, stretch
+from tinygrad_char.kernels.muon import COEFFICIENTS, Matrices, Options, Rates, stretch
 
 BLOCKS = 4
 WIDTHS = (96, 384)
 """Channels that are timed besides those of the arrays."""
-OPTIONS = Options(momentum=0.95, nesterov=True, ns_steps=3)
-LR, DECAY = 0.01, 0.1
-
-Batch = tuple[Array, tuple[int, int]]
+OPTIONS = Options()
+RATES = Rates(lr=0.01, weight_decay=0.1)
 
 
-def batches(channels: int) -> list[Batch]:
+def batches(channels: int) -> list[Matrices]:
     """Return where the weights of `BLOCKS` blocks lie that follow each other, by their shapes.
 
     Each has queries, keys and values (C, C) each, a projection (C, C), (4C, C) and (C, 4C).
@@ -28,7 +26,7 @@ def batches(channels: int) -> list[Batch]:
     square = channels * channels
     blocks = np.arange(BLOCKS)[:, None] * 12 * square
     return [
-        ((blocks + np.array(places) * square).reshape(-1), shape)
+        Matrices((blocks + np.array(places) * square).reshape(-1), shape)
         for places, shape in (
             ((0, 1, 2, 3), (channels, channels)),
             ((4,), (4 * channels, channels)),
@@ -52,8 +50,8 @@ def _task(op: Any, channels: int) -> Task:
     p, m = InPlace(parameter), InPlace(np.zeros_like(grad))
 
     def run(p: Array, m: Array) -> Array:
-        for starts, shape in batches(channels):
-            op.update(p, grad, m, starts, shape=shape, lr=LR, weight_decay=DECAY, options=OPTIONS)
+        for each in batches(channels):
+            op.update(p, grad, m, each, OPTIONS, RATES)
         return p
 
     return Task(lambda: run(p.used(), m.used()), lambda: run(p.fresh(), m.fresh()))
@@ -78,27 +76,38 @@ def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
 
 
 def _torch_task(torch: Any, channels: int) -> Task:
+    """Return the same of tensors that have the matrices of one shape side by side."""
     size = 12 * BLOCKS * channels**2
-    parameter, grad = Dimensions.tensors(torch, (size,), (size,))
-    momentum = torch.zeros_like(grad)
-    indices = [
-        (torch.from_numpy(starts[:, None] + np.arange(shape[0] * shape[1])), shape)
+    places = [
+        torch.from_numpy(starts[:, None] + np.arange(shape[0] * shape[1]))
         for starts, shape in batches(channels)
     ]
+    shapes = [(-1, *shape) for _, shape in batches(channels)]
+    kept, decay = OPTIONS.momentum, 1 - RATES.lr * RATES.weight_decay
 
-    def run(p: Any, m: Any) -> Any:
-        kept = OPTIONS.momentum
-        m.lerp_(grad, 1 - kept)
-        u = m * kept + grad * (1 - kept)
-        for places, shape in indices:
-            x = torch_orthogonalize(torch, u[places].view(-1, *shape))
-            p[places] = p[places] * (1 - LR * DECAY) - x.view(len(x), -1) * (LR * stretch(shape))
-        return p
+    def start() -> list[list[Any]]:
+        parameter, grad = Dimensions.tensors(torch, (size,), (size,))
+        flat = parameter, grad, torch.zeros_like(grad)
+        return [
+            [each[place].view(shape) for each in flat]
+            for place, shape in zip(places, shapes, strict=True)
+        ]
 
-    return Task(
-        lambda: run(parameter, momentum),
-        lambda: run(parameter.clone(), torch.zeros_like(grad)),
-    )
+    def run(state: list[list[Any]]) -> None:
+        for p, g, m in state:
+            m.lerp_(g, 1 - kept)
+            x = torch_orthogonalize(torch, torch.lerp(g, m, kept))
+            p.mul_(decay).sub_(x, alpha=RATES.lr * stretch(p.shape[1:]))
+
+    def check() -> Any:
+        state, whole = start(), torch.empty(size)
+        run(state)
+        for place, (p, *_) in zip(places, state, strict=True):
+            whole[place] = p.view(place.shape)
+        return whole
+
+    used = start()
+    return Task(lambda: run(used), check)
 
 
 def torch_orthogonalize(torch: Any, x: Any) -> Any:
@@ -139,6 +148,6 @@ def checks(at: Ragged) -> Iterator[Check]:
 
 def _check(op: Any, i: Any) -> list[Array]:
     p, g, m = (each.copy().reshape(-1) for each in (i.p_, i.g_, i.m_))
-    options: dict[str, Any] = {"lr": LR, "weight_decay": DECAY, "options": OPTIONS}
-    op.update(p, g, m, i.starts, shape=i.p_.shape[1:], grad_scale=0.5, **options)
+    matrices = Matrices(i.starts, i.p_.shape[1:])
+    op.update(p, g, m, matrices, OPTIONS, RATES._replace(grad_scale=0.5))
     return [p, m, op.orthogonalize(i.g_, OPTIONS.ns_steps)]

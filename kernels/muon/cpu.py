@@ -8,7 +8,7 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.cores import threads_for
 from tinygrad_char.kernels.cpu.extension import compiled
-from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Options, stretch
+from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Matrices, Options, Rates, stretch
 
 _TABLES = {steps: np.array(table) for steps, table in COEFFICIENTS.items()}
 
@@ -28,21 +28,17 @@ def update(
     parameter: Array,
     grad: Array,
     exp_avg: Array,
-    starts: Array,
-    *,
-    shape: tuple[int, int],
-    lr: float,
-    weight_decay: float,
+    matrices: Matrices,
     options: Options,
-    grad_scale: float = 1.0,
+    rates: Rates,
 ) -> NotImplementedType | None:
     if not fits(parameter, grad, exp_avg):
         return NotImplemented
-    momentum, nesterov, steps = options
+    (starts, shape), (momentum, nesterov, steps) = matrices, options
     compiled.muon_update(
         *(parameter, grad, exp_avg, starts, _TABLES[steps], parameter.size, len(starts)),
-        *(*shape, steps, grad_scale, momentum, nesterov, 1 - lr * weight_decay),
-        float(np.float32(lr) * np.float32(stretch(shape))),
+        *(*shape, steps, rates.grad_scale, momentum, nesterov),
+        *(1 - rates.lr * rates.weight_decay, rates.lr, stretch(shape)),
         _threads(len(starts), *shape, steps),
     )
     return None

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import Operation, contiguous
-from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Options, stretch
+from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Matrices, Options, Rates, stretch
 
 THREADS = 256
 MOST_PARTS = 64
@@ -16,31 +16,26 @@ class Muon(Operation):
     def orthogonalize(self, x: Array, ns_steps: int) -> Array:
         if x.dtype != np.float32:
             return NotImplemented
-        count, *shape = x.shape
         if not x.size:
             return x.copy()
-        size = shape[0] * shape[1]
-        starts = namespace(x).arange(count, dtype=np.int64) * size
-        plain = Options(0.0, False, ns_steps)
-        return self._near_one(contiguous(x), None, starts, (shape[0], shape[1]), plain, 1.0, None)
+        count, rows, columns = x.shape
+        starts = namespace(x).arange(count, dtype=np.int64) * (rows * columns)
+        every, plain = Matrices(starts, (rows, columns)), Options(0.0, False, ns_steps)
+        return self._near_one(contiguous(x), None, every, plain, 1.0, None)
 
     def update(
         self,
         parameter: Array,
         grad: Array,
         exp_avg: Array,
-        starts: Array,
-        *,
-        shape: tuple[int, int],
-        lr: float,
-        weight_decay: float,
+        matrices: Matrices,
         options: Options,
-        grad_scale: float = 1.0,
+        rates: Rates,
     ) -> NotImplementedType | None:
         if any(each.dtype != np.float32 for each in (parameter, grad, exp_avg)):
             return NotImplemented
-        x = self._near_one(grad, exp_avg, starts, shape, options, grad_scale, None)
-        self._apply(parameter, x, starts, 1 - lr * weight_decay, lr, None)
+        x = self._near_one(grad, exp_avg, matrices, options, rates.grad_scale, None)
+        self._apply(parameter, x, matrices, rates, None)
         return None
 
     def update_recorded(
@@ -48,29 +43,26 @@ class Muon(Operation):
         parameter: Array,
         grad: Array,
         exp_avg: Array,
-        starts: Array,
-        factors: Array,
-        *,
-        shape: tuple[int, int],
+        matrices: Matrices,
         options: Options,
+        factors: Array,
     ) -> None:
-        x = self._near_one(grad, exp_avg, starts, shape, options, 1.0, factors)
-        self._apply(parameter, x, starts, 1.0, 0.0, factors)
+        x = self._near_one(grad, exp_avg, matrices, options, 1.0, factors)
+        self._apply(parameter, x, matrices, Rates(0.0), factors)
 
     def _near_one(
         self,
         grad: Array,
         exp_avg: Array | None,
-        starts: Array,
-        shape: tuple[int, int],
+        matrices: Matrices,
         options: Options,
         grad_scale: float,
         factors: Array | None,
     ) -> Array:
         """Update exp_avg, and return the matrices that follow from it, orthogonalized."""
-        xp, (rows, columns), count = namespace(grad), shape, len(starts)
+        xp, (starts, (rows, columns)) = namespace(grad), matrices
         size = np.int64(rows * columns)
-        x = xp.empty((count, rows, columns), np.float32)
+        x = xp.empty((len(starts), rows, columns), np.float32)
         grid = _grid(x)
         partial = xp.empty(grid, np.float64)
         self.launch(
@@ -114,18 +106,18 @@ class Muon(Operation):
         self,
         parameter: Array,
         x: Array,
-        starts: Array,
-        decay: float,
-        lr: float,
+        matrices: Matrices,
+        rates: Rates,
         factors: Array | None,
     ) -> None:
-        _, rows, columns = x.shape
+        starts, shape = matrices
+        decay = 1 - rates.lr * rates.weight_decay
         self.launch(
             "muon_apply",
             _grid(x),
             THREADS,
-            *(parameter, x, starts, np.int64(rows * columns)),
-            *map(np.float32, (decay, lr, stretch((rows, columns)))),
+            *(parameter, x, starts, np.int64(shape[0] * shape[1])),
+            *map(np.float32, (decay, rates.lr, stretch(shape))),
             factors,
         )
 

@@ -118,13 +118,13 @@ static void some_matrices(void *job, int64_t first, int64_t last)
 KERNEL_PLAIN(int, muon_update, OUT(parameter, size), IN(grad, size), OUT(exp_avg, size),
              IN_INT64(starts, count), IN_DOUBLE(coefficients, 3 * steps), COUNT(size), COUNT(count),
              COUNT(rows), COUNT(columns), COUNT(steps), REAL(grad_scale), REAL(momentum),
-             COUNT(nesterov), REAL(decay), REAL(rate), COUNT(threads))
+             COUNT(nesterov), REAL(decay), REAL(lr), REAL(stretch), COUNT(threads))
 {
     for (int64_t i = 0; i < count; i++)
         if (starts[i] < 0 || starts[i] > size - rows * columns)
             return -1;
-    Muon job = {parameter,    exp_avg,    NULL,     grad,  starts, rows,           columns, steps,
-                coefficients, grad_scale, momentum, decay, rate,   nesterov != 0, 0};
+    Muon job = {parameter,    exp_avg,    NULL,     grad,  starts,       rows,          columns, steps,
+                coefficients, grad_scale, momentum, decay, lr * stretch, nesterov != 0, 0};
     parallel_for(some_matrices, &job, count, threads);
     return job.failed ? -1 : 0;
 }

@@ -7,7 +7,7 @@ its coefficients as in Polar Express, Amsel et al. 2025, arXiv:2505.16932: see c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tinygrad_char.kernels.array import Array, in_float32, namespace
@@ -38,12 +38,27 @@ COEFFICIENTS: dict[int, tuple[Step, ...]] = {
 """a, b and c of each step, by the number of steps: those that coefficients.py derives."""
 
 
-class Options(NamedTuple):
-    """What a step does besides what changes from step to step."""
+class Matrices(NamedTuple):
+    """Where matrices of one shape (R, C) lie in flat buffers: each from one of `starts` (N,) on."""
 
-    momentum: float
-    nesterov: bool
-    ns_steps: int
+    starts: Array
+    shape: tuple[int, int]
+
+
+class Options(NamedTuple):
+    """What is the same in each step."""
+
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 3
+
+
+class Rates(NamedTuple):
+    """What changes from step to step."""
+
+    lr: float
+    weight_decay: float = 0.0
+    grad_scale: float = 1.0
 
 
 def orthogonalize(x: Array, ns_steps: int) -> Array:
@@ -83,35 +98,27 @@ def update(
     parameter: Array,
     grad: Array,
     exp_avg: Array,
-    starts: Array,
-    *,
-    shape: tuple[int, int],
-    lr: float,
-    weight_decay: float,
+    matrices: Matrices,
     options: Options,
-    grad_scale: float = 1.0,
+    rates: Rates,
 ) -> None:
     """Update matrices W of flat buffers, and their exp_avg (m), in place.
 
     g = grad_scale * grad,  m += (g - m)(1 - momentum),
     u = momentum m + (1 - momentum) g by Nesterov's rule, else m,
     W *= 1 - lr * weight_decay,  W -= lr sqrt(max(1, R / C)) orthogonalize(u).
-
-    `starts` (N,) int64 has the place of each matrix in the buffers, `shape` is that of all, (R, C).
     """
-    factors = (grad_scale, 1 - lr * weight_decay, lr)
-    _update(parameter, grad, exp_avg, starts, shape, factors, options)
+    factors = rates.grad_scale, 1 - rates.lr * rates.weight_decay, rates.lr
+    _update(parameter, grad, exp_avg, matrices, options, factors)
 
 
 def update_recorded(
     parameter: Array,
     grad: Array,
     exp_avg: Array,
-    starts: Array,
-    factors: Array,
-    *,
-    shape: tuple[int, int],
+    matrices: Matrices,
     options: Options,
+    factors: Array,
 ) -> None:
     """Update as `update` does, with what changes from step to step read from `factors`.
 
@@ -120,7 +127,7 @@ def update_recorded(
     """
     scale, decay, _, lr, active = factors.tolist()
     if active:
-        _update(parameter, grad, exp_avg, starts, shape, (scale, decay, lr), options)
+        _update(parameter, grad, exp_avg, matrices, options, (scale, decay, lr))
 
 
 def stretch(shape: tuple[int, int]) -> float:
@@ -141,15 +148,15 @@ def _update(
     parameter: Array,
     grad: Array,
     exp_avg: Array,
-    starts: Array,
-    shape: tuple[int, int],
-    factors: Sequence[float],
+    matrices: Matrices,
     options: Options,
+    factors: Sequence[float],
 ) -> None:
-    dtype = parameter.dtype.type
+    dtype, shape = parameter.dtype.type, matrices.shape
     scale, decay, lr = map(dtype, factors)
     kept, new = dtype(options.momentum), dtype(1 - options.momentum)
-    parts = list(_parts(starts, shape))
+    size = shape[0] * shape[1]
+    parts = [slice(start, start + size) for start in matrices.starts.tolist()]
     x = namespace(parameter).empty((len(parts), *shape), parameter.dtype)
     for part, of_part in zip(parts, x, strict=True):
         g, m = grad[part] * scale, exp_avg[part]
@@ -160,8 +167,3 @@ def _update(
         p = parameter[part]
         p *= decay
         p -= of_part.reshape(-1) * (lr * dtype(stretch(shape)))
-
-
-def _parts(starts: Array, shape: tuple[int, int]) -> Iterator[slice]:
-    size = shape[0] * shape[1]
-    return (slice(start, start + size) for start in starts.tolist())

@@ -14,7 +14,7 @@ from tinygrad_char.kernels.muon import bench, coefficients, reference
 
 SIDES = st.sampled_from([1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 97])
 WIDEST = 1 << 40
-OPTIONS = muon.Options(momentum=0.95, nesterov=True, ns_steps=3)
+OPTIONS = muon.Options()
 slow = settings(deadline=None, max_examples=40)
 
 
@@ -178,7 +178,7 @@ def test_matrices_outside_of_the_buffers_are_refused(starts):
     table, starts = np.array(muon.COEFFICIENTS[3]), np.array(starts)
     with pytest.raises(MemoryError):
         compiled.muon_update(
-            *(p, g, m, starts, table, 10, len(starts), 2, 3, 3, 1.0, 0.95, True, 1.0, 0.1, 1)
+            *(p, g, m, starts, table, 10, len(starts), 2, 3, 3, 1.0, 0.95, True, 1.0, 0.1, 1.0, 1)
         )
 
 
@@ -193,8 +193,8 @@ def test_an_update_is_momentum_orthogonalized(dtype, nesterov, shape):
     p, g, m = state(dtype=dtype)
     before = p.copy(), m.copy()
     options = muon.Options(0.9, nesterov, 3)
-    rates = {"lr": 0.1, "weight_decay": 0.5, "grad_scale": 0.25}
-    muon.update(p, g, m, np.array([10, 150]), shape=shape, options=options, **rates)
+    matrices, rates = muon.Matrices(np.array([10, 150]), shape), muon.Rates(0.1, 0.5, 0.25)
+    muon.update(p, g, m, matrices, options, rates)
     expected_m = before[1].astype(np.float64)
     expected_p = before[0].astype(np.float64)
     for start in (10, 150):
@@ -218,10 +218,9 @@ def test_a_scaled_gradient_is_the_same_as_a_smaller_one():
     results = []
     for factor in (1.0, 0.25):
         p, g, m = state()
-        muon.update(
-            *(p, g / np.float32(factor), m, np.array([0])),
-            shape=(10, 20), lr=0.1, weight_decay=0.0, options=OPTIONS, grad_scale=factor,
-        )  # fmt: skip
+        matrices = muon.Matrices(np.array([0]), (10, 20))
+        rates = muon.Rates(0.1, grad_scale=factor)
+        muon.update(p, g / np.float32(factor), m, matrices, OPTIONS, rates)
         results.append((p, m))
     np.testing.assert_array_equal(*results)
 
@@ -230,9 +229,9 @@ def test_sixteen_bits_are_computed_in_float32():
     p, g, m = state(dtype=np.float16)
     m = m.astype(np.float32)
     wide = [each.astype(np.float32) for each in (p, g, m)]
-    rest = {"shape": (10, 20), "lr": 0.1, "weight_decay": 0.1, "options": OPTIONS}
-    muon.update(p, g, m, np.array([0]), **rest)
-    reference.update(*wide, np.array([0]), **rest)
+    rest = muon.Matrices(np.array([0]), (10, 20)), OPTIONS, muon.Rates(0.1, 0.1)
+    muon.update(p, g, m, *rest)
+    reference.update(*wide, *rest)
     np.testing.assert_array_equal(p, wide[0].astype(np.float16))
     np.testing.assert_array_equal(m, wide[2])
 
@@ -240,13 +239,11 @@ def test_sixteen_bits_are_computed_in_float32():
 @pytest.mark.parametrize("active", [1.0, 0.0])
 def test_a_recorded_update_reads_what_changes_from_factors(active):
     mine, theirs = state(), state()
-    starts, factors = np.array([0, 100]), np.array([0.5, 0.75, 1.0, 0.25, active], np.float32)
-    muon.update_recorded(*mine, starts, factors, shape=(10, 10), options=OPTIONS)
+    matrices = muon.Matrices(np.array([0, 100]), (10, 10))
+    factors = np.array([0.5, 0.75, 1.0, 0.25, active], np.float32)
+    muon.update_recorded(*mine, matrices, OPTIONS, factors)
     if active:
-        muon.update(
-            *theirs, starts, shape=(10, 10), options=OPTIONS,
-            lr=0.25, weight_decay=1.0, grad_scale=0.5,
-        )  # fmt: skip
+        muon.update(*theirs, matrices, OPTIONS, muon.Rates(0.25, 1.0, 0.5))
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-6)
 
 

@@ -11,8 +11,8 @@ from tinygrad_char.kernels import muon as reference_muon
 from tinygrad_char.kernels.cuda.cublas import Products
 from tinygrad_char.kernels.cuda_on_cpu.numpy_cublas import NumpyCublas
 
-OPTIONS = reference_muon.Options(momentum=0.95, nesterov=True, ns_steps=3)
-RATES = {"lr": 0.1, "weight_decay": 0.5, "options": OPTIONS}
+OPTIONS = reference_muon.Options()
+RATES = reference_muon.Rates(lr=0.1, weight_decay=0.5)
 PRODUCTS = Products(NumpyCublas(lambda action: action()), lambda: None)
 SIDES = st.sampled_from([1, 2, 3, 5, 31, 33, 65])
 
@@ -22,10 +22,10 @@ def state(size, start, seed):
     return [each[start:] for each in draw(np.random.default_rng(seed), (3, start + size))]
 
 
-def updated(update, arrays, starts, **options):
+def updated(update, arrays, *rest):
     """Return p and m after an update."""
     parameter, grad, exp_avg = (each.copy() for each in arrays)
-    update(parameter, grad, exp_avg, starts, **options)
+    update(parameter, grad, exp_avg, *rest)
     return parameter, exp_avg
 
 
@@ -35,18 +35,13 @@ def test_an_update_is_its_reference(launcher, rows, columns, start, nesterov, co
     size = rows * columns
     arrays, mine = state(count * (size + 1), start, seed), state(count * (size + 1), start, seed)
     starts = np.arange(count)[::-1] * (size + 1)  # not in order, and not always aligned
-    options = RATES | {
-        "options": OPTIONS._replace(nesterov=nesterov),
-        "shape": (rows, columns),
-        "grad_scale": 0.25,
-    }
-    served("muon", launcher, Products(NumpyCublas(lambda action: action()), lambda: None)).update(
-        *mine, starts, **options
-    )
+    matrices = reference_muon.Matrices(starts, (rows, columns))
+    rest = matrices, OPTIONS._replace(nesterov=nesterov), RATES._replace(grad_scale=0.25)
+    served("muon", launcher, PRODUCTS).update(*mine, *rest)
     # the largest slope of the steps, which stretches rounding in two ways
     assert_precise(
         (mine[0], mine[2]),
-        lambda *each: updated(reference_muon.update, each, starts, **options),
+        lambda *each: updated(reference_muon.update, each, *rest),
         arrays,
         units=1250,
     )
@@ -64,11 +59,10 @@ def test_arrays_in_double_precision_are_the_references(launcher, products):
     kernel = served("muon", launcher, products)
     expected = reference_muon.orthogonalize(x, 3)
     np.testing.assert_array_equal(kernel.orthogonalize(x, 3), expected)
-    arrays, starts = state(12, 0, 0), np.array([0])
-    arrays = [each.astype(np.float64) for each in arrays]
-    options = RATES | {"shape": (3, 4)}
-    mine = updated(kernel.update, arrays, starts, **options)
-    theirs = updated(reference_muon.update, arrays, starts, **options)
+    arrays = [each.astype(np.float64) for each in state(12, 0, 0)]
+    rest = reference_muon.Matrices(np.array([0]), (3, 4)), OPTIONS, RATES
+    mine = updated(kernel.update, arrays, *rest)
+    theirs = updated(reference_muon.update, arrays, *rest)
     np.testing.assert_array_equal(mine, theirs)
 
 
@@ -79,11 +73,11 @@ def test_a_recorded_update_has_the_bits_of_one_that_is_not(launcher, products, n
     count, lr, factors = np.zeros(1, np.int64), np.full(1, 0.1), np.full(5, np.nan, np.float32)
     rule = {"betas": (0.0, 0.0), "eps": 0.0, "weight_decay": 0.5, "decoupled": True}
     counter.count_step(count, lr, np.array(norm), factors, 1.0, rule)
-    starts, shape = np.array([0, 200]), (10, 9)
-    kernel.update_recorded(*mine, starts, factors, shape=shape, options=OPTIONS)
+    matrices = reference_muon.Matrices(np.array([0, 200]), (10, 9))
+    kernel.update_recorded(*mine, matrices, OPTIONS, factors)
     if np.isfinite(norm):
         scale = min(1.0, 1.0 / (norm + 1e-6))
-        kernel.update(*theirs, starts, shape=shape, grad_scale=scale, **RATES)
+        kernel.update(*theirs, matrices, OPTIONS, RATES._replace(grad_scale=scale))
     np.testing.assert_array_equal(mine, theirs)
     assert count[0] == np.isfinite(norm)
 
@@ -109,5 +103,6 @@ def test_check_mode_finds_nothing(checking_launcher, products):
     kernel = served("muon", checking_launcher, products)
     for rows, columns, start in ((33, 10, 0), (7, 9, 3)):
         arrays, starts = state(2 * rows * columns, start, 0), np.array([rows * columns, 0])
-        kernel.update(*arrays, starts, shape=(rows, columns), **RATES)
+        matrices = reference_muon.Matrices(starts, (rows, columns))
+        kernel.update(*arrays, matrices, OPTIONS, RATES)
         kernel.orthogonalize(arrays[0].reshape(2, rows, columns), 3)
