@@ -40,8 +40,7 @@ class Table(dict[Callable[..., Any], Callable[..., Any]]):
 
     if TYPE_CHECKING:
 
-        def __getitem__(self, function: Callable[P, R]) -> Callable[P, R]:
-            """Return what serves a function of a reference."""
+        def __getitem__(self, function: Callable[P, R]) -> Callable[P, R]: ...
 
     def __missing__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         found = self[function] = self._find(_asked(function)[-1])

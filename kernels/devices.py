@@ -33,7 +33,7 @@ def get_backend(device: str) -> Backend:
 
 
 def backend_of(array: Array) -> Backend:
-    """Return the backend that an array belongs to."""
+    """Return the backend of an array: by its type, and what its arithmetic is done with."""
     if isinstance(array, np.ndarray | np.generic):
         return CPU if namespace(array) is np else get_backend("cuda-on-cpu")
     return get_backend("cuda")

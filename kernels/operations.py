@@ -55,7 +55,7 @@ class Room:
         return [name for name, file in FILES.items() if (self.folder / f"{file}.py").is_file()]
 
     def module(self, name: str) -> ModuleType:
-        """Return a module of the folder."""
+        """Return a module of the folder, imported when it is first asked for."""
         return importlib.import_module(f"{__package__}.{self.name}.{name}")
 
 

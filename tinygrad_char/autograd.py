@@ -132,11 +132,11 @@ class Function:
     order: int
 
     def forward(self, *inputs: Any, **options: Any) -> Array:
-        """Return the result's array."""
+        """Return the result's array, and leave in `saved` what backward needs."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def backward(self, grad: Array) -> Any:
-        """Return the gradients of the inputs, given the gradient of the result."""
+        """Return the gradients of the inputs, one or a tuple, given that of the result."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
     def run_forward(self, arrays: Sequence[Any], options: dict[str, Any]) -> Array:

@@ -131,7 +131,7 @@ def first_tensor(name: str, *values: Any) -> Tensor:
 
 
 def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
-    """Return whether an array of the shape broadcasts to the larger one as it is."""
+    """Return whether `shape` broadcasts to `larger`, which stays what it is."""
     try:
         return np.broadcast_shapes(shape, larger) == larger
     except ValueError:

@@ -196,7 +196,7 @@ def _tensors(name: str, a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def matmul(a: Any, b: Any) -> Tensor:
-    """Return a @ b."""
+    """Return a @ b: a (..., M, K), b (..., K, N), other axes broadcasting; vectors lack M or N."""
     a, b = _tensors("matmul", a, b)
     return a @ b
 

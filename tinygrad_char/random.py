@@ -65,7 +65,7 @@ class DropoutKeys:
         self.seed, self.calls = seed, calls
 
     def next(self) -> DropoutKey:
-        """Return the key of the next call."""
+        """Return the key of the next call, and count that."""
         with _drawing:
             self.calls += 1
             return DropoutKey(self.seed, self.calls)

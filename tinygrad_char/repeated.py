@@ -208,7 +208,7 @@ class RepeatedCall:
         self._idle = _Idle()
 
     def __call__(self, *arrays: np.ndarray) -> Array:
-        """Return the result's array."""
+        """Return an own copy of the result for these arrays, each call's shapes recorded once."""
         arrays = tuple(map(native, arrays))
         if self.reason is not None or why_on_tape(CPU) is not None:
             return self._on_tape([Tensor(each, device=self._device) for each in arrays])

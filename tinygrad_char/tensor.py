@@ -141,7 +141,7 @@ class Tensor(
         return self.array.size
 
     def numel(self) -> int:
-        """Return the number of elements."""
+        """Return the number of elements, as `size` is."""
         return self.array.size
 
     @property
@@ -387,11 +387,11 @@ class Tensor(
         return self.astype(dtype)
 
     def cpu(self) -> Tensor:
-        """Return this tensor on the CPU."""
+        """Return this tensor on the CPU: itself where it is there, else a copy, on the tape."""
         return self.to("cpu")
 
     def cuda(self) -> Tensor:
-        """Return this tensor on the GPU."""
+        """Return this tensor on the GPU, as `cpu` does; DeviceError where there is none."""
         return self.to("cuda")
 
     @quiet
@@ -415,7 +415,7 @@ class Tensor(
         return self if self.array.flags.c_contiguous else self.clone()
 
     def clone(self) -> Tensor:
-        """Return a copy with history."""
+        """Return a copy that is on the tape: its gradient goes on to this tensor."""
         return shape.Copy.apply(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:

@@ -349,7 +349,6 @@ def _check_dtype(dtype: Any) -> np.dtype:
 
 
 def _count(shape: Shape) -> int:
-    """Return how many elements a shape has."""
     sizes = () if shape is None else (shape,) if isinstance(shape, int | np.integer) else shape
     if any(size < 0 for size in sizes):
         raise ValueError(f"random numbers of shape {shape}: expected sizes of at least 0")

@@ -172,7 +172,7 @@ class RecordedKeys:
         self.calls = 0
 
     def next(self) -> RecordedKey:
-        """Return the key of the next call."""
+        """Return the key of the next call, which is counted from the recorded number on."""
         self.calls += 1
         return RecordedKey(self.seed, self.calls, self.recorded)
 

@@ -55,7 +55,6 @@ class Plan(NamedTuple):
         return rows * ((columns or self.head) * itemsize + ACCESS_BYTES)
 
     def macros(self, options: Options) -> dict[str, Any]:
-        """Return the macros of the kernels."""
         return {
             "PRECISION": self.precision,
             "SCALAR": self.scalar,

@@ -37,5 +37,4 @@ class BiasActivation(Operation):
 
 
 def first(results: Any) -> Any:
-    """Return the first of some results, or NotImplemented."""
     return results if results is NotImplemented else results[0]

@@ -98,7 +98,7 @@ class InPlace:
         self.values, self.work, self.runs = values, values.copy(), 0
 
     def fresh(self) -> Array:
-        """Return the first values."""
+        """Return a copy of the first values, for a check."""
         return self.values.copy()
 
     def used(self) -> Array:

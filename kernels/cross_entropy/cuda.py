@@ -128,7 +128,7 @@ def _sizes(logits: Array) -> tuple[np.int64, np.int32]:
 
 
 def _statistics(logits: Array) -> list[Array]:
-    """Return memory for the losses and the statistics."""
+    """Return memory for the losses (N,) and the statistics (N, 2)."""
     rows = len(logits)
     return [namespace(logits).empty(shape, np.float32) for shape in (rows, (rows, 2))]
 

@@ -51,5 +51,4 @@ def backward(grad: Array, saved: Saved, reduction: str = "mean", ignore_index: i
 
 
 def counted(targets: Array, ignore_index: int) -> int:
-    """Return how many targets are not ignored."""
     return sum(target != ignore_index for target in targets.tolist())

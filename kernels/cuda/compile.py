@@ -96,7 +96,7 @@ def compile_all(
 
 
 def as_table(results: Sequence[Result]) -> str:
-    """Return the results as lines of columns."""
+    """Return a line for each kernel of each result: its registers, and bytes of memory."""
     titles = ("kernel", "variant", "target", "registers", "stack", "spilled", "static shared", "")
     rows: list[tuple[str, ...]] = [titles]
     for result in results:

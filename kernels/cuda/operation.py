@@ -60,7 +60,7 @@ class Operation:
 
     @classmethod
     def of(cls, room: Room) -> type[Operation]:
-        """Return the class of an operation."""
+        """Return the subclass in a room's cuda.py, which is imported for that."""
         return cls._classes[room.module("cuda").__name__]
 
     def launch(

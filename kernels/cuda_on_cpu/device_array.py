@@ -80,7 +80,7 @@ class DeviceArray(np.ndarray):
         np.copyto(_plain(self), array, casting="no")
 
     def get(self) -> np.ndarray:
-        """Return a copy on the host."""
+        """Return a numpy.ndarray of copied elements; refused where a step is recorded."""
         _refuse_reading()
         return np.array(_plain(self))
 
@@ -89,7 +89,7 @@ class Recorder(Capturing):
     """Records what a function does on the device, as a list of it."""
 
     def host_buffer(self, size: int) -> np.ndarray:
-        """Return so many bytes of the host."""
+        """Return bytes (size,): here no memory is faster than other."""
         return np.empty(size, np.uint8)
 
     def warm_up(self, function: Callable[[], R]) -> R:

@@ -21,42 +21,30 @@ class TensorMethods(TensorBase):
     if TYPE_CHECKING:
 
         @property
-        def shape(self) -> tuple[int, ...]:
-            """The lengths of the axes."""
+        def shape(self) -> tuple[int, ...]: ...
 
         @property
-        def ndim(self) -> int:
-            """The number of axes."""
+        def ndim(self) -> int: ...
 
         @property
-        def size(self) -> int:
-            """The number of elements."""
+        def size(self) -> int: ...
 
         @property
-        def dtype(self) -> np.dtype:
-            """The elements' type."""
+        def dtype(self) -> np.dtype: ...
 
         @property
-        def device(self) -> str:
-            """Where the array lives."""
+        def device(self) -> str: ...
 
-        def _result(self, array: Array) -> Tensor:
-            """Return a new tensor around `array`."""
+        def _result(self, array: Array) -> Tensor: ...
 
-        def __abs__(self) -> Tensor:
-            """Return the absolute values."""
+        def __abs__(self) -> Tensor: ...
 
-        def __getitem__(self, index: Any) -> Tensor:
-            """Return the elements at an index."""
+        def __getitem__(self, index: Any) -> Tensor: ...
 
-        def detach(self) -> Tensor:
-            """Return a tensor that shares the memory and not the history."""
+        def detach(self) -> Tensor: ...
 
-        def reshape(self, *new: Any) -> Tensor:
-            """Return the same elements in another shape."""
+        def reshape(self, *new: Any) -> Tensor: ...
 
-        def split(self, sizes: Any, axis: int = 0) -> list[Tensor]:
-            """Return consecutive parts along `axis`."""
+        def split(self, sizes: Any, axis: int = 0) -> list[Tensor]: ...
 
-        def astype(self, dtype: object) -> Tensor:
-            """Return this tensor in another dtype."""
+        def astype(self, dtype: object) -> Tensor: ...

@@ -63,7 +63,7 @@ class ElementwiseMethods(TensorMethods):
         return neural.Gelu.apply(floating(self), approximate=approximate)
 
     def abs(self) -> Tensor:
-        """Return the absolute value of each element."""
+        """Return |x| of each element, whose gradient is the sign of x, and 0 where x is."""
         return abs(self)
 
     @spelled(low=("min", "a_min"), high=("max", "a_max"))

@@ -115,7 +115,7 @@ class Overwrite(Function):
         return x
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        """Return dx, dvalues."""
+        """Return dx and dvalues, None where not needed."""
         xp = self.backend.xp
         grad_x = grad_values = None
         if self.needs[0]:

@@ -92,7 +92,7 @@ class OperatorMethods(TensorMethods):
         return elementwise.Absolute.apply(self)
 
     def matmul(self, other: Any) -> Tensor:
-        """Return self @ other."""
+        """Return self @ other: (..., M, K) and (..., K, N); vectors lack M or N."""
         return self @ other
 
     # Comparisons: boolean tensors without history

@@ -145,11 +145,11 @@ class ShapeMethods(TensorMethods):
         return shape.BroadcastTo.apply(self, shape=target)
 
     def expand_as(self, other: Tensor) -> Tensor:
-        """Return a view of this tensor in the shape of another."""
+        """Return `expand` to the shape of another tensor."""
         return self.expand(*other.shape)
 
     def view_as(self, other: Tensor) -> Tensor:
-        """Return the same elements in the shape of another tensor."""
+        """Return the same elements in the shape of another tensor, of as many."""
         return shape.Reshape.apply(self, shape=other.shape)
 
     reshape_as = view_as

@@ -157,15 +157,15 @@ class ModuleDict(Module):
         return len(self._registered["module"])
 
     def keys(self) -> Iterable[str]:
-        """Return the names."""
+        """Return a view of the names, in the order in which they were first set."""
         return self._registered["module"].keys()
 
     def values(self) -> Iterable[Module]:
-        """Return the modules."""
+        """Return a view of the modules, in the order of their names."""
         return self._registered["module"].values()
 
     def items(self) -> Iterable[tuple[str, Module]]:
-        """Return pairs of name and module."""
+        """Return a view of pairs of name and module, in the order of the names."""
         return self._registered["module"].items()
 
 

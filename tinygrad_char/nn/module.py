@@ -134,7 +134,7 @@ class Module:
         self._registered["buffer"][name] = tensor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the module's result."""
+        """Return what calling the module gives: each subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -227,7 +227,7 @@ class Module:
             stack.extend(reversed(parts))
 
     def modules(self) -> Iterator[Module]:
-        """Yield this module and all its parts."""
+        """Yield this module and all its parts, a shared one once."""
         return (module for _, module in self.named_modules())
 
     def _named(self, kind: str) -> Iterator[tuple[str, Tensor]]:
@@ -243,11 +243,11 @@ class Module:
         return self._named("parameter")  # type: ignore[return-value]
 
     def parameters(self) -> Iterator[Parameter]:
-        """Yield the parameters."""
+        """Yield the parameters of this module and all its parts, a shared one once."""
         return (parameter for _, parameter in self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the buffers with dotted names."""
+        """Yield the buffers with dotted names; a shared one once, under its first name."""
         return self._named("buffer")
 
     def num_parameters(self) -> int:

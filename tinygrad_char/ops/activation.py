@@ -34,7 +34,7 @@ class Elementwise(Function):
         return xp.where(slope == 0, slope, grad * slope)
 
     def result(self, xp: Any, x: Array, **options: Any) -> Array:
-        """Return y."""
+        """Return y, of the shape of x."""
         raise NotImplementedError
 
     def slope(self, xp: Any, x: Array, **options: Any) -> Array:

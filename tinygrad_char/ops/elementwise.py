@@ -32,7 +32,7 @@ class Binary(Function):
     upcasts = True
 
     def result(self, a: Any, b: Any) -> Array:
-        """Return the result's array."""
+        """Return the result; ValueError of NumPy's where the shapes do not broadcast."""
         raise NotImplementedError
 
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:

@@ -39,7 +39,7 @@ class PairLoss(Function):
         return by_x, by_y
 
     def loss(self, xp: Any, x: Array, y: Array, **options: Any) -> Array:
-        """Return the loss of each pair."""
+        """Return the loss of each pair, of the shape of x."""
         raise NotImplementedError
 
     def slopes(
