@@ -59,8 +59,8 @@ TARGET INLINE NAME(Vector) NAME(multiply_add)(NAME(Vector) sum, int32_t x, NAME(
     const NAME(Integers) pairs = (NAME(Integers))y;
     for (int i = 0; i < LANES; i++) {
         const uint32_t pair = (uint32_t)pairs[i];
-        const float most = flushed(__builtin_fmaf(second, float_of_bits(pair & upper), sum[i]));
-        sum[i] = flushed(__builtin_fmaf(first, float_of_bits(pair << 16), most));
+        sum[i] = add_pair(sum[i], first, second, float_of_bits(pair << 16),
+                          float_of_bits(pair & upper));
     }
     return sum;
 }

@@ -27,7 +27,7 @@ def forward(x: Array, weight: Array, bias: Array | None, bf16: bool = False) -> 
     if count <= FEW_ROWS:
         y = empty((*x.shape[:-1], outputs))
         threads = threads_for(2 * count * weight.size)
-        few_rows = compiled.linear_few_rows_bf16 if bf16 else compiled.linear_few_rows
+        few_rows = _in_bf16().linear_few_rows_bf16 if bf16 else compiled.linear_few_rows
         few_rows(x, weight, bias, y, count, inputs, outputs, threads)
         return y
     if not bf16 and not _has_products():
@@ -72,13 +72,13 @@ def _product(
     """Write c (rows, columns) = a b, of operands that are turned where they lie transposed."""
     # a tenth, since a product does ten times as many operations in a time as other kernels
     threads = threads_for(2 * rows * columns * depth / 10)
-    product = _product_bf16() if bf16 else compiled.product
+    product = _in_bf16().product_bf16 if bf16 else compiled.product
     product(a, b, c, rows, columns, depth, turn_a, turn_b, False, threads)
 
 
-def _product_bf16() -> Any:
-    bfloat16.has_instruction()  # or not, as the environment says
-    return compiled.product_bf16
+def _in_bf16() -> Any:
+    bfloat16.has_instruction()  # or none, as the environment says
+    return compiled
 
 
 @cache

@@ -33,10 +33,6 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDER_REGISTERS 1
-#if defined(__clang__) || __GNUC__ >= 11
-#include <immintrin.h>
-#define HAS_BF16 1
-#endif
 #endif
 
 /* The most elements that a block holds of the depth and of the columns: 48 KiB of a panel, 2.3 MB
@@ -121,7 +117,7 @@ INLINE void *take_lines(int64_t count)
 #define ROWS 8
 #define DEEP 2
 #define ELEMENTS "elements_bf16.h"
-#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+#define TARGET BF16_TARGET
 #define NAME(name) name##_bf16_avx512
 #include "product_blocks.h"
 #undef INSTRUCTION
@@ -131,6 +127,7 @@ typedef int Multiply(const Product *product, int64_t begin, int64_t end);
 
 static Multiply *multiply = multiply_portable, *multiply_bf16 = multiply_bf16_portable;
 static int64_t lanes = 4;
+Bf16Way bf16_way = BF16_PORTABLE;
 
 KERNEL_PLAIN(int64_t, product_choose_lanes, INTEGER(most))
 {
@@ -151,26 +148,28 @@ KERNEL_PLAIN(int64_t, product_choose_lanes, INTEGER(most))
     return lanes;
 }
 
-/* Chooses how products in bfloat16 are computed: by an instruction for it (2), in registers of AVX2
- * (1), or by what each processor has (0); by the best there is, up to one. Returns which. */
+/* Chooses how numbers in bfloat16 are multiplied: by the instruction for it (2), in registers of AVX2
+ * (1), or by what each processor has (0); in the best way that there is, up to one. Returns it. */
 KERNEL_PLAIN(int64_t, product_choose_bf16, INTEGER(most))
 {
-#if HAS_BF16
-    if (most >= 2 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        multiply_bf16 = multiply_bf16_avx512;
-        return 2;
+    bf16_way = BF16_PORTABLE;
+    multiply_bf16 = multiply_bf16_portable;
+#if HAS_WIDER_REGISTERS
+    if (most >= BF16_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        bf16_way = BF16_AVX2;
+        multiply_bf16 = multiply_bf16_avx2;
     }
 #endif
-#if HAS_WIDER_REGISTERS
-    if (most >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        multiply_bf16 = multiply_bf16_avx2;
-        return 1;
+#if HAS_BF16
+    if (most >= BF16_INSTRUCTION && __builtin_cpu_supports("avx512bf16") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+        bf16_way = BF16_INSTRUCTION;
+        multiply_bf16 = multiply_bf16_avx512;
     }
 #endif
     (void)most;
-    multiply_bf16 = multiply_bf16_portable;
-    return 0;
+    return bf16_way;
 }
 
 #if HAS_WIDER_REGISTERS

@@ -175,3 +175,27 @@ def test_products_round_as_numpy_does(way):
     one = np.eye(64, dtype=np.float32)
     assert (multiply(x, one) == to_bfloat16(x)).all()
     assert (multiply(one, np.ascontiguousarray(x.T)) == to_bfloat16(x.T)).all()
+
+
+@pytest.mark.parametrize("inputs", [1, 31, 63, 64, 65, 129, 8192, 8200, 17000])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_few_rows_have_the_bits_of_the_instruction(way, rows, inputs):
+    """A product by itself, that reads the weights as they lie."""
+    rng = np.random.default_rng(inputs)
+    x, weight, bias = (
+        rng.standard_normal(shape, dtype=np.float32) for shape in ((rows, inputs), (7, inputs), 7)
+    )
+    x[0, ::3] *= np.float32(2.0**-70)
+    weight[0] *= np.float32(2.0**-64)
+
+    def multiply():
+        y = np.full((rows, 7), np.nan, np.float32)
+        compiled.linear_few_rows_bf16(x, weight, bias, y, rows, inputs, 7, 2)
+        return y
+
+    found = multiply()
+    wide, other = (each.astype(ml_dtypes.bfloat16).astype(np.float64) for each in (x, weight))
+    size = abs(wide) @ abs(other).T + abs(bias)
+    assert (abs(found - (wide @ other.T + bias)) <= (inputs + 3) * EPS * size).all()
+    if compiled.product_choose_bf16(BEST) == BEST:
+        assert multiply().tobytes() == found.tobytes()
