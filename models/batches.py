@@ -165,6 +165,44 @@ def whole_split(tokens: np.ndarray, block_size: int, batch_size: int) -> Sequenc
     return _WholeSplit(tokens, block_size, batch_size)
 
 
+class OverlappingWindows(Sequence[tuple[np.ndarray, np.ndarray, int]]):
+    """A walk through tokens in windows of which each begins half a one after the last.
+
+    Gives x, y, context: x and y (b, t), int64, with b <= batch_size and t = block_size but for a
+    text that is shorter. Of each row of y the first `context` are targets of an earlier window; the
+    others come exactly once.
+
+    Raises
+    ------
+    UsageError
+        There are fewer than two tokens, or a size is below 1.
+    """
+
+    def __init__(self, tokens: np.ndarray, block_size: int, batch_size: int) -> None:
+        whole_split(tokens, block_size, batch_size)  # which checks them
+        targets = len(tokens) - 1
+        self._tokens, self._length = tokens, min(block_size, targets)
+        context = self._length // 2
+        stride = self._length - context
+        starts = np.arange(stride, targets - self._length + 1, stride)
+        self._parts = [(np.zeros(1, np.int64), 0)]
+        for first in range(0, len(starts), batch_size):
+            self._parts.append((starts[first : first + batch_size], context))
+        end = self._length + (starts[-1] if len(starts) else 0)
+        if end < targets:
+            last = np.array([targets - self._length])
+            self._parts.append((last, self._length - (targets - end)))
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        starts, context = self._parts[number]
+        places = starts[:, None] + np.arange(self._length + 1)
+        both = integers(self._tokens.take(places)).astype(np.int64, copy=False)
+        return both[:, :-1], both[:, 1:], context
+
+
 class _WholeSplit(Sequence[Batch]):
     def __init__(self, tokens: np.ndarray, block_size: int, batch_size: int) -> None:
         self._tokens, self._block_size = tokens, block_size

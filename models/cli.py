@@ -243,6 +243,9 @@ class Evaluate:
     """The last tenth of the text, the rest, or all of it."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of a run folder: of the lowest validation loss, or of the last step."""
+    strided: Flag = False
+    """Have at least half a window of context before each character, where the text has it; the loss
+    is lower, and not to be compared with others."""
     unknown: UnknownPolicy = "error"
     """What to do with characters that the model never saw."""
     device: Device = "cpu"
@@ -259,7 +262,7 @@ class Evaluate:
 
     def _evaluate(self) -> int:
         from tinygrad_char.models.batches import split_corpus
-        from tinygrad_char.models.evaluate import whole_split_loss
+        from tinygrad_char.models.evaluate import strided_loss, whole_split_loss
 
         loaded = _load(self.run, self.checkpoint, self.device)
         argument = self.data
@@ -278,12 +281,13 @@ class Evaluate:
         for each in remarks:
             console.note(each)
         with console.status(f"evaluating on {len(tokens):,} characters"):
-            loss = whole_split_loss(loaded.model, tokens)
+            loss = (strided_loss if self.strided else whole_split_loss)(loaded.model, tokens)
         values = {
             "checkpoint": str(loaded.path),
             "step": loaded.part(Step, "used").step,
             "text": corpus.name,
             "split": self.split,
+            "context": "half a window or more" if self.strided else "windows do not overlap",
             "characters": loss.characters,
             "nats_per_character": loss.nats,
             "bits_per_character": loss.bits_per_character,

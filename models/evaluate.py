@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_char.models.batches import random_batch, whole_split
+from tinygrad_char import functional as F
+from tinygrad_char.models.batches import OverlappingWindows, random_batch, whole_split
 from tinygrad_char.models.errors import RunError
 from tinygrad_char.modes import no_grad
 from tinygrad_char.nn import EvaluationMode, Module
@@ -71,6 +72,16 @@ def mean_loss(
         with np.errstate(all="ignore"):
             return model(x, y)[1].item() * y.size, y.size
 
+    return _mean(model, summed_loss, batches, should_stop, workers)
+
+
+def _mean(
+    model: Any,
+    summed_loss: Callable[[Any], tuple[float, int]],
+    batches: Sequence[Any],
+    should_stop: Callable[[], bool],
+    workers: Workers | None,
+) -> Loss:
     total, count = 0.0, 0
     with evaluating(model):
         for loss, targets in (workers or Workers(1)).map(summed_loss, batches):
@@ -100,10 +111,46 @@ def whole_split_loss(
     RunError
         The loss is not a finite number.
     """
+    batches = whole_split(tokens, model.block_size, _windows(model))
+    return _finite(mean_loss(model, batches, should_stop, workers))
+
+
+def strided_loss(
+    model: Any,
+    tokens: np.ndarray,
+    should_stop: Callable[[], bool] = lambda: False,
+    workers: Workers | None = None,
+) -> Loss:
+    """Return the loss over every target of a split, each after half a window of text or more.
+
+    Windows begin every half block_size, and the first half of each but the first is context alone;
+    the targets at the very beginning have what text there is. It is lower than `whole_split_loss`,
+    whose windows all begin without context, and is not to be compared with it.
+
+    Raises
+    ------
+    RunError
+        The loss is not a finite number.
+    """
+
+    def summed_loss(batch: tuple[np.ndarray, np.ndarray, int]) -> tuple[float, int]:
+        x, y, context = batch
+        with np.errstate(all="ignore"):
+            logits = model(x)[0][:, context:]
+            counted = y[:, context:]
+            return F.cross_entropy(logits, counted).item() * counted.size, counted.size
+
+    batches = OverlappingWindows(tokens, model.block_size, _windows(model))
+    return _finite(_mean(model, summed_loss, batches, should_stop, workers))
+
+
+def _windows(model: Any) -> int:
+    """Return how many windows are read at a time."""
     characters = min(WHOLE_SPLIT_CHARACTERS, WHOLE_SPLIT_LOGITS // model.vocab_size)
-    batch_size = max(1, characters // model.block_size)
-    batches = whole_split(tokens, model.block_size, batch_size)
-    loss = mean_loss(model, batches, should_stop, workers)
+    return max(1, characters // model.block_size)
+
+
+def _finite(loss: Loss) -> Loss:
     if not math.isfinite(loss.nats):
         raise RunError(
             f"the loss on {loss.characters:,} characters is {loss.nats}: these weights are of no "

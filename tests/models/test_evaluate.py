@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tinygrad_char import Tensor
 from tinygrad_char.models import evaluate
+from tinygrad_char.models.batches import OverlappingWindows
 from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.evaluate import (
@@ -16,6 +17,7 @@ from tinygrad_char.models.evaluate import (
     evaluating,
     fixed_batches,
     mean_loss,
+    strided_loss,
     whole_split_loss,
 )
 from tinygrad_char.models.gpt import GPT, GPTConfig
@@ -64,6 +66,46 @@ def test_the_loss_of_a_split_is_the_mean_over_every_target(make, size):
     loss = whole_split_loss(model, text)
     assert loss.characters == size - 1
     assert abs(loss.nats - one_character_at_a_time(model, text)) < 1e-12
+
+
+def with_half_a_window(model, text):
+    """Return the strided loss by its definition: each target after what its window has of it."""
+    losses, half = [], model.block_size // 2
+    stride = model.block_size - half
+    for target in range(1, len(text)):
+        start = max(0, (target - 1 - half) // stride * stride)
+        if start + model.block_size > len(text) - 1:  # the last window ends with the text
+            done = (len(text) - 1 - model.block_size) // stride * stride + model.block_size
+            start = max(0, len(text) - 1 - model.block_size) if target > done else start
+        with no_grad():
+            row = model(text[None, start:target])[0].numpy()[0, -1]
+        losses.append(math.log(np.exp(row).sum()) - row[text[target]])
+    return math.fsum(losses) / len(losses)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 200))
+def test_the_strided_loss_has_half_a_window_before_each_target(size, block_size, characters):
+    model, text = make_gpt(block_size), random_text(size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "WHOLE_SPLIT_CHARACTERS", characters)
+        loss = strided_loss(model, text)
+    assert loss.characters == size - 1
+    assert abs(loss.nats - with_half_a_window(model, text)) < 1e-12
+
+
+@settings(deadline=None)
+@given(st.integers(2, 90), st.integers(1, 12), st.integers(1, 5))
+def test_overlapping_windows_have_every_target_once_after_half_a_window(size, block, batch):
+    tokens = np.arange(size)
+    counted = []
+    for x, y, context in OverlappingWindows(tokens, block, batch):
+        assert x.shape == y.shape
+        assert len(x) <= batch
+        np.testing.assert_array_equal(y, x + 1)
+        assert context >= block // 2 or not x[0, 0]
+        counted += y[:, context:].ravel().tolist()
+    assert counted == list(range(1, size))
 
 
 @settings(deadline=None, max_examples=40)
