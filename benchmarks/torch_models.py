@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinygrad_char.kernels.cpu.bench import Task
-from tinygrad_char.models.batches import Split, random_batch
+from tinygrad_char.kernels.rotary.reference import EPS, angles
+from tinygrad_char.models.batches import OverlappingWindows, Split, random_batch, whole_split
 from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.evaluate import WHOLE_SPLIT_CHARACTERS
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.models.optimizers import learning_rates
 from tinygrad_char.random import Generator
@@ -28,12 +31,19 @@ Arithmetic = Literal["float32", "bf16 autocast", "medium precision"]
 class FusedAttention(nn.Module):
     """All heads from one product, in one call of PyTorch's fused attention."""
 
+    table: torch.Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         size = config.n_embd
         self.n_head, self.p = config.n_head, config.dropout
+        self.attention_p = config.dropout if config.attention_dropout else 0.0
+        self.normalized, self.turned = config.qk_norm, config.positions == "rotary"
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.projection = nn.Linear(size, size, bias=config.bias)
+        if self.turned:
+            table = torch.from_numpy(angles(config.block_size, size // self.n_head)).float()
+            self.register_buffer("table", table, persistent=False)
 
     def forward(self, x: Any, cache: Cache | None = None) -> Any:
         """Return the attended x (B, T, C)."""
@@ -41,12 +51,41 @@ class FusedAttention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.n_head, size // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         causal = length > 1
+        if self.normalized:
+            q, k = (F.rms_norm(each, each.shape[-1:], eps=EPS) for each in (q, k))
+        if self.turned:
+            start = cache.length if cache is not None else 0
+            cosines, sines = self.table[start : start + length].chunk(2, dim=-1)
+            q, k = (turn(each, cosines, sines) for each in (q, k))
         if cache is not None:
             k, v = cache.append(k, v)
-        p = self.p if self.training else 0.0
+        p = self.attention_p if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=p)
         y = self.projection(y.transpose(1, 2).reshape(batch, length, size))
         return F.dropout(y, self.p, self.training)
+
+
+def turn(x: Any, cosines: Any, sines: Any) -> Any:
+    """Return x (B, H, T, D) with the pairs (i, i + D/2) turned: rotary positions."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosines - second * sines, first * sines + second * cosines), dim=-1)
+
+
+class Convolution(nn.Module):
+    """Causal depthwise convolution, beside a connection around it."""
+
+    def __init__(self, channels: int, taps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(taps, channels))
+
+    def forward(self, x: Any, cache: Cache | None = None) -> Any:
+        """Return x (B, T, C) mixed with the positions before."""
+        taps, channels = self.weight.shape
+        before = F.pad(x.transpose(1, 2), (taps - 1, 0))
+        if cache is not None:
+            before = cache.shift(x.transpose(1, 2), taps - 1)
+        weight = self.weight.flip(0).T.unsqueeze(1)
+        return x + F.conv1d(before, weight, groups=channels).transpose(1, 2)
 
 
 class Head(nn.Module):
@@ -116,12 +155,17 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attention = attention(config)
         self.feed_forward_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        taps = config.convolution
+        self.convolution = Convolution(config.n_embd, taps) if taps else None
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Any, cache: Cache | None = None) -> Any:
         """Return x (B, T, C) after this block."""
         x = x + self.attention(self.attention_norm(x), cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        normalized = self.feed_forward_norm(x)
+        if self.convolution is not None:
+            normalized = self.convolution(normalized, cache)
+        return x + self.feed_forward(normalized)
 
 
 class TorchGPT(nn.Module):
@@ -132,16 +176,20 @@ class TorchGPT(nn.Module):
         self.config = config
         attention = LoopAttention if loop else FusedAttention
         self.token_embedding = nn.Embedding(vocab_size, config.n_embd)
-        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        learned = config.positions == "learned"
+        self.position_embedding = (
+            nn.Embedding(config.block_size, config.n_embd) if learned else None
+        )
         self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.head = None if config.tied else nn.Linear(config.n_embd, vocab_size, bias=config.bias)
 
     def forward(self, idx: Any, targets: Any = None, cache: list[Cache] | None = None) -> Any:
         """Return the loss where targets (B, T) are given, else the logits (B, T, V)."""
-        start = cache[0].length if cache else 0
-        positions = self.position_embedding.weight[start : start + idx.shape[1]]
-        x = self.token_embedding(idx) + positions
+        x = self.token_embedding(idx)
+        if self.position_embedding is not None:
+            start = cache[0].length if cache else 0
+            x = x + self.position_embedding.weight[start : start + idx.shape[1]]
         for position, block in enumerate(self.blocks):
             x = block(x, cache[position] if cache else None)
         x = self.norm(x)
@@ -177,7 +225,10 @@ def split_heads(weights: dict[str, np.ndarray], n_head: int) -> dict[str, np.nda
 
 
 class TorchTrainer:
-    """The updates of models/trainer.py's Trainer: same weights, batches, optimizer and schedule."""
+    """The updates of models/trainer.py's Trainer: same weights, batches, optimizer and schedule.
+
+    `plain` is the model as it was written, `model` what is called in training.
+    """
 
     def __init__(
         self,
@@ -194,37 +245,90 @@ class TorchTrainer:
         )
         generator = Generator(config.seed)
         self.stream = generator.batches
-        model = TorchGPT(config.gpt, vocab_size, loop=style == "heads")
-        model.load(build_model(config, vocab_size, generator))
-        self.parameters = list(model.parameters())
-        decay = config.weight_decay
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": decay},
-                {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
+        self.plain = TorchGPT(config.gpt, vocab_size, loop=style == "heads")
+        self.plain.load(build_model(config, vocab_size, generator))
+        self.parameters = list(self.plain.parameters())
+        self.optimizers = self._optimizers()
         self.schedule = learning_rates(config)
         self.step = 0
-        self.model: Any = torch.compile(model, dynamic=False) if style == "compiled" else model
+        compiled = style == "compiled"
+        self.model: Any = torch.compile(self.plain, dynamic=False) if compiled else self.plain
+
+    def _optimizers(self) -> list[Any]:
+        config = self.config
+        return [
+            torch.optim.AdamW(
+                [
+                    {
+                        "params": [p for p in self.parameters if p.ndim >= 2],
+                        "weight_decay": config.weight_decay,
+                    },
+                    {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+                ],
+                lr=config.lr,
+                betas=(config.beta1, config.beta2),
+                fused=True,
+            )
+        ]
 
     def update(self) -> tuple[float, float]:
         """Make one update and return the loss and the norm of the gradient."""
         shape = self.config.gpt.block_size, self.config.batch_size
         x, y = map(torch.from_numpy, random_batch(self.split.train, *shape, self.stream))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule(self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
             loss = self.model(x, y)
-        self.optimizer.zero_grad(set_to_none=True)
+        for each in self.parameters:
+            each.grad = None
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         return loss.item(), norm.item()
+
+    def warm_up(self, updates: int = 3) -> None:
+        """Make some updates, so that all is compiled, and forget them."""
+        weights = {name: each.clone() for name, each in self.plain.state_dict().items()}
+        before = self.stream.get_state()
+        for _ in range(updates):
+            self.update()
+        self.plain.load_state_dict(weights)
+        self.stream.set_state(before)
+        self.optimizers, self.step = self._optimizers(), 0
+
+
+@torch.inference_mode()
+def split_loss(model: TorchGPT, tokens: np.ndarray, *, strided: bool = False) -> float:
+    """Return the loss over every target of a split, by the windows of models/evaluate.py."""
+    size = model.config.block_size
+    walk = OverlappingWindows if strided else whole_split
+    total, count = 0.0, 0
+    model.eval()
+    for x, y, *context in walk(tokens, size, max(1, WHOLE_SPLIT_CHARACTERS // size)):
+        first = context[0] if context else 0
+        logits = model(torch.from_numpy(x))[:, first:]
+        counted = torch.from_numpy(y)[:, first:]
+        total += F.cross_entropy(logits.flatten(0, 1), counted.flatten(), reduction="sum").item()
+        count += counted.numel()
+    model.train()
+    return total / count
+
+
+def fastest(config: TrainConfig, vocab_size: int, split: Split, updates: int = 20) -> Style:
+    """Return the way that makes some updates in the least time here, once all is compiled."""
+    seconds = {}
+    styles: tuple[Style, ...] = ("sdpa", "compiled")
+    for style in styles:
+        trainer = TorchTrainer(config, vocab_size, split, style)
+        trainer.warm_up()
+        started = time.perf_counter()
+        for _ in range(updates):
+            trainer.update()
+        seconds[style] = time.perf_counter() - started
+    return min(styles, key=lambda style: seconds[style])
 
 
 def prepare_training(
@@ -261,12 +365,13 @@ def prepare_training_steps(
 
 
 class Cache:
-    """The keys and values of one block so far, in memory that is allocated once."""
+    """The keys and values of one block so far, and its convolution's last inputs."""
 
     def __init__(self, config: GPTConfig, batch: int) -> None:
         shape = (2, batch, config.n_head, config.block_size, config.n_embd // config.n_head)
         self.memory = torch.empty(shape)
         self.length = 0
+        self.last = torch.zeros(batch, config.n_embd, 0)
 
     def append(self, k: Any, v: Any) -> tuple[Any, Any]:
         """Add keys and values (B, H, T, D) and return all so far."""
@@ -275,6 +380,12 @@ class Cache:
         self.memory[1, :, :, start : self.length] = v
         keys, values = self.memory[:, :, :, : self.length]
         return keys, values
+
+    def shift(self, x: Any, room: int) -> Any:
+        """Return x (B, C, T) after the last `room` inputs, zeros before the first."""
+        whole = torch.cat((F.pad(self.last, (room - self.last.shape[2], 0)), x), dim=2)
+        self.last = whole[:, :, whole.shape[2] - room :]
+        return whole
 
 
 def prepare_generation(

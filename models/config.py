@@ -18,7 +18,7 @@ Precision = Literal["float32", "tf32", "bf16", "auto"]
 OptimizerName = Literal["adamw", "muon"]
 Decayed = Literal["matrices", "embeddings"]
 ScheduleName = Literal["cosine", "linear", "wsd", "wsd-sqrt"]
-PresetName = Literal["tiny", "small", "full"]
+PresetName = Literal["tiny", "small", "full", "nanogpt"]
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,7 @@ PRESETS: dict[str, TrainConfig] = {
         sample_every=2500,
     ),
     "small": SMALL,
+    "nanogpt": replace(SMALL, gpt=replace(SMALL.gpt, activation="gelu"), lr=1e-3),
     "full": replace(
         SMALL,
         gpt=GPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),

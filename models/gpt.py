@@ -74,10 +74,12 @@ class GPTConfig:
     """Drop attention weights too, not only block outputs."""
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "n_layer", "n_head", "n_embd"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} is {shorten(value)}; expected an integer of at least 1")
+        for name in ("block_size", "n_layer", "n_head", "n_embd", "convolution"):
+            value, least = getattr(self, name), int(name != "convolution")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(
+                    f"{name} is {shorten(value)}; expected an integer of at least {least}"
+                )
             if value > LARGEST:
                 raise UsageError(f"{name} is {shorten(value)}; expected an integer below 2^63")
         if self.n_embd % self.n_head:
@@ -100,11 +102,6 @@ class GPTConfig:
             or not 0 <= dropout < 1
         ):
             raise UsageError(f"dropout is {shorten(dropout)}; expected a number from 0 to below 1")
-        taps = self.convolution
-        if isinstance(taps, bool) or not isinstance(taps, int) or not 0 <= taps <= LARGEST:
-            raise UsageError(
-                f"convolution is {shorten(taps)}; expected an integer from 0 to 2^63 - 1"
-            )
         for name in ("bias", "tied", "qk_norm", "attention_dropout"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(

@@ -20,7 +20,7 @@ INTEGERS = {
         ["steps", "batch-size", "accumulate", "shards", "eval-every", "eval-batches"], 1
     ),
     **dict.fromkeys(["log-every", "block-size", "n-layer", "n-head", "n-embd"], 1),
-    **dict.fromkeys(["warmup", "sample-every", "seed"], 0),
+    **dict.fromkeys(["warmup", "sample-every", "seed", "convolution"], 0),
 }
 """Options of train, each with the least value that it takes."""
 NUMBERS = {

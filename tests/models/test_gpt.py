@@ -351,11 +351,13 @@ def test_a_dropout_that_is_no_probability_below_1_is_refused(value):
     assert str(caught.value).startswith(f"dropout is {value!r}; expected a number from 0")
 
 
-@pytest.mark.parametrize("value", [-1, 1.0, "4", True, None, 1 << 63])
+@pytest.mark.parametrize("value", [-1, 1.0, "4", True, None])
 def test_taps_that_are_no_whole_number_are_refused(value):
     with pytest.raises(UsageError) as caught:
         GPTConfig(convolution=value)
-    assert str(caught.value).startswith(f"convolution is {value!r}; expected an integer from 0")
+    assert str(caught.value).startswith(
+        f"convolution is {value!r}; expected an integer of at least 0"
+    )
 
 
 @pytest.mark.parametrize("value", ["sinusoidal", None, True])
