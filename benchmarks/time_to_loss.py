@@ -29,7 +29,8 @@ from tinygrad_char.benchmarks.measure import limit_threads
 from tinygrad_char.benchmarks.report import WIDTH, machine, without_folder
 from tinygrad_char.models.batches import Split, split_corpus
 from tinygrad_char.models.config import PRESETS, PresetName, TrainConfig
-from tinygrad_char.models.corpus import load_corpus
+from tinygrad_char.models.corpus import Corpus, load_corpus
+from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.tokenizer import CharTokenizer
 
 THRESHOLDS = (1.88, 1.77, 1.70, 1.60, 1.56, 1.53, 1.50, 1.4697, 1.45, 1.42)
@@ -229,7 +230,8 @@ def show(curves: Sequence[Curve]) -> None:
         if any(cells):
             table.add_row(f"{loss:g}", *cells)
     console.print(table)
-    table = Table(title="at the end", title_justify="left")
+    print("at the end")
+    table = Table()
     for heading in ("", *contenders):
         table.add_column(heading, justify="right" if heading else "left")
     for label, value in _ENDS.items():
@@ -310,7 +312,8 @@ def contenders(options: TimeToLoss, rest: list[str]) -> dict[str, tuple[TrainCon
     """Return what is trained: settings, and whether in PyTorch."""
 
     def settings(name: PresetName) -> TrainConfig:
-        return tyro.cli(TrainConfig, args=rest, default=PRESETS[name], prog=PROGRAM)
+        plain = (tyro.conf.OmitArgPrefixes,)
+        return tyro.cli(TrainConfig, args=rest, default=PRESETS[name], prog=PROGRAM, config=plain)
 
     found = {}
     for name in options.presets:
@@ -330,10 +333,24 @@ def main() -> None:
         config=(tyro.conf.FlagCreatePairsOff,),
         return_unknown_args=True,
     )
-    corpus = load_corpus(options.data, lambda said: print(said, file=sys.stderr))
-    tokenizer = CharTokenizer(corpus.content.characters)
+    try:
+        chosen = contenders(options, rest)
+        corpus = load_corpus(options.data, lambda said: print(said, file=sys.stderr))
+        tokenizer = CharTokenizer(corpus.content.characters)
+        _train(options, chosen, corpus, tokenizer)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _train(
+    options: TimeToLoss,
+    chosen: dict[str, tuple[TrainConfig, bool]],
+    corpus: Corpus,
+    tokenizer: CharTokenizer,
+) -> None:
     curves: list[Curve] = []
-    for name, (config, in_torch) in contenders(options, rest).items():
+    for name, (config, in_torch) in chosen.items():
         split = split_corpus(tokenizer.encode(corpus.content), config.gpt.block_size)
         if options.part == "held-out":
             split = split_corpus(split.train, config.gpt.block_size)
