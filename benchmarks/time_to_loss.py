@@ -219,9 +219,8 @@ def show(curves: Sequence[Curve]) -> None:
     contenders = list(dict.fromkeys(each.contender for each in curves))
     groups = {name: [each for each in curves if each.contender == name] for name in contenders}
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    table = Table(
-        title="seconds of training to a loss: median, fewest to most", title_justify="left"
-    )
+    print("seconds of training to a loss: median, fewest to most")
+    table = Table()
     table.add_column("nats")
     for name in contenders:
         table.add_column(name, justify="right")
