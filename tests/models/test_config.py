@@ -222,7 +222,7 @@ def shape_of(preset):
 
 
 def test_presets_are_what_they_are_said_to_be():
-    assert set(PRESETS) == {"tiny", "small", "full"}
+    assert set(PRESETS) == {"tiny", "small", "full", "nanogpt"}
     assert shape_of("tiny") == (8, 32, 4, 3, 32, 0.0)
     assert shape_of("small") == (64, 128, 4, 4, 12, 0.0)
     assert shape_of("full") == (256, 384, 6, 6, 64, 0.2)
