@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinygrad_char.kernels.cpu.bench import Task
-from tinygrad_char.kernels.rotary.reference import EPS, angles
+from tinygrad_char.kernels.rotary import EPS, angles
 from tinygrad_char.models.batches import OverlappingWindows, Split, random_batch, whole_split
 from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import TrainConfig
