@@ -27,6 +27,7 @@ from rich.table import Table
 
 from tinygrad_char.benchmarks.measure import limit_threads
 from tinygrad_char.benchmarks.report import WIDTH, machine, without_folder
+from tinygrad_char.kernels.muon.bench import operations
 from tinygrad_char.models.batches import Split, split_corpus
 from tinygrad_char.models.config import PRESETS, PresetName, TrainConfig
 from tinygrad_char.models.corpus import Corpus, load_corpus
@@ -165,17 +166,21 @@ number of parameters."""
 
 def _ours(run: Run) -> Side:
     limit_threads(run.threads)
-    from tinygrad_char.models.evaluate import strided_loss, whole_split_loss
+    from tinygrad_char.models.evaluate import Loss, strided_loss, whole_split_loss
     from tinygrad_char.models.memory import keep_freed_memory
     from tinygrad_char.models.trainer import Trainer
 
     keep_freed_memory()
     trainer = Trainer(run.config, run.tokenizer, run.split)
-    measured = (trainer.model, run.split.validation)
+
+    def measured(loss: Callable[..., Loss]) -> float:
+        with trainer.averaged():
+            return loss(trainer.model, run.split.validation, workers=trainer.workers).nats
+
     return (
         trainer.update,
-        lambda: whole_split_loss(*measured, workers=trainer.workers).nats,
-        lambda: strided_loss(*measured, workers=trainer.workers).nats,
+        lambda: measured(whole_split_loss),
+        lambda: measured(strided_loss),
         trainer.model.num_parameters(),
     )
 
@@ -204,14 +209,23 @@ def arithmetic(config: TrainConfig, vocabulary: int) -> float:
 
     Forward and backward together multiply each weight of a matrix three times with each character;
     causal attention has half of 12 T C operations a character and layer. Muon's products are
-    counted as `products` of kernels/muon/ has them.
+    counted as kernels/muon/bench.py does.
     """
     shape = config.gpt
     characters = config.batch_size * config.accumulate * shape.block_size
     width = shape.n_embd
     matrices = shape.n_layer * 12 * width * width + vocabulary * width
     attention = 6.0 * shape.n_layer * shape.block_size * width
-    return characters * (6.0 * matrices + attention)
+    return characters * (6.0 * matrices + attention) + _of_muon(config)
+
+
+def _of_muon(config: TrainConfig) -> float:
+    """Return the operations of Muon's products: in each layer four squares, and two 4 C by C."""
+    if config.optimizer != "muon":
+        return 0.0
+    width = config.gpt.n_embd
+    wide = operations((4 * width, width))
+    return config.gpt.n_layer * (4 * operations((width, width)) + 2 * wide)
 
 
 def show(curves: Sequence[Curve]) -> None:
