@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.optimizers import learning_rates
 from tinygrad_char.regular_file import read_regular
 
@@ -51,7 +53,13 @@ def settings(
 
 
 def _told(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without the place of the text's file on this disk, which may change."""
+    """Return settings without the place of the text's file on this disk, which may change.
+
+    Settings that there were not yet in an earlier version have their defaults.
+    """
+    with contextlib.suppress(UsageError):
+        config = TrainConfig.from_json(settings.get("config")).to_json()
+        settings = {**settings, "config": config}
     data = settings.get("data")
     if not isinstance(data, dict):
         return settings

@@ -60,6 +60,15 @@ def test_former_settings_and_entries_of_others_are_kept(tmp_path):
     assert former == [(1, SMALL.lr), (3, 1.0)]
 
 
+def test_settings_of_a_version_that_had_fewer_are_no_former_ones(tmp_path):
+    path, config = tmp_path / "config.json", SMALL.to_json()
+    for name in ("optimizer", "ema"):
+        del config[name]
+    path.write_text(json.dumps({"config": config, "data": DATA}))
+    kept = json.loads(settings(path, SMALL, DATA, 3)[0])
+    assert kept == {"config": SMALL.to_json(), "data": DATA}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"config": 1, "earlier": 2}'])
 def test_a_file_that_is_none_is_said_and_written_anew(content, tmp_path):
     path = tmp_path / "config.json"
