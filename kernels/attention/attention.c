@@ -9,10 +9,7 @@
 #include "attention.h"
 #include "kernel.h"
 #include "parallel_for.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAS_WIDER_REGISTERS 1
-#endif
+#include "widths.h"
 
 /* Sizes of a block: multiples of every ROWS and PANEL. */
 enum { QUERIES = 96, KEYS = 96, WIDEST_PANEL = 32, LINE = 16 };
@@ -135,34 +132,13 @@ static HeadFunction *backward_head = backward_head_portable;
 
 KERNEL_PLAIN(int64_t, attention_choose_lanes, INTEGER(most))
 {
-    forward_head = forward_head_portable;
-    backward_head = backward_head_portable;
-#if HAS_WIDER_REGISTERS
-    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        forward_head = forward_head_avx512;
-        backward_head = backward_head_avx512;
-        return 16;
-    }
-    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2")) {
-        forward_head = forward_head_avx2;
-        backward_head = backward_head_avx2;
-        return 8;
-    }
-#else
-    (void)most;
-#endif
-    return 4;
+    const int64_t lanes = widest_lanes(most);
+    forward_head = OF_WIDTH(lanes, forward_head);
+    backward_head = OF_WIDTH(lanes, backward_head);
+    return lanes;
 }
 
-#if HAS_WIDER_REGISTERS
-__attribute__((constructor)) static void choose_widest(void)
-{
-    __builtin_cpu_init();
-    attention_choose_lanes(INT64_MAX);
-}
-#endif
+AT_LOAD(attention_choose_lanes)
 
 static int each_head(HeadFunction *function, const Attention *a, int64_t first, int64_t last)
 {

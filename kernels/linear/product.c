@@ -30,10 +30,7 @@
 #include "kernel.h"
 #include "panels.h"
 #include "parallel_for.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAS_WIDER_REGISTERS 1
-#endif
+#include "widths.h"
 
 /* The most elements that a block holds of the depth and of the columns: 48 KiB of a panel, 2.3 MB
  * of all. */
@@ -131,20 +128,8 @@ Bf16Way bf16_way = BF16_PORTABLE;
 
 KERNEL_PLAIN(int64_t, product_choose_lanes, INTEGER(most))
 {
-    multiply = multiply_portable;
-    lanes = 4;
-#if HAS_WIDER_REGISTERS
-    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        multiply = multiply_avx512;
-        lanes = 16;
-    } else if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        multiply = multiply_avx2;
-        lanes = 8;
-    }
-#else
-    (void)most;
-#endif
+    lanes = widest_lanes(most);
+    multiply = OF_WIDTH(lanes, multiply);
     return lanes;
 }
 
@@ -172,14 +157,8 @@ KERNEL_PLAIN(int64_t, product_choose_bf16, INTEGER(most))
     return bf16_way;
 }
 
-#if HAS_WIDER_REGISTERS
-__attribute__((constructor)) static void choose_widest(void)
-{
-    __builtin_cpu_init();
-    product_choose_lanes(INT64_MAX);
-    product_choose_bf16(INT64_MAX);
-}
-#endif
+AT_LOAD(product_choose_lanes)
+AT_LOAD(product_choose_bf16)
 
 /* cblas_sgemm, with integers of four or eight bytes: whose library NumPy uses, see blas.py. */
 typedef void Sgemm4(int order, int transpose_a, int transpose_b, int32_t rows, int32_t columns,

@@ -12,10 +12,7 @@
 #include "kernel.h"
 #include "panels.h"
 #include "parallel_for.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAS_WIDER_REGISTERS 1
-#endif
+#include "widths.h"
 
 /* Of the widest registers; numbers whose squares are added up side by side; of a product at a time,
  * so that what it reads of a panel stays in the nearest cache. */
@@ -69,30 +66,12 @@ static EachMatrix *each_matrix = each_matrix_portable;
 
 KERNEL_PLAIN(int64_t, muon_choose_lanes, INTEGER(most))
 {
-    each_matrix = each_matrix_portable;
-#if HAS_WIDER_REGISTERS
-    if (most >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        each_matrix = each_matrix_avx512;
-        return 16;
-    }
-    if (most >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        each_matrix = each_matrix_avx2;
-        return 8;
-    }
-#else
-    (void)most;
-#endif
-    return 4;
+    const int64_t lanes = widest_lanes(most);
+    each_matrix = OF_WIDTH(lanes, each_matrix);
+    return lanes;
 }
 
-#if HAS_WIDER_REGISTERS
-__attribute__((constructor)) static void choose_widest(void)
-{
-    __builtin_cpu_init();
-    muon_choose_lanes(INT64_MAX);
-}
-#endif
+AT_LOAD(muon_choose_lanes)
 
 static void some_matrices(void *job, int64_t first, int64_t last)
 {
