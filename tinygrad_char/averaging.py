@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
-from tinygrad_char.optim import Optimizer
+from tinygrad_char.optimizer import Optimizer
 from tinygrad_char.schedules import is_number
 
 CHUNK = 1 << 15

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinygrad_char.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tinygrad_char.optim import Optimizer
+    from tinygrad_char.optimizer import Optimizer
 
 
 class Group(MutableMapping[str, Any]):

@@ -20,7 +20,7 @@ from tinygrad_char.kernels.cpu.recorder import Results
 from tinygrad_char.kernels.cuda.parameters import FlatParameters
 from tinygrad_char.kernels.dropout.mask import RecordedKey
 from tinygrad_char.kernels.operations import using
-from tinygrad_char.optim import Optimizer
+from tinygrad_char.optimizer import Optimizer
 from tinygrad_char.random import Stream
 from tinygrad_char.step import Inputs, Step, tensor_of, why_on_tape
 from tinygrad_char.tensor import Tensor
