@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.benchmarks import averaging, ops, scaling, train_step
+from tinygrad_char.benchmarks import averaging, ops, products, scaling, train_step
 from tinygrad_char.benchmarks.measure import difference, resident
 from tinygrad_char.benchmarks.report import QUIET, without_folder
 from tinygrad_char.kernels.backend import references, status
@@ -103,6 +103,32 @@ def test_train_step_in_bfloat16(against, tmp_path):
     assert contenders(values) == ["ours", "ours, bf16", *torch]
     found = {row["contender"]: row["difference"] for row in values["results"]}
     assert 0 < found["ours, bf16"] < train_step.BOUND_OF_BF16
+
+
+@EVERY
+def test_products_in_both_precisions(against, tmp_path):
+    options = ("--size", "smoke", "--json", "found.json", *against)
+    code, out, error = run("products", *options, cwd=tmp_path)
+    assert (code, error) == (0, "")
+    assert "bf16 over float32" in out
+    values = json.loads((tmp_path / "found.json").read_text())
+    assert values["agree"] is True
+    assert len(values["results"]) == 12
+    torch = ["PyTorch", "PyTorch, bf16 autocast", "PyTorch, medium precision"] if against else []
+    for row in values["results"]:
+        assert list(row["seconds"]) == ["float32", "bf16", *torch]
+        assert min(row["seconds"].values()) > 0
+        assert 1e-4 < row["difference"]["float32"] < 1e-2
+        assert row["difference"]["bf16"] < 1e-6
+
+
+def test_products_that_differ_exit_with_1(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["products.py", "--size", "smoke"])
+    monkeypatch.setattr(products, "BOUND", 0.0)
+    monkeypatch.setattr(products, "limit_threads", lambda threads: None)
+    with pytest.raises(SystemExit) as end:
+        products.main()
+    assert end.value.code == 1
 
 
 @EVERY
