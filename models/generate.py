@@ -10,6 +10,7 @@ import numpy as np
 
 from tinygrad_char.kernels import sampling as sampling_kernel
 from tinygrad_char.kernels.array import Array
+from tinygrad_char.kernels.cpu.forks import cached_property
 from tinygrad_char.kernels.devices import backend_of
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import RunError, UsageError
@@ -46,7 +47,7 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}; expected a number above 0, up to 1")
 
-    @property
+    @cached_property
     def _options(self) -> sampling_kernel.Options:
         return sampling_kernel.Options(self.temperature, self.top_k, self.top_p)
 

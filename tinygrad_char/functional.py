@@ -29,6 +29,7 @@ from tinygrad_char.functions import sigmoid as sigmoid
 from tinygrad_char.functions import tanh as tanh
 from tinygrad_char.kernels import rotary as rotary_positions
 from tinygrad_char.kernels.array import Array, is_floating, rounded, widened
+from tinygrad_char.kernels.attention import Options
 from tinygrad_char.kernels.bias_activation import ACTIVATIONS
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.kernels.embedding import check_indices
@@ -445,20 +446,20 @@ def attention(
     batch = _attention_batch(q, k, v)
     if is_causal:
         if q.shape[-2] == k.shape[-2]:
-            options["causal"] = True
+            options = options._replace(causal=True)
         else:
             attn_mask = _from_the_first(q, k, attn_mask)
     if attn_mask is not None:
-        return _masked_attention(q, k, v, attn_mask, batch, **options)
+        return _masked_attention(q, k, v, attn_mask, batch, options)
     if len(batch) == 2 and batch == q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
-        return neural.Attention.apply(q, k, v, **options)
+        return neural.Attention.apply(q, k, v, options=options)
     heads = (1, *batch)[-1]
     pairs = (math.prod((1, *batch)[:-1]), heads)
     q, k, v = (
         each.broadcast_to(*batch, *each.shape[-2:]).reshape(*pairs, *each.shape[-2:])
         for each in (q, k, v)
     )
-    out = neural.Attention.apply(q, k, v, **options)
+    out = neural.Attention.apply(q, k, v, options=options)
     return out.reshape(*batch, *out.shape[-2:])
 
 
@@ -489,12 +490,9 @@ def _masked_attention(
     v: Tensor,
     attn_mask: Any,
     batch: tuple[int, ...],
-    *,
-    causal: bool,
-    scale: float,
-    dropout: float,
-    key: DropoutKey | None,
+    options: Options,
 ) -> Tensor:
+    causal, scale, dropout, key = options
     mask = tensor_like("attention", attn_mask, q)
     shape = (*batch, q.shape[-2], k.shape[-2])
     try:
@@ -557,7 +555,7 @@ def self_attention(
         positions = cache.capacity if cache is not None else qkv.shape[1] if qkv.ndim > 1 else 0
         angles = _angles(qkv, positions, size, rotary)
     return neural.SelfAttention.apply(
-        qkv, angles, heads=heads, cache=cache, normalize=normalize, **options
+        qkv, angles, heads=heads, options=options, cache=cache, normalize=normalize
     )
 
 
@@ -604,11 +602,11 @@ def _check_dropout(name: str, dropout: float, key: MaskSource | None) -> None:
 
 def _attention_options(
     size: int, causal: bool, scale: float | None, dropout: float, key: DropoutKey | None
-) -> dict[str, Any]:
+) -> Options:
     _check_dropout("attention", dropout, key)
     if scale is None:
         scale = max(size, 1) ** -0.5
-    return {"causal": causal, "scale": float(scale), "dropout": dropout, "key": key}
+    return Options(causal, float(scale), dropout, key)
 
 
 def _same_dtype(name: str, tensors: Sequence[Any], mixed: bool = False) -> Sequence[Any]:

@@ -367,17 +367,7 @@ class Attention(Function):
 
     upcasts = True
 
-    def forward(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        causal: bool,
-        scale: float,
-        dropout: float,
-        key: DropoutKey | None,
-    ) -> Array:
+    def forward(self, q: Array, k: Array, v: Array, *, options: attention.Options) -> Array:
         """Return out (B, H, T, E); ValueError that names the shapes where they do not fit."""
         if (
             not q.ndim == k.ndim == v.ndim == 4
@@ -389,8 +379,8 @@ class Attention(Function):
                 f"attention: q {q.shape}, k {k.shape}, v {v.shape}; expected (B, H, T, D), "
                 "(B, H, S, D), (B, H, S, E)"
             )
-        self.options = attention.Options(causal, scale, dropout, key)
-        out, statistics = self.backend.kernels[attention.forward](q, k, v, self.options)
+        self.options = options
+        out, statistics = self.backend.kernels[attention.forward](q, k, v, options)
         self.saved = (q, k, v, out, statistics)
         return out
 
@@ -421,10 +411,7 @@ class SelfAttention(Function):
         angles: Array | None,
         *,
         heads: int,
-        causal: bool,
-        scale: float,
-        dropout: float,
-        key: DropoutKey | None,
+        options: attention.Options,
         cache: Any,
         normalize: bool,
     ) -> Array:
@@ -434,8 +421,7 @@ class SelfAttention(Function):
                 f"self_attention: qkv {qkv.shape} with {heads} heads; expected (B, T, 3C) with C "
                 "a multiple of the heads"
             )
-        self.heads = heads
-        self.options = attention.Options(causal, scale, dropout, key)
+        self.heads, self.options = heads, options
         q, k, v = self._views(qkv)
         kernels = self.backend.kernels
         turned = None
@@ -450,8 +436,8 @@ class SelfAttention(Function):
             keys, values = cache.room(k, v)
             taken = attention.Cache(keys, values, cache.filled)
             attend = kernels[attention.forward]
-            return self._join(kernels[attention.cached](q, k, v, taken, self.options, attend))
-        out, statistics = kernels[attention.forward](q, k, v, self.options)
+            return self._join(kernels[attention.cached](q, k, v, taken, options, attend))
+        out, statistics = kernels[attention.forward](q, k, v, options)
         self.saved = (qkv, turned, out, statistics)
         return self._join(out)
 
