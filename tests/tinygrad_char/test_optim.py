@@ -876,14 +876,38 @@ class TestSchedules:
             optimizer.step()
             theirs.step()
 
+    def test_warmup_then_a_line(self):
+        schedule = optim.warmup_linear(1.0, warmup=4, total=24, floor=0.2)
+        assert [schedule(step) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+        assert [schedule(step) for step in (4, 9, 14, 24, 99)] == pytest.approx(
+            [1.0, 0.8, 0.6, 0.2, 0.2]
+        )
+
+    @pytest.mark.parametrize(("sqrt", "middle"), [(False, 0.6), (True, 1 - 0.8 * math.sqrt(0.5))])
+    def test_warmup_then_nothing_then_decay(self, sqrt, middle):
+        schedule = optim.warmup_stable_decay(1.0, 4, 24, 0.2, decay=10, sqrt=sqrt)
+        assert schedule(0) == 0.2
+        assert [schedule(step) for step in range(4, 15)] == [1.0] * 11
+        assert schedule(19) == pytest.approx(middle)
+        assert schedule(24) == schedule(99) == 0.2
+
+    @pytest.mark.parametrize("decay", [0, 99])
+    def test_a_decay_of_no_steps_and_of_more_than_there_are(self, decay):
+        schedule = optim.warmup_stable_decay(1.0, 4, 8, 0.2, decay)
+        rates = [1.0] * 4 if decay == 0 else [1.0, 0.8, 0.6, 0.4]
+        assert [schedule(step) for step in range(4, 8)] == pytest.approx(rates)
+        assert schedule(8) == 0.2
+
     @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
     def test_bad_numbers(self, value):
         with pytest.raises(ValueError, match=f"constant: lr={value}, expected"):
             optim.constant(value)
-        for option in ("lr", "warmup", "total", "floor"):
-            good = {"lr": 1.0, "warmup": 1, "total": 2, "floor": 0.1}
-            with pytest.raises(ValueError, match=f"warmup_cosine: {option}={value}, expected"):
-                optim.warmup_cosine(**{**good, option: value})
+        good = {"lr": 1.0, "warmup": 1, "total": 2, "floor": 0.1}
+        for name in ("warmup_cosine", "warmup_linear", "warmup_stable_decay"):
+            more = {"decay": 1} if name == "warmup_stable_decay" else {}
+            for option in (*good, *more):
+                with pytest.raises(ValueError, match=f"{name}: {option}={value}, expected"):
+                    getattr(optim, name)(**{**good, **more, option: value})
 
 
 def test_training_reaches_the_minimum():
