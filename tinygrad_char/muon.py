@@ -131,7 +131,7 @@ class Muon(Optimizer):
         rates = muon.Rates(options["lr"], options["weight_decay"], scale)
         for matrices in self._matrices(span, options["splits"]):
             self.backend.chosen().kernels[muon.update](
-                *buffers, matrices, _muon_options(options), rates
+                *buffers, matrices, _muon_rule(options), rates
             )
 
     def update_recorded(self, group: Group, factors: Array) -> None:
@@ -139,7 +139,7 @@ class Muon(Optimizer):
         buffers, options = (self.flat, self.flat_grad, self.state["exp_avg"]), group.options
         for matrices in self._matrices(self._span(group), options["splits"]):
             self.backend.chosen().kernels[muon.update_recorded](
-                *buffers, matrices, _muon_options(options), factors
+                *buffers, matrices, _muon_rule(options), factors
             )
 
     def rule(self, options: dict[str, Any]) -> adamw.Rule:
@@ -148,8 +148,8 @@ class Muon(Optimizer):
         return adamw.Rule(betas=(0.0, 0.0), eps=0.0, weight_decay=decay, decoupled=True)
 
 
-def _muon_options(options: dict[str, Any]) -> muon.Options:
-    return muon.Options(*(options[name] for name in muon.Options._fields))
+def _muon_rule(options: dict[str, Any]) -> muon.Rule:
+    return muon.Rule(*(options[name] for name in muon.Rule._fields))
 
 
 class MuonAdamW(Muon, AdamW):

@@ -3,8 +3,8 @@
 from tinygrad_char.kernels.muon.reference import (
     COEFFICIENTS,
     Matrices,
-    Options,
     Rates,
+    Rule,
     orthogonalize,
     stretch,
     update,
@@ -14,8 +14,8 @@ from tinygrad_char.kernels.muon.reference import (
 __all__ = [
     "COEFFICIENTS",
     "Matrices",
-    "Options",
     "Rates",
+    "Rule",
     "orthogonalize",
     "stretch",
     "update",

@@ -9,12 +9,12 @@ import numpy as np
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
-from tinygrad_char.kernels.muon import COEFFICIENTS, Matrices, Options, Rates, stretch
+from tinygrad_char.kernels.muon import COEFFICIENTS, Matrices, Rates, Rule, stretch
 
 BLOCKS = 4
 WIDTHS = (96, 384)
 """Channels that are timed besides those of the arrays."""
-OPTIONS = Options()
+RULE = Rule()
 RATES = Rates(lr=0.01, weight_decay=0.1)
 
 
@@ -51,7 +51,7 @@ def _task(op: Any, channels: int) -> Task:
 
     def run(p: Array, m: Array) -> Array:
         for each in batches(channels):
-            op.update(p, grad, m, each, OPTIONS, RATES)
+            op.update(p, grad, m, each, RULE, RATES)
         return p
 
     return Task(lambda: run(p.used(), m.used()), lambda: run(p.fresh(), m.fresh()))
@@ -67,7 +67,7 @@ def work(at: Dimensions) -> Work:
 def operations(shape: tuple[int, int]) -> float:
     """Return the operations of a matrix's products, of symmetric ones those of a triangle."""
     small, large = sorted(shape)
-    symmetric = small * small * (large + (4 * OPTIONS.ns_steps - 3) * small)
+    symmetric = small * small * (large + (4 * RULE.ns_steps - 3) * small)
     return float(symmetric + 2 * small * small * large)
 
 
@@ -83,7 +83,7 @@ def _torch_task(torch: Any, channels: int) -> Task:
         for starts, shape in batches(channels)
     ]
     shapes = [(-1, *shape) for _, shape in batches(channels)]
-    kept, decay = OPTIONS.momentum, 1 - RATES.lr * RATES.weight_decay
+    kept, decay = RULE.momentum, 1 - RATES.lr * RATES.weight_decay
 
     def start() -> list[list[Any]]:
         parameter, grad = Dimensions.tensors(torch, (size,), (size,))
@@ -117,7 +117,7 @@ def torch_orthogonalize(torch: Any, x: Any) -> Any:
     gram = x.mT @ x if tall else x @ x.mT
     one = torch.eye(gram.shape[1], dtype=x.dtype)
     total = one
-    for a, b, c in COEFFICIENTS[OPTIONS.ns_steps]:
+    for a, b, c in COEFFICIENTS[RULE.ns_steps]:
         factor = torch.baddbmm(a * one + b * gram, gram, gram, alpha=c)
         gram, total = gram @ factor @ factor, total @ factor
     return x @ total if tall else total @ x
@@ -130,12 +130,12 @@ def multiplying(op: Any, on: OnDevice) -> Iterator[Timed]:
     for name, shape in (("square", (width, width)), ("wide", (width, 4 * width))):
         x = on.draw((BLOCKS, *shape))
         small, large = shape
-        full = small * small * (2 * large + (4 * OPTIONS.ns_steps - 3) * small)
+        full = small * small * (2 * large + (4 * RULE.ns_steps - 3) * small)
         yield Timed(f"muon {name}", partial(_orthogonalize, x), 2 * x.nbytes, float(BLOCKS * full))
 
 
 def _orthogonalize(x: Array, op: Any) -> Array:
-    return op.orthogonalize(x, OPTIONS.ns_steps)
+    return op.orthogonalize(x, RULE.ns_steps)
 
 
 def checks(at: Ragged) -> Iterator[Check]:
@@ -149,5 +149,5 @@ def checks(at: Ragged) -> Iterator[Check]:
 def _check(op: Any, i: Any) -> list[Array]:
     p, g, m = (each.copy().reshape(-1) for each in (i.p_, i.g_, i.m_))
     matrices = Matrices(i.starts, i.p_.shape[1:])
-    op.update(p, g, m, matrices, OPTIONS, RATES._replace(grad_scale=0.5))
-    return [p, m, op.orthogonalize(i.g_, OPTIONS.ns_steps)]
+    op.update(p, g, m, matrices, RULE, RATES._replace(grad_scale=0.5))
+    return [p, m, op.orthogonalize(i.g_, RULE.ns_steps)]

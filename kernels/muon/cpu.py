@@ -8,7 +8,7 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.cores import threads_for
 from tinygrad_char.kernels.cpu.extension import compiled
-from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Matrices, Options, Rates, stretch
+from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Matrices, Rates, Rule, stretch
 
 _TABLES = {steps: np.array(table) for steps, table in COEFFICIENTS.items()}
 
@@ -25,16 +25,11 @@ def orthogonalize(x: Array, ns_steps: int) -> Array:
 
 
 def update(
-    parameter: Array,
-    grad: Array,
-    exp_avg: Array,
-    matrices: Matrices,
-    options: Options,
-    rates: Rates,
+    parameter: Array, grad: Array, exp_avg: Array, matrices: Matrices, rule: Rule, rates: Rates
 ) -> NotImplementedType | None:
     if not fits(parameter, grad, exp_avg):
         return NotImplemented
-    (starts, shape), (momentum, nesterov, steps) = matrices, options
+    (starts, shape), (momentum, nesterov, steps) = matrices, rule
     compiled.muon_update(
         *(parameter, grad, exp_avg, starts, _TABLES[steps], parameter.size, len(starts)),
         *(*shape, steps, rates.grad_scale, momentum, nesterov),

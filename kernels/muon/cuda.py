@@ -6,7 +6,7 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import Operation, contiguous
-from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Matrices, Options, Rates, stretch
+from tinygrad_char.kernels.muon.reference import COEFFICIENTS, Matrices, Rates, Rule, stretch
 
 THREADS = 256
 MOST_PARTS = 64
@@ -20,7 +20,7 @@ class Muon(Operation):
             return x.copy()
         count, rows, columns = x.shape
         starts = namespace(x).arange(count, dtype=np.int64) * (rows * columns)
-        every, plain = Matrices(starts, (rows, columns)), Options(0.0, False, ns_steps)
+        every, plain = Matrices(starts, (rows, columns)), Rule(0.0, False, ns_steps)
         return self._near_one(contiguous(x), None, every, plain, 1.0, None)
 
     def update(
@@ -29,12 +29,12 @@ class Muon(Operation):
         grad: Array,
         exp_avg: Array,
         matrices: Matrices,
-        options: Options,
+        rule: Rule,
         rates: Rates,
     ) -> NotImplementedType | None:
         if any(each.dtype != np.float32 for each in (parameter, grad, exp_avg)):
             return NotImplemented
-        x = self._near_one(grad, exp_avg, matrices, options, rates.grad_scale, None)
+        x = self._near_one(grad, exp_avg, matrices, rule, rates.grad_scale, None)
         self._apply(parameter, x, matrices, rates, None)
         return None
 
@@ -44,10 +44,10 @@ class Muon(Operation):
         grad: Array,
         exp_avg: Array,
         matrices: Matrices,
-        options: Options,
+        rule: Rule,
         factors: Array,
     ) -> None:
-        x = self._near_one(grad, exp_avg, matrices, options, 1.0, factors)
+        x = self._near_one(grad, exp_avg, matrices, rule, 1.0, factors)
         self._apply(parameter, x, matrices, Rates(0.0), factors)
 
     def _near_one(
@@ -55,7 +55,7 @@ class Muon(Operation):
         grad: Array,
         exp_avg: Array | None,
         matrices: Matrices,
-        options: Options,
+        rule: Rule,
         grad_scale: float,
         factors: Array | None,
     ) -> Array:
@@ -70,11 +70,11 @@ class Muon(Operation):
             grid,
             THREADS,
             *(grad, exp_avg, starts, size, x, partial),
-            *map(np.float32, (grad_scale, options.momentum)),
-            *(np.int32(options.nesterov), factors),
+            *map(np.float32, (grad_scale, rule.momentum)),
+            *(np.int32(rule.nesterov), factors),
         )
         self.launch("muon_normalize", grid, THREADS, x, size, partial)
-        total = self._all_factors(x, options.ns_steps)
+        total = self._all_factors(x, rule.ns_steps)
         return self._product(x, total) if rows >= columns else self._product(total, x)
 
     def _all_factors(self, x: Array, ns_steps: int) -> Array:

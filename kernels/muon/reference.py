@@ -45,7 +45,7 @@ class Matrices(NamedTuple):
     shape: tuple[int, int]
 
 
-class Options(NamedTuple):
+class Rule(NamedTuple):
     """What is the same in each step."""
 
     momentum: float = 0.95
@@ -95,12 +95,7 @@ def orthogonalize(x: Array, ns_steps: int) -> Array:
 
 @in_float32
 def update(
-    parameter: Array,
-    grad: Array,
-    exp_avg: Array,
-    matrices: Matrices,
-    options: Options,
-    rates: Rates,
+    parameter: Array, grad: Array, exp_avg: Array, matrices: Matrices, rule: Rule, rates: Rates
 ) -> None:
     """Update matrices W of flat buffers, and their exp_avg (m), in place.
 
@@ -109,16 +104,11 @@ def update(
     W *= 1 - lr * weight_decay,  W -= lr sqrt(max(1, R / C)) orthogonalize(u).
     """
     factors = rates.grad_scale, 1 - rates.lr * rates.weight_decay, rates.lr
-    _update(parameter, grad, exp_avg, matrices, options, factors)
+    _update(parameter, grad, exp_avg, matrices, rule, factors)
 
 
 def update_recorded(
-    parameter: Array,
-    grad: Array,
-    exp_avg: Array,
-    matrices: Matrices,
-    options: Options,
-    factors: Array,
+    parameter: Array, grad: Array, exp_avg: Array, matrices: Matrices, rule: Rule, factors: Array
 ) -> None:
     """Update as `update` does, with what changes from step to step read from `factors`.
 
@@ -127,7 +117,7 @@ def update_recorded(
     """
     scale, decay, _, lr, active = factors.tolist()
     if active:
-        _update(parameter, grad, exp_avg, matrices, options, (scale, decay, lr))
+        _update(parameter, grad, exp_avg, matrices, rule, (scale, decay, lr))
 
 
 def stretch(shape: tuple[int, int]) -> float:
@@ -149,20 +139,20 @@ def _update(
     grad: Array,
     exp_avg: Array,
     matrices: Matrices,
-    options: Options,
+    rule: Rule,
     factors: Sequence[float],
 ) -> None:
     dtype, shape = parameter.dtype.type, matrices.shape
     scale, decay, lr = map(dtype, factors)
-    kept, new = dtype(options.momentum), dtype(1 - options.momentum)
+    kept, new = dtype(rule.momentum), dtype(1 - rule.momentum)
     size = shape[0] * shape[1]
     parts = [slice(start, start + size) for start in matrices.starts.tolist()]
     x = namespace(parameter).empty((len(parts), *shape), parameter.dtype)
     for part, of_part in zip(parts, x, strict=True):
         g, m = grad[part] * scale, exp_avg[part]
         m += (g - m) * new
-        of_part[...] = (m * kept + g * new if options.nesterov else m).reshape(shape)
-    x = orthogonalize(x, options.ns_steps)
+        of_part[...] = (m * kept + g * new if rule.nesterov else m).reshape(shape)
+    x = orthogonalize(x, rule.ns_steps)
     for part, of_part in zip(parts, x, strict=True):
         p = parameter[part]
         p *= decay

@@ -14,7 +14,7 @@ from tinygrad_char.kernels.muon import bench, coefficients, reference
 
 SIDES = st.sampled_from([1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 97])
 WIDEST = 1 << 40
-OPTIONS = muon.Options()
+RULE = muon.Rule()
 slow = settings(deadline=None, max_examples=40)
 
 
@@ -192,9 +192,9 @@ def state(seed=0, size=200, dtype=np.float32):
 def test_an_update_is_momentum_orthogonalized(dtype, nesterov, shape):
     p, g, m = state(dtype=dtype)
     before = p.copy(), m.copy()
-    options = muon.Options(0.9, nesterov, 3)
+    rule = muon.Rule(0.9, nesterov, 3)
     matrices, rates = muon.Matrices(np.array([10, 150]), shape), muon.Rates(0.1, 0.5, 0.25)
-    muon.update(p, g, m, matrices, options, rates)
+    muon.update(p, g, m, matrices, rule, rates)
     expected_m = before[1].astype(np.float64)
     expected_p = before[0].astype(np.float64)
     for start in (10, 150):
@@ -220,7 +220,7 @@ def test_a_scaled_gradient_is_the_same_as_a_smaller_one():
         p, g, m = state()
         matrices = muon.Matrices(np.array([0]), (10, 20))
         rates = muon.Rates(0.1, grad_scale=factor)
-        muon.update(p, g / np.float32(factor), m, matrices, OPTIONS, rates)
+        muon.update(p, g / np.float32(factor), m, matrices, RULE, rates)
         results.append((p, m))
     np.testing.assert_array_equal(*results)
 
@@ -229,7 +229,7 @@ def test_sixteen_bits_are_computed_in_float32():
     p, g, m = state(dtype=np.float16)
     m = m.astype(np.float32)
     wide = [each.astype(np.float32) for each in (p, g, m)]
-    rest = muon.Matrices(np.array([0]), (10, 20)), OPTIONS, muon.Rates(0.1, 0.1)
+    rest = muon.Matrices(np.array([0]), (10, 20)), RULE, muon.Rates(0.1, 0.1)
     muon.update(p, g, m, *rest)
     reference.update(*wide, *rest)
     np.testing.assert_array_equal(p, wide[0].astype(np.float16))
@@ -241,9 +241,9 @@ def test_a_recorded_update_reads_what_changes_from_factors(active):
     mine, theirs = state(), state()
     matrices = muon.Matrices(np.array([0, 100]), (10, 10))
     factors = np.array([0.5, 0.75, 1.0, 0.25, active], np.float32)
-    muon.update_recorded(*mine, matrices, OPTIONS, factors)
+    muon.update_recorded(*mine, matrices, RULE, factors)
     if active:
-        muon.update(*theirs, matrices, OPTIONS, muon.Rates(0.25, 1.0, 0.5))
+        muon.update(*theirs, matrices, RULE, muon.Rates(0.25, 1.0, 0.5))
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-6)
 
 

@@ -11,7 +11,7 @@ from tinygrad_char.kernels import muon as reference_muon
 from tinygrad_char.kernels.cuda.cublas import Products
 from tinygrad_char.kernels.cuda_on_cpu.numpy_cublas import NumpyCublas
 
-OPTIONS = reference_muon.Options()
+RULE = reference_muon.Rule()
 RATES = reference_muon.Rates(lr=0.1, weight_decay=0.5)
 PRODUCTS = Products(NumpyCublas(lambda action: action()), lambda: None)
 SIDES = st.sampled_from([1, 2, 3, 5, 31, 33, 65])
@@ -36,7 +36,7 @@ def test_an_update_is_its_reference(launcher, rows, columns, start, nesterov, co
     arrays, mine = state(count * (size + 1), start, seed), state(count * (size + 1), start, seed)
     starts = np.arange(count)[::-1] * (size + 1)  # not in order, and not always aligned
     matrices = reference_muon.Matrices(starts, (rows, columns))
-    rest = matrices, OPTIONS._replace(nesterov=nesterov), RATES._replace(grad_scale=0.25)
+    rest = matrices, RULE._replace(nesterov=nesterov), RATES._replace(grad_scale=0.25)
     served("muon", launcher, PRODUCTS).update(*mine, *rest)
     # the largest slope of the steps, which stretches rounding in two ways
     assert_precise(
@@ -60,7 +60,7 @@ def test_arrays_in_double_precision_are_the_references(launcher, products):
     expected = reference_muon.orthogonalize(x, 3)
     np.testing.assert_array_equal(kernel.orthogonalize(x, 3), expected)
     arrays = [each.astype(np.float64) for each in state(12, 0, 0)]
-    rest = reference_muon.Matrices(np.array([0]), (3, 4)), OPTIONS, RATES
+    rest = reference_muon.Matrices(np.array([0]), (3, 4)), RULE, RATES
     mine = updated(kernel.update, arrays, *rest)
     theirs = updated(reference_muon.update, arrays, *rest)
     np.testing.assert_array_equal(mine, theirs)
@@ -74,10 +74,10 @@ def test_a_recorded_update_has_the_bits_of_one_that_is_not(launcher, products, n
     rule = {"betas": (0.0, 0.0), "eps": 0.0, "weight_decay": 0.5, "decoupled": True}
     counter.count_step(count, lr, np.array(norm), factors, 1.0, rule)
     matrices = reference_muon.Matrices(np.array([0, 200]), (10, 9))
-    kernel.update_recorded(*mine, matrices, OPTIONS, factors)
+    kernel.update_recorded(*mine, matrices, RULE, factors)
     if np.isfinite(norm):
         scale = min(1.0, 1.0 / (norm + 1e-6))
-        kernel.update(*theirs, matrices, OPTIONS, RATES._replace(grad_scale=scale))
+        kernel.update(*theirs, matrices, RULE, RATES._replace(grad_scale=scale))
     np.testing.assert_array_equal(mine, theirs)
     assert count[0] == np.isfinite(norm)
 
@@ -104,5 +104,5 @@ def test_check_mode_finds_nothing(checking_launcher, products):
     for rows, columns, start in ((33, 10, 0), (7, 9, 3)):
         arrays, starts = state(2 * rows * columns, start, 0), np.array([rows * columns, 0])
         matrices = reference_muon.Matrices(starts, (rows, columns))
-        kernel.update(*arrays, matrices, OPTIONS, RATES)
+        kernel.update(*arrays, matrices, RULE, RATES)
         kernel.orthogonalize(arrays[0].reshape(2, rows, columns), 3)
