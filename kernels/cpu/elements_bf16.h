@@ -56,12 +56,15 @@ TARGET INLINE NAME(Vector) NAME(multiply_add)(NAME(Vector) sum, int32_t x, NAME(
     const uint32_t upper = 0xffff0000;
     const float second = float_of_bits((uint32_t)x & upper);
     const float first = float_of_bits((uint32_t)x << 16);
-    const NAME(Integers) pairs = (NAME(Integers))y;
-    for (int i = 0; i < LANES; i++) {
-        const uint32_t pair = (uint32_t)pairs[i];
-        sum[i] = add_pair(sum[i], first, second, float_of_bits(pair << 16),
-                          float_of_bits(pair & upper));
-    }
+    uint32_t pairs[LANES]; /* arrays, of which loops become vectors again */
+    float sums[LANES];
+    memcpy(pairs, &y, sizeof pairs);
+    memcpy(sums, &sum, sizeof sums);
+#pragma omp simd
+    for (int i = 0; i < LANES; i++)
+        sums[i] = add_pair(sums[i], first, second, float_of_bits(pairs[i] << 16),
+                           float_of_bits(pairs[i] & upper));
+    memcpy(&sum, sums, sizeof sum);
     return sum;
 }
 #endif
