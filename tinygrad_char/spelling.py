@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 OTHERS = {
     "axis": ("dim", "dims"),
     "axes": ("dim", "dims"),
-    "correction": ("ddof",),
+    "correction": ("ddof", "unbiased"),  # False and True are 0 and 1
     "end": ("end_dim",),
     "keepdims": ("keepdim",),
     "start": ("start_dim",),

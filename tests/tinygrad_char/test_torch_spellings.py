@@ -64,7 +64,7 @@ def test_variance_by_unbiased():
             np.testing.assert_array_equal(method(1, unbiased=unbiased).numpy(), expected)
             np.testing.assert_array_equal(function(X, dim=1, unbiased=unbiased), expected)
         for other in ({"correction": 0}, {"ddof": 1}):
-            with pytest.raises(TypeError, match=f"{name}: correction=. and unbiased=True say the"):
+            with pytest.raises(TypeError, match=f"{name}: .* and .* are two names of one argument"):
                 method(1, unbiased=True, **other)
 
 

@@ -35,38 +35,22 @@ class ReductionMethods(TensorMethods):
         return reduction.Mean.apply(x, axis=axis, keepdims=keepdims)
 
     @spelled
-    def var(
-        self,
-        axis: Axis = None,
-        keepdims: bool = False,
-        correction: float | None = None,
-        *,
-        unbiased: bool | None = None,
-    ) -> Tensor:
+    def var(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
         """Return the variance over `axis`, divided by n - correction.
 
-        The default correction is NumPy's, 0; PyTorch's is 1. `unbiased` is another way to ask for
-        0 (False) or 1 (True).
+        The default correction is NumPy's, 0; PyTorch's is 1. By its other name `unbiased` it may be
+        False or True.
         """
-        correction = _correction("var", correction, unbiased)
-        return reduction.Var.apply(
-            floating(self), axis=axis, keepdims=keepdims, correction=correction
-        )
+        correction = (correction or 0) + 0  # 0 of None, 1 of True
+        options = {"axis": axis, "keepdims": keepdims, "correction": correction}
+        return reduction.Var.apply(floating(self), **options)
 
     @spelled
-    def std(
-        self,
-        axis: Axis = None,
-        keepdims: bool = False,
-        correction: float | None = None,
-        *,
-        unbiased: bool | None = None,
-    ) -> Tensor:
+    def std(self, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
         """Return the square root of `var`; where that is 0, so is the gradient."""
-        correction = _correction("std", correction, unbiased)
-        return reduction.Std.apply(
-            floating(self), axis=axis, keepdims=keepdims, correction=correction
-        )
+        correction = (correction or 0) + 0
+        options = {"axis": axis, "keepdims": keepdims, "correction": correction}
+        return reduction.Std.apply(floating(self), **options)
 
     @spelled
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -180,14 +164,3 @@ class ReductionMethods(TensorMethods):
 def _of(dtype: Any, result: Tensor) -> Tensor:
     """Return the result in the dtype that was asked for: small integers are added up in int64."""
     return result if dtype is None else result.astype(dtype)
-
-
-def _correction(name: str, correction: float | None, unbiased: bool | None) -> float:
-    if unbiased is None:
-        return 0 if correction is None else correction
-    if correction is not None:
-        raise TypeError(
-            f"{name}: correction={correction!r} and unbiased={unbiased!r} say the same; give one "
-            "of them"
-        )
-    return 1 if unbiased else 0
