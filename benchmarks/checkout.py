@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[], Any]
-CHARACTERS = {"smoke": 20, "tiny": 400, "small": 100, "full": 30}
+Settings = dict[str, Any]
+"""Of training, as JSON, as far as they differ from their defaults."""
+CHARACTERS = 100
 REDUCED: tuple[tuple[tuple[int, ...], int], ...] = (
     ((4, 8), 0),
     ((100, 10), 0),
@@ -41,17 +43,17 @@ def benchmark(name: str) -> Any:
     return pkgutil.resolve_name(f"{'tinygrad_char.' * inside}benchmarks.{name}:")
 
 
-def train_step(size: str) -> dict[str, tuple[Run, Run]]:
+def train_step(size: str, settings: Settings) -> dict[str, tuple[Run, Run]]:
     """Return one update, and the losses and the norm of a few without dropout."""
     module = benchmark("train_step")
-    task = module.prepare(module.CONFIGS[size])["step"]
+    task = module.prepare(module.TrainConfig.from_json(settings))["step"]
     return {f"step {size}": (task.run, task.check)}
 
 
-def train(size: str) -> dict[str, tuple[Run, Run]]:
+def train(size: str, settings: Settings) -> dict[str, tuple[Run, Run]]:
     """Return updates with dropout, and what a checkpoint would hold after some tens of them."""
     module = benchmark("train_step")
-    config, vocabulary = module.CONFIGS[size], module.VOCABULARY
+    config, vocabulary = module.TrainConfig.from_json(settings), module.VOCABULARY
 
     def after() -> tuple[Any, ...]:
         trainer = module.Trainer(config, vocabulary, module.random_split())
@@ -64,12 +66,12 @@ def train(size: str) -> dict[str, tuple[Run, Run]]:
     return {f"train {size}": (trainer.update, after)}
 
 
-def generate(size: str) -> dict[str, tuple[Run, Run]]:
+def generate(size: str, settings: Settings) -> dict[str, tuple[Run, Run]]:
     """Return the writing of a text, and of the likeliest one past the end of the context."""
     module = benchmark("generate")
-    config = module.CONFIGS[size]
+    config = module.TrainConfig.from_json(settings)
     checked = config.gpt.block_size + config.gpt.block_size // 4
-    task = module.prepare(config, CHARACTERS[size], checked, 0.8)["text"]
+    task = module.prepare(config, CHARACTERS, checked, 0.8)["text"]
     return {f"generate {size}": (task.run, task.check)}
 
 
@@ -150,9 +152,9 @@ class Server:
     def __init__(self) -> None:
         self.tasks: dict[str, tuple[Run, Run]] = {}
 
-    def prepare(self, kind: str, *sizes: str) -> list[str]:
+    def prepare(self, kind: str, *arguments: Any) -> list[str]:
         """Make the tasks of a kind and return their names."""
-        found = TASKS[kind](*sizes)
+        found = TASKS[kind](*arguments)
         self.tasks.update(found)
         return list(found)
 

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,9 +30,9 @@ from tinygrad_char.benchmarks import checkout
 from tinygrad_char.benchmarks.import_time import IMPORTS, PROGRAM, run
 from tinygrad_char.benchmarks.measure import ContenderError, difference
 from tinygrad_char.benchmarks.report import WIDTH, duration, machine
+from tinygrad_char.benchmarks.train_step import CONFIGS, Size
 
 Kind = Literal["step", "train", "generate", "ops", "tape", "sums", "import"]
-Size = Literal["smoke", "tiny", "small", "full"]
 BOUND = 1e-4
 """Of the difference of results, over the largest element: rounding, after a few updates."""
 
@@ -45,8 +45,9 @@ class Compare:
     """Folder of the other checkout, its C extension built."""
     tasks: tuple[Kind, ...] = ("step", "train", "generate", "ops", "tape", "sums", "import")
     """What is timed."""
-    sizes: tuple[Size, ...] = ("tiny", "small")
-    """Presets of steps and generation; kernels take small, or smoke where that is all."""
+    sizes: tuple[Size, ...] = ("lecture", "earlier-small")
+    """Presets of steps and generation, as they are here; kernels take small, or smoke where that is
+    all."""
     rounds: int = 15
     """Samples of each side."""
     seconds: float = 0.2
@@ -113,12 +114,29 @@ def serve(folder: Path) -> Iterator[Side]:
         process.stdin.close()  # at which it ends by itself
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, which earlier versions know, too."""
+    return {
+        each.name: settings(value) if is_dataclass(value) else value
+        for each in fields(config)
+        if (value := getattr(config, each.name)) != default_of(each)
+    }
+
+
+def default_of(setting: Field[Any]) -> Any:
+    """Return the value of a setting that none is given for."""
+    if setting.default_factory is not MISSING:
+        return setting.default_factory()
+    return setting.default
+
+
 def prepare(side: Side, options: Compare) -> list[str]:
     """Let a side make its tasks and return their names."""
     names: list[str] = []
     for kind in options.tasks:
         if kind in ("step", "train", "generate"):
-            names += [name for size in options.sizes for name in side.ask("prepare", kind, size)]
+            for size in options.sizes:
+                names += side.ask("prepare", kind, size, settings(CONFIGS[size]))
         elif kind in ("ops", "sums"):
             smoke = set(options.sizes) == {"smoke"}
             names += side.ask("prepare", kind, "smoke" if smoke else "small")

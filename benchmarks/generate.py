@@ -8,7 +8,7 @@ Exit code 1 where they differ.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,17 +18,17 @@ from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import COLUMNS, Options, Report, Row, parse
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.models.build import build_model
-from tinygrad_char.models.config import PRESETS, TrainConfig
+from tinygrad_char.models.config import PRESETS, PresetName, TrainConfig
 from tinygrad_char.models.generate import Sampling, generate
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.random import Generator, sampling_streams
 
 CONFIGS = {
-    "smoke": replace(PRESETS["tiny"], gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)),
+    "smoke": TrainConfig(gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8)),
     **PRESETS,
 }
-LENGTHS = {"smoke": 20, "tiny": 1000, "small": 1000, "full": 1000}
-ROUNDS = {"smoke": 2, "tiny": 5, "small": 5, "full": 3}
+LENGTH, ROUNDS = 1000, 5
+SMOKE_LENGTH, SMOKE_ROUNDS = 20, 2
 VOCABULARY_SIZE = 65
 PROMPT = np.array([0])
 BOUND = 0.0
@@ -39,7 +39,7 @@ BOUND = 0.0
 class Generate(Options):
     """Time the generation of text."""
 
-    size: Literal["smoke", "tiny", "small", "full"] = "full"
+    size: PresetName | Literal["smoke"] = "lecture-full"
     """A preset of `tinygrad-char train`; smoke takes seconds."""
     length: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Characters to write; otherwise 1,000, and 20 for smoke."""
@@ -69,7 +69,8 @@ def main() -> None:
     """Compare, time, and exit 1 where results differ."""
     options = parse(Generate)
     config = CONFIGS[options.size]
-    length = options.length or LENGTHS[options.size]
+    smoke = options.size == "smoke"
+    length = options.length or (SMOKE_LENGTH if smoke else LENGTH)
     size = config.gpt.block_size
     arguments = (config, length, size + size // 4, options.temperature)
     contenders = {"ours": Contender(prepare, arguments)}
@@ -89,7 +90,7 @@ def main() -> None:
     report.hold(
         f"{options.size}: {length} characters, context {size}, temperature {options.temperature:g}",
         contenders,
-        rounds=ROUNDS[options.size],
+        rounds=SMOKE_ROUNDS if smoke else ROUNDS,
         columns={**COLUMNS, "characters/s": lambda row: f"{row['characters_per_second']:,.0f}"},
         complete=add_speed,
         case={"size": options.size, "length": length},

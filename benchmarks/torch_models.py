@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tinygrad_char.benchmarks.torch_muon import TorchMuon
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.rotary import EPS, angles
 from tinygrad_char.models.batches import OverlappingWindows, Split, random_batch, whole_split
@@ -19,7 +20,7 @@ from tinygrad_char.models.build import build_model
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.evaluate import WHOLE_SPLIT_CHARACTERS
 from tinygrad_char.models.gpt import GPTConfig
-from tinygrad_char.models.optimizers import learning_rates
+from tinygrad_char.models.optimizers import BLOCKS, FUSED, learning_rates
 from tinygrad_char.random import Generator
 
 Style = Literal["sdpa", "heads", "compiled"]
@@ -249,35 +250,43 @@ class TorchTrainer:
         self.plain.load(build_model(config, vocab_size, generator))
         self.parameters = list(self.plain.parameters())
         self.optimizers = self._optimizers()
-        self.schedule = learning_rates(config)
+        self.schedules = [learning_rates(config), learning_rates(config, config.muon_lr)]
         self.step = 0
         compiled = style == "compiled"
         self.model: Any = torch.compile(self.plain, dynamic=False) if compiled else self.plain
 
     def _optimizers(self) -> list[Any]:
+        """Return AdamW, and Muon for the linear layers of the blocks where the settings say so."""
         config = self.config
-        return [
-            torch.optim.AdamW(
-                [
-                    {
-                        "params": [p for p in self.parameters if p.ndim >= 2],
-                        "weight_decay": config.weight_decay,
-                    },
-                    {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
-                ],
-                lr=config.lr,
-                betas=(config.beta1, config.beta2),
-                fused=True,
-            )
+        linear = {
+            f"{name}.weight": 3 if name.endswith(FUSED) else 1
+            for name, each in self.plain.named_modules()
+            if name.startswith(BLOCKS) and isinstance(each, nn.Linear)
+        }
+        muon = linear if config.optimizer == "muon" else {}
+        groups: dict[str | int, list[Any]] = {"decayed": [], "others": [], 1: [], 3: []}
+        for name, each in self.plain.named_parameters():
+            inside = config.decayed == "embeddings" and name.startswith(BLOCKS)
+            plain = "decayed" if each.ndim >= 2 and not inside else "others"
+            groups[muon.get(name, plain)].append(each)
+        adamw = [
+            {"params": groups["decayed"], "weight_decay": config.weight_decay},
+            {"params": groups["others"], "weight_decay": 0.0},
         ]
+        betas = config.beta1, config.beta2
+        found: list[Any] = [torch.optim.AdamW(adamw, lr=config.lr, betas=betas, fused=True)]
+        if muon:
+            split = [{"params": groups[1]}, {"params": groups[3], "splits": 3}]
+            found.append(TorchMuon(split, config.muon_lr, config.muon_momentum))
+        return found
 
     def update(self) -> tuple[float, float]:
         """Make one update and return the loss and the norm of the gradient."""
         shape = self.config.gpt.block_size, self.config.batch_size
         x, y = map(torch.from_numpy, random_batch(self.split.train, *shape, self.stream))
-        for optimizer in self.optimizers:
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = self.schedule(self.step)
+                group["lr"] = schedule(self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
             loss = self.model(x, y)
         for each in self.parameters:

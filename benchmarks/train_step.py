@@ -18,14 +18,14 @@ from tinygrad_char.benchmarks.measure import Contender
 from tinygrad_char.benchmarks.report import Options, Report, parse
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.models.batches import Split
-from tinygrad_char.models.config import PRESETS, TrainConfig
+from tinygrad_char.models.config import EARLIER_SMALL, PRESETS, PresetName, TrainConfig
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.models.memory import keep_freed_memory
 from tinygrad_char.models.tokenizer import CharTokenizer
 from tinygrad_char.models.trainer import Trainer
 
 Precision = Literal["float32", "bf16"]
-Size = Literal["smoke", "tiny", "small", "full"]
+Size = PresetName | Literal["smoke", "earlier-small"]
 Style = Literal["sdpa", "heads", "compiled"]
 Way = Literal["recorded", "tape"]
 Arithmetic = Literal["float32", "bf16 autocast", "medium precision"]
@@ -33,9 +33,11 @@ CONFIGS = {
     "smoke": TrainConfig(
         gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2), batch_size=2
     ),
+    "earlier-small": EARLIER_SMALL,
     **PRESETS,
 }
-ROUNDS = {"smoke": 2, "tiny": 15, "small": 15, "full": 5}
+ROUNDS = {"smoke": 2, "medium": 7, **dict.fromkeys(["full", "lecture-full", "nanogpt-full"], 5)}
+MOST_ROUNDS = 15
 VOCABULARY = CharTokenizer("".join(map(chr, range(ord(" "), ord(" ") + 65))))
 TURN = 0.5
 """Seconds of each side's turn: a processor that has been idle takes a while to come up to speed,
@@ -57,7 +59,7 @@ class TrainStep(Options):
     """Time training steps."""
 
     size: Size = "small"
-    """A preset of `tinygrad-char train`; smoke takes seconds."""
+    """A preset of `tinygrad-char train`, or version 0.2's `small`; smoke takes seconds."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Windows of text in a batch, where not the preset's."""
     precision: tuple[Precision, ...] = ("float32",)
@@ -106,7 +108,7 @@ def main() -> None:
     config = CONFIGS[options.size]
     if options.batch_size is not None:
         config = replace(config, batch_size=options.batch_size)
-    contenders = {}
+    contenders, gpt = {}, config.gpt
     for precision in options.precision:
         ours = replace(config, precision=precision)
         name = "ours" if precision == "float32" else f"ours, {precision}"
@@ -117,20 +119,22 @@ def main() -> None:
         from tinygrad_char.benchmarks.torch_models import prepare_training
 
         common = (CHECKED_UPDATES, len(VOCABULARY), random_split())
+        whole = gpt.positions == "rotary" or config.optimizer == "muon"
         for style in options.styles:
+            if style == "heads" and whole:
+                continue  # neither is written head by head
             for precision in options.precision:
                 for way in TORCH_WAYS[precision]:
                     name = f"PyTorch, {style}" + (f", {way}" if way != "float32" else "")
                     arguments = (config, checked(config), *common, style, way)
                     contenders[name] = Contender(prepare_training, arguments)
-    gpt = config.gpt
     bound = BOUND_OF_BF16 if "bf16" in options.precision else BOUND
     report = Report("train_step", options, bound)
     report.hold(
         f"{options.size}: batch {config.batch_size}, T {gpt.block_size}, C {gpt.n_embd}, "
         f"{gpt.n_layer} layers, {gpt.n_head} heads, dropout {gpt.dropout:g}",
         contenders,
-        rounds=ROUNDS[options.size],
+        rounds=ROUNDS.get(options.size, MOST_ROUNDS),
         seconds=TURN,
         case={"size": options.size, "batch_size": config.batch_size},
     )

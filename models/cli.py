@@ -65,13 +65,13 @@ Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_
 class Train:
     """Train a model on text, and keep it in a run folder.
 
-    Without options: a small GPT on tiny Shakespeare, in a minute or two.
+    Without options: a small GPT on tiny Shakespeare, in half a minute or so.
 
     Ctrl-C saves and stops; --resume continues, to the same digits as without the pause.
     """
 
     preset: PresetName = "small"
-    """All settings at once: tiny takes seconds, full hours without a GPU."""
+    """All settings at once: tiny takes seconds, medium minutes, full hours without a GPU."""
     data: Annotated[str | None, _argument("FILE", "shakespeare, downloaded once")] = None
     """Text to learn: a UTF-8 file, "shakespeare", or "pydoc" (Python's own documentation)."""
     out: Annotated[Path | None, _argument("FOLDER", f"a numbered one under {RUNS}/")] = None

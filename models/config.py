@@ -18,7 +18,9 @@ Precision = Literal["float32", "tf32", "bf16", "auto"]
 OptimizerName = Literal["adamw", "muon"]
 Decayed = Literal["matrices", "embeddings"]
 ScheduleName = Literal["cosine", "linear", "wsd", "wsd-sqrt"]
-PresetName = Literal["tiny", "small", "full", "nanogpt"]
+PresetName = Literal[
+    "tiny", "small", "medium", "full", "lecture", "lecture-full", "nanogpt", "nanogpt-full"
+]
 
 
 @dataclass(frozen=True)
@@ -201,25 +203,86 @@ def _check_names(what: str, values: Any, cls: type) -> None:
 
 
 SMALL = TrainConfig(
+    gpt=GPTConfig(
+        block_size=64,
+        n_layer=4,
+        n_head=3,
+        n_embd=96,
+        bias=False,
+        tied=True,
+        positions="rotary",
+        convolution=4,
+    ),
+    steps=2800,
+    shards=2,
+    optimizer="muon",
+    lr=4e-3,
+    muon_lr=0.01,
+    decayed="embeddings",
+    ema=0.998,
+)
+"""The recipe, see docs/recipe.md, in a shape that two cores train in half a minute."""
+EARLIER_SMALL = TrainConfig(
     gpt=GPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False, tied=True),
     lr=4e-3,
     shards=2,
 )
+"""The preset `small` of version 0.2: nanoGPT's shape for the CPU, with ReLU and a higher rate."""
+_NANOGPT = replace(EARLIER_SMALL.gpt, activation="gelu")
+_LECTURE = replace(EARLIER_SMALL, shards=1, eval_every=500)
 PRESETS: dict[str, TrainConfig] = {
     "tiny": replace(
         SMALL,
+        gpt=replace(SMALL.gpt, block_size=32, n_layer=3, n_head=2, n_embd=48),
+        steps=2000,
+        batch_size=16,
+        shards=1,
+        eval_every=500,
+        sample_every=1000,
+    ),
+    "small": SMALL,
+    "medium": replace(
+        SMALL,
+        gpt=replace(
+            SMALL.gpt,
+            block_size=256,
+            n_layer=6,
+            n_head=4,
+            n_embd=128,
+            dropout=0.1,
+            attention_dropout=False,
+        ),
+        steps=4000,
+        batch_size=8,
+        eval_batches=8,
+    ),
+    "full": replace(
+        SMALL,
+        gpt=replace(
+            SMALL.gpt,
+            block_size=256,
+            n_layer=6,
+            n_head=6,
+            n_embd=384,
+            dropout=0.2,
+            attention_dropout=False,
+        ),
+        steps=5000,
+        batch_size=64,
+        shards=16,
+        lr=2e-3,
+        eval_batches=4,
+    ),
+    "lecture": replace(
+        _LECTURE,
         gpt=GPTConfig(block_size=8, n_layer=3, n_head=4, n_embd=32),
         steps=5000,
         batch_size=32,
-        shards=1,
         lr=3e-3,
-        eval_every=500,
         sample_every=2500,
     ),
-    "small": SMALL,
-    "nanogpt": replace(SMALL, gpt=replace(SMALL.gpt, activation="gelu"), lr=1e-3),
-    "full": replace(
-        SMALL,
+    "lecture-full": replace(
+        EARLIER_SMALL,
         gpt=GPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),
         steps=5000,
         batch_size=64,
@@ -227,5 +290,17 @@ PRESETS: dict[str, TrainConfig] = {
         lr=1e-3,
         eval_batches=4,
     ),
+    "nanogpt": replace(EARLIER_SMALL, gpt=_NANOGPT, lr=1e-3),
+    "nanogpt-full": replace(
+        EARLIER_SMALL,
+        gpt=replace(_NANOGPT, block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),
+        steps=5000,
+        batch_size=64,
+        shards=16,
+        lr=1e-3,
+        eval_batches=4,
+    ),
 }
-"""tiny takes seconds, small (the default) a minute or two, full hours without a GPU."""
+"""tiny takes seconds, small (the default) half a minute, medium some minutes, full hours without a
+GPU. The others are the models of the lecture "Let's build GPT" and of nanoGPT, at the size for a
+CPU and at the size for a GPU."""

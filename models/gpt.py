@@ -17,6 +17,7 @@ import numpy as np
 
 from tinygrad_char import functional as F
 from tinygrad_char.kernels.backend import bfloat16
+from tinygrad_char.kernels.rotary import MOST_ANGLES
 from tinygrad_char.kernels.words import shorten
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.schema import LARGEST
@@ -94,6 +95,11 @@ class GPTConfig:
                 f"n_embd {self.n_embd} gives each of n_head {self.n_head} heads {size} channels, "
                 "which cannot be turned or normalized in pairs; try n_embd "
                 f"{self.n_embd + self.n_head}"
+            )
+        if self.positions == "rotary" and self.block_size > MOST_ANGLES // size:
+            raise UsageError(
+                f"block_size is {self.block_size}; expected at most {MOST_ANGLES // size} with "
+                f"rotary positions and heads of {size} channels"
             )
         dropout = self.dropout
         if (

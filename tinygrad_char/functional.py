@@ -562,7 +562,10 @@ def self_attention(
 def _angles(qkv: Tensor, positions: int, size: int, rotary: bool) -> Tensor:
     """Return the angles of at least so many positions, of 0 without `rotary`, made once."""
     dtype = np.dtype(np.float64 if qkv.dtype == np.float64 else np.float32)
-    key = qkv.backend, 1 << max(0, positions - 1).bit_length(), size, dtype, rotary
+    rows = 1 << max(0, positions - 1).bit_length()
+    if rows * size > rotary_positions.MOST_ANGLES:
+        rows = positions
+    key = qkv.backend, rows, size, dtype, rotary
     found = _made_angles.get(key)
     if found is None:
         angles = rotary_positions.angles(key[1], size)

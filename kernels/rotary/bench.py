@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, InPlace, Task, Work
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
-from tinygrad_char.kernels.rotary.reference import Options, angles
+from tinygrad_char.kernels.rotary.reference import EPS, Options, angles
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
@@ -38,18 +38,37 @@ def work(at: Dimensions) -> Work:
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
     qkv, grad = at.tensors(torch, _shape(at), _shape(at))
-    size = at.channels // at.heads
+    qkv.requires_grad_()
+    size, values = at.channels // at.heads, grad[..., 2 * at.channels :]
+    packed = (at.batch, at.length, 3, at.heads, size)
     cosines, sines = torch.from_numpy(angles(at.length, size)).float()[:, None, None].chunk(2, -1)
+    part = grad.view(packed)[:, :, :2]
 
-    def turn(qkv: Any) -> Any:
-        x = qkv.view(at.batch, at.length, 3, at.heads, size)
-        first, second = x[:, :, :2].chunk(2, -1)
+    def turn(normalize: bool) -> Any:
+        x = qkv.view(packed)[:, :, :2]
+        if normalize:
+            x = torch.nn.functional.rms_norm(x, (size,), eps=EPS)
+        first, second = x.chunk(2, -1)
         turned = (first * cosines - second * sines, first * sines + second * cosines)
         return torch.cat(turned, -1)
 
-    part = grad[..., : 2 * at.channels].reshape(at.batch, at.length, 2, at.heads, size)
-    forward = torch_tasks(torch, "rotary", turn, [qkv], part)["rotary forward"]
-    return {"rotary forward": forward}
+    def forward(normalize: bool = False) -> Any:
+        with torch.no_grad():
+            return turn(normalize)
+
+    turned = turn(False)
+
+    def backward() -> Any:
+        return torch.autograd.grad(turned, qkv, part, retain_graph=True)[0]
+
+    def whole() -> Any:
+        return torch.cat([backward()[..., : 2 * at.channels], values], -1)
+
+    return {
+        "rotary forward": Task(forward),
+        "rotary backward": Task(backward, whole),
+        "rotary normalized": Task(lambda: forward(True)),
+    }
 
 
 def _shape(at: Dimensions) -> tuple[int, ...]:

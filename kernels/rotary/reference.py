@@ -11,6 +11,8 @@ from tinygrad_char.kernels.reduce import mean
 BASE = 10000.0
 EPS = 1e-6
 """Added to the mean of squares, so that a query of zeros stays one."""
+MOST_ANGLES = 1 << 26
+"""Cosines and sines that are made at most: two million positions of heads of 32 channels."""
 
 
 class Options(NamedTuple):
@@ -25,7 +27,17 @@ def angles(positions: int, size: int) -> np.ndarray:
     """Return (positions, size), float64: cosines in the first half of a row, sines in the other.
 
     Position t turns pair i by t * BASE^(-2 i / size). `size`, of a head, is even.
+
+    Raises
+    ------
+    ValueError
+        They are more than MOST_ANGLES.
     """
+    if positions * size > MOST_ANGLES:
+        raise ValueError(
+            f"rotary: {positions} positions of heads of {size} channels; expected at most "
+            f"{MOST_ANGLES // size}"
+        )
     half = size // 2
     speeds = BASE ** (-2 / max(1, size) * np.arange(half))
     turned = np.arange(positions)[:, None] * speeds

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_char.models.config import PRESETS, SMALL, TrainConfig
+from tinygrad_char.models.config import EARLIER_SMALL, PRESETS, SMALL, TrainConfig
 from tinygrad_char.models.errors import UsageError
 from tinygrad_char.models.gpt import GPTConfig
 
@@ -222,14 +222,42 @@ def shape_of(preset):
 
 
 def test_presets_are_what_they_are_said_to_be():
-    assert set(PRESETS) == {"tiny", "small", "full", "nanogpt"}
-    assert shape_of("tiny") == (8, 32, 4, 3, 32, 0.0)
-    assert shape_of("small") == (64, 128, 4, 4, 12, 0.0)
-    assert shape_of("full") == (256, 384, 6, 6, 64, 0.2)
-    assert PRESETS["small"].steps == 2000
-    assert PRESETS["full"].steps == 5000
+    shapes = {
+        "tiny": (32, 48, 2, 3, 16, 0.0),
+        "small": (64, 96, 3, 4, 12, 0.0),
+        "medium": (256, 128, 4, 6, 8, 0.1),
+        "full": (256, 384, 6, 6, 64, 0.2),
+        "lecture": (8, 32, 4, 3, 32, 0.0),
+        "lecture-full": (256, 384, 6, 6, 64, 0.2),
+        "nanogpt": (64, 128, 4, 4, 12, 0.0),
+        "nanogpt-full": (256, 384, 6, 6, 64, 0.2),
+    }
+    assert {preset: shape_of(preset) for preset in PRESETS} == shapes
+    assert PRESETS["nanogpt"].steps == 2000
+    assert PRESETS["nanogpt-full"].steps == PRESETS["lecture"].steps == 5000
 
 
-def test_the_small_preset_keeps_nanogpt_s_recipe_but_for_the_learning_rate():
-    assert (SMALL.beta2, SMALL.weight_decay, SMALL.clip) == (0.99, 0.1, 1.0)
-    assert (SMALL.warmup, SMALL.min_lr, SMALL.accumulate) == (100, 0.1, 1)
+@pytest.mark.parametrize("preset", ["tiny", "small", "medium", "full"])
+def test_the_recipe_is_what_it_is_said_to_be(preset):
+    config = PRESETS[preset]
+    gpt = config.gpt
+    assert (gpt.positions, gpt.convolution, gpt.bias, gpt.tied) == ("rotary", 4, False, True)
+    assert (config.optimizer, config.muon_momentum, config.decayed) == ("muon", 0.95, "embeddings")
+    assert config.precision == "float32"
+    assert gpt.dropout == 0 or not gpt.attention_dropout
+
+
+def test_nanogpt_s_presets_keep_its_recipe():
+    for preset in ("nanogpt", "nanogpt-full"):
+        config = PRESETS[preset]
+        assert (config.lr, config.min_lr, config.warmup, config.clip) == (1e-3, 0.1, 100, 1.0)
+        assert (config.beta1, config.beta2, config.weight_decay) == (0.9, 0.99, 0.1)
+        gpt = config.gpt
+        assert (gpt.activation, gpt.bias, gpt.tied) == ("gelu", False, True)
+        assert (gpt.positions, gpt.convolution, config.ema) == ("learned", 0, 0.0)
+
+
+def test_the_small_preset_of_before_is_nanogpt_s_but_for_two_settings():
+    now = PRESETS["nanogpt"]
+    gpt = dataclasses.replace(EARLIER_SMALL.gpt, activation="gelu")
+    assert dataclasses.replace(EARLIER_SMALL, gpt=gpt, lr=1e-3) == now

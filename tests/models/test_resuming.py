@@ -6,7 +6,7 @@ import pytest
 from tiny_runs import TINY
 
 from tinygrad_char.models import cli
-from tinygrad_char.models.config import SMALL
+from tinygrad_char.models.config import EARLIER_SMALL as SMALL
 from tinygrad_char.models.resuming import describe_resumption, settings
 
 DATA = {"argument": "text.txt", "characters": 3, "sha256": "0"}
