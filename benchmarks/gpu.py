@@ -4,10 +4,10 @@
 
 checks every kernel on the device against its reference; measures how fast the device copies and
 multiplies, and how near to that each kernel comes; attention beside PyTorch's; training steps of
-the preset `full` beside PyTorch's; trains `full` to its end on tiny Shakespeare; and the running
-mean and attention as loops, as products, and fused. Each part has a process and a time of its own.
-The results are written after every row: a part that fails, or that time runs out for, loses none
-of the others.
+the preset `lecture-full` beside PyTorch's; trains it to its end on tiny Shakespeare; and the
+running mean and attention as loops, as products, and fused. Each part has a process and a time of
+its own. The results are written after every row: a part that fails, or that time runs out for,
+loses none of the others.
 
 Exit code 1 where a part of ours failed, a check did not pass, two sides that were compared did not
 agree, or there is no GPU. Where PyTorch fails, or is not installed, that is said.

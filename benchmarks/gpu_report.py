@@ -36,7 +36,7 @@ def table(results: Row) -> str:
         ("ceilings", _ceilings),
         ("kernels", _kernels),
         ("attention in bfloat16", _attention),
-        ("training step of `full`", _steps),
+        ("training step of `lecture-full`", _steps),
         ("training", _training),
         ("loops, products, fused", _ladders),
     ):

@@ -160,8 +160,8 @@ def train(config: TrainConfig, vocab_size: int, split: Split) -> Row:
 
 
 def settings(device: str, precision: str) -> TrainConfig:
-    """Return the settings of the preset `full`; not on a GPU, what the CPU does in seconds."""
-    full = replace(PRESETS["full"], device=device, precision=precision)  # type: ignore[arg-type]
+    """Return the settings of `lecture-full`; not on a GPU, what the CPU does in seconds."""
+    full = replace(PRESETS["lecture-full"], device=device, precision=precision)  # type: ignore[arg-type]
     if device == "cuda":
         return full
     gpt = replace(full.gpt, block_size=8, n_layer=1, n_head=1, n_embd=16)

@@ -39,7 +39,7 @@ class Ops(Options):
     """Time each fused kernel."""
 
     size: Literal["smoke", "small", "full", "large"] = "full"
-    """Arrays of a shard of `small` or `full`, or of a whole batch of `full`."""
+    """Arrays of a shard of nanoGPT's shapes, small and full, or of a whole batch of the latter."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = 1
     """Processors for each side."""
     only: tuple[str, ...] = ()

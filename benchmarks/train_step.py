@@ -44,8 +44,8 @@ TURN = 0.5
 and training does not stop after ten steps."""
 CHECKED_UPDATES, CHECKED_BATCH = 6, 4
 BOUND = 1e-4
-"""Ten times what rounding leaves in the norm of `full`, and far below what a tenth more learning
-rate changes in the losses."""
+"""Ten times what rounding leaves in the norm of `lecture-full`, and far below what a tenth more
+learning rate changes in the losses."""
 BOUND_OF_BF16 = 2e-2
 """Some times what rounding to bfloat16 leaves, which PyTorch does with activations, too."""
 TORCH_WAYS: dict[Precision, tuple[Arithmetic, ...]] = {
