@@ -14,7 +14,7 @@ from tinygrad_char.kernels.operations import Settings
 from tinygrad_char.models.bigram import Bigram
 from tinygrad_char.models.config import Device, TrainConfig
 from tinygrad_char.models.errors import RunError, UsageError
-from tinygrad_char.models.gpt import GPT
+from tinygrad_char.models.gpt import GPT, check_context
 from tinygrad_char.models.run_state import ModelRecord
 from tinygrad_char.models.schema import SchemaError, parse
 from tinygrad_char.models.tokenizer import CharTokenizer
@@ -126,6 +126,7 @@ def load_checkpoint(path: Path, device: Device | None = None) -> Loaded:
         nonlocal record, tokenizer
         try:
             record = parse(ModelRecord, metadata, extra=True)
+            check_context(record.config.gpt)
             tokenizer = CharTokenizer(record.vocabulary)
         except (SchemaError, UsageError) as error:
             raise RunError(f"{str(path)!r} holds no model that can be used: {error}") from error

@@ -96,11 +96,6 @@ class GPTConfig:
                 "which cannot be turned or normalized in pairs; try n_embd "
                 f"{self.n_embd + self.n_head}"
             )
-        if self.positions == "rotary" and self.block_size > MOST_ANGLES // size:
-            raise UsageError(
-                f"block_size is {self.block_size}; expected at most {MOST_ANGLES // size} with "
-                f"rotary positions and heads of {size} channels"
-            )
         dropout = self.dropout
         if (
             isinstance(dropout, bool)
@@ -119,6 +114,16 @@ class GPTConfig:
             )
         if self.positions not in ("learned", "rotary"):
             raise UsageError(f"positions is {shorten(self.positions)}; expected learned or rotary")
+
+
+def check_context(config: GPTConfig) -> None:
+    """Raise UsageError where a context has more rotary positions than angles are made for."""
+    most = MOST_ANGLES // (config.n_embd // config.n_head)
+    if config.positions == "rotary" and config.block_size > most:
+        raise UsageError(
+            f"block_size is {config.block_size}; expected at most {most} with rotary positions and "
+            f"heads of {config.n_embd // config.n_head} channels"
+        )
 
 
 class FeedForward(Module):
@@ -187,12 +192,18 @@ class GPT(Module):
 
     Weights start normal with standard deviation 0.02, and 0.02 / sqrt(2 n_layer) where a block
     writes to the residual stream; biases and convolutions start at 0.
+
+    Raises
+    ------
+    UsageError
+        The context has too many rotary positions.
     """
 
     def __init__(
         self, config: GPTConfig, vocab_size: int, *, generator: Generator | None = None
     ) -> None:
         super().__init__()
+        check_context(config)
         generator = generator or default_generator()
         self.config, self.vocab_size, self.block_size = config, vocab_size, config.block_size
         self.low_precision = False

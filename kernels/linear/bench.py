@@ -28,8 +28,11 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
         "linear forward": Task(lambda: op.forward(x, weight, bias)),
         "linear backward": Task(lambda: op.backward(grad, x, weight, needs)),
         "linear one row": Task(lambda: tuple(op.forward(x[:1], each, None) for each in weights)),
-        **{f"linear bf16 {way} forward": forward for way in WAYS},
-        **{f"linear bf16 {way} backward": backward for way in WAYS},
+        **{
+            f"linear bf16 {way} {direction}": task
+            for way in WAYS
+            for direction, task in (("forward", forward), ("backward", backward))
+        },
         "linear bf16 one row": Task(
             lambda: tuple(op.forward(x[:1], each, None, bf16=True) for each in weights)
         ),
@@ -61,14 +64,14 @@ def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
     found = {
         **torch_tasks(torch, "linear", multiply, inputs, grad),
         "linear one row": Task(lambda: tuple(multiply(row, each) for each in weights)),
-        "linear bf16 one row": Task(
-            lambda: _autocast(torch, lambda: tuple(multiply(row, each) for each in weights)),
-            lambda: tuple(multiply(low_row, each) for each in low_weights),
-        ),
     }
     for way in WAYS:
         *inputs, grad = at.tensors(torch, *_shapes(at))
         found |= _torch_bf16(torch, way, inputs, grad)
+    found["linear bf16 one row"] = Task(
+        lambda: _autocast(torch, lambda: tuple(multiply(row, each) for each in weights)),
+        lambda: tuple(multiply(low_row, each) for each in low_weights),
+    )
     return found
 
 

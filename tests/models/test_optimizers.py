@@ -327,7 +327,7 @@ def test_the_command_trains_with_it_and_says_both_losses(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("option", "value", "before"),
-    [("--optimizer", "muon", "adamw"), ("--decayed", "embeddings", "matrices")],
+    [("--optimizer", "adamw", "muon"), ("--decayed", "matrices", "embeddings")],
 )
 def test_what_the_state_depends_on_stays_in_a_resumed_run(option, value, before, tmp_path, capsys):
     folder = tmp_path / "run"

@@ -231,7 +231,7 @@ def names(folder):
 def test_the_state_that_is_compared_is_the_whole_state(reference):
     tensors, metadata = checkpoint.load(reference / "last.safetensors")
     prefixes = {name.split(".")[0] for name in tensors}
-    assert prefixes == {"model", "optimizer"}
+    assert prefixes == {"model", "optimizer", "training"}
     assert {"random", "step", "best_loss", "best_step", "metrics", "config"} <= metadata.keys()
     assert metadata["step"] == STEPS
     assert metadata["metrics"] == len(metrics(reference))
