@@ -277,7 +277,7 @@ WORDS = [
     *("9" * 400, "-" + "9" * 400, "9" * 5000, "0." + "0" * 400 + "1", "1" * 400 + ".5", "1e400"),
     *("1e-400", "nan", "inf", "-inf", "-0", "0x10", "1_0", " 1 ", "1.5", "0.5", "1e3", "\u0663"),
     *("None", "True", "", "-", "--", "--help", "-h", "[]", "{}", "*", "a" * 10**4, "a/" * 3000),
-    *("cpu", "cuda", "gpt", "bigram", "bf16", "tf32", "skip", "replace", "last"),
+    *("cpu", "cuda", "gpt", "bigram", "bf16", "tf32", "auto", "skip", "replace", "last"),
     *("train", "all", "text.txt", "run", "fifo", "/dev/zero", "missing", ".", "..", "/", "run/x"),
     *(
         "run/last.safetensors",
