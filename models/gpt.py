@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_char import functional as F
+from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.backend import bfloat16
 from tinygrad_char.kernels.rotary import MOST_ANGLES
 from tinygrad_char.kernels.words import shorten
@@ -187,6 +188,7 @@ class Block(Module):
 class GPT(Module):
     """A GPT over `vocab_size` characters.
 
+    Under Settings(bf16=True) products round their operands to bfloat16, but for those of the head.
     With `low_precision`, for CUDA devices, activations and the products of them are bfloat16;
     parameters, their gradients, statistics, sums and the loss stay float32.
 
@@ -264,7 +266,7 @@ class GPT(Module):
         for number, block in enumerate(self.blocks):
             x = block(x, *(cache[number * each : (number + 1) * each] if cache else ()))
         x = self.norm(x)
-        logits = F.linear(x, self.token_embedding.weight) if self.head is None else self.head(x)
+        logits = self._logits(x)
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
     def _learned_positions(self, start: int, end: int, positions: Any) -> Tensor | None:
@@ -275,6 +277,17 @@ class GPT(Module):
             return self.position_embedding(positions)
         weight = self.position_embedding.weight
         return weight if (start, end) == (0, self.block_size) else weight[start:end]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        settings = operations.current()
+        if settings is not None and settings.bf16:
+            # what logits lose would be lost in the gradients of everything, and costs little
+            with operations.using(bf16=False):
+                return self._head(x)
+        return self._head(x)
+
+    def _head(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.token_embedding.weight) if self.head is None else self.head(x)
 
     def new_cache(self) -> list[Cache]:
         """Return empty caches: of each block its attention's, and its convolution's if any."""

@@ -8,6 +8,8 @@ import pytest
 from tiny_runs import finish, metrics, start, train
 
 from tinygrad_char import checkpoint
+from tinygrad_char import functional as F
+from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu import bfloat16
 from tinygrad_char.kernels.cpu.extension import compiled
@@ -121,6 +123,25 @@ def test_references_round_as_the_kernels_do():
             losses.append([trainer.update().loss for _ in range(4)])
     # a sum in another order may be rounded to another number in bfloat16
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_products_in_float32(tied, monkeypatch):
+    """What is wrong about them is wrong about the gradients of everything."""
+    config = replace(CONFIG, gpt=replace(CONFIG.gpt, tied=tied))
+    model = build_model(config, 8, Generator(1)).eval()
+    asked, forward = [], F.linear
+
+    def linear(x, weight, *options):
+        asked.append((weight.shape, operations.current().bf16))
+        return forward(x, weight, *options)
+
+    monkeypatch.setattr(F, "linear", linear)
+    model(TOKENS[None, :9])
+    assert asked[-1] == ((8, 24), False)
+    assert {low for _, low in asked[:-1]} <= {True}
+    assert operations.current() is None
 
 
 @needs_kernels
