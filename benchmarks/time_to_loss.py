@@ -4,7 +4,9 @@ Each run is a process of its own. At fixed steps, the same ones for all seeds, t
 whole validation split is measured: every character once, in windows that do not overlap, so that
 context is at most T characters and half of that on average. A loss counts as reached at the first
 such step at or below it. Two clocks run: that of training alone, which stops while losses are
-measured, and that of everything.
+measured, and that of training with its measurements. Neither counts what is done once before the
+first step: imports, the first weights, and in PyTorch compiling and three updates that are
+forgotten, where ours records its step on the clock.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from tinygrad_char.models.batches import Split, split_corpus
 from tinygrad_char.models.config import PRESETS, PresetName, TrainConfig
 from tinygrad_char.models.corpus import Corpus, load_corpus
 from tinygrad_char.models.errors import UsageError
+from tinygrad_char.models.precision import check_precision, resolved
 from tinygrad_char.models.tokenizer import CharTokenizer
 
 THRESHOLDS = (1.88, 1.77, 1.70, 1.60, 1.56, 1.53, 1.50, 1.4697, 1.45, 1.42)
@@ -194,13 +197,16 @@ def _theirs(run: Run) -> Side:
     print(f"{run.contender}: {style} is faster", file=sys.stderr)
     trainer = TorchTrainer(*settings, style)
     trainer.warm_up()
-    measured = (trainer.plain, run.split.validation)
-    parameters = sum(each.numel() for each in trainer.plain.parameters())
+
+    def measured(strided: bool) -> float:
+        with trainer.averaged():
+            return split_loss(trainer.plain, run.split.validation, strided=strided)
+
     return (
         trainer.update,
-        lambda: split_loss(*measured),
-        lambda: split_loss(*measured, strided=True),
-        parameters,
+        lambda: measured(False),
+        lambda: measured(True),
+        sum(each.numel() for each in trainer.plain.parameters()),
     )
 
 
@@ -322,11 +328,19 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
 
 
 def contenders(options: TimeToLoss, rest: list[str]) -> dict[str, tuple[TrainConfig, bool]]:
-    """Return what is trained: settings, and whether in PyTorch."""
+    """Return what is trained: settings, and whether in PyTorch; UsageError where it cannot be."""
 
     def settings(name: PresetName) -> TrainConfig:
         plain = (tyro.conf.OmitArgPrefixes,)
-        return tyro.cli(TrainConfig, args=rest, default=PRESETS[name], prog=PROGRAM, config=plain)
+        parsed = tyro.cli(TrainConfig, args=rest, default=PRESETS[name], prog=PROGRAM, config=plain)
+        config = resolved(parsed)
+        check_precision(config)
+        if options.against and (config.accumulate > 1 or config.precision != "float32"):
+            raise UsageError(
+                f"--against torch with accumulate {config.accumulate} and precision "
+                f"{config.precision}; expected 1 and float32, which is what is written in PyTorch"
+            )
+        return config
 
     found = {}
     for name in options.presets:

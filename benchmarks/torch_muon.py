@@ -19,8 +19,11 @@ class TorchMuon(torch.optim.Optimizer):
     other.
     """
 
-    def __init__(self, parameters: Any, lr: float, momentum: float) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "splits": 1})
+    def __init__(
+        self, parameters: Any, lr: float, momentum: float, weight_decay: float = 0.0
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "splits": 1}
+        super().__init__(parameters, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -37,9 +40,10 @@ class TorchMuon(torch.optim.Optimizer):
                 average = state.setdefault("exp_avg", torch.zeros_like(grads))
                 average.lerp_(grads, 1 - group["momentum"])
                 update = orthogonalize(grads.lerp(average, group["momentum"]))
+                decay = 1 - group["lr"] * group["weight_decay"]
                 scale = group["lr"] * max(1.0, shape[1] / columns) ** 0.5
                 for each, part in zip(members, update.chunk(len(members)), strict=True):
-                    each.sub_(part.reshape(each.shape), alpha=scale)
+                    each.mul_(decay).sub_(part.reshape(each.shape), alpha=scale)
 
 
 def orthogonalize(x: Any) -> Any:

@@ -485,7 +485,8 @@ def _check_same_model(before: TrainConfig, now: TrainConfig) -> None:
         name = changed[0]
         raise UsageError(
             f"{name} is {shapes[1][name]!r}, but the checkpoint's is {shapes[0][name]!r}: a "
-            "resumed run keeps its model; leave the option out, or start without --resume"
+            "resumed run keeps its model and its optimizer; leave the option out, or start without "
+            "--resume"
         )
 
 

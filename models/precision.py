@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from tinygrad_char.kernels.backend import DeviceError, bfloat16
+from tinygrad_char.kernels.backend import CPU, DeviceError, bfloat16
 from tinygrad_char.kernels.cpu.bfloat16 import VARIABLE, has_instruction
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.devices import get_backend
@@ -27,7 +27,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
 def check_precision(config: TrainConfig, before: TrainConfig | None = None) -> None:
     """Refuse to begin in bf16 on a processor that would have to emulate it.
 
-    What was begun elsewhere, by the settings of `before`, may go on: to the same digits.
+    What was begun elsewhere, by the settings of `before`, may go on: to the same digits where there
+    are kernels in C.
 
     Raises
     ------
@@ -53,6 +54,8 @@ def on_host(config: TrainConfig) -> bool:
 
 def describe_emulation() -> str:
     """Say that products are emulated, and what of it."""
+    if compiled is None:
+        return f"products in bfloat16 are NumPy's, slow and equal to rounding alone: {_why_not()}"
     return f"products in bfloat16 are emulated, slowly and to the same digits: {_why_not()}"
 
 
@@ -71,7 +74,7 @@ def _why_not() -> str:
 
 def _is_fast(device: str) -> bool:
     if device == "cpu":
-        return has_instruction()
+        return has_instruction() and CPU.chosen().version_of("linear") == "c"
     if device != "cuda":
         return False
     try:

@@ -19,18 +19,18 @@ def describe_resumption(before: TrainConfig, now: TrainConfig, step: int) -> lis
     """Return lines that say where a run goes on, and what is not as it was.
 
     Another number of steps or another rate changes the whole schedule, and so the next step's
-    learning rate, also where no option names it: then both rates are said.
+    learning rates, also where no option names it: then both rates are said.
     """
     old, new = _flat(before), _flat(now)
     changed = [f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
     lines = [f"resumed at step {step:,} of {now.steps:,}"]
     if changed:
         lines.append(f"changed {', '.join(changed)}")
-    rates = [learning_rates(each)(step) for each in (before, now)]
-    if rates[0] != rates[1] and step < now.steps:
-        lines.append(
-            f"rate    of the next step {rates[1]:.3g}, by the former settings {rates[0]:.3g}"
-        )
+    for of, peak in (("", "lr"), ("Muon's ", "muon_lr"))[: 1 + (now.optimizer == "muon")]:
+        rates = [learning_rates(each, getattr(each, peak))(step) for each in (before, now)]
+        if rates[0] != rates[1] and step < now.steps:
+            said = f"{rates[1]:.3g}, by the former settings {rates[0]:.3g}"
+            lines.append(f"rate    {of}of the next step {said}")
     return lines
 
 

@@ -245,6 +245,13 @@ class Trainer:
     def restore(self, loaded: Loaded) -> None:
         """Go on exactly where the run stood that wrote this checkpoint; RunError if impossible."""
         state = loaded.part(TrainerState)
+        for name in ("optimizer", "decayed"):
+            mine, before = (getattr(each, name) for each in (self.config, loaded.config))
+            if mine != before:
+                raise RunError(
+                    f"{str(loaded.path)!r} cannot be continued: {name} is {mine!r}, but the "
+                    f"checkpoint's is {before!r}, whose state is of other parameters"
+                )
         moments, trained = (
             {
                 name.removeprefix(prefix): array
@@ -267,8 +274,8 @@ class Trainer:
         updates, squares = moments["updates"], moments["exp_avg_sq"]
         if ((updates < 0) | (updates > state.step)).any() or (squares < 0).any():
             raise RunError(
-                f"{str(loaded.path)!r} cannot be continued: AdamW's state has numbers of updates "
-                f"outside 0 to {state.step}, or negative squares"
+                f"{str(loaded.path)!r} cannot be continued: the optimizer's state has numbers of "
+                f"updates outside 0 to {state.step}, or negative squares"
             )
         self.generator.set_state(loaded.metadata["random"])
         self.step = state.step

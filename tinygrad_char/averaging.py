@@ -25,13 +25,14 @@ class WeightAverage:
     Attributes
     ----------
     flat
-        The average, laid out as the optimizer's flat buffer. What an optimizer takes in later, or
-        gives up, is not followed.
+        The average, laid out as the optimizer's flat buffer.
 
     Raises
     ------
     ValueError
         `decay` is not in [0, 1).
+    RuntimeError
+        Where it is used after the optimizer has taken other parameters into its buffer.
     """
 
     def __init__(self, optimizer: Optimizer, decay: float) -> None:
@@ -39,10 +40,12 @@ class WeightAverage:
             raise ValueError(f"WeightAverage: decay={decay}, expected a number in [0, 1)")
         self.optimizer, self.decay = optimizer, decay
         self.flat: Array = optimizer.flat.copy()
+        self._weights = optimizer.flat
 
     def update(self, step: int) -> None:
         """Take in the weights after update number `step`, counted from 1."""
-        weights, average = self.optimizer.flat, self.flat
+        self._check()
+        weights, average = self._weights, self.flat
         kept = min(self.decay, (1 + step) / (10 + step))
         share = average.dtype.type(1 - kept)
         chunk = CHUNK if namespace(average) is np else average.size
@@ -56,12 +59,20 @@ class WeightAverage:
 
         Nothing may be trained meanwhile.
         """
+        self._check()
         weights = self.optimizer.flat.copy()
-        self._write(self.flat)
         try:
+            self._write(self.flat)
             yield
         finally:
             self._write(weights)
+
+    def _check(self) -> None:
+        if self.optimizer.flat is not self._weights:
+            raise RuntimeError(
+                "WeightAverage: the optimizer has other parameters in its buffer by now; make a "
+                "new average of them"
+            )
 
     def _write(self, values: Array) -> None:
         self.optimizer.flat[...] = values

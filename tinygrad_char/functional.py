@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from tinygrad_char.functions import tanh as tanh
 from tinygrad_char.kernels import rotary as rotary_positions
 from tinygrad_char.kernels.array import Array, is_floating, rounded, widened
 from tinygrad_char.kernels.attention import Options
+from tinygrad_char.kernels.backend import Backend
 from tinygrad_char.kernels.bias_activation import ACTIVATIONS
 from tinygrad_char.kernels.dropout import DropoutKey, MaskSource
 from tinygrad_char.kernels.embedding import check_indices
@@ -547,7 +549,7 @@ def self_attention(
     qkv = floating(qkv)
     angles = None
     if rotary or normalize:
-        if size % 2:
+        if size % 2 and qkv.shape[-1] == 3 * heads * size:
             raise ValueError(
                 f"self_attention: heads of {size} channels cannot be turned or normalized in "
                 "pairs; expected an even number"
@@ -565,18 +567,19 @@ def _angles(qkv: Tensor, positions: int, size: int, rotary: bool) -> Tensor:
     rows = 1 << max(0, positions - 1).bit_length()
     if rows * size > rotary_positions.MOST_ANGLES:
         rows = positions
-    key = qkv.backend, rows, size, dtype, rotary
-    found = _made_angles.get(key)
-    if found is None:
-        angles = rotary_positions.angles(key[1], size)
-        if not rotary:
-            angles[:, : size // 2], angles[:, size // 2 :] = 1, 0
-        found = qkv._result(qkv.backend.from_numpy(angles.astype(dtype)))
-        _made_angles[key] = found
-    return found
+    return _made_angles(qkv.backend, rows, size, dtype, rotary)
 
 
-_made_angles: dict[tuple[Any, ...], Tensor] = {}
+@lru_cache(maxsize=16)
+def _made_angles(
+    backend: Backend, positions: int, size: int, dtype: np.dtype, rotary: bool
+) -> Tensor:
+    angles = rotary_positions.angles(positions, size)
+    if not rotary:
+        angles[:, : size // 2], angles[:, size // 2 :] = 1, 0
+    made = Tensor.__new__(Tensor)
+    made._fill(backend.from_numpy(angles.astype(dtype)), backend)
+    return made
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:

@@ -76,6 +76,10 @@ class Muon(Optimizer):
             raise ValueError(
                 f"{name}: ns_steps={shorten(steps)}, expected one of {list(muon.COEFFICIENTS)}"
             )
+        if not isinstance(options["nesterov"], bool):
+            raise ValueError(
+                f"{name}: nesterov={shorten(options['nesterov'])}, expected True or False"
+            )
         if isinstance(splits, bool) or not isinstance(splits, int) or splits < 1:
             raise ValueError(f"{name}: splits={shorten(splits)}, expected an integer of at least 1")
 
@@ -115,9 +119,9 @@ class Muon(Optimizer):
             for each, start in zip(
                 self.parameters[first:last], self.offsets[first:last], strict=True
             ):
-                shape = each.shape[0] // splits, each.shape[1]
-                size = shape[0] * shape[1]
-                if size:
+                if each.size:  # an empty neighbour of another group may stand at the same place
+                    shape = each.shape[0] // splits, each.shape[1]
+                    size = shape[0] * shape[1]
                     found.setdefault(shape, []).extend(start + i * size for i in range(splits))
             self._batches[key] = [
                 muon.Matrices(self.backend.from_numpy(np.array(starts, np.int64)), shape)

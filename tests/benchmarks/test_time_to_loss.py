@@ -80,18 +80,24 @@ def test_ours_is_the_trainer_s_loss_on_the_whole_split(capsys):
 
 
 @needs_torch
-def test_torch_trains_the_same_model_by_the_same_steps():
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": "muon", "muon_weight_decay": 0.5, "decayed": "embeddings", "ema": 0.9}],
+)
+def test_torch_trains_the_same_model_by_the_same_steps(changes):
     from tinygrad_char.benchmarks.torch_models import TorchTrainer, split_loss
 
-    theirs = TorchTrainer(CONFIG, len(TOKENIZER), split(), "sdpa")
+    config = replace(CONFIG, **changes)
+    theirs = TorchTrainer(config, len(TOKENIZER), split(), "sdpa")
     theirs.warm_up()
-    ours = Trainer(CONFIG, TOKENIZER, split())
+    ours = Trainer(config, TOKENIZER, split())
     for _ in range(CONFIG.steps):
         mine, (loss, norm) = ours.update(), theirs.update()
         assert mine.loss == pytest.approx(loss, rel=2e-5)
         assert mine.norm == pytest.approx(norm, rel=1e-2)
-    expected = whole_split_loss(ours.model, split().validation).nats
-    assert split_loss(theirs.plain, split().validation) == pytest.approx(expected, rel=1e-4)
+    with ours.averaged(), theirs.averaged():
+        expected = whole_split_loss(ours.model, split().validation).nats
+        assert split_loss(theirs.plain, split().validation) == pytest.approx(expected, rel=1e-4)
 
 
 @needs_torch
@@ -155,6 +161,7 @@ def test_held_out_settings_never_see_the_validation_split(tmp_path):
         (["--chart", "x.jpg"], "--chart"),
         (["--presets", "huge"], "huge"),
         (["--n-embd", "7"], "n_embd 7 is not divisible"),
+        (["--against", "torch", "--accumulate", "2"], "accumulate 2 and precision float32"),
     ],
 )
 def test_bad_options_are_named(options, said, tmp_path):

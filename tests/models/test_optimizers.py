@@ -12,6 +12,7 @@ from tinygrad_char.models import cli
 from tinygrad_char.models.batches import split_corpus
 from tinygrad_char.models.build import build_model, load_checkpoint
 from tinygrad_char.models.config import TrainConfig
+from tinygrad_char.models.errors import RunError
 from tinygrad_char.models.evaluate import Loss, whole_split_loss
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.models.optimizers import build_optimizer, learning_rates
@@ -336,3 +337,12 @@ def test_what_the_state_depends_on_stays_in_a_resumed_run(option, value, before,
     assert cli.run(["train", "--resume", str(folder), option, value]) == 2
     error = capsys.readouterr().err
     assert f"{option[2:]} is '{value}', but the checkpoint's is '{before}'" in error
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"decayed": "matrices"}])
+def test_a_trainer_of_other_parameters_refuses_the_state(change, tmp_path):
+    make().save(tmp_path / "x.safetensors")
+    loaded = load_checkpoint(tmp_path / "x.safetensors")
+    name = next(iter(change))
+    with pytest.raises(RunError, match=f"cannot be continued: {name} is"):
+        make(**change).restore(loaded)

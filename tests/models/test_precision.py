@@ -13,6 +13,7 @@ from tinygrad_char.kernels import operations
 from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu import bfloat16
 from tinygrad_char.kernels.cpu.extension import compiled
+from tinygrad_char.kernels.operations import using
 from tinygrad_char.models import cli, precision
 from tinygrad_char.models.batches import split_corpus
 from tinygrad_char.models.build import build_model, load_checkpoint
@@ -258,6 +259,18 @@ def test_auto_on_cuda_is_what_the_gpu_has(monkeypatch, major, expected):
     on_cpu = replace(CONFIG, device="cuda-on-cpu", precision="auto")
     assert precision.resolved(on_cpu).precision == "float32"
     assert precision.resolved(replace(config, precision="tf32")).precision == "tf32"
+
+
+def test_auto_is_float32_where_references_serve_products():
+    with using(linear="reference"):
+        assert precision.resolved(replace(CONFIG, precision="auto")).precision == "float32"
+
+
+def test_without_kernels_in_c_no_equal_digits_are_promised(monkeypatch):
+    assert "to the same digits" in precision.describe_emulation()
+    monkeypatch.setattr(precision, "compiled", None)
+    said = precision.describe_emulation()
+    assert "equal to rounding alone: the kernels in C are not built" in said
 
 
 def test_auto_is_nothing_to_build_a_model_of_or_to_keep():

@@ -34,6 +34,16 @@ def test_another_schedule_is_said_by_the_next_rate(change):
     assert lines[2].endswith(", by the former settings 0.00235")
 
 
+def test_both_rates_are_said_where_there_are_two():
+    recipe = replace(SMALL, optimizer="muon", muon_lr=0.01)
+    lines = describe_resumption(recipe, replace(recipe, muon_lr=0.02), 1000)
+    assert lines[1:] == [
+        "changed muon_lr 0.01 -> 0.02",
+        "rate    Muon's of the next step 0.0117, by the former settings 0.00587",
+    ]
+    assert len(describe_resumption(recipe, replace(recipe, steps=4000), 1000)) == 4
+
+
 def test_a_schedule_that_is_over_is_not_spoken_of():
     assert len(describe_resumption(SMALL, replace(SMALL, steps=1000), 1000)) == 2
 

@@ -3,13 +3,14 @@
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
 
 import tinygrad_char as tg
+from tinygrad_char import Tensor, nn, optim
 from tinygrad_char import functional as F
-from tinygrad_char import nn, optim
 from tinygrad_char.kernels import muon
 from tinygrad_char.kernels.cpu.cores import one_core
 from tinygrad_char.random import Generator
@@ -310,6 +311,26 @@ def test_empty_matrices_are_left_alone():
     before = values(parameters)[2]
     optimizer.step()
     assert (values(parameters)[2] != before).all()
+
+
+def test_an_empty_neighbour_of_another_group_is_none_of_muons():
+    empty = Tensor(np.zeros(0, np.float32), requires_grad=True)
+    vector, matrix = (
+        Tensor(np.ones(shape, np.float32), requires_grad=True) for shape in ((3,), (2, 3))
+    )
+    optimizer = optim.MuonAdamW(
+        [{"params": [vector, empty]}, {"params": [matrix], "muon": True}], lr=0.1
+    )
+    for each in (vector, empty, matrix):
+        each.grad = Tensor(np.ones(each.shape, np.float32))
+    optimizer.step()
+    assert (matrix.detach().numpy() != 1).all()
+
+
+@pytest.mark.parametrize("value", [None, "no", np.True_])
+def test_a_nesterov_that_is_neither_true_nor_false_is_refused(value):
+    with pytest.raises(ValueError, match=f"nesterov={re.escape(repr(value))}, expected True"):
+        optim.Muon([Tensor(np.ones((2, 2)), requires_grad=True)], nesterov=value)
 
 
 def test_bits_do_not_depend_on_threads():

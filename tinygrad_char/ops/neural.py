@@ -424,6 +424,7 @@ class SelfAttention(Function):
         self.heads, self.options = heads, options
         q, k, v = self._views(qkv)
         kernels = self.backend.kernels
+        room = None if cache is None else cache.room(k, v)
         turned = None
         if angles is not None:
             turn, self.turn = kernels[rotary.forward], rotary.Options(heads, angles, normalize)
@@ -432,9 +433,8 @@ class SelfAttention(Function):
             else:
                 turned = kernels[rotary.cached](qkv, cache.filled, self.turn, turn)
             q, k = turned.transpose(2, 0, 3, 1, 4)
-        if cache is not None:
-            keys, values = cache.room(k, v)
-            taken = attention.Cache(keys, values, cache.filled)
+        if room is not None:
+            taken = attention.Cache(room[0], room[1], cache.filled)
             attend = kernels[attention.forward]
             return self._join(kernels[attention.cached](q, k, v, taken, options, attend))
         out, statistics = kernels[attention.forward](q, k, v, options)
