@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinygrad_char.benchmarks.torch_muon import TorchMuon
+from tinygrad_char.benchmarks.train_step import Arithmetic, Style
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.rotary import EPS, angles
 from tinygrad_char.models.batches import OverlappingWindows, Split, random_batch, whole_split
@@ -23,11 +24,6 @@ from tinygrad_char.models.evaluate import WHOLE_SPLIT_CHARACTERS
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.models.optimizers import BLOCKS, FUSED, learning_rates
 from tinygrad_char.random import Generator
-
-Style = Literal["sdpa", "heads", "compiled"]
-"""Attention by one fused call; a loop over heads, as notebooks write it; the first, compiled."""
-Arithmetic = Literal["float32", "bf16 autocast", "medium precision"]
-"""As it is; with torch.autocast to bfloat16; set_float32_matmul_precision("medium")."""
 
 
 class FusedAttention(nn.Module):

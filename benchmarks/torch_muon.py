@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 
-from tinygrad_char.kernels.muon import COEFFICIENTS
-
-STEPS = 3
-"""Of Newton and Schulz, as ours."""
+from tinygrad_char.kernels.muon.bench import torch_orthogonalize
 
 
 class TorchMuon(torch.optim.Optimizer):
@@ -39,23 +36,8 @@ class TorchMuon(torch.optim.Optimizer):
                 state = self.state.setdefault(members[0], {})
                 average = state.setdefault("exp_avg", torch.zeros_like(grads))
                 average.lerp_(grads, 1 - group["momentum"])
-                update = orthogonalize(grads.lerp(average, group["momentum"]))
+                update = torch_orthogonalize(torch, grads.lerp(average, group["momentum"]))
                 decay = 1 - group["lr"] * group["weight_decay"]
                 scale = group["lr"] * max(1.0, shape[1] / columns) ** 0.5
                 for each, part in zip(members, update.chunk(len(members)), strict=True):
                     each.mul_(decay).sub_(part.reshape(each.shape), alpha=scale)
-
-
-def orthogonalize(x: Any) -> Any:
-    """Return x (N, R, C), matrix by matrix, with its singular values brought near to 1."""
-    x = x / x.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None]
-    tall = x.shape[1] >= x.shape[2]
-    gram = x.mT @ x if tall else x @ x.mT
-    one = torch.eye(gram.shape[1])
-    total = None
-    for number, (a, b, c) in enumerate(COEFFICIENTS[STEPS], start=1):
-        factor = torch.baddbmm(b * gram + a * one, gram, gram, alpha=c)
-        if number < STEPS:
-            gram = gram @ factor @ factor
-        total = factor if total is None else total @ factor
-    return x @ total if tall else total @ x

@@ -27,8 +27,10 @@ from tinygrad_char.models.trainer import Trainer
 Precision = Literal["float32", "bf16"]
 Size = PresetName | Literal["smoke", "earlier-small"]
 Style = Literal["sdpa", "heads", "compiled"]
+"""Attention by one fused call; a loop over heads, as notebooks write it; the first, compiled."""
 Way = Literal["recorded", "tape"]
 Arithmetic = Literal["float32", "bf16 autocast", "medium precision"]
+"""PyTorch's: as it is; autocast to bfloat16; set_float32_matmul_precision("medium")."""
 CONFIGS = {
     "smoke": TrainConfig(
         gpt=GPTConfig(block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2), batch_size=2

@@ -112,14 +112,16 @@ def _torch_task(torch: Any, channels: int) -> Task:
 
 def torch_orthogonalize(torch: Any, x: Any) -> Any:
     """Return what `orthogonalize` does of x (N, R, C), as PyTorch computes it."""
-    x = x / x.norm(dim=(1, 2), keepdim=True)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     tall = x.shape[1] >= x.shape[2]
     gram = x.mT @ x if tall else x @ x.mT
     one = torch.eye(gram.shape[1], dtype=x.dtype)
-    total = one
-    for a, b, c in COEFFICIENTS[RULE.ns_steps]:
+    total = None
+    for number, (a, b, c) in enumerate(COEFFICIENTS[RULE.ns_steps], start=1):
         factor = torch.baddbmm(a * one + b * gram, gram, gram, alpha=c)
-        gram, total = gram @ factor @ factor, total @ factor
+        if number < RULE.ns_steps:
+            gram = gram @ factor @ factor
+        total = factor if total is None else total @ factor
     return x @ total if tall else total @ x
 
 
