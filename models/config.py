@@ -227,7 +227,7 @@ EARLIER_SMALL = TrainConfig(
     lr=4e-3,
     shards=2,
 )
-"""The preset `small` of version 0.2: nanoGPT's shape for the CPU, with ReLU and a higher rate."""
+"""nanoGPT's shape for the CPU, with ReLU and a higher rate: `small` in version 0.1."""
 _NANOGPT = replace(EARLIER_SMALL.gpt, activation="gelu")
 _LECTURE = replace(EARLIER_SMALL, shards=1, eval_every=500)
 PRESETS: dict[str, TrainConfig] = {
