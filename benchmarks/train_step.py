@@ -61,7 +61,7 @@ class TrainStep(Options):
     """Time training steps."""
 
     size: Size = "small"
-    """A preset of `tinygrad-char train`; earlier-small, version 0.1's `small`; smoke takes seconds."""
+    """A preset of `tinygrad-char train`, or version 0.1's `small`; smoke takes seconds."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Windows of text in a batch, where not the preset's."""
     precision: tuple[Precision, ...] = ("float32",)
