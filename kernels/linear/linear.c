@@ -28,20 +28,6 @@ INLINE void ask_for(const float *weight)
 typedef float AddProducts(const float *x, const float *weight, int64_t count, float *sums,
                           float sum);
 
-INLINE float add_products(const float *x, const float *weight, int64_t count, float *sums,
-                          float sum)
-{
-    const int64_t whole = count - count % LANES;
-    for (int64_t i = 0; i < whole; i += LANES) {
-        ask_for(weight + i);
-        for (int64_t lane = 0; lane < LANES; lane++)
-            sums[lane] += x[i + lane] * weight[i + lane];
-    }
-    for (int64_t i = whole; i < count; i++)
-        sum += x[i] * weight[i];
-    return sum;
-}
-
 /* What is left, of numbers rounded to bfloat16. */
 INLINE float add_rest(const float *x, const float *weight, int64_t first, int64_t count, float sum)
 {
@@ -50,7 +36,8 @@ INLINE float add_rest(const float *x, const float *weight, int64_t first, int64_
     return sum;
 }
 
-/* The same of numbers rounded to bfloat16, of which pairs of neighbours are added up together. */
+/* The products of numbers rounded to bfloat16, of which pairs of neighbours are added up
+ * together. */
 INLINE float add_products_bf16(const float *x, const float *weight, int64_t count, float *sums,
                                float sum)
 {
@@ -112,9 +99,37 @@ INLINE void compute(const Linear *a, int64_t first, int64_t last, AddProducts *a
     }
 }
 
+/* In one function, which compilers make a tenth faster than `compute` and another. */
 MULTIVERSION static void some_outputs(void *job, int64_t first, int64_t last)
 {
-    compute(job, first, last, add_products);
+    const Linear *const a = job;
+    for (int64_t o = first; o < last; o++) {
+        const float *const weight = a->weight + o * a->inputs;
+        for (int64_t row = 0; row < a->rows; row++) {
+            const float *const x = a->x + row * a->inputs;
+            float sum = a->bias ? a->bias[o] : 0;
+            for (int64_t start = 0; start < a->inputs; start += PART) {
+                const int64_t end = a->inputs - start < PART ? a->inputs : start + PART;
+                const int64_t whole = end - end % LANES;
+                float sums[LANES] = {0};
+                for (int64_t i = start; i < whole; i += LANES) {
+#ifdef __GNUC__
+                    __builtin_prefetch(weight + i + AHEAD);
+                    __builtin_prefetch(weight + i + AHEAD + LANES / 2);
+#endif
+                    for (int64_t lane = 0; lane < LANES; lane++)
+                        sums[lane] += x[i + lane] * weight[i + lane];
+                }
+                for (int64_t i = whole; i < end; i++)
+                    sum += x[i] * weight[i];
+                for (int64_t half = LANES / 2; half > 0; half /= 2)
+                    for (int64_t lane = 0; lane < half; lane++)
+                        sums[lane] += sums[lane + half];
+                sum += sums[0];
+            }
+            a->y[row * a->outputs + o] = sum;
+        }
+    }
 }
 
 MULTIVERSION static void some_outputs_bf16(void *job, int64_t first, int64_t last)
