@@ -308,7 +308,7 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
                 losses = [point.loss for point in each.points]
                 label = None if place else name
                 axes.plot(seconds, losses, color=f"C{number}", linewidth=1.2, label=label)
-        lowest = min(each.best.loss for each in curves)
+        lowest = min(*(each.best.loss for each in curves), *PUBLISHED.values())
         for name, loss in PUBLISHED.items():
             axes.axhline(loss, color="0.5", linestyle="--", linewidth=0.8)
             axes.annotate(
