@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -352,6 +353,12 @@ def contenders(options: TimeToLoss, rest: list[str]) -> dict[str, tuple[TrainCon
     return found
 
 
+def parts(tokens: np.ndarray, block_size: int, part: Part) -> Split:
+    """Return what is trained on, and what is measured on."""
+    split = split_corpus(tokens, block_size)
+    return split if part == "validation" else split_corpus(split.train, block_size)
+
+
 def main() -> None:
     """Train all, and print, write and draw what came of it."""
     options, rest = tyro.cli(
@@ -378,9 +385,7 @@ def _train(
 ) -> None:
     curves: list[Curve] = []
     for name, (config, in_torch) in chosen.items():
-        split = split_corpus(tokenizer.encode(corpus.content), config.gpt.block_size)
-        if options.part == "held-out":
-            split = split_corpus(split.train, config.gpt.block_size)
+        split = parts(tokenizer.encode(corpus.content), config.gpt.block_size, options.part)
         for seed in options.seeds:
             seeded = replace(config, seed=seed)
             measured = (options.grid, options.strided, options.threads, in_torch)

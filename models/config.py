@@ -229,7 +229,14 @@ EARLIER_SMALL = TrainConfig(
 )
 """nanoGPT's shape for the CPU, with ReLU and a higher rate: `small` in version 0.1."""
 _NANOGPT = replace(EARLIER_SMALL.gpt, activation="gelu")
-_LECTURE = replace(EARLIER_SMALL, shards=1, eval_every=500)
+_FULL: dict[str, Any] = {
+    "block_size": 256,
+    "n_layer": 6,
+    "n_head": 6,
+    "n_embd": 384,
+    "dropout": 0.2,
+}
+_ON_A_GPU: dict[str, Any] = {"steps": 5000, "batch_size": 64, "shards": 16, "eval_batches": 4}
 PRESETS: dict[str, TrainConfig] = {
     "tiny": replace(
         SMALL,
@@ -258,48 +265,23 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "full": replace(
         SMALL,
-        gpt=replace(
-            SMALL.gpt,
-            block_size=256,
-            n_layer=6,
-            n_head=6,
-            n_embd=384,
-            dropout=0.2,
-            attention_dropout=False,
-        ),
-        steps=5000,
-        batch_size=64,
-        shards=16,
+        gpt=replace(SMALL.gpt, attention_dropout=False, **_FULL),
         lr=2e-3,
-        eval_batches=4,
+        **_ON_A_GPU,
     ),
     "lecture": replace(
-        _LECTURE,
+        EARLIER_SMALL,
         gpt=GPTConfig(block_size=8, n_layer=3, n_head=4, n_embd=32),
         steps=5000,
         batch_size=32,
+        shards=1,
         lr=3e-3,
+        eval_every=500,
         sample_every=2500,
     ),
-    "lecture-full": replace(
-        EARLIER_SMALL,
-        gpt=GPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),
-        steps=5000,
-        batch_size=64,
-        shards=16,
-        lr=1e-3,
-        eval_batches=4,
-    ),
+    "lecture-full": replace(EARLIER_SMALL, gpt=GPTConfig(**_FULL), lr=1e-3, **_ON_A_GPU),
     "nanogpt": replace(EARLIER_SMALL, gpt=_NANOGPT, lr=1e-3),
-    "nanogpt-full": replace(
-        EARLIER_SMALL,
-        gpt=replace(_NANOGPT, block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2),
-        steps=5000,
-        batch_size=64,
-        shards=16,
-        lr=1e-3,
-        eval_batches=4,
-    ),
+    "nanogpt-full": replace(EARLIER_SMALL, gpt=replace(_NANOGPT, **_FULL), lr=1e-3, **_ON_A_GPU),
 }
 """tiny takes seconds, small (the default) half a minute, medium some minutes, full hours without a
 GPU. The others are the models of the lecture "Let's build GPT" and of nanoGPT, at the size for a

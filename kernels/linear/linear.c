@@ -113,10 +113,7 @@ MULTIVERSION static void some_outputs(void *job, int64_t first, int64_t last)
                 const int64_t whole = end - end % LANES;
                 float sums[LANES] = {0};
                 for (int64_t i = start; i < whole; i += LANES) {
-#ifdef __GNUC__
-                    __builtin_prefetch(weight + i + AHEAD);
-                    __builtin_prefetch(weight + i + AHEAD + LANES / 2);
-#endif
+                    ask_for(weight + i);
                     for (int64_t lane = 0; lane < LANES; lane++)
                         sums[lane] += x[i + lane] * weight[i + lane];
                 }

@@ -132,6 +132,15 @@ def test_arithmetic_counts_what_a_step_multiplies():
     assert arithmetic(config, 5) == 24 * (6 * weights + 6 * 2 * 4 * 8)
 
 
+@pytest.mark.parametrize(
+    ("part", "trained", "end"), [("validation", 900, 1000), ("held-out", 810, 900)]
+)
+def test_what_is_trained_on_and_measured_on(part, trained, end):
+    split = time_to_loss.parts(np.arange(1000), 8, part)
+    np.testing.assert_array_equal(split.train, np.arange(trained))
+    np.testing.assert_array_equal(split.validation, np.arange(trained, end))
+
+
 def test_held_out_settings_never_see_the_validation_split(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("a" * 810 + "b" * 90 + "c" * 100)
