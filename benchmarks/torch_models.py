@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinygrad_char.benchmarks.torch_muon import TorchMuon
-from tinygrad_char.benchmarks.train_step import Arithmetic, Style
 from tinygrad_char.kernels.cpu.bench import Task
 from tinygrad_char.kernels.rotary import EPS, angles
 from tinygrad_char.models.batches import OverlappingWindows, Split, random_batch, whole_split
@@ -24,6 +23,9 @@ from tinygrad_char.models.evaluate import WHOLE_SPLIT_CHARACTERS
 from tinygrad_char.models.gpt import GPTConfig
 from tinygrad_char.models.optimizers import BLOCKS, FUSED, learning_rates
 from tinygrad_char.random import Generator
+
+if TYPE_CHECKING:  # its options need a package that a machine with a GPU may not have
+    from tinygrad_char.benchmarks.train_step import Arithmetic, Style
 
 
 class FusedAttention(nn.Module):
