@@ -147,14 +147,21 @@ class FeedForward(nn.Module):
         return self.dropout(self.contract(x))
 
 
+def norm(config: GPTConfig) -> nn.Module:
+    """Return what rows are normalised by, as models/gpt.py has it."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.n_embd, eps=1e-5)
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(self, config: GPTConfig, attention: type[nn.Module]) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attention_norm = norm(config)
         self.attention = attention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.feed_forward_norm = norm(config)
         taps = config.convolution
         self.convolution = Convolution(config.n_embd, taps) if taps else None
         self.feed_forward = FeedForward(config)
@@ -181,7 +188,7 @@ class TorchGPT(nn.Module):
             nn.Embedding(config.block_size, config.n_embd) if learned else None
         )
         self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.norm = norm(config)
         self.head = None if config.tied else nn.Linear(config.n_embd, vocab_size, bias=config.bias)
 
     def forward(self, idx: Any, targets: Any = None, cache: list[Cache] | None = None) -> Any:

@@ -61,9 +61,9 @@ def parameter_count(config: TrainConfig, vocab_size: int) -> tuple[int, int]:
         return 1, vocab_size * vocab_size
     shape = config.gpt
     width, layers, bias = shape.n_embd, shape.n_layer, int(shape.bias)
-    norms = 2 * layers + 1
-    tensors = 1 + (1 + bias) * (norms + 3 * layers) + layers
-    elements = vocab_size * width + (1 + bias) * norms * width
+    norms = (2 * layers + 1) * (1 + (bias and shape.norm == "layernorm"))
+    tensors = 1 + norms + (1 + bias) * 3 * layers + layers
+    elements = vocab_size * width + norms * width
     elements += layers * (12 * width * width + bias * 6 * width)  # attention, feed-forward
     if shape.positions == "learned":
         tensors += 1

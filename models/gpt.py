@@ -35,12 +35,14 @@ from tinygrad_char.nn import (
     Module,
     ModuleList,
     ResidualLinear,
+    RMSNorm,
 )
 from tinygrad_char.random import Generator, default_generator
 from tinygrad_char.tensor import Tensor
 
 Activation = Literal["relu", "gelu", "gelu_tanh"]
 Positions = Literal["learned", "rotary"]
+Norm = Literal["layernorm", "rmsnorm"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ class GPTConfig:
     those before it; 0 for none."""
     attention_dropout: bool = True
     """Drop attention weights too, not only block outputs."""
+    norm: Norm = "layernorm"
+    """What rows are divided by before each part: their deviation from their mean, or their root
+    mean square alone (rmsnorm), which has no bias."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "n_layer", "n_head", "n_embd", "convolution"):
@@ -115,6 +120,8 @@ class GPTConfig:
             )
         if self.positions not in ("learned", "rotary"):
             raise UsageError(f"positions is {shorten(self.positions)}; expected learned or rotary")
+        if self.norm not in ("layernorm", "rmsnorm"):
+            raise UsageError(f"norm is {shorten(self.norm)}; expected layernorm or rmsnorm")
 
 
 def check_context(config: GPTConfig) -> None:
@@ -125,6 +132,12 @@ def check_context(config: GPTConfig) -> None:
             f"block_size is {config.block_size}; expected at most {most} with rotary positions and "
             f"heads of {config.n_embd // config.n_head} channels"
         )
+
+
+def _norm(config: GPTConfig) -> LayerNorm | RMSNorm:
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, eps=1e-5)
+    return LayerNorm(config.n_embd, bias=config.bias)
 
 
 class FeedForward(Module):
@@ -154,7 +167,7 @@ class Block(Module):
 
     def __init__(self, config: GPTConfig, generator: Generator) -> None:
         super().__init__()
-        self.attention_norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.attention_norm = _norm(config)
         self.attention = CausalSelfAttention(
             config.n_embd,
             config.n_head,
@@ -165,7 +178,7 @@ class Block(Module):
             qk_norm=config.qk_norm,
             generator=generator,
         )
-        self.feed_forward_norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.feed_forward_norm = _norm(config)
         self.convolution = (
             CausalConvolution(config.n_embd, config.convolution) if config.convolution else None
         )
@@ -216,7 +229,7 @@ class GPT(Module):
             else None
         )
         self.blocks = ModuleList(Block(config, generator) for _ in range(config.n_layer))
-        self.norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.norm = _norm(config)
         self.head = (
             None
             if config.tied

@@ -52,7 +52,6 @@ from tinygrad_char.losses import smooth_l1_loss as smooth_l1_loss
 from tinygrad_char.modes import is_grad_enabled
 from tinygrad_char.ops import activation as activations
 from tinygrad_char.ops import elementwise, neural, shape
-from tinygrad_char.ops import rms_norm as rms
 from tinygrad_char.ops.batch_norm import BatchNorm
 from tinygrad_char.ops.reduction import Axis, normalize_axes
 from tinygrad_char.spelling import spelled
@@ -331,9 +330,9 @@ def rms_norm(
     if eps is None:
         eps = 2.0**-7 if x.dtype.name == "bfloat16" else float(np.finfo(x.dtype).eps)
     if len(shape) < 2:
-        return rms.RmsNorm.apply(x, weight, eps=eps)
+        return neural.RMSNorm.apply(x, weight, None, eps=eps)
     row = None if weight is None else weight.reshape(-1)
-    return rms.RmsNorm.apply(_joined(x, shape), row, eps=eps).reshape(x.shape)
+    return neural.RMSNorm.apply(_joined(x, shape), row, None, eps=eps).reshape(x.shape)
 
 
 def _last_axes(

@@ -1,4 +1,4 @@
-"""Layer normalisation over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
+"""Normalisation of rows: LayerNorm and RMSNorm."""
 
 from tinygrad_char.kernels.layernorm.reference import FAR, Saved, backward, forward
 

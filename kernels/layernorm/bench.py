@@ -8,7 +8,7 @@ from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 from tinygrad_char.kernels.layernorm.reference import Saved
 
-ALL = (True, True, True)
+ALL, SCALED = (True, True, True), (True, True, False)
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
@@ -19,11 +19,26 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
             lambda: op.forward(x, weight, bias), lambda: op.forward(x, weight, bias)[0]
         ),
         "layernorm backward": Task(lambda: op.backward(grad, Saved(x, weight, mean, rstd), ALL)),
+        **_rms_norm(op, x, grad, weight),
+    }
+
+
+def _rms_norm(op: Any, x: Array, grad: Array, weight: Array) -> dict[str, Task]:
+    def forward() -> Any:
+        return op.forward(x, weight, None, 1e-5, False)
+
+    saved = Saved(x, weight, None, forward()[2])
+    return {
+        "rms norm forward": Task(forward, lambda: forward()[0]),
+        "rms norm backward": Task(
+            lambda: op.backward(grad, saved, SCALED), lambda: op.backward(grad, saved, SCALED)[:2]
+        ),
     }
 
 
 def work(at: Dimensions) -> Work:
-    return at.moved("layernorm", 2 * at.stream, 3 * at.stream)
+    moved = 2 * at.stream, 3 * at.stream
+    return {**at.moved("layernorm", *moved), **at.moved("rms norm", *moved)}
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
@@ -32,7 +47,13 @@ def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
     def normalize(x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.layer_norm(x, (at.channels,), weight, bias)
 
-    return torch_tasks(torch, "layernorm", normalize, [x, weight, bias], grad)
+    def rms_normalize(x: Any, weight: Any) -> Any:
+        return torch.nn.functional.rms_norm(x, (at.channels,), weight, 1e-5)
+
+    return {
+        **torch_tasks(torch, "layernorm", normalize, [x, weight, bias], grad),
+        **torch_tasks(torch, "rms norm", rms_normalize, [x, weight], grad),
+    }
 
 
 def _shapes(at: Dimensions) -> tuple[tuple[int, ...], ...]:
@@ -56,5 +77,8 @@ def checks(at: Ragged) -> Iterator[Check]:
 
 
 def _check(op: Any, i: Any) -> list[Array]:
-    y, mean, rstd = op.forward(i.x, i.weight_, i.bias_)
-    return [y, *op.backward(i.grad, Saved(i.x, i.weight_, mean, rstd), ALL)]
+    found = []
+    for centered in (True, False):
+        y, mean, rstd = op.forward(i.x, i.weight_, i.bias_, 1e-5, centered)
+        found += [y, *op.backward(i.grad, Saved(i.x, i.weight_, mean, rstd), ALL)]
+    return found

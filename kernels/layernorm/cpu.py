@@ -1,20 +1,25 @@
-"""LayerNorm in C, for contiguous float32 arrays of the host: see reference.py."""
+"""LayerNorm and RMSNorm in C, for contiguous float32 arrays of the host: see reference.py."""
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
-from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, Saved
 
 
 def forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
-) -> tuple[Array, Array, Array]:
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float = 1e-5,
+    centered: bool = True,
+) -> Result:
     if not fits(x, weight, bias):
         return NotImplemented
     y = empty(x.shape)
-    mean, rstd = empty((*x.shape[:-1], 1)), empty((*x.shape[:-1], 1))
-    compiled.layernorm_forward(x, weight, bias, y, mean, rstd, mean.size, x.shape[-1], eps)
+    mean = empty((*x.shape[:-1], 1)) if centered else None
+    rstd = empty((*x.shape[:-1], 1))
+    compiled.layernorm_forward(x, weight, bias, y, mean, rstd, rstd.size, x.shape[-1], eps)
     return y, mean, rstd
 
 
@@ -28,6 +33,6 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
     grad_bias = empty((channels,)) if needs[2] else None
     compiled.layernorm_backward(
         *(grad, x, weight, mean, rstd, addend),
-        *(grad_x, grad_weight, grad_bias, mean.size, channels),
+        *(grad_x, grad_weight, grad_bias, rstd.size, channels),
     )
     return grad_x, grad_weight, grad_bias

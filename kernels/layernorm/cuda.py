@@ -1,4 +1,4 @@
-"""LayerNorm in CUDA C, row by row. Parameters and statistics are float32."""
+"""LayerNorm and RMSNorm in CUDA C, row by row. Parameters and statistics are float32."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tinygrad_char.kernels.cuda.operation import (
     row_plan,
     serves,
 )
-from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, Saved
 
 MOST_PARTS = 384
 """Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
@@ -22,19 +22,25 @@ MOST_CHANNELS = 24 * 1024
 
 class LayerNorm(Operation):
     def forward(
-        self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
-    ) -> tuple[Array, Array, Array]:
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        eps: float = 1e-5,
+        centered: bool = True,
+    ) -> Result:
         if not (serves(x) and is_single(weight, bias)):
             return NotImplemented
         xp = namespace(x)
         x = contiguous(x)
         rows, columns = by_rows(x)
         y = xp.empty(x.shape, x.dtype)
-        mean, rstd = (xp.empty((*x.shape[:-1], 1), np.float32) for _ in range(2))
+        rstd = xp.empty((*x.shape[:-1], 1), np.float32)
+        mean = xp.empty_like(rstd) if centered else None
         self.launch_rows(
-            "layernorm_forward",
+            "layernorm_forward" if centered else "rmsnorm_forward",
             x,
-            (x, weight, bias, y, mean, rstd),
+            (x, weight, bias, y, *((mean, rstd) if centered else (rstd,))),
             *(np.int64(rows), np.int32(columns), np.float32(eps)),
             beside=(y, weight, bias),
         )

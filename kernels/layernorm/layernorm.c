@@ -1,11 +1,12 @@
-/* Layer normalisation: see reference.py for the equations. x, y (rows, channels), mean, rstd
- * (rows). */
+/* LayerNorm, and RMSNorm where `mean` is NULL: see reference.py for the equations. x, y (rows,
+ * channels), mean, rstd (rows). */
 #include "column_sums.h"
 #include "kernel.h"
 
 enum { LANES = 16, PART = 4096 }; /* elements of a row that are added up in single precision */
 
-static const float FAR = 4; /* deviations from zero: see reference.py */
+static const float FAR = 4;         /* deviations from zero: see reference.py */
+static const float SMALL = 1e-30f; /* mean squares below have lost digits */
 
 /* In double precision, so that the mean of equal numbers is that number. */
 INLINE double mean_of(const float *x, int64_t channels)
@@ -73,6 +74,18 @@ INLINE float variance_of(const float *x, float mean, float rest, int64_t channel
     return (float)(total / (double)channels);
 }
 
+/* RMSNorm's: in double precision where squares leave the range of single precision. */
+INLINE float rms_rstd_of(const float *x, int64_t channels, float eps)
+{
+    const float square = variance_of(x, 0, 0, channels);
+    if (square > SMALL && square < INFINITY)
+        return 1.0f / sqrtf(square + eps);
+    double sum = 0;
+    for (int64_t j = 0; j < channels; j++)
+        sum += (double)x[j] * (double)x[j];
+    return (float)(1 / sqrt(sum / (double)channels + (double)eps));
+}
+
 /* y = (x - mean) * rstd * weight + bias; weight and bias may be NULL. */
 INLINE void normalise(const float *x, const float *weight, const float *bias, float *y, float mean,
                       float rest, float rstd, int64_t channels)
@@ -95,10 +108,15 @@ INLINE void normalise(const float *x, const float *weight, const float *bias, fl
 }
 
 KERNEL(void, layernorm_forward, IN(x, rows * channels), OPTIONAL(weight, channels),
-       OPTIONAL(bias, channels), OUT(y, rows * channels), OUT(mean, rows), OUT(rstd, rows),
-       COUNT(rows), COUNT(channels), REAL(eps))
+       OPTIONAL(bias, channels), OUT(y, rows * channels), OPTIONAL_OUT(mean, rows),
+       OUT(rstd, rows), COUNT(rows), COUNT(channels), REAL(eps))
 {
     for (int64_t i = 0; i < rows; i++, x += channels, y += channels) {
+        if (!mean) {
+            rstd[i] = rms_rstd_of(x, channels, eps);
+            normalise(x, weight, bias, y, 0, 0, rstd[i], channels);
+            continue;
+        }
         float m = quick_mean_of(x, channels), rest = 0;
         float variance = variance_of(x, m, 0, channels);
         /* What m has lost may show; of numbers near 1e38, m may be infinite or NaN. */
@@ -124,9 +142,9 @@ typedef struct {
     int64_t channels;
 } Backward;
 
-/* One row; `rest` is what its mean lost. */
-INLINE void backward_row(const Backward *a, const float *grad, const float *x, float mean,
-                         float rest, float rstd, const float *addend, float *grad_x)
+/* One row; `rest` is what its mean lost. Unless `centered`, mean and rest are 0. */
+INLINE void backward_row(const Backward *a, const float *grad, const float *x, int centered,
+                         float mean, float rest, float rstd, const float *addend, float *grad_x)
 {
     const float *const weight = a->weight;
     float *const weights = a->weights, *const biases = a->biases;
@@ -162,7 +180,7 @@ INLINE void backward_row(const Backward *a, const float *grad, const float *x, f
         sums += (double)sum;
         projections += (double)projection;
     }
-    const float sum = (float)(sums / (double)channels);
+    const float sum = centered ? (float)(sums / (double)channels) : 0;
     const float projection = (float)(projections / (double)channels);
     if (weight && addend) {
 #pragma omp simd
@@ -185,7 +203,7 @@ INLINE void backward_row(const Backward *a, const float *grad, const float *x, f
 /* Writes grad_x, and grad_weight and grad_bias (channels); each of them, and weight, may be NULL.
  * Adds `addend`, unless that is NULL, to grad_x. Returns 0, and -1 where memory is short. */
 KERNEL(int, layernorm_backward, IN(grad, rows * channels), IN(x, rows * channels),
-       OPTIONAL(weight, channels), IN(mean, rows), IN(rstd, rows),
+       OPTIONAL(weight, channels), OPTIONAL(mean, rows), IN(rstd, rows),
        OPTIONAL(addend, rows * channels), OPTIONAL_OUT(grad_x, rows * channels),
        OPTIONAL_OUT(grad_weight, channels), OPTIONAL_OUT(grad_bias, channels), COUNT(rows),
        COUNT(channels))
@@ -199,11 +217,14 @@ KERNEL(int, layernorm_backward, IN(grad, rows * channels), IN(x, rows * channels
     }
     const Backward row = {weight, weights.block, biases.block, channels};
     for (int64_t i = 0; i < rows; i++, x += channels, grad += channels) {
-        const float m = mean[i], r = rstd[i], rest = rest_of(x, m, r, channels);
-        if (rest == 0) /* which takes nothing off */
-            backward_row(&row, grad, x, m, 0, r, addend, grad_x);
+        const float m = mean ? mean[i] : 0, r = rstd[i];
+        const float rest = mean ? rest_of(x, m, r, channels) : 0;
+        if (!mean)
+            backward_row(&row, grad, x, 0, 0, 0, r, addend, grad_x);
+        else if (rest == 0) /* which takes nothing off */
+            backward_row(&row, grad, x, 1, m, 0, r, addend, grad_x);
         else
-            backward_row(&row, grad, x, m, rest, r, addend, grad_x);
+            backward_row(&row, grad, x, 1, m, rest, r, addend, grad_x);
         if (grad_weight)
             column_sums_end_row(&weights);
         if (grad_bias)

@@ -1,4 +1,4 @@
-/* Layer normalisation over the last axis: see reference.py for the equations.
+/* LayerNorm and RMSNorm over the last axis: see reference.py for the equations.
  *
  * SCALAR, float or __nv_bfloat16, is the type of x, y and their gradients, (rows, columns);
  * weight, bias, mean, rstd and all sums are float32. VECTOR elements, which divide `columns`, are
@@ -9,12 +9,38 @@
 #include "reduce.cuh"
 #include "row.cuh"
 
-constexpr float FAR = 4.0f; /* see reference.py */
+constexpr float FAR = 4.0f;     /* see reference.py */
+constexpr float SMALL = 1e-30f; /* mean squares below have lost digits */
 
-extern "C" __global__ void __launch_bounds__(256, 3)
-layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
-                  const float *__restrict__ bias, SCALAR *__restrict__ y, float *__restrict__ mean,
-                  float *__restrict__ rstd, long long rows, int columns, float eps)
+/* 1 / sqrt(mean(x^2) + eps) of a row whose squares leave the range: in units of its largest. Of
+ * zeros, and where something is not finite, it is `plain`, what the squares themselves give. */
+template <typename Own>
+__device__ float rms_rstd_by_largest(Own &own, float *scratch, float plain, int columns, float eps)
+{
+    float largest = 0.0f, sum = 0.0f;
+    own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            largest = fmaxf(largest, fabsf(values[j]));
+    });
+    largest = reduce_warps<Maximum, WARPS>(largest, scratch);
+    if (!(largest > 0.0f && largest < infinity()))
+        return plain;
+    own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += values[j] / largest * (values[j] / largest);
+    });
+    const float root = sqrtf(reduce_warps<Sum, WARPS>(sum, scratch) / columns);
+    return 1.0f / hypotf(largest * root, sqrtf(eps));
+}
+
+/* One row of LayerNorm, or of RMSNorm, whose mean is not looked at. */
+template <bool CENTERED>
+__device__ void normalise_row(const SCALAR *__restrict__ x, const float *__restrict__ weight,
+                              const float *__restrict__ bias, SCALAR *__restrict__ y,
+                              float *__restrict__ mean, float *__restrict__ rstd, long long rows,
+                              int columns, float eps)
 {
     __shared__ float scratch[WARPS];
     const long long row = own_row();
@@ -26,33 +52,35 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
 
     /* of single elements so many that passes over them leave registers for what they add up */
     const Row<SCALAR, N, STEP, N == 1 ? 22 : 32> own(x, first, columns);
-    float sum = 0.0f;
-    own.each([&](int, const float (&values)[N]) {
+    float sum = 0.0f, rough = 0.0f, rest = 0.0f;
+    if constexpr (CENTERED) {
+        own.each([&](int, const float (&values)[N]) {
 #pragma unroll
-        for (int j = 0; j < N; j++)
-            sum += values[j];
-    });
-    float rough = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
-    if (!(fabsf(rough) < infinity())) { /* of a sum beyond the range: that of shares is not */
+            for (int j = 0; j < N; j++)
+                sum += values[j];
+        });
+        rough = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+        if (!(fabsf(rough) < infinity())) { /* of a sum beyond the range: that of shares is not */
+            sum = 0.0f;
+            own.each([&](int, const float (&values)[N]) {
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    sum += values[j] / columns;
+            });
+            rough = reduce_warps<Sum, WARPS>(sum, scratch);
+        }
+
+        /* the mean's own rounding, so that equal numbers do not deviate */
         sum = 0.0f;
         own.each([&](int, const float (&values)[N]) {
 #pragma unroll
             for (int j = 0; j < N; j++)
-                sum += values[j] / columns;
+                sum += values[j] - rough;
         });
-        rough = reduce_warps<Sum, WARPS>(sum, scratch);
+        rest = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+        sum = 0.0f;
     }
 
-    /* the mean's own rounding, so that equal numbers do not deviate */
-    sum = 0.0f;
-    own.each([&](int, const float (&values)[N]) {
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            sum += values[j] - rough;
-    });
-    const float rest = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
-
-    sum = 0.0f;
     own.each([&](int, const float (&values)[N]) {
 #pragma unroll
         for (int j = 0; j < N; j++) {
@@ -60,7 +88,11 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
             sum += difference * difference;
         }
     });
-    const float scale = 1.0f / sqrtf(reduce_warps<Sum, WARPS>(sum, scratch) / columns + eps);
+    const float square = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+    float scale = 1.0f / sqrtf(square + eps);
+    if constexpr (!CENTERED)
+        if (!(square > SMALL && square < infinity()))
+            scale = rms_rstd_by_largest(own, scratch, scale, columns, eps);
 
     own.each([&](int c, float (&values)[N]) {
         float factor[N], shift[N];
@@ -79,12 +111,29 @@ layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight
         store<N>(y + c, values);
     });
     if (first == 0) {
-        mean[row] = rough + rest;
+        if constexpr (CENTERED)
+            mean[row] = rough + rest;
         rstd[row] = scale;
     }
 }
 
-/* Writes grad_x and `partial`, each where it is not null.
+extern "C" __global__ void __launch_bounds__(256, 3)
+layernorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
+                  const float *__restrict__ bias, SCALAR *__restrict__ y, float *__restrict__ mean,
+                  float *__restrict__ rstd, long long rows, int columns, float eps)
+{
+    normalise_row<true>(x, weight, bias, y, mean, rstd, rows, columns, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 3)
+rmsnorm_forward(const SCALAR *__restrict__ x, const float *__restrict__ weight,
+                const float *__restrict__ bias, SCALAR *__restrict__ y, float *__restrict__ rstd,
+                long long rows, int columns, float eps)
+{
+    normalise_row<false>(x, weight, bias, y, nullptr, rstd, rows, columns, eps);
+}
+
+/* Writes grad_x and `partial`, each where it is not null; of RMSNorm where `mean` is null.
  *
  * `addend`, where not null, is added to grad_x: the gradient that x has from elsewhere, such as the
  * residual connection around a block. By itself that would be one more pass.
@@ -116,7 +165,7 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
     /* all warps that share a row meet in reduce_warps: `row` is the same for each of them */
     for (long long row = own_row(); row < rows; row += (long long)gridDim.x * ROWS) {
         const SCALAR *grad_row = grad + row * columns, *x_row = x + row * columns;
-        const float center = mean[row], scale = rstd[row];
+        const float center = mean ? mean[row] : 0.0f, scale = rstd[row];
         float sum = 0.0f, projection = 0.0f, rest = 0.0f;
         if (fabsf(center) * scale > FAR) {
 #pragma unroll 1
@@ -171,7 +220,7 @@ layernorm_backward(const SCALAR *__restrict__ grad, const SCALAR *__restrict__ x
         }
         if (!grad_x)
             continue;
-        sum = reduce_warps<Sum, WARPS>(sum, scratch) / columns;
+        sum = mean ? reduce_warps<Sum, WARPS>(sum, scratch) / columns : 0.0f;
         projection = reduce_warps<Sum, WARPS>(projection, scratch) / columns;
         for (int c = first; c < columns; c += STEP) {
             float g[N], normalized[N], factor[N], other[N] = {};

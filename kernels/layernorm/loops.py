@@ -1,4 +1,4 @@
-"""LayerNorm in plain Python, row by row, see reference.py."""
+"""LayerNorm and RMSNorm in plain Python, row by row, see reference.py."""
 
 from math import sqrt
 
@@ -6,13 +6,17 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.plain import in_python
-from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, Saved
 
 
 @in_python
 def forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
-) -> tuple[Array, Array, Array]:
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float = 1e-5,
+    centered: bool = True,
+) -> Result:
     channels = x.shape[-1]
     scales = [1.0] * channels if weight is None else weight.tolist()
     shifts = [0.0] * channels if bias is None else bias.tolist()
@@ -20,7 +24,7 @@ def forward(
     mean, rstd = (np.empty((*x.shape[:-1], 1), x.dtype) for _ in range(2))
     for row in np.ndindex(x.shape[:-1]):
         numbers = x[row].tolist()
-        average = sum(numbers) / channels
+        average = sum(numbers) / channels if centered else 0.0
         below = [each - average for each in numbers]
         variance = sum(each * each for each in below) / channels
         factor = 1 / sqrt(variance + eps)
@@ -29,7 +33,7 @@ def forward(
             for each, scale, shift in zip(below, scales, shifts, strict=True)
         ]
         mean[row], rstd[row] = average, factor
-    return y, mean, rstd
+    return y, mean if centered else None, rstd
 
 
 @in_python
@@ -41,14 +45,16 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
     dweight, dbias = [0.0] * channels, [0.0] * channels
     for row in np.ndindex(x.shape[:-1]):
         dy, factor = grad[row].tolist(), rstd[row].item()
-        below = [each - mean[row].item() for each in x[row].tolist()]
-        rest = sum(below) / channels  # what the mean has lost when it was rounded
+        center = 0.0 if mean is None else mean[row].item()
+        below = [each - center for each in x[row].tolist()]
+        # what the mean has lost when it was rounded
+        rest = 0.0 if mean is None else sum(below) / channels
         normalized = [(each - rest) * factor for each in below]
         for c, (slope, n) in enumerate(zip(dy, normalized, strict=True)):
             dweight[c] += slope * n
             dbias[c] += slope
         g = [slope * scale for slope, scale in zip(dy, scales, strict=True)]
-        average = sum(g) / channels
+        average = 0.0 if mean is None else sum(g) / channels
         projection = sum(slope * n for slope, n in zip(g, normalized, strict=True)) / channels
         dx[row] = [
             factor * (slope - average - n * projection)

@@ -1,4 +1,7 @@
-"""Layer normalisation over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450)."""
+"""LayerNorm over the last axis (Ba, Kiros and Hinton 2016, arXiv:1607.06450), and RMSNorm.
+
+RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) is LayerNorm that takes the mean to be 0.
+"""
 
 from typing import NamedTuple
 
@@ -14,6 +17,8 @@ FAR = 4
 Needs = tuple[bool, bool, bool]
 Gradients = tuple[Array | None, Array | None, Array | None]
 """Those of x, weight and bias."""
+Result = tuple[Array, Array | None, Array]
+"""y, mean and rstd."""
 
 
 class Saved(NamedTuple):
@@ -21,23 +26,33 @@ class Saved(NamedTuple):
 
     x: Array
     weight: Array | None
-    mean: Array
+    mean: Array | None
     rstd: Array
 
 
 def forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
-) -> tuple[Array, Array, Array]:
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float = 1e-5,
+    centered: bool = True,
+) -> Result:
     """Return y = (x - mean) * rstd * weight + bias, with mean and rstd, which backward needs.
 
     x and y are (..., C), weight and bias (C,) or None, mean and rstd (..., 1).
     rstd = 1 / sqrt(mean((x - mean)^2) + eps): the two-pass variance, which stays right where
-    E[x^2] - E[x]^2 cancels.
+    E[x^2] - E[x]^2 cancels. Unless `centered`, mean is None and stands for 0: the squares are
+    added up in float64, so that none of float32 is too large or too small.
     """
     xp = namespace(x)
-    mean, y, squares = moments(x, (x.ndim - 1,))
-    rstd = 1 / xp.sqrt(squares / x.shape[-1] + eps)
-    y *= rstd
+    if centered:
+        mean, y, squares = moments(x, (x.ndim - 1,))
+        rstd = 1 / xp.sqrt(squares / x.shape[-1] + eps)
+        y *= rstd
+    else:
+        mean, square = None, xp.square(x, dtype=np.float64).mean(axis=-1, keepdims=True)
+        rstd = (1 / xp.sqrt(square + eps)).astype(x.dtype)
+        y = x * rstd
     if weight is not None:
         y *= weight
     if bias is not None:
@@ -52,6 +67,7 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
     dx = rstd * (g - mean(g) - n * mean(g * n)),  dweight = sum(dy * n),  dbias = sum(dy).
     Of a row far from zero the mean is kept but to the row's own size: the mean of x - mean is what
     that has lost, and is subtracted too, as in forward.
+    With a mean of None, dx has no term mean(g).
     An addend of x's shape and dtype, which is left as it is, is added to dx.
     """
     x, weight, mean, rstd = saved
@@ -59,12 +75,15 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
     channels = x.shape[-1]
     xp = namespace(x)
     last = (x.ndim - 1,)
-    normalized = x - mean
-    far = abs(mean) * rstd > FAR
-    if xp is not np or far.any():  # on a device nobody asks: the answer would have to be waited for
-        rest = mean_over(normalized, last, True)
-        normalized -= xp.where(far, rest, rest.dtype.type(0))
-    normalized *= rstd
+    if mean is None:
+        normalized = x * rstd
+    else:
+        normalized = x - mean
+        far = abs(mean) * rstd > FAR
+        if xp is not np or far.any():  # on a device nobody asks: the answer would be waited for
+            rest = mean_over(normalized, last, True)
+            normalized -= xp.where(far, rest, rest.dtype.type(0))
+        normalized *= rstd
     grad_x = grad_weight = grad_bias = None
     if need_weight:
         grad_weight = total((grad * normalized).reshape(-1, channels), (0,))
@@ -73,7 +92,8 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
     if need_x:
         grad_x = grad * weight if weight is not None else grad.copy()
         projection = mean_over(grad_x * normalized, last, True)
-        grad_x -= mean_over(grad_x, last, True)
+        if mean is not None:
+            grad_x -= mean_over(grad_x, last, True)
         normalized *= projection
         grad_x -= normalized
         grad_x *= rstd

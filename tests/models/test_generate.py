@@ -32,7 +32,7 @@ def make_gpt(block_size=8, **shape):
 
 
 def make_recipe(block_size=8):
-    return make_gpt(block_size, positions="rotary", qk_norm=True, convolution=4, tied=True)
+    return make_gpt(block_size, positions="rotary", qk_norm=True, convolution=4, norm="rmsnorm")
 
 
 def make_bigram(block_size=8):

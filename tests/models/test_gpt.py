@@ -14,6 +14,7 @@ from tinygrad_char.modes import no_grad
 from tinygrad_char.random import Generator
 
 VOCABULARY = 65
+NORMS = ["layernorm", "rmsnorm"]
 RECIPE = {"positions": "rotary", "convolution": 3, "bias": False, "tied": True}
 
 
@@ -80,6 +81,8 @@ def test_every_gradient_agrees_with_differences(bias, tied, dropout, activation)
         {"dropout": 0.4, "convolution": 1},
         {"positions": "rotary", "activation": "gelu"},
         {"qk_norm": True},
+        {**RECIPE, "norm": "rmsnorm"},
+        {"norm": "rmsnorm"},
     ],
 )
 def test_every_gradient_of_rotary_and_convolved_blocks_agrees_with_differences(shape):
@@ -115,7 +118,7 @@ def test_dropout_really_took_part_in_the_gradient_check():
 
 def count_by_hand(config, vocab_size):
     c, bias = config.n_embd, config.bias
-    norm = c + bias * c
+    norm = c + (bias * c if config.norm == "layernorm" else 0)
     attention = c * 3 * c + c * c + bias * c
     feed_forward = c * 4 * c + bias * 4 * c + 4 * c * c + bias * c
     blocks = config.n_layer * (2 * norm + attention + feed_forward)
@@ -142,13 +145,14 @@ def test_presets_have_the_expected_number_of_parameters(preset, count):
 @settings(deadline=None, max_examples=30)
 @given(
     st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 9),
-    st.booleans(), st.booleans(), st.booleans(), st.integers(0, 4),
+    st.booleans(), st.booleans(), st.booleans(), st.integers(0, 4), st.sampled_from(NORMS),
 )  # fmt: skip
 def test_parameters_are_counted_right_for_every_shape(
-    time, layers, heads, size, vocab, bias, tied, rotary, taps
+    time, layers, heads, size, vocab, bias, tied, rotary, taps, norm
 ):
     size, positions = (2 * size, "rotary") if rotary else (size, "learned")
     options = {"bias": bias, "tied": tied, "positions": positions, "convolution": taps}
+    options["norm"] = norm
     config = GPTConfig(time, layers, heads, heads * size, **options)
     model = GPT(config, vocab, generator=Generator(0))
     assert model.num_parameters() == count_by_hand(config, vocab)
@@ -225,6 +229,7 @@ def test_a_later_character_never_changes_an_earlier_logit(data):
             tied=data.draw(st.booleans(), "tied"),
             positions=data.draw(st.sampled_from(["learned", "rotary"]), "positions"),
             convolution=data.draw(st.integers(0, 4), "convolution"),
+            norm=data.draw(st.sampled_from(NORMS), "norm"),
         )
     )
     idx = tokens((2, time), seed=data.draw(st.integers(0, 99), "seed"))
@@ -370,6 +375,13 @@ def test_unknown_positions_are_refused(value):
     with pytest.raises(UsageError) as caught:
         GPTConfig(positions=value)
     assert str(caught.value) == f"positions is {value!r}; expected learned or rotary"
+
+
+@pytest.mark.parametrize("value", ["batchnorm", None, True])
+def test_unknown_norms_are_refused(value):
+    with pytest.raises(UsageError) as caught:
+        GPTConfig(norm=value)
+    assert str(caught.value) == f"norm is {value!r}; expected layernorm or rmsnorm"
 
 
 def test_a_context_with_more_angles_than_are_made_is_refused_with_the_most():

@@ -256,19 +256,20 @@ class LayerNorm(Function):
     """
 
     upcasts = True
-
     adds = True
+    name, centered = "layer_norm", True
 
     def forward(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
         if x.ndim == 0 or x.shape[-1] == 0:
-            raise ValueError(f"layer_norm: x {x.shape}; expected a last axis to normalise over")
+            raise ValueError(f"{self.name}: x {x.shape}; expected a last axis to normalise over")
         for name, each in (("weight", weight), ("bias", bias)):
             if each is not None and each.shape != x.shape[-1:]:
                 raise ValueError(
-                    f"layer_norm: {name} {each.shape} for x {x.shape}; expected {x.shape[-1:]}"
+                    f"{self.name}: {name} {each.shape} for x {x.shape}; expected {x.shape[-1:]}"
                 )
-        y, mean, rstd = self.backend.kernels[layernorm.forward](x, weight, bias, eps)
+        serving = self.backend.kernels[layernorm.forward]
+        y, mean, rstd = serving(x, weight, bias, eps, self.centered)
         self.saved = (x, weight, mean, rstd)
         return y
 
@@ -277,6 +278,15 @@ class LayerNorm(Function):
         return self.backend.kernels[layernorm.backward](
             grad, layernorm.Saved(*self.saved), (need_x, need_weight, need_bias), self.addend
         )
+
+
+class RMSNorm(LayerNorm):
+    """y = n w + b, n = x rstd over the last axis: LayerNorm that takes the mean to be 0.
+
+    dx = rstd (g - n mean(g n)).
+    """
+
+    name, centered = "rms_norm", False
 
 
 class Embedding(Function):
