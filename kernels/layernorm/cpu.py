@@ -8,11 +8,7 @@ from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, 
 
 
 def forward(
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float = 1e-5,
-    centered: bool = True,
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5, centered: bool = True
 ) -> Result:
     if not fits(x, weight, bias):
         return NotImplemented

@@ -11,11 +11,7 @@ from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, 
 
 @in_python
 def forward(
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float = 1e-5,
-    centered: bool = True,
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5, centered: bool = True
 ) -> Result:
     channels = x.shape[-1]
     scales = [1.0] * channels if weight is None else weight.tolist()

@@ -31,11 +31,7 @@ class Saved(NamedTuple):
 
 
 def forward(
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float = 1e-5,
-    centered: bool = True,
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5, centered: bool = True
 ) -> Result:
     """Return y = (x - mean) * rstd * weight + bias, with mean and rstd, which backward needs.
 

@@ -101,7 +101,9 @@ def test_torch_trains_the_same_model_by_the_same_steps(changes):
 
 
 @needs_torch
-@pytest.mark.parametrize("shape", [RECIPE, replace(RECIPE, qk_norm=True, positions="learned", norm="rmsnorm")])
+@pytest.mark.parametrize(
+    "shape", [RECIPE, replace(RECIPE, qk_norm=True, positions="learned", norm="rmsnorm")]
+)
 def test_torch_reads_the_same_model_with_and_without_a_cache(shape):
     import torch
 
