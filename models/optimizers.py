@@ -56,8 +56,8 @@ def _groups(config: TrainConfig, model: Module) -> list[dict[str, Any]]:
     return [each for each in groups if each["params"]]
 
 
-def set_rates(optimizer: Optimizer, lr: float, muon_lr: float) -> None:
-    """Set the learning rates of what AdamW updates, and of what Muon does."""
+def set_rates(optimizer: Optimizer, lr: float, muon_lr: float = 0.0) -> None:
+    """Set the learning rates of what AdamW updates, and of what Muon does, if anything."""
     for group in optimizer.groups:
         group["lr"] = muon_lr if group.options.get("muon") else lr
 

@@ -37,7 +37,7 @@ _DAMAGED = "metrics.damaged.jsonl"
 _LONGEST_LINE = 1 << 20
 _LONGEST_METRICS = 1 << 30
 
-_LOSSES = ("loss", "lr", "norm", "train_loss", "validation_loss")
+_LOSSES = ("loss", "lr", "muon_lr", "norm", "train_loss", "validation_loss")
 
 # JSON has no NaN and no infinity: they are written as these strings.
 _NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}

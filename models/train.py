@@ -200,7 +200,7 @@ class _Run:
                 self.remember({"step": update.step, "loss": update.loss})
                 self.display.update(update)
                 if update.step % config.log_every == 0:
-                    self.record(loss=update.loss, lr=update.lr, norm=update.norm)
+                    self.record(loss=update.loss, **update.rates, norm=update.norm)
 
     def stop(self) -> bool:
         self.save(self.folder.last)

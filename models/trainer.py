@@ -49,7 +49,8 @@ class Update:
     step: int
     loss: float
     norm: float
-    lr: float
+    rates: dict[str, float]
+    """Learning rates by the names of their settings: lr, and with Muon muon_lr."""
 
 
 class Trainer:
@@ -122,8 +123,10 @@ class Trainer:
             are as before, and the message names the first operation that went wrong.
         """
         before = self.generator.get_state()
-        lr = self.schedule(self.step)
-        set_rates(self.optimizer, lr, self.muon_schedule(self.step))
+        rates = {"lr": self.schedule(self.step)}
+        if self.config.optimizer == "muon":
+            rates["muon_lr"] = self.muon_schedule(self.step)
+        set_rates(self.optimizer, **rates)
         if self.recorded:
             count = self.config.accumulate
             loss, norm = self.recorded.accumulated(
@@ -143,7 +146,7 @@ class Trainer:
         if self.average:
             self.average.update(self.step)
         self.evaluated = False
-        return Update(self.step, loss, norm, lr)
+        return Update(self.step, loss, norm, rates)
 
     def _backward(self) -> float:
         config = self.config

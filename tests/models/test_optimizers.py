@@ -321,6 +321,9 @@ def test_the_command_trains_with_it_and_says_both_losses(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "with the weights in training, not their mean: " in out
     assert metrics(folder)[-1]["step"] == 4
+    rates = [(each["lr"], each["muon_lr"]) for each in metrics(folder) if "lr" in each]
+    assert [muon_lr / lr for lr, muon_lr in rates] == pytest.approx([2.5] * len(rates))
+    assert rates[0] != rates[-1]
     config = load_checkpoint(folder / "last.safetensors").config
     assert (config.optimizer, config.ema, config.schedule) == ("muon", 0.9, "wsd")
     assert cli.run(["train", "--resume", str(folder), "--steps", "6"]) == 0
