@@ -2,13 +2,14 @@
 
 All contenders have the same weights and forget the older half of a full context, so that the
 likeliest characters must be the same; these are compared first, past the end of the context.
-Exit code 1 where they differ.
+Exit code 1 where they differ. Beside the same shape with learned positions and no convolution
+(`--plain`), whose text is another, only the number of characters is compared.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -41,6 +42,8 @@ class Generate(Options):
 
     size: PresetName | Literal["smoke"] = "lecture-full"
     """A preset of `tinygrad-char train`; smoke takes seconds."""
+    plain: bool = False
+    """Measure the same shape with learned positions and no convolution, instead of PyTorch."""
     length: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Characters to write; otherwise 1,000, and 20 for smoke."""
     temperature: float = 0.8
@@ -52,17 +55,27 @@ class Generate(Options):
             raise ValueError(f"--length is {self.length}; expected at least 1")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"--temperature is {self.temperature}; expected a number from 0")
+        if self.plain and self.against:
+            raise ValueError(
+                "--plain and --against torch: their texts differ; expected one of them"
+            )
 
 
-def prepare(config: TrainConfig, length: int, checked: int, temperature: float) -> dict[str, Task]:
-    """Return our generation with a cache."""
+def prepare(
+    config: TrainConfig, length: int, checked: int, temperature: float, counted: bool = False
+) -> dict[str, Task]:
+    """Return our generation with a cache, of which the text is compared, or how long it is."""
     model = build_model(config, VOCABULARY_SIZE, Generator(config.seed)).eval()
 
     def write(length: int, temperature: float) -> np.ndarray:
         streams = sampling_streams(config.seed, 1)
         return np.array(list(generate(model, PROMPT, length, Sampling(temperature), streams)))[:, 0]
 
-    return {"text": Task(lambda: write(length, temperature), lambda: write(checked, 0.0))}
+    def check() -> np.ndarray:
+        text = write(checked, 0.0)
+        return np.array(len(text)) if counted else text
+
+    return {"text": Task(lambda: write(length, temperature), check)}
 
 
 def main() -> None:
@@ -73,8 +86,12 @@ def main() -> None:
     length = options.length or (SMOKE_LENGTH if smoke else LENGTH)
     size = config.gpt.block_size
     arguments = (config, length, size + size // 4, options.temperature)
-    contenders = {"ours": Contender(prepare, arguments)}
-    if options.against:
+    contenders = {"ours": Contender(prepare, (*arguments, options.plain))}
+    if options.plain:
+        gpt = replace(config.gpt, positions="learned", convolution=0)
+        other = (replace(config, gpt=gpt), *arguments[1:], True)
+        contenders["ours, plain"] = Contender(prepare, other)
+    elif options.against:
         from tinygrad_char.benchmarks.torch_models import prepare_generation
 
         for name, cached in (("with cache", True), ("without cache", False)):

@@ -153,6 +153,11 @@ def test_generate(against, tmp_path):
         assert row["characters_per_second"] == row["length"] / row["seconds"]
 
 
+def test_generate_beside_the_plain_shape(tmp_path):
+    values = measure("generate", "--plain", cwd=tmp_path)
+    assert contenders(values) == ["ours", "ours, plain"]
+
+
 @pytest.mark.skipif(not ops.fused(), reason=status())
 @EVERY
 def test_ops(against, tmp_path):
