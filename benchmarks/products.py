@@ -6,7 +6,6 @@ of many: that says something on a machine that others use, too. Exit code 1 wher
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
@@ -22,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tinygrad_char.benchmarks.measure import limit_threads
+from tinygrad_char.benchmarks.report import AgainstTorch, check_against
 from tinygrad_char.kernels import linear
 from tinygrad_char.kernels.array import to_bfloat16
 from tinygrad_char.kernels.backend import CPU, status
 from tinygrad_char.kernels.operations import Settings
-from tinygrad_char.kernels.words import how_to_install
 
 ROUNDS = {"smoke": 2, "small": 60, "medium": 40, "full": 15}
 SIZES = {"smoke": (16, 8), "small": (384, 96), "medium": (1024, 128), "full": (1024, 384)}
@@ -43,17 +42,13 @@ class Products:
 
     size: Literal["smoke", "small", "medium", "full"] = "medium"
     """Rows and channels: (384, 96), (1024, 128) or (1024, 384)."""
-    against: Annotated[Literal["torch"] | None, tyro.conf.arg(metavar="torch")] = None
+    against: AgainstTorch = None
     """Measure PyTorch beside ours: float32, autocast to bfloat16, and medium precision."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File for the results."""
 
     def __post_init__(self) -> None:
-        if self.against and importlib.util.find_spec("torch") is None:
-            raise ValueError(
-                "--against torch needs PyTorch, which is not installed: "
-                f"{how_to_install('parity')}, or leave the option out"
-            )
+        check_against(self.against)
 
 
 class Shape(NamedTuple):

@@ -20,12 +20,24 @@ from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.words import how_to_install
 from tinygrad_char.models.picture import drawing
 
+AgainstTorch = Annotated[Literal["torch"] | None, tyro.conf.arg(metavar="torch")]
+"""Of the option --against."""
+
+
+def check_against(against: str | None) -> None:
+    """Raise ValueError where a comparison with PyTorch is asked for, and it is not installed."""
+    if against and importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            "--against torch needs PyTorch, which is not installed: "
+            f"{how_to_install('parity')}, or leave the option out"
+        )
+
 
 @dataclass(frozen=True)
 class Options:
     """The options of every benchmark that has contenders."""
 
-    against: Annotated[Literal["torch"] | None, tyro.conf.arg(metavar="torch")] = None
+    against: AgainstTorch = None
     """Measure PyTorch beside ours."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Processors for each side; otherwise PyTorch takes all, and ours what training would."""
@@ -37,11 +49,7 @@ class Options:
     """File for a picture of the results."""
 
     def __post_init__(self) -> None:
-        if self.against and importlib.util.find_spec("torch") is None:
-            raise ValueError(
-                "--against torch needs PyTorch, which is not installed: "
-                f"{how_to_install('parity')}, or leave the option out"
-            )
+        check_against(self.against)
         if self.threads is not None and not 1 <= self.threads <= available_cores():
             raise ValueError(
                 f"--threads is {self.threads}; expected 1 to {available_cores()}, the processors "

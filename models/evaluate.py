@@ -18,6 +18,7 @@ from tinygrad_char.nn import EvaluationMode, Module
 from tinygrad_char.parallel import Workers
 
 Batch = tuple[np.ndarray, np.ndarray]
+ShouldStop = Callable[[], bool]
 EVALUATION_SEED = 20150521  # fixed, so that evaluations of all runs use the same windows
 # At most in one batch of the evaluation of a whole split.
 WHOLE_SPLIT_CHARACTERS = 1 << 12
@@ -26,6 +27,11 @@ WHOLE_SPLIT_LOGITS = 1 << 20
 
 class InterruptedEvaluationError(Exception):
     """Raised out of an evaluation that was asked to stop."""
+
+
+def never() -> bool:
+    """Return False: an evaluation goes on to its end."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def evaluating(model: Module) -> Iterator[None]:
 def mean_loss(
     model: Any,
     batches: Sequence[Batch],
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = never,
     workers: Workers | None = None,
 ) -> Loss:
     """Return the loss over all targets of the batches, in evaluation mode.
@@ -79,7 +85,7 @@ def _mean(
     model: Any,
     summed_loss: Callable[[Any], tuple[float, int]],
     batches: Sequence[Any],
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
     workers: Workers | None,
 ) -> Loss:
     total, count = 0.0, 0
@@ -99,10 +105,7 @@ def fixed_batches(tokens: np.ndarray, block_size: int, batch_size: int, count: i
 
 
 def whole_split_loss(
-    model: Any,
-    tokens: np.ndarray,
-    should_stop: Callable[[], bool] = lambda: False,
-    workers: Workers | None = None,
+    model: Any, tokens: np.ndarray, should_stop: ShouldStop = never, workers: Workers | None = None
 ) -> Loss:
     """Return the loss over every target of a split, read in windows that do not overlap.
 
@@ -116,10 +119,7 @@ def whole_split_loss(
 
 
 def strided_loss(
-    model: Any,
-    tokens: np.ndarray,
-    should_stop: Callable[[], bool] = lambda: False,
-    workers: Workers | None = None,
+    model: Any, tokens: np.ndarray, should_stop: ShouldStop = never, workers: Workers | None = None
 ) -> Loss:
     """Return the loss over every target of a split, each after half a window of text or more.
 

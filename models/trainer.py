@@ -26,7 +26,7 @@ from tinygrad_char.models.build import (
 )
 from tinygrad_char.models.config import TrainConfig
 from tinygrad_char.models.errors import RunError
-from tinygrad_char.models.evaluate import Loss, fixed_batches, mean_loss
+from tinygrad_char.models.evaluate import Loss, ShouldStop, fixed_batches, mean_loss, never
 from tinygrad_char.models.memory import check_memory
 from tinygrad_char.models.optimizers import build_optimizer, learning_rates, set_rates
 from tinygrad_char.models.run_state import TrainerState
@@ -176,7 +176,7 @@ class Trainer:
             "--warmup or a smaller --clip"
         )
 
-    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[Loss, Loss]:
+    def evaluate(self, should_stop: ShouldStop = never) -> tuple[Loss, Loss]:
         """Return the losses on the fixed batches of the training and the validation split.
 
         Raises

@@ -58,15 +58,8 @@ class Muon(Optimizer):
         weight_decay: float = 0.0,
         splits: int = 1,
     ) -> None:
-        super().__init__(
-            parameters,
-            lr=lr,
-            momentum=momentum,
-            nesterov=nesterov,
-            ns_steps=ns_steps,
-            weight_decay=weight_decay,
-            splits=splits,
-        )
+        own = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
+        super().__init__(parameters, lr=lr, **own, weight_decay=weight_decay, splits=splits)
 
     def check(self, options: dict[str, Any]) -> None:
         """Raise ValueError that names a hyperparameter out of range."""
@@ -196,19 +189,10 @@ class MuonAdamW(Muon, AdamW):
         ns_steps: int = 3,
         splits: int = 1,
     ) -> None:
-        Optimizer.__init__(
-            self,
-            parameters,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            muon=False,
-            momentum=momentum,
-            nesterov=nesterov,
-            ns_steps=ns_steps,
-            splits=splits,
-        )
+        of_adamw = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        of_muon = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
+        own = {"lr": lr, **of_adamw, "muon": False, **of_muon, "splits": splits}
+        Optimizer.__init__(self, parameters, **own)
 
     def check(self, options: dict[str, Any]) -> None:
         """Raise ValueError that names a hyperparameter out of range."""

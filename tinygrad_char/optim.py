@@ -75,15 +75,8 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
     ) -> None:
-        super().__init__(
-            parameters,
-            lr=lr,
-            alpha=alpha,
-            eps=eps,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            centered=centered,
-        )
+        own = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__(parameters, lr=lr, **own, centered=centered)
 
     def update(self, span: slice, step: int, options: dict[str, Any], scale: float) -> None:
         """Update a range of the flat buffer."""

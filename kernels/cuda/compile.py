@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.cuda.device_compiler import (
@@ -38,8 +39,7 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 _ALLOWED = re.compile(r"Spills: up to (\d+) bytes")
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One file to compile, with one set of macros, for one architecture."""
 
     path: Path

@@ -10,6 +10,8 @@ from layouts import LAYOUTS, assert_along_axis, assert_of_nothing, draw
 from tinygrad_char.kernels import softmax
 from tinygrad_char.kernels import softmax as reference_softmax  # conftest replaces the other name
 
+SCALES, SEEDS = st.sampled_from([1.0, 0.125, 3.0]), st.integers(0, 1000)
+
 
 def reference(x, mask):
     """Return the softmax of rows (N, C), element by element."""
@@ -70,13 +72,8 @@ def assert_softmax(x, grad, seen, y, dx, scale):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(1, 3),
-    st.integers(1, 40),
-    st.integers(1, 70),
-    st.sampled_from([1.0, 0.125, 3.0]),
-    LAYOUTS,
-    st.sampled_from(["none", "rows", "columns", "all"]),
-    st.integers(0, 1000),
+    *(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), SCALES, LAYOUTS),
+    *(st.sampled_from(["none", "rows", "columns", "all"]), SEEDS),
 )
 def test_causal_softmax_is_that_of_what_is_seen(
     batch, rows, columns, scale, laid_out, masked, seed
@@ -104,13 +101,7 @@ def test_causal_softmax_is_that_of_what_is_seen(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(1, 3),
-    st.integers(1, 9),
-    st.integers(1, 300),
-    st.sampled_from([1.0, 0.125, 3.0]),
-    LAYOUTS,
-    st.booleans(),
-    st.integers(0, 1000),
+    st.integers(1, 3), st.integers(1, 9), st.integers(1, 300), SCALES, LAYOUTS, st.booleans(), SEEDS
 )
 def test_softmax_of_scaled_rows(batch, rows, columns, scale, laid_out, masked, seed):
     rng = np.random.default_rng(seed)

@@ -189,25 +189,21 @@ def test_other_rates_may_be_0(name):
     assert getattr(TrainConfig(**{name: 0}), name) == 0
 
 
-@pytest.mark.parametrize("value", ["lstm", "", None, 3])
-def test_an_unknown_model_is_refused(value):
+DEVICES = "one of cpu, cuda, cuda-on-cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(("model", each, "gpt or bigram") for each in ("lstm", "", None, 3)),
+        *(("device", each, DEVICES) for each in ("tpu", "", None, 0)),
+        *(("gpt", each, "a GPTConfig") for each in ({"n_layer": 2}, None, "small")),
+    ],
+)
+def test_what_is_not_among_the_choices_is_refused(name, value, expected):
     with pytest.raises(UsageError) as caught:
-        TrainConfig(model=value)
-    assert str(caught.value) == f"model is {value!r}; expected gpt or bigram"
-
-
-@pytest.mark.parametrize("value", ["tpu", "", None, 0])
-def test_an_unknown_device_is_refused(value):
-    with pytest.raises(UsageError) as caught:
-        TrainConfig(device=value)
-    assert str(caught.value) == f"device is {value!r}; expected one of cpu, cuda, cuda-on-cpu"
-
-
-@pytest.mark.parametrize("value", [{"n_layer": 2}, None, "small"])
-def test_a_shape_that_is_none_is_refused(value):
-    with pytest.raises(UsageError) as caught:
-        TrainConfig(gpt=value)
-    assert str(caught.value) == f"gpt is {value!r}; expected a GPTConfig"
+        TrainConfig(**{name: value})
+    assert str(caught.value) == f"{name} is {value!r}; expected {expected}"
 
 
 def test_settings_cannot_be_changed():

@@ -370,20 +370,6 @@ def test_taps_that_are_no_whole_number_are_refused(value):
     )
 
 
-@pytest.mark.parametrize("value", ["sinusoidal", None, True])
-def test_unknown_positions_are_refused(value):
-    with pytest.raises(UsageError) as caught:
-        GPTConfig(positions=value)
-    assert str(caught.value) == f"positions is {value!r}; expected learned or rotary"
-
-
-@pytest.mark.parametrize("value", ["batchnorm", None, True])
-def test_unknown_norms_are_refused(value):
-    with pytest.raises(UsageError) as caught:
-        GPTConfig(norm=value)
-    assert str(caught.value) == f"norm is {value!r}; expected layernorm or rmsnorm"
-
-
 def test_a_context_with_more_angles_than_are_made_is_refused_with_the_most():
     with pytest.raises(UsageError) as caught:
         make(block_size=1 << 40, n_embd=64, positions="rotary")
@@ -401,19 +387,23 @@ def test_heads_that_cannot_be_turned_in_pairs_are_refused_with_a_number_that_wor
     assert GPTConfig(n_embd=suggested, n_head=4, positions="rotary").n_embd == 16
 
 
-@pytest.mark.parametrize("name", ["bias", "tied", "qk_norm", "attention_dropout"])
-@pytest.mark.parametrize("value", [0, "false", None])
-def test_a_switch_that_is_neither_true_nor_false_is_refused(name, value):
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(("positions", each, "learned or rotary") for each in ("sinusoidal", None, True)),
+        *(("norm", each, "layernorm or rmsnorm") for each in ("batchnorm", None, True)),
+        *(("activation", each, "relu, gelu or gelu_tanh") for each in ("swish", "", None, 1)),
+        *(
+            (name, each, "True or False")
+            for name in ("bias", "tied", "qk_norm", "attention_dropout")
+            for each in (0, "false", None)
+        ),
+    ],
+)
+def test_what_is_not_among_the_choices_is_refused(name, value, expected):
     with pytest.raises(UsageError) as caught:
         GPTConfig(**{name: value})
-    assert str(caught.value) == f"{name} is {value!r}; expected True or False"
-
-
-@pytest.mark.parametrize("value", ["swish", "", None, 1])
-def test_an_unknown_activation_is_refused(value):
-    with pytest.raises(UsageError) as caught:
-        GPTConfig(activation=value)
-    assert str(caught.value) == f"activation is {value!r}; expected relu, gelu or gelu_tanh"
+    assert str(caught.value) == f"{name} is {value!r}; expected {expected}"
 
 
 def test_channels_that_the_heads_cannot_share_are_refused_with_a_number_that_works():

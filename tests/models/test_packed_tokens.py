@@ -18,12 +18,9 @@ tokens = hnp.arrays(np.int64, st.integers(0, 40), elements=st.integers(0, LARGE)
 @pytest.mark.parametrize(
     ("size", "dtype"),
     [
-        (0, np.uint8),
-        (256, np.uint8),
-        (257, np.uint16),
-        (65536, np.uint16),
-        (65537, THREE_BYTES),
-        (0x110000, THREE_BYTES),
+        *((size, np.uint8) for size in (0, 256)),
+        *((size, np.uint16) for size in (257, 65536)),
+        *((size, THREE_BYTES) for size in (65537, 0x110000)),
     ],
 )
 def test_the_dtype_is_the_smallest_that_holds_a_vocabulary(size, dtype):

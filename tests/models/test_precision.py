@@ -33,15 +33,9 @@ needs_instruction = pytest.mark.skipif(
 )
 TOKENIZER = CharTokenizer("\nabcdefg")
 TOKENS = np.random.default_rng(0).integers(0, 8, 900)
+SHAPE = GPTConfig(block_size=12, n_layer=2, n_head=2, n_embd=24, dropout=0.1)
 CONFIG = TrainConfig(
-    gpt=GPTConfig(block_size=12, n_layer=2, n_head=2, n_embd=24, dropout=0.1),
-    steps=40,
-    batch_size=4,
-    shards=2,
-    lr=1e-2,
-    warmup=3,
-    eval_batches=2,
-    precision="bf16",
+    gpt=SHAPE, steps=40, batch_size=4, shards=2, lr=1e-2, warmup=3, eval_batches=2, precision="bf16"
 )
 EMULATED = {bfloat16.VARIABLE: "emulated"}
 

@@ -52,13 +52,7 @@ def test_replace_keeps_known_characters_and_drops_none(vocabulary, text):
 
 @pytest.mark.parametrize(
     ("size", "dtype"),
-    [
-        (1, np.uint8),
-        (256, np.uint8),
-        (257, np.uint16),
-        (65536, np.uint16),
-        (65537, np.uint32),
-    ],
+    [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65536, np.uint16), (65537, np.uint32)],
 )
 def test_dtype_is_the_smallest_that_holds_the_vocabulary(size, dtype):
     characters = "".join(map(chr, range(size)))

@@ -184,17 +184,9 @@ class TestLayers:
 
     def test_a_parameter_shared_by_two_layers(self, dtype):
         def build(m):
-            class Tied(m.Module):
-                def __init__(self):
-                    super().__init__()
-                    self.embedding = m.Embedding(7, 4)
-                    self.head = m.Linear(4, 7, bias=False)
-                    self.head.weight = self.embedding.weight
-
-                def forward(self, idx):
-                    return self.head(self.embedding(idx))
-
-            return Tied()
+            tied = m.Sequential(m.Embedding(7, 4), m.Linear(4, 7, bias=False))
+            tied[1].weight = tied[0].weight
+            return tied
 
         idx = np.random.default_rng(0).integers(0, 7, (3, 5))
         check(*pair(build(nn), build(torch.nn), dtype), [idx], dtype)

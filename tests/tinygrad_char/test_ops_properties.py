@@ -276,11 +276,8 @@ def test_basic_indexing_of_one_number_repeated(data, seed):
 @given(data=st.data(), seed=SEEDS)
 def test_integer_array_indexing_with_repeats(data, seed):
     shape = data.draw(hnp.array_shapes(max_dims=3, max_side=4))
-    index = data.draw(
-        hnp.integer_array_indices(
-            shape, result_shape=hnp.array_shapes(min_dims=0, max_dims=2, min_side=0)
-        )
-    )
+    taken = hnp.array_shapes(min_dims=0, max_dims=2, min_side=0)
+    index = data.draw(hnp.integer_array_indices(shape, result_shape=taken))
     check_movement(lambda x: x[index], shape, seed)
 
 

@@ -220,22 +220,26 @@ class Negate(Function):
         return -grad
 
 
-class OfInput(Function):
-    """A function of the array module, such as xp.log, with a gradient computed from its input."""
+class OfArrayModule(Function):
+    """A function of the array module: the one of the class's name, as xp.log of Log."""
 
     upcasts = True
     function: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.function = cls.__name__.lower()
+
+
+class OfInput(OfArrayModule):
+    """One with a gradient computed from its input."""
 
     def forward(self, x: Array) -> Array:
         self.saved = (x,)
         return getattr(self.backend.xp, self.function)(x)
 
 
-class OfResult(Function):
-    """A function of the array module, such as xp.exp, with a gradient computed from its result."""
-
-    upcasts = True
-    function: ClassVar[str]
+class OfResult(OfArrayModule):
+    """One with a gradient computed from its result."""
 
     def forward(self, x: Array) -> Array:
         y = getattr(self.backend.xp, self.function)(x)
@@ -246,16 +250,12 @@ class OfResult(Function):
 class Exp(OfResult):
     """y = exp(x): dx = dy y."""
 
-    function = "exp"
-
     def backward(self, grad: Array) -> Array:
         return grad * self.saved[0]
 
 
 class Log(OfInput):
     """log(x): dx = dy / x."""
-
-    function = "log"
 
     def backward(self, grad: Array) -> Array:
         return grad / self.saved[0]
@@ -264,16 +264,12 @@ class Log(OfInput):
 class Sqrt(OfResult):
     """y = sqrt(x): dx = dy / (2 y)."""
 
-    function = "sqrt"
-
     def backward(self, grad: Array) -> Array:
         return grad / (2 * self.saved[0])
 
 
 class Tanh(OfResult):
     """y = tanh(x): dx = dy (1 - y^2)."""
-
-    function = "tanh"
 
     def backward(self, grad: Array) -> Array:
         y = self.saved[0]

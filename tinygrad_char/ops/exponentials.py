@@ -10,16 +10,12 @@ from tinygrad_char.ops.elementwise import Binary, OfInput, OfResult
 class Exp2(OfResult):
     """y = 2^x: dx = dy y log(2)."""
 
-    function = "exp2"
-
     def backward(self, grad: Array) -> Array:
         return grad * (self.saved[0] * math.log(2))
 
 
 class Expm1(OfResult):
     """y = exp(x) - 1, exact for small x: dx = dy (y + 1)."""
-
-    function = "expm1"
 
     def backward(self, grad: Array) -> Array:
         return grad * (self.saved[0] + 1)
@@ -28,8 +24,6 @@ class Expm1(OfResult):
 class Log1p(OfInput):
     """log(1 + x), exact for small x: dx = dy / (1 + x)."""
 
-    function = "log1p"
-
     def backward(self, grad: Array) -> Array:
         return grad / (self.saved[0] + 1)
 
@@ -37,16 +31,12 @@ class Log1p(OfInput):
 class Log2(OfInput):
     """The logarithm to base 2: dx = dy / (x log(2))."""
 
-    function = "log2"
-
     def backward(self, grad: Array) -> Array:
         return grad / (self.saved[0] * math.log(2))
 
 
 class Log10(OfInput):
     """The logarithm to base 10: dx = dy / (x log(10))."""
-
-    function = "log10"
 
     def backward(self, grad: Array) -> Array:
         return grad / (self.saved[0] * math.log(10))

@@ -10,20 +10,17 @@ import numpy as np
 from tinygrad_char.autograd import Function
 from tinygrad_char.integers import check_fits
 from tinygrad_char.kernels.array import Array, is_floating
-from tinygrad_char.ops.elementwise import Binary
+from tinygrad_char.ops.elementwise import Binary, OfArrayModule
 
 MOST_DECIMALS = 400
 """Decimals beyond which no float64 has a digit, with either sign."""
 
 
-class _Step(Function):
+class _Step(OfArrayModule):
     """Integers: dx = 0."""
 
-    upcasts = True
-    method: str
-
     def forward(self, x: Array) -> Array:
-        return getattr(self.backend.xp, self.method)(x) if is_floating(x.dtype) else x.copy()
+        return getattr(self.backend.xp, self.function)(x) if is_floating(x.dtype) else x.copy()
 
     def backward(self, grad: Array) -> Array:
         return self.backend.xp.zeros_like(grad)
@@ -32,19 +29,13 @@ class _Step(Function):
 class Floor(_Step):
     """The largest integer up to x."""
 
-    method = "floor"
-
 
 class Ceil(_Step):
     """The smallest integer from x on."""
 
-    method = "ceil"
-
 
 class Trunc(_Step):
     """The integer part of x: rounded towards 0."""
-
-    method = "trunc"
 
 
 class Round(Function):
@@ -121,36 +112,42 @@ class TruncDivide(_IntegerQuotient):
         return xp.floor_divide(a - xp.fmod(a, b), b)
 
 
-class Remainder(Binary):
-    """a - b floor(a / b), which has the sign of b: da = dy, db = -dy floor(a / b)."""
+class _Rest(Binary):
+    """What is left of a by b, of which q is the integer quotient: da = dy, db = -dy q."""
 
     uses = ((False, False), (True, True))
+
+    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
+        return (
+            grad if self.needs[0] else None,
+            -grad * self.quotient(a, b) if self.needs[1] else None,
+        )
+
+    def quotient(self, a: Any, b: Any) -> Array:
+        """Return the integer quotient q."""
+        raise NotImplementedError(f"{type(self).__name__} defines no quotient")
+
+
+class Remainder(_Rest):
+    """a - b floor(a / b), which has the sign of b: da = dy, db = -dy floor(a / b)."""
 
     def result(self, a: Any, b: Any) -> Array:
         _refuse_zero("remainder", a, b)
         return self.backend.xp.remainder(a, b)
 
-    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        return (
-            grad if self.needs[0] else None,
-            -grad * self.backend.xp.floor_divide(a, b) if self.needs[1] else None,
-        )
+    def quotient(self, a: Any, b: Any) -> Array:
+        return self.backend.xp.floor_divide(a, b)
 
 
-class Fmod(Binary):
+class Fmod(_Rest):
     """a - b trunc(a / b), which has the sign of a: da = dy, db = -dy trunc(a / b)."""
-
-    uses = ((False, False), (True, True))
 
     def result(self, a: Any, b: Any) -> Array:
         _refuse_zero("fmod", a, b)
         return self.backend.xp.fmod(a, b)
 
-    def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
-        return (
-            grad if self.needs[0] else None,
-            -grad * self.backend.xp.trunc(a / b) if self.needs[1] else None,
-        )
+    def quotient(self, a: Any, b: Any) -> Array:
+        return self.backend.xp.trunc(a / b)
 
 
 def _refuse_zero(name: str, a: Any, b: Any) -> None:

@@ -9,8 +9,6 @@ from tinygrad_char.ops.elementwise import Binary, OfInput, OfResult
 class Sin(OfInput):
     """sin(x): dx = dy cos(x)."""
 
-    function = "sin"
-
     def backward(self, grad: Array) -> Array:
         return grad * self.backend.xp.cos(self.saved[0])
 
@@ -18,16 +16,12 @@ class Sin(OfInput):
 class Cos(OfInput):
     """cos(x): dx = -dy sin(x)."""
 
-    function = "cos"
-
     def backward(self, grad: Array) -> Array:
         return -grad * self.backend.xp.sin(self.saved[0])
 
 
 class Tan(OfResult):
     """y = tan(x): dx = dy (1 + y^2)."""
-
-    function = "tan"
 
     def backward(self, grad: Array) -> Array:
         y = self.saved[0]
@@ -37,16 +31,12 @@ class Tan(OfResult):
 class Arcsin(OfInput):
     """The angle from -pi/2 to pi/2 whose sine is x, else NaN: dx = dy / sqrt(1 - x^2)."""
 
-    function = "arcsin"
-
     def backward(self, grad: Array) -> Array:
         return grad / _leg(self.backend.xp, self.saved[0])
 
 
 class Arccos(OfInput):
     """The angle from 0 to pi whose cosine is x, else NaN: dx = -dy / sqrt(1 - x^2)."""
-
-    function = "arccos"
 
     def backward(self, grad: Array) -> Array:
         return -grad / _leg(self.backend.xp, self.saved[0])
@@ -59,8 +49,6 @@ def _leg(xp: Any, x: Array) -> Array:
 
 class Arctan(OfInput):
     """The angle between -pi/2 and pi/2 whose tangent is x: dx = dy / (1 + x^2)."""
-
-    function = "arctan"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
@@ -91,8 +79,6 @@ class Arctan2(Binary):
 class Sinh(OfInput):
     """sinh(x): dx = dy cosh(x)."""
 
-    function = "sinh"
-
     def backward(self, grad: Array) -> Array:
         return grad * self.backend.xp.cosh(self.saved[0])
 
@@ -100,16 +86,12 @@ class Sinh(OfInput):
 class Cosh(OfInput):
     """cosh(x): dx = dy sinh(x)."""
 
-    function = "cosh"
-
     def backward(self, grad: Array) -> Array:
         return grad * self.backend.xp.sinh(self.saved[0])
 
 
 class Arcsinh(OfInput):
     """The number whose hyperbolic sine is x: dx = dy / sqrt(x^2 + 1)."""
-
-    function = "arcsinh"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
@@ -119,8 +101,6 @@ class Arcsinh(OfInput):
 class Arccosh(OfInput):
     """The number of at least 0 whose hyperbolic cosine is x, else NaN: dx = dy / sqrt(x^2 - 1)."""
 
-    function = "arccosh"
-
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
         sqrt = self.backend.xp.sqrt
@@ -129,8 +109,6 @@ class Arccosh(OfInput):
 
 class Arctanh(OfInput):
     """The number whose hyperbolic tangent is x, else NaN: dx = dy / (1 - x^2)."""
-
-    function = "arctanh"
 
     def backward(self, grad: Array) -> Array:
         x = self.saved[0]
