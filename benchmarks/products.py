@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinygrad_char.benchmarks.measure import limit_threads
-from tinygrad_char.benchmarks.report import AgainstTorch, check_against
+from tinygrad_char.benchmarks.report import check_against
 from tinygrad_char.kernels import linear
 from tinygrad_char.kernels.array import to_bfloat16
 from tinygrad_char.kernels.backend import CPU, status
@@ -42,7 +42,7 @@ class Products:
 
     size: Literal["smoke", "small", "medium", "full"] = "medium"
     """Rows and channels: (384, 96), (1024, 128) or (1024, 384)."""
-    against: AgainstTorch = None
+    against: Annotated[Literal["torch"] | None, tyro.conf.arg(metavar="torch")] = None
     """Measure PyTorch beside ours: float32, autocast to bfloat16, and medium precision."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File for the results."""

@@ -20,9 +20,6 @@ from tinygrad_char.kernels.cpu.cores import available_cores
 from tinygrad_char.kernels.words import how_to_install
 from tinygrad_char.models.picture import drawing
 
-AgainstTorch = Annotated[Literal["torch"] | None, tyro.conf.arg(metavar="torch")]
-"""Of the option --against."""
-
 
 def check_against(against: str | None) -> None:
     """Raise ValueError where a comparison with PyTorch is asked for, and it is not installed."""
@@ -37,7 +34,7 @@ def check_against(against: str | None) -> None:
 class Options:
     """The options of every benchmark that has contenders."""
 
-    against: AgainstTorch = None
+    against: Annotated[Literal["torch"] | None, tyro.conf.arg(metavar="torch")] = None
     """Measure PyTorch beside ours."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Processors for each side; otherwise PyTorch takes all, and ours what training would."""

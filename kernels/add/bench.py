@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     a, b, grad = at.operands(*_shapes(at))
-    return {
-        "add forward": Task(lambda: op.forward(a, b)),
-        "add backward": Task(lambda: op.backward(grad, a.shape, b.shape, (True, True))),
-    }
+    return tasks(
+        "add", lambda: op.forward(a, b), lambda: op.backward(grad, a.shape, b.shape, (True, True))
+    )
 
 
 def work(at: Dimensions) -> Work:

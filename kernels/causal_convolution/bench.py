@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 TAPS = 4
@@ -13,10 +13,11 @@ NEEDS = (True, True)
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     x, grad, weight = at.operands(*_shapes(at))
-    return {
-        "causal_convolution forward": Task(lambda: op.forward(x, weight)),
-        "causal_convolution backward": Task(lambda: op.backward(grad, x, weight, NEEDS)),
-    }
+    return tasks(
+        "causal_convolution",
+        lambda: op.forward(x, weight),
+        lambda: op.backward(grad, x, weight, NEEDS),
+    )
 
 
 def work(at: Dimensions) -> Work:

@@ -117,6 +117,11 @@ class InPlace:
         return self.work
 
 
+def tasks(name: str, forward: Callable[[], Any], backward: Callable[[], Any]) -> dict[str, Task]:
+    """Return both directions of an operation, whose results are what is compared."""
+    return {f"{name} forward": Task(forward), f"{name} backward": Task(backward)}
+
+
 def torch_tasks(
     torch: Any,
     name: str,

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 from tinygrad_char.kernels.cuda.bench import ORDERS, Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     weight, grad = at.operands((at.classes, at.channels), (at.rows, at.channels))
     idx = at.indices(at.rows, at.classes)
-    return {
-        "embedding forward": Task(lambda: op.forward(idx, weight)),
-        "embedding backward": Task(lambda: op.backward(grad, idx, at.classes)),
-    }
+    return tasks(
+        "embedding", lambda: op.forward(idx, weight), lambda: op.backward(grad, idx, at.classes)
+    )
 
 
 def work(at: Dimensions) -> Work:

@@ -4,16 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     x, grad = at.operands(*[(at.rows, 4 * at.channels)] * 2)
-    return {
-        "gelu forward": Task(lambda: op.forward(x)),
-        "gelu backward": Task(lambda: op.backward(grad, x)),
-    }
+    return tasks("gelu", lambda: op.forward(x), lambda: op.backward(grad, x))
 
 
 def work(at: Dimensions) -> Work:

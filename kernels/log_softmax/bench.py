@@ -3,16 +3,13 @@
 from functools import partial
 from typing import Any
 
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     x, grad = at.operands(*[(at.rows, at.classes)] * 2)
     y = op.forward(x)
-    return {
-        "log_softmax forward": Task(lambda: op.forward(x)),
-        "log_softmax backward": Task(lambda: op.backward(grad, y)),
-    }
+    return tasks("log_softmax", lambda: op.forward(x), lambda: op.backward(grad, y))
 
 
 def work(at: Dimensions) -> Work:

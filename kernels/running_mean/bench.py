@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed
 
 
 def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     x, grad = at.operands(*[(at.batch, at.length, at.channels)] * 2)
-    return {
-        "running_mean forward": Task(lambda: op.forward(x)),
-        "running_mean backward": Task(lambda: op.backward(grad)),
-    }
+    return tasks("running_mean", lambda: op.forward(x), lambda: op.backward(grad))
 
 
 def work(at: Dimensions) -> Work:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygrad_char.kernels.array import Array
-from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, torch_tasks
+from tinygrad_char.kernels.cpu.bench import Dimensions, Task, Work, tasks, torch_tasks
 from tinygrad_char.kernels.cuda.bench import Check, OnDevice, Ragged, Timed, checks_of_rows
 
 
@@ -12,14 +12,12 @@ def cases(op: Any, at: Dimensions) -> dict[str, Task]:
     x, grad = at.operands(*[_shape(at)] * 2)
     scale = _scale(at)
 
-    def tasks(name: str, causal: bool) -> dict[str, Task]:
-        y = op.forward(x, None, -1, causal, scale)
-        return {
-            f"{name} forward": Task(lambda: op.forward(x, None, -1, causal, scale)),
-            f"{name} backward": Task(lambda: op.backward(grad, y, -1, causal, scale)),
-        }
+    def timed(name: str, causal: bool) -> dict[str, Task]:
+        rest = (-1, causal, scale)
+        y = op.forward(x, None, *rest)
+        return tasks(name, lambda: op.forward(x, None, *rest), lambda: op.backward(grad, y, *rest))
 
-    return {**tasks("softmax", False), **tasks("softmax causal", True)}
+    return {**timed("softmax", False), **timed("softmax causal", True)}
 
 
 def work(at: Dimensions) -> Work:
