@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import assert_nan_and_infinity, assert_nothing_to_sum, product_by, transposed
+from products import ProductsOfAnyPrecision, product_by
 
 from tinygrad_char.kernels.backend import status
 from tinygrad_char.kernels.cpu import blas
@@ -21,7 +21,7 @@ LONG = [*SIZES, 384, 385, 800, 1153]  # one block of the depth, and several
 
 
 @pytest.fixture(params=[4, 8, 16, "BLAS"])
-def who(request):
+def way(request):
     """Have products computed with registers of so many numbers, or by NumPy's BLAS."""
     if request.param == "BLAS":
         if not blas.bind(compiled):
@@ -60,26 +60,13 @@ def check_any_sizes(data):
     assert_near(multiply(a, b, *transposed, onto), a, b, onto)
 
 
-def test_agrees_with_float64(who):
+def test_agrees_with_float64(way):
     check_any_sizes()
 
 
-@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
-def test_several_blocks_of_columns(who, transposed):
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((9, 401), dtype=np.float32)
-    b = rng.standard_normal((401, 3105), dtype=np.float32)
-    assert_near(multiply(a, b, *transposed), a, b)
-
-
-@transposed
-def test_nothing_to_sum(who, transposed):
-    assert_nothing_to_sum(multiply, transposed)
-
-
-@transposed
-def test_nan_and_infinity_go_where_numpy_has_them(who, transposed):
-    assert_nan_and_infinity(multiply, transposed)
+class TestProducts(ProductsOfAnyPrecision):
+    depth = 401
+    multiply, assert_near = staticmethod(multiply), staticmethod(assert_near)
 
 
 def test_same_bits_on_any_thread_and_at_any_address():
@@ -99,16 +86,6 @@ def test_same_bits_on_any_thread_and_at_any_address():
     with ThreadPoolExecutor(4) as pool:
         for c in pool.map(again, range(32)):
             assert c.tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
-@pytest.mark.parametrize("rows", [1, 24, 25, 129])
-def test_the_number_of_threads_changes_no_bit(who, rows, transposed):
-    rng = np.random.default_rng(3)
-    a = rng.standard_normal((rows, 500), dtype=np.float32)
-    b = rng.standard_normal((500, 65), dtype=np.float32)
-    alone, shared = (multiply(a, b, *transposed, threads=threads) for threads in (1, 3))
-    assert alone.tobytes() == shared.tobytes()
 
 
 @pytest.mark.parametrize(("whole_bytes", "whole"), [(4, ctypes.c_int32), (8, ctypes.c_int64)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import assert_nan_and_infinity, assert_nothing_to_sum, product_by, transposed
+from products import ProductsOfAnyPrecision, product_by
 
 from tinygrad_char.kernels.array import to_bfloat16
 from tinygrad_char.kernels.backend import status
@@ -116,32 +116,9 @@ def test_a_pair_is_two_sums_of_float32_the_second_of_the_pair_first(way):
     assert multiply(small, np.full((2, 1), 0.5, np.float32))[0, 0] == 0
 
 
-@transposed
-def test_several_blocks_of_columns(way, transposed):
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((9, 801), dtype=np.float32)
-    b = rng.standard_normal((801, 3105), dtype=np.float32)
-    assert_near(multiply(a, b, *transposed), a, b)
-
-
-@transposed
-def test_nothing_to_sum(way, transposed):
-    assert_nothing_to_sum(multiply, transposed)
-
-
-@transposed
-def test_nan_and_infinity_go_where_numpy_has_them(way, transposed):
-    assert_nan_and_infinity(multiply, transposed)
-
-
-@transposed
-@pytest.mark.parametrize("rows", [1, 16, 17, 129])
-def test_the_number_of_threads_changes_no_bit(way, rows, transposed):
-    rng = np.random.default_rng(3)
-    a = rng.standard_normal((rows, 900), dtype=np.float32)
-    b = rng.standard_normal((900, 65), dtype=np.float32)
-    alone, shared = (multiply(a, b, *transposed, threads=threads) for threads in (1, 3))
-    assert alone.tobytes() == shared.tobytes()
+class TestProducts(ProductsOfAnyPrecision):
+    depth = 801
+    multiply, assert_near = staticmethod(multiply), staticmethod(assert_near)
 
 
 def test_where_operands_lie_changes_no_bit(way):

@@ -86,17 +86,16 @@ class EmbeddingLinear(Rung):
 
 
 class OneHead(Rung):
+    heads, size = 1, 16
+
     def __init__(self):
         super().__init__()
-        self.attention = Heads(1, 32, 16, 8)
-        self.head = torch.nn.Linear(16, 65)
+        self.attention = Heads(self.heads, 32, self.size, 8)
+        self.head = torch.nn.Linear(self.heads * self.size, 65)
 
 
-class FourHeads(Rung):
-    def __init__(self):
-        super().__init__()
-        self.attention = Heads(4, 32, 8, 8)
-        self.head = torch.nn.Linear(32, 65)
+class FourHeads(OneHead):
+    heads, size = 4, 8
 
 
 class FeedForward(Rung):
@@ -110,20 +109,24 @@ class FeedForward(Rung):
         return torch.relu(self.think(self.attention(x)))
 
 
-class PlainBlock(torch.nn.Module):
+class AttentionBlock(torch.nn.Module):
     def __init__(self, n_head, n_embd, block_size):
         super().__init__()
         self.attention = Heads(n_head, n_embd, n_embd // n_head, block_size)
+
+
+class PlainBlock(AttentionBlock):
+    def __init__(self, n_head, n_embd, block_size):
+        super().__init__(n_head, n_embd, block_size)
         self.think = torch.nn.Linear(n_embd, n_embd)
 
     def forward(self, x):
         return torch.relu(self.think(self.attention(x)))
 
 
-class ResidualBlock(torch.nn.Module):
+class ResidualBlock(AttentionBlock):
     def __init__(self, n_head, n_embd, block_size):
-        super().__init__()
-        self.attention = Heads(n_head, n_embd, n_embd // n_head, block_size)
+        super().__init__(n_head, n_embd, block_size)
         self.projection = torch.nn.Linear(n_embd, n_embd)
         self.expand = torch.nn.Linear(n_embd, 4 * n_embd)
         self.contract = torch.nn.Linear(4 * n_embd, n_embd)

@@ -61,17 +61,19 @@ def torch_convolution(torch, x, weight):
     return x + torch.nn.functional.conv1d(padded, kernels, groups=channels).transpose(1, 2)
 
 
+def torch_heads(joined, heads, parts=3):
+    """Return the parts (B, H, T, D), as queries, keys and values, of joined ones (B, T, 3 H D)."""
+    return joined.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
 def torch_self_attention(torch, qkv, heads, **options):
-    batch, length, width = qkv.shape
-    parts = qkv.reshape(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
-    return torch_attention(torch, *parts, **options).transpose(1, 2).flatten(2)
+    return torch_attention(torch, *torch_heads(qkv, heads), **options).transpose(1, 2).flatten(2)
 
 
 def torch_rotary(torch, qkv, heads, turned=True, normalized=False):
     """Self-attention whose queries and keys are turned, as complex numbers, and normalised."""
-    batch, length, width = qkv.shape
-    size = width // (3 * heads)
-    parts = qkv.reshape(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+    parts = torch_heads(qkv, heads)
+    length, size = parts.shape[-2:]
     speeds = 10000.0 ** (-2 / size * torch.arange(size // 2, dtype=torch.float64))
     angles = torch.arange(length, dtype=torch.float64)[:, None] * speeds * turned
 

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from op_cases import torch_heads
 
 import tinygrad_char as tg
 from tinygrad_char import nn
@@ -200,13 +201,9 @@ class TorchSelfAttention(torch.nn.Module):
         self.n_head, self.causal = n_head, causal
 
     def forward(self, x):
-        batch, length, width = x.shape
-        q, k, v = (
-            part.view(batch, length, self.n_head, -1).transpose(1, 2)
-            for part in self.qkv(x).split(width, dim=2)
-        )
+        q, k, v = torch_heads(self.qkv(x), self.n_head)
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.projection(y.transpose(1, 2).reshape(batch, length, width))
+        return self.projection(y.transpose(1, 2).flatten(2))
 
 
 class TorchCrossAttention(torch.nn.Module):
@@ -218,14 +215,10 @@ class TorchCrossAttention(torch.nn.Module):
         self.n_head = n_head
 
     def forward(self, x, context):
-        batch, length, width = x.shape
-        q = self.query(x).view(batch, length, self.n_head, -1).transpose(1, 2)
-        k, v = (
-            part.view(batch, context.shape[1], self.n_head, -1).transpose(1, 2)
-            for part in self.key_value(context).split(width, dim=2)
-        )
+        (q,) = torch_heads(self.query(x), self.n_head, parts=1)
+        k, v = torch_heads(self.key_value(context), self.n_head, parts=2)
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.projection(y.transpose(1, 2).reshape(batch, length, width))
+        return self.projection(y.transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -342,13 +342,11 @@ def test_shapes(data, seed):
 def test_broadcast_to(shapes, seed):
     (shape,) = shapes.input_shapes
     target = np.broadcast_shapes(shape, (3, 2, 4))
-    check_movement(
-        lambda x: (
-            np.broadcast_to(x, target) if isinstance(x, np.ndarray) else x.broadcast_to(target)
-        ),
-        shape,
-        seed,
-    )
+
+    def broadcast(x):
+        return np.broadcast_to(x, target) if isinstance(x, np.ndarray) else x.broadcast_to(target)
+
+    check_movement(broadcast, shape, seed)
 
 
 @modest

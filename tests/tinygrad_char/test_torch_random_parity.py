@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_cases import torch_heads
 
 from tinygrad_char import functional as F
 from tinygrad_char import nn
@@ -227,10 +228,7 @@ class TorchAttention(torch.nn.Module):
 
     def forward(self, x):
         batch, length, width = x.shape
-        q, k, v = (
-            part.view(batch, length, self.n_head, -1).transpose(1, 2)
-            for part in self.qkv(x).split(width, dim=2)
-        )
+        q, k, v = torch_heads(self.qkv(x), self.n_head)
         scores = q @ k.transpose(-2, -1) / math.sqrt(width // self.n_head)
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
         weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)

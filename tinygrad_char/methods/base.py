@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any
 from tinygrad_char.autograd import TensorBase
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from tinygrad_char.kernels.array import Array
     from tinygrad_char.tensor import Tensor
+
+
+def named(method: Callable[..., Tensor], name: str, doc: str) -> Callable[..., Tensor]:
+    """Return a method that was made by a function, under the name and with the docstring given."""
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = doc
+    return method
 
 
 class TensorMethods(TensorBase):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_char.methods.base import TensorMethods
+from tinygrad_char.methods.base import TensorMethods, named
 from tinygrad_char.ops import shape
 
 if TYPE_CHECKING:
     from tinygrad_char.tensor import Tensor
+
+
+def _to(name: str, dtype: type[np.generic], what: str) -> Callable[[Any], Tensor]:
+    """Return the method that converts to a dtype."""
+
+    def convert(self: Any) -> Tensor:
+        return self.astype(dtype)
+
+    return named(convert, name, f"Return {what}.")
 
 
 class ConversionMethods(TensorMethods):
@@ -22,26 +32,9 @@ class ConversionMethods(TensorMethods):
         """Return a copy with history, as `clone`."""
         return shape.Copy.apply(self)
 
-    def float(self) -> Tensor:
-        """Return this tensor in float32."""
-        return self.astype(np.float32)
-
-    def double(self) -> Tensor:
-        """Return this tensor in float64."""
-        return self.astype(np.float64)
-
-    def half(self) -> Tensor:
-        """Return this tensor in float16."""
-        return self.astype(np.float16)
-
-    def int(self) -> Tensor:
-        """Return this tensor in int32, without what is behind the point."""
-        return self.astype(np.int32)
-
-    def long(self) -> Tensor:
-        """Return this tensor in int64, without what is behind the point."""
-        return self.astype(np.int64)
-
-    def bool(self) -> Tensor:
-        """Return where elements are not 0."""
-        return self.astype(np.bool_)
+    float = _to("float", np.float32, "this tensor in float32")
+    double = _to("double", np.float64, "this tensor in float64")
+    half = _to("half", np.float16, "this tensor in float16")
+    int = _to("int", np.int32, "this tensor in int32, without what is behind the point")
+    long = _to("long", np.int64, "this tensor in int64, without what is behind the point")
+    bool = _to("bool", np.bool_, "where elements are not 0")

@@ -19,7 +19,7 @@ from tinygrad_char.coerce import (
 )
 from tinygrad_char.integers import check_fits, fits
 from tinygrad_char.kernels.array import is_floating
-from tinygrad_char.methods.base import TensorMethods
+from tinygrad_char.methods.base import TensorMethods, named
 from tinygrad_char.modes import quiet
 from tinygrad_char.ops import elementwise, neural, rounding
 
@@ -51,6 +51,15 @@ def _signs(
         return NotImplemented
 
     return left, right
+
+
+def _comparison(name: str, sign: str, function: str) -> Operator:
+    """Return the method of a comparison, by a function of the array module."""
+
+    def compare(self: Any, other: Any) -> Tensor:
+        return self._compare(other, function)
+
+    return named(compare, name, f"Return where self {sign} other.")
 
 
 class OperatorMethods(TensorMethods):
@@ -111,29 +120,12 @@ class OperatorMethods(TensorMethods):
         except ValueError:
             raise elementwise.broadcast_error(name, left, right) from None
 
-    def eq(self, other: Any) -> Tensor:
-        """Return where self == other."""
-        return self._compare(other, "equal")
-
-    def ne(self, other: Any) -> Tensor:
-        """Return where self != other."""
-        return self._compare(other, "not_equal")
-
-    def lt(self, other: Any) -> Tensor:
-        """Return where self < other."""
-        return self._compare(other, "less")
-
-    def le(self, other: Any) -> Tensor:
-        """Return where self <= other."""
-        return self._compare(other, "less_equal")
-
-    def gt(self, other: Any) -> Tensor:
-        """Return where self > other."""
-        return self._compare(other, "greater")
-
-    def ge(self, other: Any) -> Tensor:
-        """Return where self >= other."""
-        return self._compare(other, "greater_equal")
+    eq = _comparison("eq", "==", "equal")
+    ne = _comparison("ne", "!=", "not_equal")
+    lt = _comparison("lt", "<", "less")
+    le = _comparison("le", "<=", "less_equal")
+    gt = _comparison("gt", ">", "greater")
+    ge = _comparison("ge", ">=", "greater_equal")
 
     @binary_operator
     def __eq__(self, other: Any) -> Any:

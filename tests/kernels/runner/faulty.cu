@@ -1,4 +1,6 @@
-// One fault in each kernel, in the line marked with the name of the kernel, as in `// = name`.
+// One fault in each kernel, in the line marked with the name of the kernel, as in `// = name`. The
+// line above a kernel has `always` where every mode finds the fault, `checked` where check mode is
+// sure to; its arguments; and what the message says, as a regular expression.
 #include <cuda_bf16.h>
 
 #include "async_copy.cuh"
@@ -9,6 +11,7 @@ constexpr unsigned ALL = 0xffffffffu;
 
 // Races within a block.
 
+// checked (out): uninitialised read of the shared array `tile`
 extern "C" __global__ void missing_barrier(float *out)
 {
     __shared__ float tile[THREADS];
@@ -16,6 +19,7 @@ extern "C" __global__ void missing_barrier(float *out)
     out[threadIdx.x] = tile[(threadIdx.x + THREADS - 1) % THREADS]; // = missing_barrier
 }
 
+// checked (out): race: write of .*`tile`.*after the read at faulty.cu:\d+
 extern "C" __global__ void overwritten_too_early(float *out)
 {
     __shared__ float tile[THREADS];
@@ -25,6 +29,7 @@ extern "C" __global__ void overwritten_too_early(float *out)
     tile[threadIdx.x] = 2.0f; // = overwritten_too_early
 }
 
+// checked (out): race: write of .*`total`.*no barrier after the write
 extern "C" __global__ void written_by_all(float *out)
 {
     __shared__ float total;
@@ -33,6 +38,7 @@ extern "C" __global__ void written_by_all(float *out)
     out[threadIdx.x] = total;
 }
 
+// checked (out): uninitialised read of the shared array `tile`
 extern "C" __global__ void missing_warp_barrier(float *out)
 {
     __shared__ float tile[THREADS];
@@ -40,6 +46,7 @@ extern "C" __global__ void missing_warp_barrier(float *out)
     out[threadIdx.x] = tile[threadIdx.x ^ 1]; // = missing_warp_barrier
 }
 
+// checked (out): race: read of .*`tile`.*no barrier after the write
 extern "C" __global__ void shuffle_is_no_barrier(float *out)
 {
     __shared__ float tile[THREADS];
@@ -48,6 +55,7 @@ extern "C" __global__ void shuffle_is_no_barrier(float *out)
     out[threadIdx.x] = other + tile[threadIdx.x ^ 1]; // = shuffle_is_no_barrier
 }
 
+// checked (out): uninitialised read of the shared array `tile`
 extern "C" __global__ void warp_barrier_between_warps(float *out)
 {
     __shared__ float tile[THREADS];
@@ -56,6 +64,7 @@ extern "C" __global__ void warp_barrier_between_warps(float *out)
     out[threadIdx.x] = tile[threadIdx.x ^ 32]; // = warp_barrier_between_warps
 }
 
+// checked (out): race|uninitialised
 extern "C" __global__ void warp_barrier_of_others(float *out)
 {
     __shared__ float tile[THREADS];
@@ -64,6 +73,7 @@ extern "C" __global__ void warp_barrier_of_others(float *out)
     out[threadIdx.x] = tile[threadIdx.x ^ 1]; // = warp_barrier_of_others
 }
 
+// checked (out): race: .* of the shared array `value`
 extern "C" __global__ void read_by_another_warp(float *out)
 {
     __shared__ float value;
@@ -76,6 +86,7 @@ extern "C" __global__ void read_by_another_warp(float *out)
         value = 2.0f; // = read_by_another_warp
 }
 
+// checked (int): race: .*atomic operation.*
 extern "C" __global__ void atomic_and_plain(int *out)
 {
     __shared__ int count;
@@ -86,6 +97,7 @@ extern "C" __global__ void atomic_and_plain(int *out)
     out[threadIdx.x] = count; // = atomic_and_plain
 }
 
+// checked (out): race: .*the array `out`
 extern "C" __global__ void global_race_in_a_block(float *out)
 {
     out[threadIdx.x] = 1.0f;
@@ -94,12 +106,14 @@ extern "C" __global__ void global_race_in_a_block(float *out)
 
 // Races between blocks.
 
+// checked (out): race: .*the array `out`.*by another block
 extern "C" __global__ void sum_without_atomic(float *out)
 {
     if (threadIdx.x == 0)
         out[0] += 1.0f; // = sum_without_atomic
 }
 
+// checked (out): race: read of the array `out`.*by another block
 extern "C" __global__ void read_of_another_block(float *out)
 {
     if (threadIdx.x == 0) {
@@ -111,23 +125,27 @@ extern "C" __global__ void read_of_another_block(float *out)
 
 // Accesses out of bounds.
 
+// checked (small n): out of bounds: write of 4 bytes.* 4 bytes past the end of .*`out`
 extern "C" __global__ void past_the_end(float *out, int n)
 {
     if (threadIdx.x <= n)
         out[threadIdx.x] = 1.0f; // = past_the_end
 }
 
+// checked (in out): out of bounds: read .* 4 bytes before the start of .*`in`
 extern "C" __global__ void before_the_start(const float *in, float *out)
 {
     out[threadIdx.x] = in[int(threadIdx.x) - 1]; // = before_the_start
 }
 
+// checked (ragged out last): out of bounds: read of .* bytes past .*`in`
 extern "C" __global__ void half_past_the_end(const float *in, float *out, int n)
 {
     const float4 four = *reinterpret_cast<const float4 *>(in + n); // = half_past_the_end
     out[threadIdx.x] = four.x + four.y + four.z + four.w;
 }
 
+// checked (out): out of bounds: write .* past the end of the shared array `four`
 extern "C" __global__ void past_static_shared(float *out)
 {
     __shared__ float four[4];
@@ -137,6 +155,7 @@ extern "C" __global__ void past_static_shared(float *out)
     out[threadIdx.x] = four[1];
 }
 
+// checked (out): out of bounds: write .* past the end of the dynamic shared
 extern "C" __global__ void past_dynamic_shared(float *out)
 {
     extern __shared__ float tile[];
@@ -144,16 +163,19 @@ extern "C" __global__ void past_dynamic_shared(float *out)
     out[threadIdx.x] = tile[threadIdx.x];
 }
 
+// checked (null out): out of bounds: read .*: a null pointer
 extern "C" __global__ void null_pointer(const float *in, float *out)
 {
     out[threadIdx.x] = in[threadIdx.x]; // = null_pointer
 }
 
+// checked (int): out of bounds: atomic operation .* past the end of .*`out`
 extern "C" __global__ void atomic_past_the_end(int *out)
 {
     atomicAdd(out + THREADS, 1); // = atomic_past_the_end
 }
 
+// checked (out): out of bounds: read
 extern "C" __global__ void local_of_another_thread(float *out)
 {
     __shared__ float *pointer;
@@ -167,6 +189,7 @@ extern "C" __global__ void local_of_another_thread(float *out)
 
 // Reads of shared memory that was not written.
 
+// checked (out): uninitialised read of the shared array `tile`
 extern "C" __global__ void uninitialised_static(float *out)
 {
     __shared__ float tile[THREADS + 1];
@@ -175,6 +198,7 @@ extern "C" __global__ void uninitialised_static(float *out)
     out[threadIdx.x] = tile[threadIdx.x + 1]; // = uninitialised_static
 }
 
+// checked (out): uninitialised read of the dynamic .*block \(1,0,0\)
 extern "C" __global__ void uninitialised_dynamic(float *out)
 {
     extern __shared__ float tile[];
@@ -185,12 +209,14 @@ extern "C" __global__ void uninitialised_dynamic(float *out)
 
 // Misaligned accesses.
 
+// checked (in out): misaligned read of 16 bytes
 extern "C" __global__ void misaligned_read(const float *in, float *out)
 {
     const float4 four = *reinterpret_cast<const float4 *>(in + threadIdx.x); // = misaligned_read
     out[threadIdx.x] = four.x + four.y + four.z + four.w;
 }
 
+// checked (out): misaligned write of 8 bytes
 extern "C" __global__ void misaligned_write(float *out)
 {
     reinterpret_cast<float2 *>(out + 1)[threadIdx.x] = make_float2(1, 2); // = misaligned_write
@@ -198,6 +224,7 @@ extern "C" __global__ void misaligned_write(float *out)
 
 // Barriers and warp operations that some threads miss.
 
+// always (out): divergent barrier: thread \(\d+,0,0\) .* has ended
 extern "C" __global__ void ended_before_barrier(float *out)
 {
     if (threadIdx.x >= 32)
@@ -206,6 +233,7 @@ extern "C" __global__ void ended_before_barrier(float *out)
     __syncthreads(); // = ended_before_barrier
 }
 
+// always (out): divergent barrier: .* waits at faulty.cu:\d+
 extern "C" __global__ void barriers_in_branches(float *out)
 {
     if (threadIdx.x < 32) {
@@ -217,6 +245,7 @@ extern "C" __global__ void barriers_in_branches(float *out)
     }
 }
 
+// always (out): deadlock: thread \(1,0,0\) .* mask 0xffffffff
 extern "C" __global__ void shuffle_in_a_branch(float *out)
 {
     float value = 1.0f;
@@ -226,6 +255,7 @@ extern "C" __global__ void shuffle_in_a_branch(float *out)
     out[threadIdx.x] = value;
 }
 
+// always (out): names, with mask 0xffffffff, lane 5, which has ended
 extern "C" __global__ void shuffle_after_return(float *out)
 {
     if (threadIdx.x == 5)
@@ -233,11 +263,13 @@ extern "C" __global__ void shuffle_after_return(float *out)
     out[threadIdx.x] = __shfl_xor_sync(ALL, 1.0f, 1); // = shuffle_after_return
 }
 
+// always (out): is lane \d+, which its own mask 0x0000ffff does not name
 extern "C" __global__ void not_in_its_mask(float *out)
 {
     out[threadIdx.x] = __ballot_sync(0x0000ffffu, 1); // = not_in_its_mask
 }
 
+// always (out): the width of a shuffle is 3; it must be a power of two
 extern "C" __global__ void shuffle_of_width_three(float *out)
 {
     out[threadIdx.x] = __shfl_sync(ALL, 1.0f, 0, 3); // = shuffle_of_width_three
@@ -251,6 +283,7 @@ extern "C" __global__ void matrix_of_half_a_warp(float *out)
     out[threadIdx.x] = c[0];
 }
 
+// always (out): __trap by thread \(\d+,0,0\) of block \(0,0,0\)
 extern "C" __global__ void trapped(float *out)
 {
     if (out[threadIdx.x] == 0.0f)
@@ -259,23 +292,30 @@ extern "C" __global__ void trapped(float *out)
 
 // Asynchronous copies and matrix loads.
 
+__device__ void begin_copy(float *tile, const float *in)
+{
+    cp_async16(tile + 4 * threadIdx.x, in + 4 * threadIdx.x);
+    cp_async_commit();
+}
+
+// checked (in out): missing wait: read of .*`tile`
 extern "C" __global__ void missing_wait(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
-    cp_async16(tile + 4 * threadIdx.x, in + 4 * threadIdx.x);
-    cp_async_commit();
+    begin_copy(tile, in);
     out[threadIdx.x] = tile[4 * threadIdx.x]; // = missing_wait
 }
 
+// checked (in out): missing wait: read of .*`tile`
 extern "C" __global__ void wait_for_too_few(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
-    cp_async16(tile + 4 * threadIdx.x, in + 4 * threadIdx.x);
-    cp_async_commit();
+    begin_copy(tile, in);
     cp_async_wait<1>();
     out[threadIdx.x] = tile[4 * threadIdx.x]; // = wait_for_too_few
 }
 
+// checked (in out): missing wait: read of .*`tile`
 extern "C" __global__ void missing_commit(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
@@ -284,16 +324,17 @@ extern "C" __global__ void missing_commit(const float *in, float *out)
     out[threadIdx.x] = tile[4 * threadIdx.x]; // = missing_commit
 }
 
+// checked (in out): race|missing wait|uninitialised
 extern "C" __global__ void wait_without_barrier(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
-    cp_async16(tile + 4 * threadIdx.x, in + 4 * threadIdx.x);
-    cp_async_commit();
+    begin_copy(tile, in);
     cp_async_wait<0>();
     __syncwarp();
     out[threadIdx.x] = tile[4 * (threadIdx.x ^ 32)]; // = wait_without_barrier
 }
 
+// checked (in out): race: .*`tile`.*no barrier after the
 extern "C" __global__ void copy_over_what_is_read(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
@@ -306,6 +347,7 @@ extern "C" __global__ void copy_over_what_is_read(const float *in, float *out)
     cp_async_wait<0>();
 }
 
+// checked (in out): out of bounds: read of 16 bytes .* past the end of .*`in`
 extern "C" __global__ void copy_past_the_end(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
@@ -315,6 +357,7 @@ extern "C" __global__ void copy_past_the_end(const float *in, float *out)
     out[threadIdx.x] = tile[4 * threadIdx.x];
 }
 
+// always (in out): misaligned asynchronous copy of 16 bytes
 extern "C" __global__ void misaligned_copy(const float *in, float *out)
 {
     __shared__ __align__(16) float tile[4 * THREADS];
@@ -322,12 +365,14 @@ extern "C" __global__ void misaligned_copy(const float *in, float *out)
     out[threadIdx.x] = 1.0f;
 }
 
+// always (in out): outside the shared memory
 extern "C" __global__ void copy_to_global(const float *in, float *out)
 {
     cp_async16(out, in); // = copy_to_global
     out[threadIdx.x] = 1.0f;
 }
 
+// always (in out): not in shared memory
 extern "C" __global__ void matrix_of_global(const float *in, float *out)
 {
     unsigned r[2];
@@ -335,6 +380,7 @@ extern "C" __global__ void matrix_of_global(const float *in, float *out)
     out[threadIdx.x] = __uint_as_float(r[0]);
 }
 
+// always (out): misaligned matrix row
 extern "C" __global__ void misaligned_matrix(float *out)
 {
     __shared__ __align__(16) float tile[2 * THREADS];
@@ -345,6 +391,7 @@ extern "C" __global__ void misaligned_matrix(float *out)
     out[threadIdx.x] = __uint_as_float(r[0]);
 }
 
+// checked (out): uninitialised read of the shared array `tile`
 extern "C" __global__ void uninitialised_matrix(float *out)
 {
     __shared__ __align__(16) float tile[4 * 32];

@@ -12,67 +12,11 @@ from tinygrad_char.kernels.cuda_on_cpu.runner.compiler import find_compiler
 THREADS = 64
 FILE = Path(__file__).with_name("faulty.cu")
 
-ALWAYS = [
-    ("ended_before_barrier", "out", r"divergent barrier: thread \(\d+,0,0\) .* has ended"),
-    ("barriers_in_branches", "out", r"divergent barrier: .* waits at faulty.cu:\d+"),
-    ("shuffle_in_a_branch", "out", r"deadlock: thread \(1,0,0\) .* mask 0xffffffff"),
-    ("shuffle_after_return", "out", r"names, with mask 0xffffffff, lane 5, which has ended"),
-    ("not_in_its_mask", "out", r"is lane \d+, which its own mask 0x0000ffff does not name"),
-    ("shuffle_of_width_three", "out", "the width of a shuffle is 3; it must be a power of two"),
-    ("trapped", "out", r"__trap by thread \(\d+,0,0\) of block \(0,0,0\)"),
-    ("misaligned_copy", "in out", "misaligned asynchronous copy of 16 bytes"),
-    ("copy_to_global", "in out", "outside the shared memory"),
-    ("matrix_of_global", "in out", "not in shared memory"),
-    ("misaligned_matrix", "out", "misaligned matrix row"),
-]
-"""Faults found in every mode: the kernel, its arguments, and what the message says."""
-
-CHECKED = [
-    ("missing_barrier", "out", r"uninitialised read of the shared array `tile`"),
-    ("overwritten_too_early", "out", r"race: write of .*`tile`.*after the read at faulty.cu:\d+"),
-    ("written_by_all", "out", r"race: write of .*`total`.*no barrier after the write"),
-    ("missing_warp_barrier", "out", "uninitialised read of the shared array `tile`"),
-    ("shuffle_is_no_barrier", "out", "race: read of .*`tile`.*no barrier after the write"),
-    ("warp_barrier_between_warps", "out", "uninitialised read of the shared array `tile`"),
-    ("warp_barrier_of_others", "out", r"race|uninitialised"),
-    ("read_by_another_warp", "out", "race: .* of the shared array `value`"),
-    ("atomic_and_plain", "int", "race: .*atomic operation.*"),
-    ("global_race_in_a_block", "out", "race: .*the array `out`"),
-    ("sum_without_atomic", "out", "race: .*the array `out`.*by another block"),
-    ("read_of_another_block", "out", "race: read of the array `out`.*by another block"),
-    (
-        "past_the_end",
-        "small n",
-        "out of bounds: write of 4 bytes.* 4 bytes past the end of .*`out`",
-    ),
-    ("before_the_start", "in out", "out of bounds: read .* 4 bytes before the start of .*`in`"),
-    (
-        "half_past_the_end",
-        "ragged out last",
-        "out of bounds: read of .* bytes past .*`in`",
-    ),
-    (
-        "past_static_shared",
-        "out",
-        "out of bounds: write .* past the end of the shared array `four`",
-    ),
-    ("past_dynamic_shared", "out", "out of bounds: write .* past the end of the dynamic shared"),
-    ("null_pointer", "null out", "out of bounds: read .*: a null pointer"),
-    ("atomic_past_the_end", "int", "out of bounds: atomic operation .* past the end of .*`out`"),
-    ("local_of_another_thread", "out", "out of bounds: read"),
-    ("uninitialised_static", "out", "uninitialised read of the shared array `tile`"),
-    ("uninitialised_dynamic", "out", r"uninitialised read of the dynamic .*block \(1,0,0\)"),
-    ("misaligned_read", "in out", "misaligned read of 16 bytes"),
-    ("misaligned_write", "out", "misaligned write of 8 bytes"),
-    ("missing_wait", "in out", "missing wait: read of .*`tile`"),
-    ("wait_for_too_few", "in out", "missing wait: read of .*`tile`"),
-    ("missing_commit", "in out", "missing wait: read of .*`tile`"),
-    ("wait_without_barrier", "in out", "race|missing wait|uninitialised"),
-    ("copy_over_what_is_read", "in out", "race: .*`tile`.*no barrier after the"),
-    ("copy_past_the_end", "in out", "out of bounds: read of 16 bytes .* past the end of .*`in`"),
-    ("uninitialised_matrix", "out", "uninitialised read of the shared array `tile`"),
-]
-"""Faults that only check mode is sure to find."""
+TEXT = FILE.read_text(encoding="utf-8")
+FAULTS = re.findall(
+    r'^// (always|checked) \((.+?)\): (.+)\nextern "C" __global__ void (\w+)', TEXT, re.MULTILINE
+)
+"""When each fault is found, the arguments of the kernel, what the message says, and the kernel."""
 
 BLOCKS = {"sum_without_atomic": 2, "read_of_another_block": 2, "uninitialised_dynamic": 2}
 
@@ -91,9 +35,14 @@ def arguments(names):
     return [arrays[name] for name in names.split()]
 
 
+def faults(found):
+    """Return the parameters of a test of the faults that are found so."""
+    rows = [pytest.param(*rest, id=rest[-1]) for when, *rest in FAULTS if when == found]
+    return pytest.mark.parametrize(("names", "message", "kernel"), rows)
+
+
 def marked_line(kernel):
-    lines = FILE.read_text(encoding="utf-8").splitlines()
-    return next(i for i, line in enumerate(lines, 1) if line.endswith(f"// = {kernel}"))
+    return next(i for i, line in enumerate(TEXT.splitlines(), 1) if line.endswith(f"// = {kernel}"))
 
 
 def fault(launch, kernel, names, **how):
@@ -105,7 +54,7 @@ def fault(launch, kernel, names, **how):
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "random"])
-@pytest.mark.parametrize(("kernel", "names", "message"), ALWAYS, ids=[each[0] for each in ALWAYS])
+@faults("always")
 @pytest.mark.parametrize("mode", ["fast", "check"])
 def test_every_mode_finds(launch, mode, kernel, names, message, order):
     said = fault(launch, kernel, names, mode=mode, order=order)
@@ -117,7 +66,7 @@ def test_every_mode_finds(launch, mode, kernel, names, message, order):
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "random"])
-@pytest.mark.parametrize(("kernel", "names", "message"), CHECKED, ids=[each[0] for each in CHECKED])
+@faults("checked")
 def test_check_mode_finds(launch, kernel, names, message, order):
     if kernel == "misaligned_read" and "clang" in find_compiler():
         pytest.skip("clang++ splits reads of vectors before they can be checked")
@@ -128,10 +77,8 @@ def test_check_mode_finds(launch, kernel, names, message, order):
 
 
 def test_every_planted_fault_is_looked_for():
-    planted = re.findall(r"// = (\w+)$", FILE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted([*(each[0] for each in ALWAYS + CHECKED), "matrix_of_half_a_warp"]) == sorted(
-        planted
-    )
+    planted = re.findall(r"// = (\w+)$", TEXT, re.MULTILINE)
+    assert sorted([*(kernel for *_, kernel in FAULTS), "matrix_of_half_a_warp"]) == sorted(planted)
 
 
 @pytest.mark.parametrize("mode", ["fast", "check"])

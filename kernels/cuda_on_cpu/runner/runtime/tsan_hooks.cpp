@@ -14,23 +14,17 @@ using cuda_on_cpu::check_aligned_access;
 
 extern "C" {
 
-#define CUDA_ON_CPU_HOOKS(bytes)                                                    \
-    void __tsan_read##bytes(void *address)                                          \
+#define CUDA_ON_CPU_HOOK(name, check, kind, bytes)                                  \
+    void __tsan_##name##bytes(void *address)                                        \
     {                                                                               \
-        check_aligned_access(address, bytes, Access::Read, CUDA_ON_CPU_CALL_SITE);  \
-    }                                                                               \
-    void __tsan_write##bytes(void *address)                                         \
-    {                                                                               \
-        check_aligned_access(address, bytes, Access::Write, CUDA_ON_CPU_CALL_SITE); \
-    }                                                                               \
-    void __tsan_unaligned_read##bytes(void *address)                                \
-    {                                                                               \
-        check_access(address, bytes, Access::Read, CUDA_ON_CPU_CALL_SITE);          \
-    }                                                                               \
-    void __tsan_unaligned_write##bytes(void *address)                               \
-    {                                                                               \
-        check_access(address, bytes, Access::Write, CUDA_ON_CPU_CALL_SITE);         \
+        check(address, bytes, Access::kind, CUDA_ON_CPU_CALL_SITE);                 \
     }
+
+#define CUDA_ON_CPU_HOOKS(bytes)                                                    \
+    CUDA_ON_CPU_HOOK(read, check_aligned_access, Read, bytes)                       \
+    CUDA_ON_CPU_HOOK(write, check_aligned_access, Write, bytes)                     \
+    CUDA_ON_CPU_HOOK(unaligned_read, check_access, Read, bytes)                     \
+    CUDA_ON_CPU_HOOK(unaligned_write, check_access, Write, bytes)
 
 CUDA_ON_CPU_HOOKS(1)
 CUDA_ON_CPU_HOOKS(2)
