@@ -7,12 +7,10 @@ import numpy as np
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
     ROW_BLOCK,
-    SCALARS,
     Operation,
+    access_macros,
     contiguous,
-    is_single,
-    serves,
-    vector_width,
+    serves_with,
 )
 
 STRETCH = 32
@@ -53,22 +51,21 @@ class CausalConvolution(Operation):
         return grad_x, self.sum_rows(partial, weight.shape, weight.dtype)
 
     def _serves(self, weight: Array, *arrays: Array) -> bool:
-        return len(weight) in TAPS and serves(*arrays) and is_single(weight) and arrays[0].size > 0
+        return len(weight) in TAPS and serves_with(weight, *arrays)
 
     def _launch(
         self, function: str, parts: int | None, x: Array, weight: Array, *arrays: Any
     ) -> None:
         _, length, channels = x.shape
-        vector = vector_width(channels, x, *arrays)
+        macros = access_macros(channels, x, *arrays)
         stretches = _stretches(x)
         self.launch(
             function,
-            (parts or -(-stretches // (ROW_BLOCK // 32)), -(-channels // (32 * vector))),
+            (parts or -(-stretches // (ROW_BLOCK // 32)), -(-channels // (32 * macros["VECTOR"]))),
             ROW_BLOCK,
             *arrays,
             *(np.int64(stretches), np.int64(length), np.int32(channels)),
-            SCALAR=SCALARS[x.dtype.name],
-            VECTOR=vector,
+            **macros,
             TAPS=len(weight),
         )
 

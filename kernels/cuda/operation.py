@@ -165,6 +165,11 @@ def serves(*arrays: Array | None) -> bool:
     return len(names) == 1 and names <= SCALARS.keys()
 
 
+def serves_with(weights: Array, *arrays: Array) -> bool:
+    """Return whether the kernels serve these arrays, the first not empty, with these weights."""
+    return serves(*arrays) and is_single(weights) and arrays[0].size > 0
+
+
 def is_single(*arrays: Array | None) -> bool:
     """Return whether these are contiguous float32 arrays, or None."""
     return all(
@@ -198,6 +203,11 @@ def vector_width(columns: int, *arrays: Array | None) -> int:
     return width if columns % width == 0 and fits else 1
 
 
+def access_macros(columns: int, x: Array, *others: Array | None) -> dict[str, Any]:
+    """Return the macros of kernels that move rows of so many elements, of x and of the others."""
+    return {"SCALAR": SCALARS[x.dtype.name], "VECTOR": vector_width(columns, x, *others)}
+
+
 def row_plan(rows: int, columns: int) -> tuple[int, int]:
     """Return how many warps share a row, and how many blocks that makes."""
     warps = 1 if columns <= WARP_COLUMNS else ROW_BLOCK // 32
@@ -206,11 +216,7 @@ def row_plan(rows: int, columns: int) -> tuple[int, int]:
 
 def row_macros(x: Array, *others: Array | None) -> dict[str, Any]:
     """Return the macros of kernels that work by rows of x, and of the others that lie beside it."""
-    return {
-        "SCALAR": SCALARS[x.dtype.name],
-        "VECTOR": vector_width(x.shape[-1], x, *others),
-        "WARPS": row_plan(*by_rows(x))[0],
-    }
+    return {**access_macros(x.shape[-1], x, *others), "WARPS": row_plan(*by_rows(x))[0]}
 
 
 def by_rows(array: Array) -> tuple[int, int]:

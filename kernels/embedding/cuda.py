@@ -12,9 +12,9 @@ from tinygrad_char.kernels.cuda.operation import (
     ROW_BLOCK,
     SCALARS,
     Operation,
+    access_macros,
     contiguous,
     serves,
-    vector_width,
 )
 
 BLOCK_ROWS = ROW_BLOCK // 32
@@ -113,8 +113,4 @@ def _rounds(table: np.dtype, dtype: np.dtype) -> bool:
 
 def _macros(rows: Array, table: np.dtype, *others: Array | None) -> dict[str, Any]:
     """Return the macros for these rows; what kernels write begins at sixteen bytes anyway."""
-    return {
-        "SCALAR": SCALARS[rows.dtype.name],
-        "TABLE": SCALARS[table.name],
-        "VECTOR": vector_width(rows.shape[-1], rows, *others),
-    }
+    return {**access_macros(rows.shape[-1], rows, *others), "TABLE": SCALARS[table.name]}

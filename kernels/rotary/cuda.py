@@ -8,12 +8,10 @@ import numpy as np
 from tinygrad_char.kernels.array import Array, namespace
 from tinygrad_char.kernels.cuda.operation import (
     ROW_BLOCK,
-    SCALARS,
     Operation,
+    access_macros,
     contiguous,
-    is_single,
-    serves,
-    vector_width,
+    serves_with,
 )
 from tinygrad_char.kernels.rotary import Options
 
@@ -25,7 +23,7 @@ class Rotary(Operation):
     def forward(self, qkv: Array, options: Options) -> Array:
         batch, length, width = qkv.shape
         heads, angles, normalize = options
-        if not _serves(angles, qkv) or len(angles) < length:
+        if not serves_with(angles, qkv) or len(angles) < length:
             return NotImplemented
         qkv = contiguous(qkv)
         y = namespace(qkv).empty((batch, length, 2, heads, width // (3 * heads)), qkv.dtype)
@@ -34,7 +32,7 @@ class Rotary(Operation):
 
     def backward(self, grad: Array, qkv: Array, options: Options) -> NotImplementedType | None:
         heads, angles, normalize = options
-        if not (_serves(angles, grad, qkv) and grad.flags.c_contiguous):
+        if not (serves_with(angles, grad, qkv) and grad.flags.c_contiguous):
             return NotImplemented
         arrays = (grad, contiguous(qkv) if normalize else None, angles)
         self._launch("rotary_backward", grad, heads, arrays)
@@ -54,10 +52,5 @@ class Rotary(Operation):
             np.int64(turned),
             *map(np.int32, (length, heads, size)),
             *rest,
-            SCALAR=SCALARS[qkv.dtype.name],
-            VECTOR=vector_width(size // 2, qkv, *arrays),
+            **access_macros(size // 2, qkv, *arrays),
         )
-
-
-def _serves(angles: Array, *arrays: Array) -> bool:
-    return serves(*arrays) and is_single(angles) and arrays[0].size > 0
