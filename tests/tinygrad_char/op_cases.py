@@ -23,7 +23,7 @@ from tinygrad_char.kernels.backend import CPU
 from tinygrad_char.kernels.dropout import DropoutKey, keep_mask, keep_scale
 from tinygrad_char.methods.base import TensorMethods
 from tinygrad_char.ops.activation import Elementwise
-from tinygrad_char.ops.elementwise import Binary, OfInput, OfResult
+from tinygrad_char.ops.elementwise import Binary, OfArrayModule, OfInput, OfResult
 from tinygrad_char.ops.loss import PairLoss
 from tinygrad_char.ops.reduction import Reduction
 from tinygrad_char.ops.shape import Transfer
@@ -852,7 +852,7 @@ CASES = [
 
 def operations() -> set[type[Function]]:
     """Return every operation of the engine: the Function classes that are not only bases."""
-    bases = {Binary, Elementwise, OfInput, OfResult, PairLoss, Reduction}
+    bases = {Binary, Elementwise, OfArrayModule, OfInput, OfResult, PairLoss, Reduction}
     found: set[type[Function]] = set()
     pending = [Function]
     while pending:
