@@ -120,10 +120,10 @@ class _Rest(Binary):
     def gradients(self, grad: Array, a: Any, b: Any) -> tuple[Array | None, Array | None]:
         return (
             grad if self.needs[0] else None,
-            -grad * self.quotient(a, b) if self.needs[1] else None,
+            -grad * self._quotient(a, b) if self.needs[1] else None,
         )
 
-    def quotient(self, a: Any, b: Any) -> Array:
+    def _quotient(self, a: Any, b: Any) -> Array:
         """Return the integer quotient q."""
         raise NotImplementedError(f"{type(self).__name__} defines no quotient")
 
@@ -135,7 +135,7 @@ class Remainder(_Rest):
         _refuse_zero("remainder", a, b)
         return self.backend.xp.remainder(a, b)
 
-    def quotient(self, a: Any, b: Any) -> Array:
+    def _quotient(self, a: Any, b: Any) -> Array:
         return self.backend.xp.floor_divide(a, b)
 
 
@@ -146,7 +146,7 @@ class Fmod(_Rest):
         _refuse_zero("fmod", a, b)
         return self.backend.xp.fmod(a, b)
 
-    def quotient(self, a: Any, b: Any) -> Array:
+    def _quotient(self, a: Any, b: Any) -> Array:
         return self.backend.xp.trunc(a / b)
 
 
