@@ -127,10 +127,10 @@ class Settings:
 
     `versions` are pairs of an operation and a version, see `checked`. `tf32` lets float32 products
     round their operands to ten bits after the point, on a device, and `bf16` those of linear layers
-    to seven, on the host. `atomics` lets gradients be added up in whatever order is fastest, where
-    a device can: else the same computation gives the same bits each time. Without `check`, indices
-    and targets are taken as they are, since checking would wait for a device. `parameters` are
-    those of an optimizer, while a step computes with them.
+    and attention to seven, on the host. `atomics` lets gradients be added up in whatever order is
+    fastest, where a device can: else the same computation gives the same bits each time. Without
+    `check`, indices and targets are taken as they are, since checking would wait for a device.
+    `parameters` are those of an optimizer, while a step computes with them.
     """
 
     versions: tuple[tuple[str, str | Own], ...] = ()

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 
 #include "attention.h"
+#include "bfloat16.h"
 #include "kernel.h"
+#include "panels.h"
 #include "parallel_for.h"
 #include "widths.h"
 
@@ -25,16 +27,9 @@ enum { FEWEST_FOR_BLOCKS = 4 };
 typedef uint16_t BitsRow[KEYS + PHILOX_LANES];
 enum { BITS_SIZE = QUERIES * sizeof(BitsRow) / sizeof(float) };
 
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 INLINE int64_t between(int64_t x, int64_t low, int64_t high)
 {
     return x < low ? low : x > high ? high : x;
-}
-
-INLINE int64_t rounded_up(int64_t x, int64_t multiple)
-{
-    return (x + multiple - 1) / multiple * multiple;
 }
 
 INLINE float *head_of(const Attention *a, const Heads *array, int64_t head)
@@ -70,28 +65,11 @@ INLINE void write_statistics(const Attention *a, int64_t head, int64_t query, fl
 }
 
 /* Returns `count` elements of the room, from a cache line's beginning, and takes them off it. */
-INLINE float *take(float **room, int64_t count)
+INLINE void *take(float **room, int64_t count)
 {
     float *const taken = *room;
     *room += rounded_up(count, LINE);
     return taken;
-}
-
-/* Returns 0, or NaN where not all that was written is finite. */
-static float write_scaled(const Attention *a, const Heads *array, int64_t head, int64_t first,
-                         int64_t rows, int64_t columns, const float *from, int64_t from_row,
-                         float scale)
-{
-    float *const to = head_of(a, array, head) + first * array->row;
-    float check = 0;
-    for (int64_t i = 0; i < rows; i++)
-#pragma omp simd reduction(+ : check)
-        for (int64_t j = 0; j < columns; j++) {
-            const float x = scale * from[i * from_row + j];
-            to[i * array->row + j] = x;
-            check += 0 * x;
-        }
-    return check;
 }
 
 /* At least what forward and backward take, whatever the width of a panel. */
@@ -102,7 +80,8 @@ static int64_t room_size(const Attention *a)
     const int64_t value_width = rounded_up(a->value_size, WIDEST_PANEL);
     return (2 * queries + 2 * keys) * width + (queries + 2 * keys) * value_width +
            3 * (KEYS + QUERIES) * (width + value_width) +
-           2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * (queries + keys) + BITS_SIZE + 20 * LINE;
+           2 * QUERIES * (WEIGHTS_ROW + LINE) + 2 * (queries + keys) + BITS_SIZE + 20 * LINE +
+           (a->bf16 ? queries * (width + value_width) + QUERIES * KEYS : 0);
 }
 
 #define LANES 4
@@ -111,34 +90,89 @@ static int64_t room_size(const Attention *a)
 #define NAME(name) name##_portable
 #include "attention_blocks.h"
 
+#define INSTRUCTION 0
+#define LANES 4
+#define ROWS 4
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET
+#define NAME(name) name##_bf16_portable
+#include "attention_blocks.h"
+
 #if HAS_WIDER_REGISTERS
+#define AVX2 "avx2,fma,bmi2"
+#define AVX512 AVX2 ",avx512f,avx512bw,avx512dq,avx512vl"
+
 #define LANES 8
 #define ROWS 6
-#define TARGET __attribute__((target("avx2,fma,bmi2")))
+#define TARGET __attribute__((target(AVX2)))
 #define NAME(name) name##_avx2
+#include "attention_blocks.h"
+
+#define LANES 8
+#define ROWS 6
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET __attribute__((target(AVX2)))
+#define NAME(name) name##_bf16_avx2
 #include "attention_blocks.h"
 
 #define LANES 16
 #define ROWS 12
-#define TARGET __attribute__((target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl")))
+#define TARGET __attribute__((target(AVX512)))
 #define NAME(name) name##_avx512
 #include "attention_blocks.h"
+
+#define LANES 16
+#define ROWS 12
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET __attribute__((target(AVX512)))
+#define NAME(name) name##_bf16_avx512
+#include "attention_blocks.h"
+#endif
+#undef INSTRUCTION
+
+#if HAS_BF16
+#define INSTRUCTION 1
+#define LANES 16
+#define ROWS 12
+#define DEEP 2
+#define ELEMENTS "elements_bf16.h"
+#define TARGET __attribute__((target(AVX512 ",avx512bf16")))
+#define NAME(name) name##_bf16_instruction
+#include "attention_blocks.h"
+#undef INSTRUCTION
 #endif
 
 typedef void HeadFunction(const Attention *a, int64_t head, float *room);
 
-static HeadFunction *forward_head = forward_head_portable;
-static HeadFunction *backward_head = backward_head_portable;
+/* Which functions compute, of float32 and of what is rounded to bfloat16. */
+static HeadFunction *forward_heads[2] = {forward_head_portable, forward_head_bf16_portable};
+static HeadFunction *backward_heads[2] = {backward_head_portable, backward_head_bf16_portable};
+static int64_t lanes = 4;
 
 KERNEL_PLAIN(int64_t, attention_choose_lanes, INTEGER(most))
 {
-    const int64_t lanes = widest_lanes(most);
-    forward_head = OF_WIDTH(lanes, forward_head);
-    backward_head = OF_WIDTH(lanes, backward_head);
+    lanes = widest_lanes(most);
+    forward_heads[0] = OF_WIDTH(lanes, forward_head);
+    backward_heads[0] = OF_WIDTH(lanes, backward_head);
+    forward_heads[1] = OF_WIDTH(lanes, forward_head_bf16);
+    backward_heads[1] = OF_WIDTH(lanes, backward_head_bf16);
     return lanes;
 }
 
 AT_LOAD(attention_choose_lanes)
+
+/* By the instruction, where there is one, they have the bits that they have without. */
+static HeadFunction *head_function(int backward, int bf16)
+{
+#if HAS_BF16
+    if (bf16 && lanes == 16 && bf16_way == BF16_INSTRUCTION)
+        return backward ? backward_head_bf16_instruction : forward_head_bf16_instruction;
+#endif
+    return (backward ? backward_heads : forward_heads)[bf16];
+}
 
 static int each_head(HeadFunction *function, const Attention *a, int64_t first, int64_t last)
 {
@@ -171,9 +205,9 @@ static void some_heads(void *work, int64_t first, int64_t last)
         atomic_store(&job->failed, 1);
 }
 
-static int all_heads(HeadFunction *function, Attention attention, int64_t heads, int64_t threads)
+static int all_heads(int backward, Attention attention, int64_t heads, int64_t threads)
 {
-    Job job = {attention, function, 0};
+    Job job = {attention, head_function(backward, attention.bf16), 0};
     parallel_for(some_heads, &job, heads, threads);
     return job.failed ? -1 : 0;
 }
@@ -219,17 +253,18 @@ static int fits_results(const View *q, const View *v, const View *out)
 }
 
 /* Writes out and the statistics. With `dropped`, the weights are dropped by the mask of seed, call,
- * threshold and keep_scale. */
+ * threshold and keep_scale. With `bf16`, the operands of products are rounded to bfloat16. */
 KERNEL_PLAIN(int, attention_forward, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v, alike(k, v, 3)),
              OUT_VIEW(out, fits_results(q, v, out)),
              OUT(statistics, 2 * q->shape[0] * q->shape[1] * q->shape[2]), COUNT(causal),
              REAL(scale), COUNT(dropped), SEED(seed), CALL(call), COUNT(threshold),
-             REAL(keep_scale), COUNT(threads))
+             REAL(keep_scale), COUNT(bf16), COUNT(threads))
 {
     const DropoutMask mask = dropout_mask(seed, call, threshold, keep_scale);
     Attention attention = attention_of(q, k, v, out, statistics, causal != 0, scale);
     attention.mask = dropped ? &mask : NULL;
-    return all_heads(forward_head, attention, q->shape[0] * q->shape[1], threads);
+    attention.bf16 = bf16 != 0;
+    return all_heads(0, attention, q->shape[0] * q->shape[1], threads);
 }
 
 static int fits_cache(const View *new, const View *held)
@@ -270,7 +305,7 @@ KERNEL_PLAIN(int, attention_cached, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW(v
     const Attention attention =
         attention_of(q, &seen_keys, &seen_values, out, statistics, causal != 0, scale);
     const int64_t heads = q->shape[0] * q->shape[1];
-    return all_heads(forward_head, attention, heads, end < fewest ? 1 : threads);
+    return all_heads(0, attention, heads, end < fewest ? 1 : threads);
 }
 
 /* Writes the gradients of q, k and v. */
@@ -278,16 +313,17 @@ KERNEL_PLAIN(int, attention_backward, VIEW(q, 1), VIEW(k, fits_keys(q, k)), VIEW
              VIEW(out, fits_results(q, v, out)),
              IN(statistics, 2 * q->shape[0] * q->shape[1] * q->shape[2]), COUNT(causal),
              REAL(scale), COUNT(dropped), SEED(seed), CALL(call), COUNT(threshold),
-             REAL(keep_scale), COUNT(threads), VIEW(grad, fits_results(q, v, grad)),
+             REAL(keep_scale), COUNT(bf16), COUNT(threads), VIEW(grad, fits_results(q, v, grad)),
              OUT_VIEW(grad_q, alike(q, grad_q, 4)), OUT_VIEW(grad_k, alike(k, grad_k, 4)),
              OUT_VIEW(grad_v, alike(v, grad_v, 4)))
 {
     const DropoutMask mask = dropout_mask(seed, call, threshold, keep_scale);
     Attention attention = attention_of(q, k, v, out, (float *)statistics, causal != 0, scale);
     attention.mask = dropped ? &mask : NULL;
+    attention.bf16 = bf16 != 0;
     attention.grad = heads_of(grad);
     attention.grad_q = heads_of(grad_q);
     attention.grad_k = heads_of(grad_k);
     attention.grad_v = heads_of(grad_v);
-    return all_heads(backward_head, attention, q->shape[0] * q->shape[1], threads);
+    return all_heads(1, attention, q->shape[0] * q->shape[1], threads);
 }

@@ -18,6 +18,7 @@ typedef struct {
     Heads q, k, v, out, grad, grad_q, grad_k, grad_v;
     float *statistics;       /* contiguous: the peak and the total of each query */
     const DropoutMask *mask; /* NULL where nothing is dropped */
+    int bf16;                /* whether operands of products are rounded to bfloat16 */
 } Attention;
 
 #endif

@@ -1,10 +1,12 @@
-/* Attention by blocks: see reference.py for the equations, tile.h for how this file is included.
+/* Attention by blocks: see reference.py for the equations, panels.h and tile.h for how this
+ * file is included.
  *
  * A block of queries meets a block of keys at a time; their weights, which stay in the cache, are
  * all that there ever is of the (T, S) matrix. Forward keeps a running maximum and sum of each
  * row (Milakov and Gimelshein 2018, arXiv:1805.02867); backward computes the weights again, from
  * scores by the same additions in the same order: to the last bit those of which the maximum is
  * one. What a causal mask hides is not computed, but for the corners of register tiles. */
+#include "panels.h"
 #include "tile.h"
 
 /* Returns where the mask's bits are set, `chosen`; elsewhere, `other`. */
@@ -51,37 +53,63 @@ TARGET INLINE float NAME(dot)(const float *x, const float *y, int64_t count)
     return sum;
 }
 
-/* Copies rows into panels (see tile.h), `panel` elements apart; fills up the last with zeros. */
-TARGET static void NAME(pack)(const float *from, int64_t from_row, int64_t rows, int64_t columns,
-                              float *to, int64_t panel)
+/* A left operand: its elements, and how far apart those of the next row and of the next step of the
+ * depth lie. */
+typedef struct {
+    const NAME(Element) *data;
+    int64_t row, step;
+} NAME(Left);
+
+/* Returns rows (rows, depth) as a left operand, of which row i is seen up to `seen + i`. Where an
+ * element is more than a number, `room` holds them, and what is not seen of one has to be 0. */
+TARGET INLINE NAME(Left) NAME(by_rows)(const float *from, int64_t from_row, int64_t rows,
+                                       int64_t depth, int64_t seen, NAME(Element) *room)
 {
+#if DEEP == 1
+    (void)rows, (void)depth, (void)seen, (void)room;
+    return (NAME(Left)){from, from_row, 1};
+#else
+    const int64_t room_row = (depth + DEEP - 1) / DEEP;
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j += PANEL) {
-            const float *const row = from + i * from_row + j;
-            float *const panel_row = to + j / PANEL * panel + i * PANEL;
-            if (j + PANEL <= columns) {
-                memcpy(panel_row, row, sizeof(float[PANEL]));
-                continue;
-            }
-            for (int64_t l = 0; l < PANEL; l++)
-                panel_row[l] = j + l < columns ? row[l] : 0;
-        }
+        NAME(copy_left)(from + i * from_row, from_row, 1,
+                        between(seen + i + ROWS - 1 + DEEP - 1, 0, depth), room + i * room_row,
+                        room_row);
+    return (NAME(Left)){room, room_row, 1};
+#endif
 }
 
-/* Copies scale * rows, transposed, into panels, of which the last is filled up with zeros. */
-TARGET static void NAME(pack_transposed)(const float *from, int64_t from_row, int64_t rows,
-                                         int64_t columns, float scale, float *to)
+/* The same of rows (depth, columns), transposed: of step i, columns up to `seen + i` are seen. */
+TARGET INLINE NAME(Left) NAME(by_columns)(const float *from, int64_t from_row, int64_t depth,
+                                          int64_t columns, int64_t seen, NAME(Element) *room)
 {
-    for (int64_t i = 0; i < rows; i += PANEL, to += PANEL * columns)
-        for (int64_t j = 0; j < columns; j++) {
-            const float *const column = from + i * from_row + j;
-            if (i + PANEL <= rows)
-                for (int64_t l = 0; l < PANEL; l++)
-                    to[j * PANEL + l] = scale * column[l * from_row];
-            else
-                for (int64_t l = 0; l < PANEL; l++)
-                    to[j * PANEL + l] = i + l < rows ? scale * column[l * from_row] : 0;
-        }
+#if DEEP == 1
+    (void)depth, (void)columns, (void)seen, (void)room;
+    return (NAME(Left)){from, 1, from_row};
+#else
+    const int64_t room_row = rounded_up(columns, LANES);
+    for (int64_t i = 0; i < depth; i += DEEP) {
+        const float *const row = from + i * from_row;
+        NAME(Element) *const to = room + i / DEEP * room_row;
+        const int64_t count = between(seen + i + ROWS - 1 + DEEP - 1, 0, columns);
+        if (i + DEEP <= depth)
+            for (int64_t j = 0; j < count; j += LANES)
+                *(NAME(Vector) *)(to + j) = NAME(across)(row + j, from_row);
+        else
+            for (int64_t j = 0; j < count; j++)
+                to[j] = NAME(one)(row + j, from_row, depth - i);
+    }
+    return (NAME(Left)){room, 1, room_row};
+#endif
+}
+
+/* Multiplies what is computed of scores by the scale's sign. */
+TARGET INLINE void NAME(turn)(float *scores, int64_t queries, int64_t keys, float sign)
+{
+    if (sign == 1)
+        return;
+    for (int64_t i = 0; i < queries; i++)
+        for (int64_t j = 0; j < keys; j++)
+            scores[i * WEIGHTS_ROW + j] *= sign;
 }
 
 /* How many elements of a row of weights are worked on: those that are seen, and those that a
@@ -168,26 +196,27 @@ INLINE int NAME(is_short)(const Attention *a)
 
 TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *room)
 {
-    if (a->queries < FEWEST_FOR_BLOCKS) {
+    if (DEEP == 1 && a->queries < FEWEST_FOR_BLOCKS) {
         NAME(forward_few)(a, head, 0, a->queries, 0, room);
         return;
     }
-    if (NAME(is_short)(a)) {
+    if (DEEP == 1 && NAME(is_short)(a)) {
         NAME(forward_short)(a, head, room);
         return;
     }
     const int64_t size = a->size, width = rounded_up(a->value_size, PANEL);
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
     float *const out = head_of(a, &a->out, head);
-    float *const k_columns = take(&room, rounded_up(a->keys, PANEL) * size);
-    float *const v_panels = take(&room, a->keys * width);
+    NAME(Element) *const k_columns = take(&room, rounded_up(a->keys, PANEL) * size);
+    NAME(Element) *const v_panels = take(&room, a->keys * width);
+    NAME(Element) *const left = take(&room, DEEP > 1 ? QUERIES * (size + KEYS) : 0);
     float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
     float *const sums = take(&room, QUERIES * width);
     float *const peak = take(&room, QUERIES), *const total = take(&room, QUERIES * LANES);
     BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
-    NAME(pack_transposed)(k, a->k.row, a->keys, size, a->sign, k_columns);
-    NAME(pack)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_panels,
-               a->keys * PANEL);
+    const int64_t steps = (size + DEEP - 1) / DEEP, key_steps = (a->keys + DEEP - 1) / DEEP;
+    NAME(pack_transposed)(k, a->k.row, size, a->keys, k_columns);
+    NAME(pack)(head_of(a, &a->v, head), a->v.row, a->keys, a->value_size, v_panels);
 
     for (int64_t query = 0; query < a->queries; query += QUERIES) {
         const int64_t queries = least(QUERIES, a->queries - query);
@@ -195,13 +224,16 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
             peak[i] = -INFINITY;
         memset(total, 0, (size_t)(queries * LANES) * sizeof(float));
         memset(sums, 0, (size_t)(queries * width) * sizeof(float));
+        const NAME(Left) own =
+            NAME(by_rows)(q + query * a->q.row, a->q.row, queries, size, size, left);
         for (int64_t key = 0; key < a->keys; key += KEYS) {
             const int64_t keys = least(KEYS, a->keys - key), seen = a->seen + query - key;
             if (seen + queries - 1 <= 0)
                 break;
-            NAME(multiply)(SEEN_COLUMNS, seen, queries, rounded_up(keys, PANEL), size,
-                           q + query * a->q.row, a->q.row, 1, k_columns + key * size,
-                           PANEL * size, weights, WEIGHTS_ROW, 0);
+            NAME(multiply)(SEEN_COLUMNS, seen, queries, rounded_up(keys, PANEL), size, own.data,
+                           own.row, own.step, k_columns + key * steps, PANEL * steps, weights,
+                           WEIGHTS_ROW, 0);
+            NAME(turn)(weights, queries, keys, a->sign);
             for (int64_t i = 0; i < queries; i++) {
                 float *const row = weights + i * WEIGHTS_ROW;
                 const int64_t visible = between(seen + i, 0, keys);
@@ -222,8 +254,11 @@ TARGET static void NAME(forward_head)(const Attention *a, int64_t head, float *r
                 NAME(draw)(a, head, query, queries, key, keys, bits);
                 NAME(drop)(a, head, query, queries, key, keys, bits, weights);
             }
-            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, weights, WEIGHTS_ROW, 1,
-                           v_panels + key * PANEL, a->keys * PANEL, sums, width, 1);
+            const NAME(Left) shares = NAME(by_rows)(weights, WEIGHTS_ROW, queries, keys, seen,
+                                                    left + QUERIES * size);
+            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, shares.data, shares.row,
+                           shares.step, v_panels + key / DEEP * PANEL, key_steps * PANEL, sums,
+                           width, 1);
         }
         for (int64_t i = 0; i < queries; i++) {
             float whole = 0;
@@ -266,13 +301,30 @@ TARGET static void NAME(gradients)(float *scores, float *grads, int64_t seen, in
     }
 }
 
+/* Writes scale * rows. Returns 0, or NaN where not all that was written is finite. */
+TARGET static float NAME(write_scaled)(const Attention *a, const Heads *array, int64_t head,
+                                       int64_t first, int64_t rows, int64_t columns,
+                                       const float *from, int64_t from_row, float scale)
+{
+    float *const to = head_of(a, array, head) + first * array->row;
+    float check = 0;
+    for (int64_t i = 0; i < rows; i++)
+#pragma omp simd reduction(+ : check)
+        for (int64_t j = 0; j < columns; j++) {
+            const float x = scale * from[i * from_row + j];
+            to[i * array->row + j] = x;
+            check += 0 * x;
+        }
+    return check;
+}
+
 TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *room)
 {
-    if (a->queries < FEWEST_FOR_BLOCKS) {
+    if (DEEP == 1 && a->queries < FEWEST_FOR_BLOCKS) {
         NAME(backward_few)(a, head, 0, room);
         return;
     }
-    if (NAME(is_short)(a)) {
+    if (DEEP == 1 && NAME(is_short)(a)) {
         NAME(backward_short)(a, head, room);
         return;
     }
@@ -283,27 +335,36 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
     const float *const q = head_of(a, &a->q, head), *const k = head_of(a, &a->k, head);
     const float *const v = head_of(a, &a->v, head), *const out = head_of(a, &a->out, head);
     const float *const grad = head_of(a, &a->grad, head);
-    float *const k_columns = take(&room, KEYS * size);
-    float *const v_columns = take(&room, KEYS * value_size);
-    float *const k_panels = take(&room, KEYS * width);
-    float *const q_panels = take(&room, a->queries * width);
-    float *const grad_panels = take(&room, a->queries * value_width);
+    NAME(Element) *const k_columns = take(&room, KEYS * size);
+    NAME(Element) *const v_columns = take(&room, KEYS * value_size);
+    NAME(Element) *const k_panels = take(&room, KEYS * width);
+    NAME(Element) *const q_panels = take(&room, a->queries * width);
+    NAME(Element) *const grad_panels = take(&room, a->queries * value_width);
+    NAME(Element) *const q_rows = take(&room, DEEP > 1 ? a->queries * size : 0);
+    NAME(Element) *const grad_rows = take(&room, DEEP > 1 ? a->queries * value_size : 0);
+    NAME(Element) *const left = take(&room, DEEP > 1 ? QUERIES * KEYS : 0);
     float *const weights = take(&room, QUERIES * WEIGHTS_ROW);
     float *const dscores = take(&room, QUERIES * WEIGHTS_ROW);
     float *const dk = take(&room, KEYS * width), *const dv = take(&room, KEYS * value_width);
     float *const dq = take(&room, a->queries * width), *const delta = take(&room, a->queries);
     BitsRow *const bits = (BitsRow *)take(&room, BITS_SIZE);
 
-    NAME(pack)(q, a->q.row, a->queries, size, q_panels, a->queries * PANEL);
-    NAME(pack)(grad, a->grad.row, a->queries, value_size, grad_panels, a->queries * PANEL);
+    const int64_t steps = (size + DEEP - 1) / DEEP, value_steps = (value_size + DEEP - 1) / DEEP;
+    const int64_t query_steps = (a->queries + DEEP - 1) / DEEP;
+    NAME(pack)(q, a->q.row, a->queries, size, q_panels);
+    NAME(pack)(grad, a->grad.row, a->queries, value_size, grad_panels);
+    const NAME(Left) qs = NAME(by_rows)(q, a->q.row, a->queries, size, size, q_rows);
+    const NAME(Left) grads = NAME(by_rows)(grad, a->grad.row, a->queries, value_size, value_size,
+                                           grad_rows);
     memset(dq, 0, (size_t)(a->queries * width) * sizeof(float));
     for (int64_t i = 0; i < a->queries; i++)
         delta[i] = NAME(dot)(grad + i * a->grad.row, out + i * a->out.row, value_size);
     for (int64_t key = 0; key < a->keys; key += KEYS) {
         const int64_t keys = least(KEYS, a->keys - key), columns = rounded_up(keys, PANEL);
-        NAME(pack_transposed)(k + key * a->k.row, a->k.row, keys, size, a->sign, k_columns);
-        NAME(pack_transposed)(v + key * a->v.row, a->v.row, keys, value_size, 1, v_columns);
-        NAME(pack)(k + key * a->k.row, a->k.row, keys, size, k_panels, KEYS * PANEL);
+        const int64_t key_steps = (keys + DEEP - 1) / DEEP;
+        NAME(pack_transposed)(k + key * a->k.row, a->k.row, size, keys, k_columns);
+        NAME(pack_transposed)(v + key * a->v.row, a->v.row, value_size, keys, v_columns);
+        NAME(pack)(k + key * a->k.row, a->k.row, keys, size, k_panels);
         memset(dk, 0, (size_t)(keys * width) * sizeof(float));
         memset(dv, 0, (size_t)(keys * value_width) * sizeof(float));
         for (int64_t query = 0; query < a->queries; query += QUERIES) {
@@ -311,11 +372,12 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
             const int64_t seen = a->seen + query - key;
             if (seen + queries - 1 <= 0)
                 continue;
-            NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, size, q + query * a->q.row,
-                           a->q.row, 1, k_columns, PANEL * size, weights, WEIGHTS_ROW, 0);
+            NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, size, qs.data + query * qs.row,
+                           qs.row, qs.step, k_columns, PANEL * steps, weights, WEIGHTS_ROW, 0);
+            NAME(turn)(weights, queries, keys, a->sign);
             NAME(multiply)(SEEN_COLUMNS, seen, queries, columns, value_size,
-                           grad + query * a->grad.row, a->grad.row, 1, v_columns,
-                           PANEL * value_size, dscores, WEIGHTS_ROW, 0);
+                           grads.data + query * grads.row, grads.row, grads.step, v_columns,
+                           PANEL * value_steps, dscores, WEIGHTS_ROW, 0);
             if (a->mask) {
                 NAME(draw)(a, head, query, queries, key, keys, bits);
                 NAME(drop)(a, head, query, queries, key, keys, bits, dscores);
@@ -324,17 +386,22 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
                             statistics_of(a, head, query), delta + query);
             if (a->mask)
                 NAME(drop)(a, head, query, queries, key, keys, bits, weights);
-            NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, weights, 1, WEIGHTS_ROW,
-                           grad_panels + query * PANEL, a->queries * PANEL, dv, value_width, 1);
-            NAME(multiply)(SEEING_DEPTH, seen, keys, width, queries, dscores, 1, WEIGHTS_ROW,
-                           q_panels + query * PANEL, a->queries * PANEL, dk, width, 1);
-            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, dscores, WEIGHTS_ROW, 1,
-                           k_panels, KEYS * PANEL, dq + query * width, width, 1);
+            NAME(Left) by =
+                NAME(by_columns)(weights, WEIGHTS_ROW, queries, keys, seen, left);
+            NAME(multiply)(SEEING_DEPTH, seen, keys, value_width, queries, by.data, by.row, by.step,
+                           grad_panels + query / DEEP * PANEL, query_steps * PANEL, dv,
+                           value_width, 1);
+            by = NAME(by_columns)(dscores, WEIGHTS_ROW, queries, keys, seen, left);
+            NAME(multiply)(SEEING_DEPTH, seen, keys, width, queries, by.data, by.row, by.step,
+                           q_panels + query / DEEP * PANEL, query_steps * PANEL, dk, width, 1);
+            by = NAME(by_rows)(dscores, WEIGHTS_ROW, queries, keys, seen, left);
+            NAME(multiply)(SEEN_DEPTH, seen, queries, width, keys, by.data, by.row, by.step,
+                           k_panels, key_steps * PANEL, dq + query * width, width, 1);
         }
-        check += write_scaled(a, &a->grad_k, head, key, keys, size, dk, width, a->scale);
-        check += write_scaled(a, &a->grad_v, head, key, keys, value_size, dv, value_width, 1);
+        check += NAME(write_scaled)(a, &a->grad_k, head, key, keys, size, dk, width, a->scale);
+        check += NAME(write_scaled)(a, &a->grad_v, head, key, keys, value_size, dv, value_width, 1);
     }
-    check += write_scaled(a, &a->grad_q, head, 0, a->queries, size, dq, width, a->scale);
+    check += NAME(write_scaled)(a, &a->grad_q, head, 0, a->queries, size, dq, width, a->scale);
     if (check != 0 && a->seen < a->keys) /* as in forward */
         NAME(backward_few)(a, head, 1, whole_room);
 }
@@ -344,3 +411,5 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
 #undef TARGET
 #undef LANES
 #undef ROWS
+#undef DEEP
+#undef ELEMENTS

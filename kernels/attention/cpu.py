@@ -15,14 +15,16 @@ from tinygrad_char.kernels.cpu.recording import empty
 from tinygrad_char.kernels.dropout import DropoutKey, keep_scale, threshold
 
 
-def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
+def forward(
+    q: Array, k: Array, v: Array, options: Options, bf16: bool = False
+) -> tuple[Array, Array]:
     if not _serves(options) or not _rows_fit(q, k, v):
         return NotImplemented
     batch, heads, queries, _ = q.shape
     out = empty((batch, queries, heads, v.shape[-1])).transpose(0, 2, 1, 3)
     statistics = empty((batch, heads, queries, 2))
     arguments = (q, k, v, out, statistics, *_arguments(options))
-    compiled.attention_forward(*arguments, threads_for(4 * q.size * k.shape[2]))
+    compiled.attention_forward(*arguments, bf16, threads_for(4 * q.size * k.shape[2]))
     return out, statistics
 
 
@@ -45,7 +47,7 @@ def cached(q: Array, k: Array, v: Array, cache: Cache, options: Options, attend:
 
 
 def backward(
-    grad: Array, saved: Saved, grads: Gradients, options: Options
+    grad: Array, saved: Saved, grads: Gradients, options: Options, bf16: bool = False
 ) -> NotImplementedType | None:
     q, k, v, out, statistics = saved
     # what forward here has served: scores have to be the same bits
@@ -56,7 +58,8 @@ def backward(
     )
     results = [each if _rows_fit(each) else empty(each.shape) for each in grads]
     arguments = (q, k, v, out, statistics, *_arguments(options))
-    compiled.attention_backward(*arguments, threads_for(10 * q.size * k.shape[2]), grad, *results)
+    threads = threads_for(10 * q.size * k.shape[2])
+    compiled.attention_backward(*arguments, bf16, threads, grad, *results)
     for target, result in zip(grads, results, strict=True):
         if target is not result:
             target[...] = result

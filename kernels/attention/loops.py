@@ -1,6 +1,6 @@
 """Attention in plain Python, query by query over the keys that it sees, see reference.py.
 
-Dropout is not served: its masks are arrays of random bits.
+Dropout is not served: its masks are arrays of random bits. Nor is bfloat16.
 """
 
 from math import exp, inf
@@ -16,8 +16,10 @@ Vector = list[float]
 
 
 @in_python
-def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
-    if options.dropout > 0:
+def forward(
+    q: Array, k: Array, v: Array, options: Options, bf16: bool = False
+) -> tuple[Array, Array]:
+    if options.dropout > 0 or bf16:
         return NotImplemented
     batch, heads, queries, _ = q.shape
     out = np.empty((batch, queries, heads, v.shape[-1]), q.dtype).transpose(0, 2, 1, 3)
@@ -37,10 +39,10 @@ def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Arra
 
 @in_python
 def backward(
-    grad: Array, saved: Saved, grads: Gradients, options: Options
+    grad: Array, saved: Saved, grads: Gradients, options: Options, bf16: bool = False
 ) -> NotImplementedType | None:
     """Make each query's weights again from its scores, which are not rounded as the peak is."""
-    if options.dropout > 0:
+    if options.dropout > 0 or bf16:
         return NotImplemented
     q, k, v, out, _ = saved
     batch, heads, queries, _ = q.shape

@@ -3,6 +3,9 @@
 The (T, S) weights of a few sequences at a time are made, used and forgotten; for backward only
 each row's peak and sum are kept, from which the weights are computed again (Dao et al. 2022,
 arXiv:2205.14135).
+
+With `bf16`, the operands of products, where they are float32, are rounded to bfloat16 first; sums,
+statistics and results stay float32.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinygrad_char.kernels.array import Array, namespace
+from tinygrad_char.kernels.array import Array, namespace, to_bfloat16
 from tinygrad_char.kernels.dropout import MaskSource, keep_mask
 from tinygrad_char.kernels.softmax import causal_mask, exponentials, split_scale
 
@@ -64,7 +67,9 @@ class Cache(NamedTuple):
 Attend = Callable[[Array, Array, Array, Options], tuple[Array, Array]]
 
 
-def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Array]:
+def forward(
+    q: Array, k: Array, v: Array, options: Options, bf16: bool = False
+) -> tuple[Array, Array]:
     """Return out (B, H, T, E) = dropout(softmax(scale * q k^T)) v and the statistics (B, H, T, 2).
 
     Shapes: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E). A query that sees no key gets zeros, and
@@ -72,6 +77,8 @@ def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Arra
     (B, T, H, E) in memory, so that joining the heads copies nothing.
     """
     xp, (causal, scale, dropout, key) = namespace(q), options
+    if bf16:
+        q, k, v = (to_bfloat16(each) for each in (q, k, v))
     batch, heads, queries, _ = q.shape
     out = xp.empty((batch, queries, heads, v.shape[-1]), dtype=q.dtype).transpose(0, 2, 1, 3)
     statistics = xp.empty((batch, heads, queries, 2), dtype=q.dtype)
@@ -95,7 +102,13 @@ def forward(q: Array, k: Array, v: Array, options: Options) -> tuple[Array, Arra
         if dropout > 0 and key is not None:
             weights *= keep_mask(xp, weights.shape, dropout, key, rows.start * weights[0].size)
             # Where nothing is kept the weights are zeros already.
-            total /= key.keep_scale(dropout, weights.dtype) or 1
+            share = weights.dtype.type(key.keep_scale(dropout, weights.dtype) or 1)
+            if bf16:  # which is to be rounded as the kernels have it
+                weights *= share
+            else:
+                total /= share
+        if bf16:
+            weights = to_bfloat16(weights)
         xp.matmul(weights, v[rows], out=out[rows])
         if seen is not None and not _is_finite(out[rows]):
             _multiply_seen(weights, v[rows], seen, out[rows])
@@ -129,7 +142,9 @@ def cached(q: Array, k: Array, v: Array, cache: Cache, options: Options, attend:
     return attend(q, keys[:, :, :end], values[:, :, :end], options)[0]
 
 
-def backward(grad: Array, saved: Saved, grads: Gradients, options: Options) -> None:
+def backward(
+    grad: Array, saved: Saved, grads: Gradients, options: Options, bf16: bool = False
+) -> None:
     """Write the gradients of q, k and v into the arrays `grads` (which may be views).
 
     With P the weights, M the dropout mask over 1 - p, and delta = sum(dO * O) of each query:
@@ -137,6 +152,7 @@ def backward(grad: Array, saved: Saved, grads: Gradients, options: Options) -> N
     Nothing goes between a query and a key that it does not see, infinities and NaN included.
     """
     q, k = saved.q, saved.k
+    rounded = to_bfloat16 if bf16 else _as_it_is
     batch, heads, queries, _ = q.shape
     limits = _causal_limit(q, k) if options.causal else (None, None)
     for rows in blocks(batch, heads * queries * k.shape[2]):
@@ -145,9 +161,9 @@ def backward(grad: Array, saved: Saved, grads: Gradients, options: Options) -> N
         parts = grad_q, grad_k, grad_v
         # where nobody waits to see whether it needs be
         careful = options.causal and namespace(q) is not np
-        _backward(grad[rows], some, parts, options, limits, rows.start, careful)
+        _backward(grad[rows], some, parts, options, limits, rows.start, careful, rounded)
         if options.causal and not careful and not all(map(_is_finite, parts)):
-            _backward(grad[rows], some, parts, options, limits, rows.start, True)
+            _backward(grad[rows], some, parts, options, limits, rows.start, True, rounded)
 
 
 def _backward(
@@ -158,9 +174,14 @@ def _backward(
     limits: tuple[Array | None, Array | None],
     start: int,
     careful: bool,
+    rounded: Callable[[Array], Array],
 ) -> None:
-    """Write the gradients of some sequences; `careful`, where what is not seen may be infinite."""
-    q, k, v, out, statistics = saved
+    """Write the gradients of some sequences; `careful`, where what is not seen may be infinite.
+
+    Operands of products are `rounded`.
+    """
+    q, k, v = (rounded(each) for each in saved[:3])
+    out, statistics = saved.out, saved.statistics
     _, scale, dropout, key = options
     grad_q, grad_k, grad_v = grads
     seen, limit = limits
@@ -173,6 +194,8 @@ def _backward(
     weights -= statistics[..., :1]
     exponentials(weights, magnitude)
     weights /= statistics[..., 1:]
+    delta = xp.einsum("bhte,bhte->bht", grad, out)
+    grad = rounded(grad)
     dscores = grad @ v.swapaxes(-1, -2)
     zero = weights.dtype.type(0)
     if careful:
@@ -183,11 +206,13 @@ def _backward(
         kept = kept * weights.dtype.type(key.keep_scale(dropout, weights.dtype))
         dscores *= kept
         used = weights * kept
+    used = rounded(used)
     xp.matmul(used.swapaxes(-1, -2), grad, out=grad_v)
-    dscores -= xp.einsum("bhte,bhte->bht", grad, out)[..., None]
+    dscores -= delta[..., None]
     dscores *= weights
     if careful:
         dscores = xp.where(seen, dscores, zero)
+    dscores = rounded(dscores)
     xp.matmul(dscores, k, out=grad_q)
     xp.matmul(dscores.swapaxes(-1, -2), q * scale, out=grad_k)
     if careful and seen is not None:
@@ -195,6 +220,10 @@ def _backward(
         _multiply_seen(dscores, k, seen, grad_q)
         _multiply_seen(dscores.swapaxes(-1, -2), q * scale, seen.T, grad_k)
     grad_q *= scale
+
+
+def _as_it_is(array: Array) -> Array:
+    return array
 
 
 def _is_finite(array: Array) -> bool:

@@ -36,7 +36,7 @@
 
 #include "simd.h"
 
-enum { MOST_ARGUMENTS = 17, MOST_VIEWS = 8 };
+enum { MOST_ARGUMENTS = 18, MOST_VIEWS = 8 };
 
 /* An array (B, H, T, D), its strides in elements; that of the last axis is 1. */
 typedef struct {
@@ -108,11 +108,11 @@ void kernel_register(Kernel *kernel);
     sizes++, argument++;
 #define APPLY(do, kind) do kind
 
-/* do(a) do(b) ... with something between them, for at most seventeen arguments. */
+/* do(a) do(b) ... with something between them, for at most eighteen arguments. */
 #define EACH(do, between, ...) JOIN(EACH_, COUNT_OF(__VA_ARGS__))(do, between, __VA_ARGS__)
 #define COUNT_OF(...) \
-    COUNT_OF_(__VA_ARGS__, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
-#define COUNT_OF_(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, count, ...) count
+    COUNT_OF_(__VA_ARGS__, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
+#define COUNT_OF_(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, count, ...) count
 #define JOIN(a, b) JOIN_(a, b)
 #define JOIN_(a, b) a##b
 #define COMMA() ,
@@ -134,6 +134,7 @@ void kernel_register(Kernel *kernel);
 #define EACH_15(do, between, a, ...) do(a) between() EACH_14(do, between, __VA_ARGS__)
 #define EACH_16(do, between, a, ...) do(a) between() EACH_15(do, between, __VA_ARGS__)
 #define EACH_17(do, between, a, ...) do(a) between() EACH_16(do, between, __VA_ARGS__)
+#define EACH_18(do, between, a, ...) do(a) between() EACH_17(do, between, __VA_ARGS__)
 
 #define KERNEL(result, function, ...) KERNEL_OF(MULTIVERSION, result, function, __VA_ARGS__)
 /* For what leaves its work to functions that are compiled for instruction sets themselves. */

@@ -83,6 +83,25 @@ TARGET INLINE void NAME(transpose)(const float *from, int64_t from_row, NAME(Ele
         *(NAME(Vector) *)(to + i * to_row) = x[i];
 }
 
+#if DEEP > 1
+/* Copies rows of a left operand, (rows, depth), to elements that are multiplied one by one. */
+TARGET static void NAME(copy_left)(const float *a, int64_t a_row, int64_t rows, int64_t depth,
+                                   NAME(Element) *to, int64_t to_row)
+{
+    const int64_t steps = (depth + DEEP - 1) / DEEP;
+    for (int64_t i = 0; i < rows; i++, a += a_row, to += to_row) {
+        int64_t p = 0;
+        for (; DEEP * (p + LANES) <= depth; p += LANES) {
+            for (int ahead = 0; ahead < DEEP; ahead++)
+                __builtin_prefetch(a + LANES * a_row + DEEP * p + LANES * ahead);
+            *(NAME(Vector) *)(to + p) = NAME(along)(a + DEEP * p);
+        }
+        for (; p < steps; p++)
+            to[p] = NAME(one)(a + DEEP * p, 1, depth - DEEP * p);
+    }
+}
+#endif
+
 /* Copies b (depth, columns) into panels, of which the last is filled up with zeros. What comes
  * next is asked for early: rows far apart are nothing that a processor would foresee. */
 TARGET static void NAME(pack)(const float *b, int64_t b_row, int64_t depth, int64_t columns,

@@ -1,17 +1,13 @@
 /* Products of small matrices that lie in the cache.
  *
- * Included once for each width of vector registers, with
- *   LANES    float32 elements in a register
+ * Included behind panels.h, which says what elements and panels are, once for each width of vector
+ * registers, with
+ *   LANES    elements in a register, of four bytes each
  *   ROWS     rows of a result that are summed up in registers at once
  *   TARGET   the attribute that lets the compiler use such registers
  *   NAME(x)  a name of its own for everything that is defined here
  * ROWS times two registers are as many sums as the register file has room for: enough of them that
  * none has to wait for its own last addition. */
-
-#define PANEL (2 * LANES)
-
-typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* Which part of a product there is to do, where query i sees the first `seen + i` keys. */
 #ifndef PART
@@ -24,10 +20,11 @@ typedef enum {
 } Part;
 #endif
 
-/* result (rows, PANEL) = [result +] left (rows, begin to end) right (begin to end, PANEL) */
-TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float *left,
-                                   int64_t left_row, int64_t left_step, const float *right,
-                                   float *result, int64_t result_row, int add)
+/* result (rows, PANEL) = [result +] left (rows, begin to end) right (begin to end, PANEL), in
+ * elements */
+TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const NAME(Element) *left,
+                              int64_t left_row, int64_t left_step, const NAME(Element) *right,
+                              float *result, int64_t result_row, int add)
 {
     NAME(Vector) sum[ROWS][2];
 #pragma GCC unroll 16
@@ -42,9 +39,9 @@ TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float 
         const NAME(Vector) second = *(const NAME(Vector) *)(right + LANES);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
-            const float factor = left[i * left_row];
-            sum[i][0] += factor * first;
-            sum[i][1] += factor * second;
+            const NAME(Element) factor = left[i * left_row];
+            sum[i][0] = NAME(multiply_add)(sum[i][0], factor, first);
+            sum[i][1] = NAME(multiply_add)(sum[i][1], factor, second);
         }
         left += left_step;
         right += PANEL;
@@ -63,23 +60,26 @@ TARGET INLINE void NAME(tile)(int rows, int64_t begin, int64_t end, const float 
 
 /* result (rows, columns) = [result +] left (rows, depth) right (depth, columns)
  *
- * left has any strides, `row` and `step`; right lies in panels of PANEL columns, whose rows follow
- * each other, and whose beginnings are `right_panel` apart; result has contiguous rows, of which
- * whole panels are written. `seen` is read unless part is ALL. */
+ * left has any strides, `row` and `step`, in elements; right lies in panels, whose beginnings are
+ * `right_panel` elements apart; result has contiguous rows, of which whole panels are written.
+ * `seen` is read unless part is ALL. Of a depth that is seen in part, the numbers of an element that
+ * is not seen as a whole are to be 0. */
 TARGET static void NAME(multiply)(Part part, int64_t seen, int64_t rows, int64_t columns,
-                                  int64_t depth, const float *left, int64_t left_row,
-                                  int64_t left_step, const float *right, int64_t right_panel,
-                                  float *result, int64_t result_row, int add)
+                                  int64_t depth, const NAME(Element) *left, int64_t left_row,
+                                  int64_t left_step, const NAME(Element) *right,
+                                  int64_t right_panel, float *result, int64_t result_row, int add)
 {
     for (int64_t j = 0; j < columns; j += PANEL) {
         for (int64_t i = 0; i < rows; i += ROWS) {
             const int count = rows - i < ROWS ? (int)(rows - i) : ROWS;
             const int64_t most = between(seen + i + count - 1, 0, depth);
-            const int64_t begin = part == SEEING_DEPTH ? between(i - seen + 1, 0, depth) : 0;
-            const int64_t end = part == SEEN_DEPTH ? most : depth;
+            const int64_t last = part == SEEN_DEPTH ? most : depth, end = (last + DEEP - 1) / DEEP;
+            const int64_t begin =
+                part == SEEING_DEPTH ? between(i - seen + 1, 0, depth) / DEEP : 0;
             if (part == SEEN_COLUMNS && j >= seen + i + count - 1)
                 continue;
-            const float *const a = left + i * left_row, *const b = right + j / PANEL * right_panel;
+            const NAME(Element) *const a = left + i * left_row;
+            const NAME(Element) *const b = right + j / PANEL * right_panel;
             float *const c = result + i * result_row + j;
 #define CASE(n)                                                                                 \
     case n:                                                                                     \

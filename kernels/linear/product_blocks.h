@@ -5,24 +5,8 @@
 #include "panels.h"
 
 #if DEEP > 1
-/* Copies rows of the left operand, a (rows, depth), at most LANES of them. */
-TARGET static void NAME(copy)(const float *a, int64_t a_row, int64_t rows, int64_t depth,
-                              NAME(Element) *to)
-{
-    const int64_t steps = (depth + DEEP - 1) / DEEP;
-    for (int64_t i = 0; i < rows; i++, a += a_row, to += steps) {
-        int64_t p = 0;
-        for (; DEEP * (p + LANES) <= depth; p += LANES) {
-            for (int ahead = 0; ahead < DEEP; ahead++)
-                __builtin_prefetch(a + LANES * a_row + DEEP * p + LANES * ahead);
-            *(NAME(Vector) *)(to + p) = NAME(along)(a + DEEP * p);
-        }
-        for (; p < steps; p++)
-            to[p] = NAME(one)(a + DEEP * p, 1, depth - DEEP * p);
-    }
-}
-
-/* The same of an a that lies transposed, to LANES elements that are multiplied one by one. */
+/* Copies rows of the left operand, at most LANES of them, of an a that lies transposed: to LANES
+ * elements that are multiplied one by one. */
 TARGET static void NAME(copy_transposed)(const float *a, int64_t a_row, int64_t rows,
                                          int64_t depth, NAME(Element) *to)
 {
@@ -163,8 +147,10 @@ TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t 
                 const float *const rows = a + (transpose_a ? p * a_row + from : from * a_row + p);
 #if DEEP > 1
                 const int64_t left_row = transpose_a ? LANES : steps;
-                (transpose_a ? NAME(copy_transposed)
-                             : NAME(copy))(rows, a_row, to - from, count, left);
+                if (transpose_a)
+                    NAME(copy_transposed)(rows, a_row, to - from, count, left);
+                else
+                    NAME(copy_left)(rows, a_row, to - from, count, left, steps);
 #else
                 const NAME(Element) *const left = rows;
                 const int64_t left_row = a_row;
