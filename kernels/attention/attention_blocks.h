@@ -406,10 +406,4 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
         NAME(backward_few)(a, head, 1, whole_room);
 }
 
-#undef PANEL
-#undef NAME
-#undef TARGET
-#undef LANES
-#undef ROWS
-#undef DEEP
-#undef ELEMENTS
+#include "end_of_width.h"

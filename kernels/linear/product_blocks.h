@@ -175,10 +175,4 @@ TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t 
     return 0;
 }
 
-#undef PANEL
-#undef NAME
-#undef TARGET
-#undef LANES
-#undef ROWS
-#undef DEEP
-#undef ELEMENTS
+#include "end_of_width.h"

@@ -182,8 +182,4 @@ TARGET static void NAME(each_matrix)(const Muon *muon, const Room *room, int64_t
     }
 }
 
-#undef PANEL
-#undef NAME
-#undef TARGET
-#undef LANES
-#undef ROWS
+#include "end_of_width.h"
