@@ -252,7 +252,7 @@ PRESETS: dict[str, TrainConfig] = {
         SMALL,
         gpt=replace(
             SMALL.gpt,
-            block_size=256,
+            block_size=512,
             n_layer=6,
             n_head=4,
             n_embd=128,
@@ -260,7 +260,7 @@ PRESETS: dict[str, TrainConfig] = {
             attention_dropout=False,
         ),
         steps=4000,
-        batch_size=8,
+        batch_size=4,
         eval_batches=8,
     ),
     "full": replace(

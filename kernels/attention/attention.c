@@ -90,11 +90,9 @@ static int64_t room_size(const Attention *a)
 #define NAME(name) name##_portable
 #include "attention_blocks.h"
 
-#define INSTRUCTION 0
 #define LANES 4
 #define ROWS 4
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET
 #define NAME(name) name##_bf16_portable
 #include "attention_blocks.h"
@@ -112,7 +110,6 @@ static int64_t room_size(const Attention *a)
 #define LANES 8
 #define ROWS 6
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET __attribute__((target(AVX2)))
 #define NAME(name) name##_bf16_avx2
 #include "attention_blocks.h"
@@ -126,23 +123,19 @@ static int64_t room_size(const Attention *a)
 #define LANES 16
 #define ROWS 12
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET __attribute__((target(AVX512)))
 #define NAME(name) name##_bf16_avx512
 #include "attention_blocks.h"
 #endif
-#undef INSTRUCTION
 
 #if HAS_BF16
-#define INSTRUCTION 1
+#define INSTRUCTION
 #define LANES 16
 #define ROWS 12
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET __attribute__((target(AVX512 ",avx512bf16")))
 #define NAME(name) name##_bf16_instruction
 #include "attention_blocks.h"
-#undef INSTRUCTION
 #endif
 
 typedef void HeadFunction(const Attention *a, int64_t head, float *room);

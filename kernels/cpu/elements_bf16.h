@@ -13,7 +13,7 @@ TARGET INLINE int32_t NAME(one)(const float *from, int64_t step, int64_t count)
                      bits_of_float(to_bfloat16(second)));
 }
 
-#if INSTRUCTION
+#ifdef INSTRUCTION
 TARGET INLINE NAME(Vector) NAME(along)(const float *from)
 {
     return (NAME(Vector))_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + LANES), _mm512_loadu_ps(from));

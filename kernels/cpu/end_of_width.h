@@ -5,4 +5,4 @@
 #undef LANES
 #undef ROWS
 #undef DEEP
-#undef ELEMENTS
+#undef INSTRUCTION

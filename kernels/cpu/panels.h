@@ -4,13 +4,13 @@
  * LANES, for what the widths share. A panel is the next PANEL columns of a matrix, two registers of
  * them, in rows of elements that follow each other.
  *
- * An element has four bytes. It is a number, unless there are defined
- *   DEEP       how many numbers along the depth are one element
- *   ELEMENTS   a file with the type Element and the functions
- *     one(from, step, count)         the element of `count` numbers, at most DEEP, `step` apart
- *     along(from), across(from, row) a register of elements: of numbers one after the other, and
- *                                    of those in DEEP rows
- *     multiply_add(sum, x, y)        sum + x y, of one element and a register of them */
+ * An element has four bytes. It is a number, or, where DEEP is defined as 2, a pair of neighbours along
+ * the depth, in bfloat16; INSTRUCTION is defined where the processor's own may multiply them. Either
+ * has the type Element and the functions
+ *   one(from, step, count)         the element of `count` numbers, at most DEEP, `step` apart
+ *   along(from), across(from, row) a register of elements: of numbers one after the other, and of
+ *                                  those in DEEP rows
+ *   multiply_add(sum, x, y)        sum + x y, of one element and a register of them */
 #ifndef TINYGRAD_CHAR_PANELS_H
 #define TINYGRAD_CHAR_PANELS_H
 
@@ -37,13 +37,16 @@ INLINE int64_t rounded_up(int64_t x, int64_t multiple)
 #define PANEL (2 * LANES)
 #ifndef DEEP
 #define DEEP 1
-#define ELEMENTS "elements_float32.h"
 #endif
 
 typedef float NAME(Vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(Integers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-#include ELEMENTS
+#if DEEP > 1
+#include "elements_bf16.h"
+#else
+#include "elements_float32.h"
+#endif
 
 /* Two registers of the elements in two others, in turns: those of their lower or higher halves. */
 #if LANES == 16

@@ -29,8 +29,8 @@ def _rms_norm(op: Any, x: Array, grad: Array, weight: Array) -> dict[str, Task]:
 
     saved = Saved(x, weight, None, forward()[2])
     return {
-        "rms norm forward": Task(forward, lambda: forward()[0]),
-        "rms norm backward": Task(
+        "layernorm rms forward": Task(forward, lambda: forward()[0]),
+        "layernorm rms backward": Task(
             lambda: op.backward(grad, saved, SCALED), lambda: op.backward(grad, saved, SCALED)[:2]
         ),
     }
@@ -38,7 +38,7 @@ def _rms_norm(op: Any, x: Array, grad: Array, weight: Array) -> dict[str, Task]:
 
 def work(at: Dimensions) -> Work:
     moved = 2 * at.stream, 3 * at.stream
-    return {**at.moved("layernorm", *moved), **at.moved("rms norm", *moved)}
+    return {**at.moved("layernorm", *moved), **at.moved("layernorm rms", *moved)}
 
 
 def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
@@ -52,7 +52,7 @@ def torch_cases(torch: Any, at: Dimensions) -> dict[str, Task]:
 
     return {
         **torch_tasks(torch, "layernorm", normalize, [x, weight, bias], grad),
-        **torch_tasks(torch, "rms norm", rms_normalize, [x, weight], grad),
+        **torch_tasks(torch, "layernorm rms", rms_normalize, [x, weight], grad),
     }
 
 

@@ -76,11 +76,9 @@ INLINE void *take_lines(int64_t count)
 #define NAME(name) name##_portable
 #include "product_blocks.h"
 
-#define INSTRUCTION 0
 #define LANES 4
 #define ROWS 4
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET
 #define NAME(name) name##_bf16_portable
 #include "product_blocks.h"
@@ -95,7 +93,6 @@ INLINE void *take_lines(int64_t count)
 #define LANES 8
 #define ROWS 4
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAME(name) name##_bf16_avx2
 #include "product_blocks.h"
@@ -106,18 +103,15 @@ INLINE void *take_lines(int64_t count)
 #define NAME(name) name##_avx512
 #include "product_blocks.h"
 #endif
-#undef INSTRUCTION
 
 #if HAS_BF16
-#define INSTRUCTION 1
+#define INSTRUCTION
 #define LANES 16
 #define ROWS 8
 #define DEEP 2
-#define ELEMENTS "elements_bf16.h"
 #define TARGET BF16_TARGET
 #define NAME(name) name##_bf16_avx512
 #include "product_blocks.h"
-#undef INSTRUCTION
 #endif
 
 typedef int Multiply(const Product *product, int64_t begin, int64_t end);

@@ -113,8 +113,8 @@ def test_an_update_moves_every_weight_and_counts(model):
     assert trainer.step == 3
     assert not trainer.evaluated
     assert [update.step for update in updates] == [1, 2, 3]
-    assert updates[0].lr == pytest.approx(CONFIG.lr / 4)
-    assert updates[2].lr == pytest.approx(CONFIG.lr * 3 / 4)
+    assert updates[0].rates["lr"] == pytest.approx(CONFIG.lr / 4)
+    assert updates[2].rates["lr"] == pytest.approx(CONFIG.lr * 3 / 4)
     assert all(update.norm > 0 for update in updates)
 
 
