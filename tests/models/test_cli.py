@@ -121,11 +121,11 @@ def test_metrics_have_a_line_for_each_evaluation_and_logged_step(trained):
     records = metrics(trained)
     assert [(each["step"], sorted(set(each) - {"step"})) for each in records] == [
         (0, ["train_loss", "validation_loss"]),
-        (1, ["loss", "lr", "norm"]),
-        (2, ["loss", "lr", "norm"]),
+        (1, ["loss", "lr", "muon_lr", "norm"]),
+        (2, ["loss", "lr", "muon_lr", "norm"]),
         (2, ["train_loss", "validation_loss"]),
-        (3, ["loss", "lr", "norm"]),
-        (4, ["loss", "lr", "norm"]),
+        (3, ["loss", "lr", "muon_lr", "norm"]),
+        (4, ["loss", "lr", "muon_lr", "norm"]),
         (4, ["train_loss", "validation_loss"]),
     ]
 

@@ -221,7 +221,7 @@ def test_presets_are_what_they_are_said_to_be():
     shapes = {
         "tiny": (32, 48, 2, 3, 16, 0.0),
         "small": (64, 96, 3, 4, 12, 0.0),
-        "medium": (256, 128, 4, 6, 8, 0.1),
+        "medium": (512, 128, 4, 6, 4, 0.1),
         "full": (256, 384, 6, 6, 64, 0.2),
         "lecture": (8, 32, 4, 3, 32, 0.0),
         "lecture-full": (256, 384, 6, 6, 64, 0.2),
