@@ -84,59 +84,14 @@ static int64_t room_size(const Attention *a)
            (a->bf16 ? queries * (width + value_width) + QUERIES * KEYS : 0);
 }
 
-#define LANES 4
-#define ROWS 4
-#define TARGET
-#define NAME(name) name##_portable
-#include "attention_blocks.h"
+#define BLOCKS "../attention/attention_blocks.h"
+#define ROWS (LANES == 16 ? 12 : LANES == 8 ? 6 : 4)
+#include "each_width.h"
 
-#define LANES 4
-#define ROWS 4
+#define BLOCKS "../attention/attention_blocks.h"
+#define ROWS (LANES == 16 ? 12 : LANES == 8 ? 6 : 4)
 #define DEEP 2
-#define TARGET
-#define NAME(name) name##_bf16_portable
-#include "attention_blocks.h"
-
-#if HAS_WIDER_REGISTERS
-#define AVX2 "avx2,fma,bmi2"
-#define AVX512 AVX2 ",avx512f,avx512bw,avx512dq,avx512vl"
-
-#define LANES 8
-#define ROWS 6
-#define TARGET __attribute__((target(AVX2)))
-#define NAME(name) name##_avx2
-#include "attention_blocks.h"
-
-#define LANES 8
-#define ROWS 6
-#define DEEP 2
-#define TARGET __attribute__((target(AVX2)))
-#define NAME(name) name##_bf16_avx2
-#include "attention_blocks.h"
-
-#define LANES 16
-#define ROWS 12
-#define TARGET __attribute__((target(AVX512)))
-#define NAME(name) name##_avx512
-#include "attention_blocks.h"
-
-#define LANES 16
-#define ROWS 12
-#define DEEP 2
-#define TARGET __attribute__((target(AVX512)))
-#define NAME(name) name##_bf16_avx512
-#include "attention_blocks.h"
-#endif
-
-#if HAS_BF16
-#define INSTRUCTION
-#define LANES 16
-#define ROWS 12
-#define DEEP 2
-#define TARGET __attribute__((target(AVX512 ",avx512bf16")))
-#define NAME(name) name##_bf16_instruction
-#include "attention_blocks.h"
-#endif
+#include "each_width.h"
 
 typedef void HeadFunction(const Attention *a, int64_t head, float *room);
 

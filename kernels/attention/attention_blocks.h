@@ -1,5 +1,5 @@
-/* Attention by blocks: see reference.py for the equations, panels.h and tile.h for how this
- * file is included.
+/* Attention by blocks: see reference.py for the equations. Included for each width of vector
+ * registers and each kind of elements, see each_width.h.
  *
  * A block of queries meets a block of keys at a time; their weights, which stay in the cache, are
  * all that there ever is of the (T, S) matrix. Forward keeps a running maximum and sum of each
@@ -405,5 +405,3 @@ TARGET static void NAME(backward_head)(const Attention *a, int64_t head, float *
     if (check != 0 && a->seen < a->keys) /* as in forward */
         NAME(backward_few)(a, head, 1, whole_room);
 }
-
-#include "end_of_width.h"

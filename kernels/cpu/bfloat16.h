@@ -15,7 +15,7 @@
 #endif
 
 /* How numbers in bfloat16 are multiplied: see product_choose_bf16. */
-typedef enum { BF16_PORTABLE, BF16_AVX2, BF16_INSTRUCTION } Bf16Way;
+typedef enum { BF16_PORTABLE, BF16_EMULATED, BF16_INSTRUCTION } Bf16Way;
 extern Bf16Way bf16_way;
 
 INLINE uint32_t bits_of_float(float x)

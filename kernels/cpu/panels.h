@@ -1,7 +1,7 @@
 /* Panels, in which a product's right operand lies, and how matrices are copied into them.
  *
- * Included once for each width of vector registers, with LANES, TARGET and NAME, see tile.h; without
- * LANES, for what the widths share. A panel is the next PANEL columns of a matrix, two registers of
+ * Included for each width of vector registers, see each_width.h, and without LANES for what the widths
+ * share. A panel is the next PANEL columns of a matrix, two registers of
  * them, in rows of elements that follow each other.
  *
  * An element has four bytes. It is a number, or, where DEEP is defined as 2, a pair of neighbours along

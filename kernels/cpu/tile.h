@@ -1,13 +1,8 @@
 /* Products of small matrices that lie in the cache.
  *
- * Included behind panels.h, which says what elements and panels are, once for each width of vector
- * registers, with
- *   LANES    elements in a register, of four bytes each
- *   ROWS     rows of a result that are summed up in registers at once
- *   TARGET   the attribute that lets the compiler use such registers
- *   NAME(x)  a name of its own for everything that is defined here
- * ROWS times two registers are as many sums as the register file has room for: enough of them that
- * none has to wait for its own last addition. */
+ * Included behind panels.h, which says what elements and panels are, for each width of vector
+ * registers, see each_width.h. ROWS times two registers are as many sums as the register file has
+ * room for: enough of them that none has to wait for its own last addition. */
 
 /* Which part of a product there is to do, where query i sees the first `seen + i` keys. */
 #ifndef PART

@@ -6,6 +6,9 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDER_REGISTERS 1
+#define AVX2 "avx2,fma,bmi2"
+#define AVX512 AVX2 ",avx512f,avx512bw,avx512dq,avx512vl"
+#define AVX512_BF16 AVX512 ",avx512bf16"
 #define OF_WIDTH(lanes, name) \
     ((lanes) == 16 ? name##_avx512 : (lanes) == 8 ? name##_avx2 : name##_portable)
 #define AT_LOAD(choose)                                              \

@@ -70,49 +70,14 @@ INLINE void *take_lines(int64_t count)
     return aligned_alloc(sizeof(float[LINE]), (size_t)rounded_up(count, LINE) * sizeof(float));
 }
 
-#define LANES 4
-#define ROWS 4
-#define TARGET
-#define NAME(name) name##_portable
-#include "product_blocks.h"
+#define BLOCKS "../linear/product_blocks.h"
+#define ROWS (LANES == 16 ? 8 : LANES == 8 ? 6 : 4)
+#include "each_width.h"
 
-#define LANES 4
-#define ROWS 4
+#define BLOCKS "../linear/product_blocks.h"
+#define ROWS (LANES == 16 ? 8 : 4)
 #define DEEP 2
-#define TARGET
-#define NAME(name) name##_bf16_portable
-#include "product_blocks.h"
-
-#if HAS_WIDER_REGISTERS
-#define LANES 8
-#define ROWS 6
-#define TARGET __attribute__((target("avx2,fma")))
-#define NAME(name) name##_avx2
-#include "product_blocks.h"
-
-#define LANES 8
-#define ROWS 4
-#define DEEP 2
-#define TARGET __attribute__((target("avx2,fma")))
-#define NAME(name) name##_bf16_avx2
-#include "product_blocks.h"
-
-#define LANES 16
-#define ROWS 8
-#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
-#define NAME(name) name##_avx512
-#include "product_blocks.h"
-#endif
-
-#if HAS_BF16
-#define INSTRUCTION
-#define LANES 16
-#define ROWS 8
-#define DEEP 2
-#define TARGET BF16_TARGET
-#define NAME(name) name##_bf16_avx512
-#include "product_blocks.h"
-#endif
+#include "each_width.h"
 
 typedef int Multiply(const Product *product, int64_t begin, int64_t end);
 
@@ -127,27 +92,20 @@ KERNEL_PLAIN(int64_t, product_choose_lanes, INTEGER(most))
     return lanes;
 }
 
-/* Chooses how numbers in bfloat16 are multiplied: by the instruction for it (2), in registers of AVX2
- * (1), or by what each processor has (0); in the best way that there is, up to one. Returns it. */
+/* Chooses how numbers in bfloat16 are multiplied: by the instruction for it (2), in the widest
+ * registers (1), or by what each processor has (0); in the best way that there is, up to one.
+ * Returns it. */
 KERNEL_PLAIN(int64_t, product_choose_bf16, INTEGER(most))
 {
-    bf16_way = BF16_PORTABLE;
-    multiply_bf16 = multiply_bf16_portable;
-#if HAS_WIDER_REGISTERS
-    if (most >= BF16_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        bf16_way = BF16_AVX2;
-        multiply_bf16 = multiply_bf16_avx2;
-    }
-#endif
+    const int64_t widest = widest_lanes(most >= BF16_EMULATED ? INT64_MAX : 4);
+    bf16_way = widest > 4 ? BF16_EMULATED : BF16_PORTABLE;
+    multiply_bf16 = OF_WIDTH(widest, multiply_bf16);
 #if HAS_BF16
-    if (most >= BF16_INSTRUCTION && __builtin_cpu_supports("avx512bf16") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
+    if (most >= BF16_INSTRUCTION && widest == 16 && __builtin_cpu_supports("avx512bf16")) {
         bf16_way = BF16_INSTRUCTION;
-        multiply_bf16 = multiply_bf16_avx512;
+        multiply_bf16 = multiply_bf16_instruction;
     }
 #endif
-    (void)most;
     return bf16_way;
 }
 

@@ -1,7 +1,6 @@
 /* Matrix products by blocks: see product.c for the order.
  *
- * Included once for each width of vector registers, with LANES, ROWS, TARGET and NAME, see tile.h,
- * and for each kind of elements, see panels.h. */
+ * Included for each width of vector registers and each kind of elements, see each_width.h. */
 #include "panels.h"
 
 #if DEEP > 1
@@ -174,5 +173,3 @@ TARGET static int NAME(multiply)(const Product *product, int64_t begin, int64_t 
     free(block);
     return 0;
 }
-
-#include "end_of_width.h"

@@ -40,25 +40,9 @@ INLINE int64_t between(int64_t x, int64_t low, int64_t high)
     return x < low ? low : x > high ? high : x;
 }
 
-#define LANES 4
-#define ROWS 4
-#define TARGET
-#define NAME(name) name##_portable
-#include "muon_blocks.h"
-
-#if HAS_WIDER_REGISTERS
-#define LANES 8
-#define ROWS 4
-#define TARGET __attribute__((target("avx2,fma")))
-#define NAME(name) name##_avx2
-#include "muon_blocks.h"
-
-#define LANES 16
-#define ROWS 8
-#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
-#define NAME(name) name##_avx512
-#include "muon_blocks.h"
-#endif
+#define BLOCKS "../muon/muon_blocks.h"
+#define ROWS (LANES == 16 ? 8 : 4)
+#include "each_width.h"
 
 typedef void EachMatrix(const Muon *muon, const Room *room, int64_t first, int64_t last);
 

@@ -1,7 +1,6 @@
 /* One matrix of Muon after the other: see muon.c.
  *
- * Included once for each width of vector registers, with LANES, ROWS, TARGET and NAME, see tile.h;
- * ROWS divides PANEL.
+ * Included for each width of vector registers, see each_width.h; ROWS divides PANEL.
  *
  * All that becomes of G from step to step is a polynomial in the first G, so it is symmetric, and
  * any two commute. Only blocks of their products on and below the diagonal are computed; the others
@@ -181,5 +180,3 @@ TARGET static void NAME(each_matrix)(const Muon *muon, const Room *room, int64_t
         NAME(apply)(muon, start, room->turned);
     }
 }
-
-#include "end_of_width.h"

@@ -16,7 +16,7 @@ BEST = 2
 EPS = np.finfo(np.float32).eps
 SIZES = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 127, 129]
 LONG = [*SIZES, 768, 769, 800, 1537]  # one block of the depth, and several
-WAYS = {0: "what each processor has", 1: "registers of AVX2", BEST: "AVX512_BF16"}
+WAYS = {0: "what each processor has", 1: "registers wider than four numbers", BEST: "AVX512_BF16"}
 
 
 @pytest.fixture(autouse=True)
