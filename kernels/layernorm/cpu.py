@@ -4,19 +4,28 @@ from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.arguments import fits
 from tinygrad_char.kernels.cpu.extension import compiled
 from tinygrad_char.kernels.cpu.recording import empty
-from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, Saved
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
 
 
 def forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5, centered: bool = True
-) -> Result:
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
     if not fits(x, weight, bias):
         return NotImplemented
     y = empty(x.shape)
-    mean = empty((*x.shape[:-1], 1)) if centered else None
-    rstd = empty((*x.shape[:-1], 1))
+    mean, rstd = empty((*x.shape[:-1], 1)), empty((*x.shape[:-1], 1))
     compiled.layernorm_forward(x, weight, bias, y, mean, rstd, rstd.size, x.shape[-1], eps)
     return y, mean, rstd
+
+
+def rms_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array]:
+    if not fits(x, weight, bias):
+        return NotImplemented
+    y, rstd = empty(x.shape), empty((*x.shape[:-1], 1))
+    compiled.layernorm_forward(x, weight, bias, y, None, rstd, rstd.size, x.shape[-1], eps)
+    return y, rstd
 
 
 def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = None) -> Gradients:
@@ -32,3 +41,6 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
         *(grad_x, grad_weight, grad_bias, rstd.size, channels),
     )
     return grad_x, grad_weight, grad_bias
+
+
+rms_backward = backward

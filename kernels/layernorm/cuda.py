@@ -1,5 +1,7 @@
 """LayerNorm and RMSNorm in CUDA C, row by row. Parameters and statistics are float32."""
 
+from typing import Any
+
 import numpy as np
 
 from tinygrad_char.kernels.array import Array, namespace
@@ -11,7 +13,7 @@ from tinygrad_char.kernels.cuda.operation import (
     row_plan,
     serves,
 )
-from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, Saved
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
 
 MOST_PARTS = 384
 """Blocks of the first stage of a sum over rows: not the device's, so that no result depends on
@@ -22,29 +24,40 @@ MOST_CHANNELS = 24 * 1024
 
 class LayerNorm(Operation):
     def forward(
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+    ) -> tuple[Array, Array, Array]:
+        return self._forward("layernorm_forward", x, weight, bias, eps, statistics=2)
+
+    def rms_forward(
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+    ) -> tuple[Array, Array]:
+        return self._forward("rmsnorm_forward", x, weight, bias, eps, statistics=1)
+
+    def _forward(
         self,
+        kernel: str,
         x: Array,
         weight: Array | None,
         bias: Array | None,
-        eps: float = 1e-5,
-        centered: bool = True,
-    ) -> Result:
+        eps: float,
+        *,
+        statistics: int,
+    ) -> Any:
         if not (serves(x) and is_single(weight, bias)):
             return NotImplemented
         xp = namespace(x)
         x = contiguous(x)
         rows, columns = by_rows(x)
         y = xp.empty(x.shape, x.dtype)
-        rstd = xp.empty((*x.shape[:-1], 1), np.float32)
-        mean = xp.empty_like(rstd) if centered else None
+        results = (y, *(xp.empty((*x.shape[:-1], 1), np.float32) for _ in range(statistics)))
         self.launch_rows(
-            "layernorm_forward" if centered else "rmsnorm_forward",
+            kernel,
             x,
-            (x, weight, bias, y, *((mean, rstd) if centered else (rstd,))),
+            (x, weight, bias, *results),
             *(np.int64(rows), np.int32(columns), np.float32(eps)),
             beside=(y, weight, bias),
         )
-        return y, mean, rstd
+        return results
 
     def backward(
         self, grad: Array, saved: Saved, needs: Needs, addend: Array | None = None
@@ -79,3 +92,5 @@ class LayerNorm(Operation):
             return grad_x, self.sum_rows(partial, (columns,), weight.dtype, out), None
         sums = self.sum_rows(partial, (2, columns), np.dtype(np.float32))
         return grad_x, sums[0] if needs[1] else None, sums[1] if needs[2] else None
+
+    rms_backward = backward

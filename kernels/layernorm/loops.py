@@ -6,13 +6,27 @@ import numpy as np
 
 from tinygrad_char.kernels.array import Array
 from tinygrad_char.kernels.cpu.plain import in_python
-from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Result, Saved
+from tinygrad_char.kernels.layernorm.reference import Gradients, Needs, Saved
 
 
 @in_python
 def forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5, centered: bool = True
-) -> Result:
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    return _forward(x, weight, bias, eps, centered=True)
+
+
+@in_python
+def rms_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array]:
+    y, _, rstd = _forward(x, weight, bias, eps, centered=False)
+    return y, rstd
+
+
+def _forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, *, centered: bool
+) -> tuple[Array, Array, Array]:
     channels = x.shape[-1]
     scales = [1.0] * channels if weight is None else weight.tolist()
     shifts = [0.0] * channels if bias is None else bias.tolist()
@@ -29,7 +43,7 @@ def forward(
             for each, scale, shift in zip(below, scales, shifts, strict=True)
         ]
         mean[row], rstd[row] = average, factor
-    return y, mean if centered else None, rstd
+    return y, mean, rstd
 
 
 @in_python
@@ -63,3 +77,6 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
         np.array(dweight, grad.dtype) if needs[1] else None,
         np.array(dbias, grad.dtype) if needs[2] else None,
     )
+
+
+rms_backward = backward

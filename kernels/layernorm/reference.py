@@ -17,8 +17,6 @@ FAR = 4
 Needs = tuple[bool, bool, bool]
 Gradients = tuple[Array | None, Array | None, Array | None]
 """Those of x, weight and bias."""
-Result = tuple[Array, Array | None, Array]
-"""y, mean and rstd."""
 
 
 class Saved(NamedTuple):
@@ -27,33 +25,46 @@ class Saved(NamedTuple):
     x: Array
     weight: Array | None
     mean: Array | None
+    """None of rms_forward."""
     rstd: Array
 
 
 def forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5, centered: bool = True
-) -> Result:
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
     """Return y = (x - mean) * rstd * weight + bias, with mean and rstd, which backward needs.
 
     x and y are (..., C), weight and bias (C,) or None, mean and rstd (..., 1).
     rstd = 1 / sqrt(mean((x - mean)^2) + eps): the two-pass variance, which stays right where
-    E[x^2] - E[x]^2 cancels. Unless `centered`, mean is None and stands for 0: the squares are
-    added up in float64, so that none of float32 is too large or too small.
+    E[x^2] - E[x]^2 cancels.
     """
     xp = namespace(x)
-    if centered:
-        mean, y, squares = moments(x, (x.ndim - 1,))
-        rstd = 1 / xp.sqrt(squares / x.shape[-1] + eps)
-        y *= rstd
-    else:
-        mean, square = None, xp.square(x, dtype=np.float64).mean(axis=-1, keepdims=True)
-        rstd = (1 / xp.sqrt(square + eps)).astype(x.dtype)
-        y = x * rstd
+    mean, y, squares = moments(x, (x.ndim - 1,))
+    rstd = 1 / xp.sqrt(squares / x.shape[-1] + eps)
+    y *= rstd
+    return _scaled(y, weight, bias), mean, rstd
+
+
+def rms_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float = 1e-5
+) -> tuple[Array, Array]:
+    """Return y = x * rstd * weight + bias, with rstd = 1 / sqrt(mean(x^2) + eps).
+
+    Shapes are those of `forward`. Squares are added up in float64, so that of no float32 they are
+    too large or too small.
+    """
+    xp = namespace(x)
+    square = xp.square(x, dtype=np.float64).mean(axis=-1, keepdims=True)
+    rstd = (1 / xp.sqrt(square + eps)).astype(x.dtype)
+    return _scaled(x * rstd, weight, bias), rstd
+
+
+def _scaled(y: Array, weight: Array | None, bias: Array | None) -> Array:
     if weight is not None:
         y *= weight
     if bias is not None:
         y += bias
-    return y, mean, rstd
+    return y
 
 
 def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = None) -> Gradients:
@@ -63,7 +74,6 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
     dx = rstd * (g - mean(g) - n * mean(g * n)),  dweight = sum(dy * n),  dbias = sum(dy).
     Of a row far from zero the mean is kept but to the row's own size: the mean of x - mean is what
     that has lost, and is subtracted too, as in forward.
-    With a mean of None, dx has no term mean(g).
     An addend of x's shape and dtype, which is left as it is, is added to dx.
     """
     x, weight, mean, rstd = saved
@@ -96,3 +106,11 @@ def backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = Non
         if addend is not None:
             grad_x += addend
     return grad_x, grad_weight, grad_bias
+
+
+def rms_backward(grad: Array, saved: Saved, needs: Needs, addend: Array | None = None) -> Gradients:
+    """Return the gradients of x, weight and bias as `backward` does, where mean is None.
+
+    With n = x * rstd and g = dy * weight: dx = rstd * (g - n * mean(g * n)).
+    """
+    return backward(grad, saved, needs, addend)

@@ -257,10 +257,16 @@ class LayerNorm(Function):
 
     upcasts = True
     adds = True
-    name, centered = "layer_norm", True
+    name, differentiates = "layer_norm", staticmethod(layernorm.backward)
 
     def forward(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Array:
         """Return y; ValueError that names the shapes where they do not fit."""
+        self._check(x, weight, bias)
+        y, mean, rstd = self.backend.kernels[layernorm.forward](x, weight, bias, eps)
+        self.saved = (x, weight, mean, rstd)
+        return y
+
+    def _check(self, x: Array, weight: Array | None, bias: Array | None) -> None:
         if x.ndim == 0 or x.shape[-1] == 0:
             raise ValueError(f"{self.name}: x {x.shape}; expected a last axis to normalise over")
         for name, each in (("weight", weight), ("bias", bias)):
@@ -268,14 +274,10 @@ class LayerNorm(Function):
                 raise ValueError(
                     f"{self.name}: {name} {each.shape} for x {x.shape}; expected {x.shape[-1:]}"
                 )
-        serving = self.backend.kernels[layernorm.forward]
-        y, mean, rstd = serving(x, weight, bias, eps, self.centered)
-        self.saved = (x, weight, mean, rstd)
-        return y
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None, Array | None]:
         need_x, need_weight, need_bias = self.needs
-        return self.backend.kernels[layernorm.backward](
+        return self.backend.kernels[self.differentiates](
             grad, layernorm.Saved(*self.saved), (need_x, need_weight, need_bias), self.addend
         )
 
@@ -286,7 +288,14 @@ class RMSNorm(LayerNorm):
     dx = rstd (g - n mean(g n)).
     """
 
-    name, centered = "rms_norm", False
+    name, differentiates = "rms_norm", staticmethod(layernorm.rms_backward)
+
+    def forward(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Array:
+        """Return y; ValueError that names the shapes where they do not fit."""
+        self._check(x, weight, bias)
+        y, rstd = self.backend.kernels[layernorm.rms_forward](x, weight, bias, eps)
+        self.saved = (x, weight, None, rstd)
+        return y
 
 
 class Embedding(Function):
